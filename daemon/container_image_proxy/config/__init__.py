@@ -1,0 +1,1 @@
+"""Files into frozen dataclasses: instance files and the containers ecosystem's own configuration."""

@@ -1,0 +1,158 @@
+"""The one exception tree.
+
+Everything that the package raises on purpose is an :class:`Error`. Foreign exceptions (``OSError``, ``requests``, ``json``) are
+turned into one of these in the layer that met them. An error knows what went wrong, not how a client is told:
+``service/problem.py`` maps the classes to HTTP answers, ``__main__`` to exit codes. No message ever holds a secret or a body that
+came from upstream.
+"""
+
+from __future__ import annotations
+
+
+class Error(Exception):
+    """Base of all. ``str(error)`` is one line that a person can act on."""
+
+
+# --- what the client or the administrator wrote -------------------------------------------------------------------------------
+
+
+class InvalidInputError(Error, ValueError):
+    """A value that does not follow its grammar."""
+
+
+class InvalidDigestError(InvalidInputError):
+    """Not ``sha256:<64 hex>`` or ``sha512:<128 hex>`` (OCI image-spec descriptor.md, Digests)."""
+
+
+class AmbiguousDigestError(InvalidDigestError):
+    """An abbreviated digest that several blobs of the image share; ``candidates`` lists them."""
+
+    def __init__(self, detail: str, candidates: tuple[str, ...]) -> None:
+        super().__init__(detail)
+        self.candidates = candidates
+
+
+class InvalidReferenceError(InvalidInputError):
+    """Not a reference that the named transport can read."""
+
+
+class InvalidPlatformError(InvalidInputError):
+    """Not ``os/architecture[/variant]``."""
+
+
+class ConfigurationError(Error):
+    """A configuration file that cannot be used: which file, where in it, why, and what to do about it."""
+
+    def __init__(self, file: str, reason: str, *, key: str | None = None, remedy: str | None = None) -> None:
+        place = f"{file}: {key}" if key else file
+        super().__init__(f"{place}: {reason}" + (f" ({remedy})" if remedy else ""))
+        self.file = file
+        self.key = key
+        self.reason = reason
+        self.remedy = remedy
+
+
+# --- what is not allowed -------------------------------------------------------------------------------------------------------
+
+
+class PeerDeniedError(Error):
+    """The connecting process is not on the allow list."""
+
+
+class PolicyRejectedError(Error):
+    """The signature policy does not allow the image; ``reasons`` has one line for each requirement that failed."""
+
+    def __init__(self, detail: str, reasons: tuple[str, ...] = ()) -> None:
+        super().__init__(detail)
+        self.reasons = reasons
+
+
+# --- what is not there ---------------------------------------------------------------------------------------------------------
+
+
+class NotFoundError(Error):
+    """The thing asked for does not exist."""
+
+
+class UnknownImageError(NotFoundError):
+    """The instance serves no image of that name."""
+
+
+class UnknownManifestError(NotFoundError):
+    """The source has no such manifest, or none for the platform."""
+
+
+class UnknownBlobError(NotFoundError):
+    """The blob is none of the image's own, or the source no longer has it."""
+
+
+# --- what went wrong on the way to the source ----------------------------------------------------------------------------------
+
+
+class UpstreamError(Error):
+    """Trouble with the place an image comes from.
+
+    ``phase`` says during what ("connect", "token", "manifest", "blob", "signature"), ``endpoint`` where (host and port, or path),
+    ``upstream_status`` the HTTP status if there was one, ``retryable`` whether the same request may succeed later and
+    ``retry_after`` (seconds) when.
+    """
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        phase: str | None = None,
+        endpoint: str | None = None,
+        upstream_status: int | None = None,
+        retryable: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.phase = phase
+        self.endpoint = endpoint
+        self.upstream_status = upstream_status
+        self.retryable = retryable
+        self.retry_after = retry_after
+
+
+class SourceError(UpstreamError):
+    """A local source (layout, archive, directory) that is broken or cannot be read."""
+
+
+class RegistryError(UpstreamError):
+    """The registry, a mirror or its token service answered with something unusable."""
+
+
+class RegistryAuthError(RegistryError):
+    """The registry does not accept our credentials, or asks for them where they must not go."""
+
+
+class RegistryUnavailableError(UpstreamError):
+    """The registry cannot be reached, or says that it cannot serve now."""
+
+
+class RateLimitedError(RegistryUnavailableError):
+    """The registry asks us to come back later (429)."""
+
+
+class UpstreamTimeoutError(UpstreamError):
+    """The source did not answer, or stopped sending, within its time."""
+
+
+# --- what was not what it claimed to be ----------------------------------------------------------------------------------------
+
+
+class IntegrityError(Error):
+    """Bytes that are not what their digest, size or media type promised."""
+
+
+class DigestMismatchError(IntegrityError):
+    """The content does not have the digest it was asked for by."""
+
+
+class SizeMismatchError(IntegrityError):
+    """The content is shorter or longer than its descriptor says."""
+
+
+class InvalidManifestError(IntegrityError):
+    """A manifest, index or configuration that cannot be used: malformed, ambiguous, unsupported or over its size limit."""

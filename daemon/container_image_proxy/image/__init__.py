@@ -1,0 +1,1 @@
+"""The field's nouns, pure: digests, references, platforms, manifests and their conversion. No I/O, no threads."""

@@ -1,0 +1,55 @@
+"""Content digests: parsing, computing and comparing them.
+
+OCI image-spec, descriptor.md "Digests". Only the registered algorithms sha256 and sha512 exist here: whatever cannot be verified
+cannot be named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from container_image_proxy.errors import InvalidDigestError
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+HEX_LENGTHS: Final = {"sha256": 64, "sha512": 128}
+_SHOWN: Final = 100
+_LOWER_HEX: Final = re.compile(r"[0-9a-f]+")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Digest:
+    """A verified-by-construction digest: a known algorithm and lower-case hex of exactly its length."""
+
+    algorithm: str
+    hex: str
+
+    def __post_init__(self) -> None:
+        if HEX_LENGTHS.get(self.algorithm) != len(self.hex) or not _LOWER_HEX.fullmatch(self.hex):
+            raise InvalidDigestError(f"{str(self)[:_SHOWN]!r} is not sha256:<64 hex digits> or sha512:<128 hex digits>")
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}:{self.hex}"
+
+    def hasher(self) -> _Hash:
+        """A fresh hash object of this digest's algorithm."""
+        return hashlib.new(self.algorithm, usedforsecurity=True)
+
+    def matches(self, data: bytes) -> bool:
+        """Whether ``data`` has this digest."""
+        return digest_of(data, self.algorithm) == self
+
+
+def parse_digest(text: str) -> Digest:
+    """Read ``algorithm:hex``; :class:`InvalidDigestError` for anything but a whole digest of a known algorithm."""
+    algorithm, _, digits = text.partition(":")
+    return Digest(algorithm, digits)
+
+
+def digest_of(data: bytes, algorithm: str = "sha256") -> Digest:
+    """The digest of ``data``."""
+    return Digest(algorithm, hashlib.new(algorithm, data).hexdigest())

@@ -1,0 +1,141 @@
+"""Docker references: the grammar, the normalisation and the names that policy and credentials know an image by.
+
+The grammar is distribution/reference's; ``busybox`` means ``docker.io/library/busybox`` as everywhere. A :class:`Reference` is
+always normalised: domain and path are explicit.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Final
+
+from container_image_proxy.errors import InvalidDigestError, InvalidReferenceError
+from container_image_proxy.image.digest import Digest, parse_digest
+
+DEFAULT_DOMAIN: Final = "docker.io"
+DEFAULT_TAG: Final = "latest"
+_LEGACY_DEFAULT_DOMAIN: Final = "index.docker.io"
+_OFFICIAL_NAMESPACE: Final = "library"
+_MAX_NAME: Final = 255
+_SHOWN: Final = 120
+
+_DOMAIN_COMPONENT = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
+_DOMAIN = rf"{_DOMAIN_COMPONENT}(?:\.{_DOMAIN_COMPONENT})*(?::[0-9]+)?"
+_PATH_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_PATH = rf"{_PATH_COMPONENT}(?:/{_PATH_COMPONENT})*"
+_TAG = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
+_DIGEST = r"[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}"
+
+_DOMAIN_PATTERN: Final = re.compile(_DOMAIN)
+_TAG_PATTERN: Final = re.compile(_TAG)
+_REMAINDER: Final = re.compile(rf"(?P<path>{_PATH})(?::(?P<tag>{_TAG}))?(?:@(?P<digest>{_DIGEST}))?")
+_BARE_IDENTIFIER: Final = re.compile(r"[a-f0-9]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A normalised Docker reference; at least a name, perhaps a tag, perhaps a digest, perhaps both."""
+
+    domain: str
+    path: str
+    tag: str | None = None
+    digest: Digest | None = None
+
+    @property
+    def name(self) -> str:
+        """``domain/path``, without tag and digest."""
+        return f"{self.domain}/{self.path}"
+
+    def __str__(self) -> str:
+        return self.name + self._suffix
+
+    @property
+    def familiar(self) -> str:
+        """The short form that people type: ``busybox:1`` for ``docker.io/library/busybox:1``."""
+        if self.domain != DEFAULT_DOMAIN:
+            return str(self)
+        namespace, _, rest = self.path.partition("/")
+        short = rest if namespace == _OFFICIAL_NAMESPACE and rest and "/" not in rest else self.path
+        return short + self._suffix
+
+    @property
+    def _suffix(self) -> str:
+        return (f":{self.tag}" if self.tag is not None else "") + (f"@{self.digest}" if self.digest is not None else "")
+
+    @property
+    def is_name_only(self) -> bool:
+        """Whether neither tag nor digest is given."""
+        return self.tag is None and self.digest is None
+
+    def with_default_tag(self) -> Reference:
+        """The same, tagged ``latest`` if it named neither tag nor digest."""
+        return replace(self, tag=DEFAULT_TAG) if self.is_name_only else self
+
+    def with_tag(self, tag: str) -> Reference:
+        """The same name with another tag."""
+        if not _TAG_PATTERN.fullmatch(tag):
+            raise InvalidReferenceError(f"{tag[:_SHOWN]!r} is not a tag: letters, digits, '_', '.', '-', 128 at most")
+        return replace(self, tag=tag)
+
+    def with_digest(self, digest: Digest) -> Reference:
+        """The same name and tag with another digest."""
+        return replace(self, digest=digest)
+
+
+def parse_reference(text: str) -> Reference:
+    """Read and normalise a Docker reference; :class:`InvalidReferenceError` says what is wrong with it."""
+    if _BARE_IDENTIFIER.fullmatch(text):
+        raise InvalidReferenceError(f"{text!r} is an image id, not a name: 64 hex digits cannot be a repository")
+    domain, remainder = _split_domain(text)
+    match = _REMAINDER.fullmatch(remainder)
+    if not match or not _DOMAIN_PATTERN.fullmatch(domain):
+        raise InvalidReferenceError(_complaint(text, remainder))
+    reference = Reference(domain, match["path"], match["tag"], _parse_reference_digest(match["digest"]))
+    if len(reference.name) > _MAX_NAME:
+        raise InvalidReferenceError(f"{text[:_SHOWN]!r}...: the name is longer than {_MAX_NAME} characters")
+    return reference
+
+
+def _split_domain(text: str) -> tuple[str, str]:
+    """The first component is a registry only if it looks like one: it has a dot or a port, or is ``localhost``."""
+    first, slash, rest = text.partition("/")
+    looks_like_domain = "." in first or ":" in first or first == "localhost"
+    domain, remainder = (first, rest) if slash and looks_like_domain else (DEFAULT_DOMAIN, text)
+    if domain == _LEGACY_DEFAULT_DOMAIN:
+        domain = DEFAULT_DOMAIN
+    if domain == DEFAULT_DOMAIN and "/" not in remainder:
+        remainder = f"{_OFFICIAL_NAMESPACE}/{remainder}"
+    return domain, remainder
+
+
+def _parse_reference_digest(text: str | None) -> Digest | None:
+    try:
+        return parse_digest(text) if text is not None else None
+    except InvalidDigestError as error:
+        raise InvalidReferenceError(str(error)) from error
+
+
+def _complaint(text: str, remainder: str) -> str:
+    name = remainder.partition("@")[0].partition(":")[0]
+    if name.lower() != name:
+        return f"{text[:_SHOWN]!r}: a repository name must be lower case"
+    return f"{text[:_SHOWN]!r} is not [registry/]name[:tag][@digest]"
+
+
+def policy_identity(reference: Reference) -> str:
+    """The full name under which policy.json and registries.d know a ``docker://`` image (containers-policy.json(5)).
+
+    Raises :class:`InvalidReferenceError` unless exactly one of tag and digest is given.
+    """
+    if (reference.tag is None) == (reference.digest is None):
+        raise InvalidReferenceError(f"{reference}: exactly one of tag and digest must be given here")
+    return str(reference)
+
+
+def policy_namespaces(reference: Reference) -> tuple[str, ...]:
+    """The wider scopes that hold the image, most specific first: repository, its parents, the host, host wildcards."""
+    parts = reference.name.split("/")
+    names = ["/".join(parts[:end]) for end in range(len(parts), 0, -1)]
+    labels = reference.domain.partition(":")[0].split(".")
+    return (*names, *(f"*.{'.'.join(labels[start:])}" for start in range(1, len(labels))))

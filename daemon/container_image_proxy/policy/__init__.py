@@ -1,0 +1,1 @@
+"""Decides whether an image may be used. Never touches the network; fails closed."""

@@ -1,0 +1,1 @@
+"""The socket side: from an accepted connection to a framed answer."""
