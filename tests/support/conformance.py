@@ -1,17 +1,18 @@
 """Recorded cases of what containers/image does, as pytest parameters.
 
-The folder is named by ``CONFORMANCE_DIR``, by default ``../shared/conformance`` seen from the project's root. A row that the
-project answers differently on purpose is matched by a rule in ``tests/conformance/deviations.toml``::
+The folder is named by ``CONFORMANCE_DIR``, by default ``../shared/conformance`` seen from the project's root. A row
+that the project answers differently on purpose is matched by a rule in ``tests/conformance/deviations.toml``::
 
     [[deviation]]
     table = "manifest/convert_to_oci"
     reason = "why"
-    expect = "error"                      # what the project does instead: "error", "ok", or a word that the test module knows
-    where = { name = "^layer-digest-" }   # column (dotted for nested ones) -> regular expression, searched in its text; all must match
+    expect = "error"                     # what the project does instead: "error", "ok", or a word the test module knows
+    where = { name = "^layer-digest-" }  # column (dotted if nested) -> regular expression found in its text; all match
 """
 
 from __future__ import annotations
 
+import base64
 import functools
 import json
 import os
@@ -61,11 +62,12 @@ def deviation(table: str, row: dict[str, Any]) -> Deviation | None:
     return next((rule for rule in _deviations() if rule.covers(table, row)), None)
 
 
-def rows(table: str, *, keep: Callable[[dict[str, Any]], bool] = lambda row: True) -> pytest.MarkDecorator:
-    """Parametrise a test's ``row`` argument over a table such as ``"platform/lists"``; ``keep`` selects the kind of row."""
+def rows(table: str, *, keep: Callable[[dict[str, Any]], bool] = bool) -> pytest.MarkDecorator:
+    """Parametrise a test's ``row`` over a table such as ``"platform/lists"``; ``keep`` selects the kind of row."""
     path = DIRECTORY / f"{table}.json"
     if not path.exists():
-        return pytest.mark.parametrize("row", [pytest.param({}, marks=pytest.mark.skip(reason=f"no conformance table {table}"))])
+        missing = pytest.param({}, marks=pytest.mark.skip(reason=f"no conformance table {table}"))
+        return pytest.mark.parametrize("row", [missing])
     cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
     return pytest.mark.parametrize("row", [case for case in cases if keep(case)], ids=str_id)
 
@@ -78,8 +80,8 @@ def str_id(row: dict[str, Any]) -> str:
 
 def to_bytes(value: dict[str, str] | str) -> bytes:
     """A table's ``{"text": s}`` or ``{"b64": s}`` (or plain text) as the bytes it stands for."""
-    import base64
-
     if isinstance(value, str):
         return value.encode()
-    return base64.b64decode(value["b64"]) if "b64" in value else value.get("text", value.get("$serialized", "")).encode()
+    if "b64" in value:
+        return base64.b64decode(value["b64"])
+    return value.get("text", value.get("$serialized", "")).encode()
