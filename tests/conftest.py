@@ -1,0 +1,91 @@
+"""Rules for every test: a clean environment, nothing left behind, no silent skip in CI, no demand that nobody made."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from tests.support.demands import demands_of, load_demands
+from tests.support.leaks import adopt_orphans, holdings, left_behind
+
+# What a developer's shell or the system running CI may set, and would change the answers of daemon or client.
+_FOREIGN_PREFIXES = (
+    "LISTEN_", "REQUESTS_", "CURL_", "SSL_CERT_", "CONTAINERS_", "REGISTRY_AUTH", "DOCKER_", "GNUPG", "XDG_",
+)  # fmt: skip
+_FOREIGN = ("NOTIFY_SOCKET", "JOURNAL_STREAM", "CREDENTIALS_DIRECTORY", "WATCHDOG_USEC", "WATCHDOG_PID")
+
+# With CI=true a skipped test fails, except for these: part of the skip's reason -> why that is all right.
+_SKIPS_ALLOWED_IN_CI: dict[str, str] = {}
+
+_Report = TypeVar("_Report", pytest.TestReport, pytest.CollectReport)
+_HOME = pytest.StashKey[Path]()
+_TEST_STATE = ("PYTEST_CURRENT_TEST",)  # pytest's own note of what runs
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the session a home of its own and an environment without foreign proxies, certificates and credentials."""
+    for name in list(os.environ):
+        if name.startswith(_FOREIGN_PREFIXES) or name in _FOREIGN or name.lower().endswith("_proxy"):
+            del os.environ[name]
+    config.stash[_HOME] = Path(tempfile.mkdtemp(prefix="home-"))
+    os.environ["HOME"] = str(config.stash[_HOME])
+    adopt_orphans()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the session's home."""
+    shutil.rmtree(config.stash[_HOME], ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse a marker that names a demand which is in no table: a typing error would look like coverage."""
+    known = {demand for ids in load_demands().values() for demand in ids}
+    unknown = {demand: item.nodeid for item in items for demand in demands_of(item) - known}
+    if known and unknown:
+        message = f"no such demand: {unknown}"
+        raise pytest.UsageError(message)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In CI every test runs: whoever skips one there learns of it."""
+    return _without_skip_in_ci((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a module that skips itself while it is imported."""
+    return _without_skip_in_ci((yield))
+
+
+def _without_skip_in_ci(report: _Report) -> _Report:
+    if os.environ.get("CI") != "true" or not report.skipped or hasattr(report, "wasxfail"):
+        return report
+    reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    if not any(allowed in reason for allowed in _SKIPS_ALLOWED_IN_CI):
+        report.outcome = "failed"
+        report.longrepr = (
+            f"{reason}\nNo test may be skipped in CI (CI=true); exceptions are listed in tests/conftest.py."
+        )
+    return report
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """A test leaves no thread, descriptor, child process, environment variable or working directory behind."""
+    before, environment, directory = holdings(), _environment(), Path.cwd()
+    yield
+    left = left_behind(before)
+    assert not left, f"left behind: {left}"
+    assert _environment() == environment, "the environment was changed"
+    assert Path.cwd() == directory, "the working directory was changed"
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in _TEST_STATE}
