@@ -1,0 +1,27 @@
+"""The tools that hold style, types and layers, run as tests: one closing line says everything."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TOOLS = Path(sys.executable).parent
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(["ruff", "check", "--no-cache"], id="ruff-check"),
+        pytest.param(["ruff", "format", "--no-cache", "--diff"], id="ruff-format"),
+        pytest.param(["mypy"], id="mypy"),
+        pytest.param(["lint-imports", "--no-cache"], id="lint-imports"),
+    ],
+)
+def test_tool_is_content(command: list[str]) -> None:
+    tool, *arguments = command
+    done = subprocess.run([TOOLS / tool, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
