@@ -1,0 +1,208 @@
+"""Instance files: which images an instance serves, to whom, and with which of the system's configuration (``NAME.toml``).
+
+Searched in /etc, /run and /usr/lib below ``container-image-proxy/``, the first found wins; ``NAME.toml.d/*.toml`` of all three are
+merged over it in the order of their names, where a file in an earlier directory hides its namesake in a later one. A symbolic link
+to /dev/null hides a file, too. Documented in container-image-proxy.toml(5).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from container_image_proxy.config.access import AccessRule, resolve_groups, resolve_users
+from container_image_proxy.config.toml_table import TomlDocument, TomlTable, merge_documents, parse_toml
+from container_image_proxy.config.trusted_file import load_trusted_file
+from container_image_proxy.errors import ConfigurationError, InvalidPlatformError
+from container_image_proxy.image.platform import Platform, host_platform, parse_platform
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+DIRECTORIES: Final = tuple(
+    Path(parent, "container-image-proxy") for parent in ("/etc", "/run", "/usr/lib")
+)
+DEFAULT_FRESH_FOR: Final = 1.0
+_MAX_FILE: Final = 1 << 20
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_NAME_RULE: Final = "a name is 1 to 64 letters, digits, '.', '_' or '-', and begins with a letter or digit"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSettings:
+    """One image of an instance. ``fresh_for`` is in seconds; ``file`` says where the image is declared."""
+
+    name: str
+    reference: str
+    platform: Platform
+    fresh_for: float
+    access: AccessRule
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrySettings:
+    """Where the containers ecosystem's files are, if not in their usual places; ``tls_verify`` None leaves it to them."""
+
+    authfile: Path | None = None
+    cert_dir: Path | None = None
+    registries_conf: Path | None = None
+    registries_conf_dir: Path | None = None
+    tls_verify: bool | None = None
+    trusted_token_realms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TrustSettings:
+    """Which policy decides, and how strictly."""
+
+    policy: Path | None = None
+    registries_d: Path | None = None
+    require_instance_signature: bool = False
+    insecure_policy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceSettings:
+    """Everything that an instance file says; ``default`` is None if several images have no default."""
+
+    name: str
+    file: str
+    images: Mapping[str, ImageSettings]
+    default: str | None
+    registry: RegistrySettings = field(default_factory=RegistrySettings)
+    trust: TrustSettings = field(default_factory=TrustSettings)
+
+
+def check_name(name: str) -> bool:
+    """Whether ``name`` can be that of an instance or an image; it goes into paths, unit names and URLs."""
+    return _NAME.fullmatch(name) is not None
+
+
+def load_instance(name: str, own_uid: int, directories: Sequence[Path] = DIRECTORIES) -> InstanceSettings:
+    """Read ``NAME.toml`` and its drop-ins; ``own_uid`` is the daemon's, which may always connect unless the file says otherwise."""
+    if not check_name(name):
+        raise ConfigurationError(f"instance {name!r}", "not an instance name", remedy=_NAME_RULE)
+    return parse_instance(name, _load_document(name, directories), own_uid)
+
+
+def _load_document(name: str, directories: Sequence[Path]) -> TomlDocument:
+    main = next((path for path in (directory / f"{name}.toml" for directory in directories) if path.exists()), None)
+    if main is None or _is_mask(main):
+        places = ", ".join(str(directory) for directory in directories)
+        reason = "masked by a link to /dev/null" if main else f"no such file in {places}"
+        raise ConfigurationError(str(main or f"{name}.toml"), reason, remedy="write it as container-image-proxy.toml(5) says")
+    drop_ins: dict[str, Path] = {}
+    for directory in reversed(directories):
+        drop_ins |= {path.name: path for path in (directory / f"{name}.toml.d").glob("*.toml")}
+    files = [main, *(drop_ins[key] for key in sorted(drop_ins) if not _is_mask(drop_ins[key]))]
+    return merge_documents([(str(path), parse_toml(_read(path), str(path))) for path in files])
+
+
+def _is_mask(path: Path) -> bool:
+    return path.is_symlink() and path.resolve() == Path("/dev/null")
+
+
+def _read(path: Path) -> bytes:
+    return load_trusted_file(path, limit=_MAX_FILE, refuse_writable_by_others=True)
+
+
+def parse_instance(name: str, document: TomlDocument, own_uid: int) -> InstanceSettings:
+    """Frozen settings from a merged document; :class:`ConfigurationError` for the first thing that is wrong with it."""
+    root = TomlTable.root(document)
+    access = _read_access(root.table("access"), AccessRule(frozenset({0, own_uid}), frozenset()))
+    images = {key: _read_image(key, table, root, access) for key, table in root.table("images").tables().items()}
+    settings = InstanceSettings(
+        name=name,
+        file=document.file,
+        images=images,
+        default=_read_default(root, images),
+        registry=_read_registry(root.table("registry")),
+        trust=_read_trust(root.table("trust")),
+    )
+    root.finish()
+    return settings
+
+
+def _read_default(root: TomlTable, images: Mapping[str, ImageSettings]) -> str | None:
+    if not images:
+        raise root.error("images", "no image is declared", remedy='add [images.NAME] with reference = "docker://..."')
+    default = root.get("default", str)
+    if default is not None and default not in images:
+        raise root.error("default", f"there is no image {default!r}", remedy=f"one of: {', '.join(images)}")
+    return default if default is not None or len(images) > 1 else next(iter(images))
+
+
+def _read_image(name: str, table: TomlTable, root: TomlTable, access: AccessRule) -> ImageSettings:
+    if not check_name(name):
+        raise root.error("images", f"{name!r} is not an image name", remedy=_NAME_RULE)
+    reference = table.get("reference", str)
+    if reference is None:
+        raise table.error("reference", "missing", remedy='for example "docker://quay.io/example/os:latest"')
+    fresh_for = table.number("fresh-for")
+    settings = ImageSettings(
+        name=name,
+        reference=reference,
+        platform=_read_platform(table),
+        fresh_for=DEFAULT_FRESH_FOR if fresh_for is None else fresh_for,
+        access=_read_access(table.table("access"), access),
+        file=root.document.origins[("images", name)],
+    )
+    table.finish()
+    return settings
+
+
+def _read_platform(table: TomlTable) -> Platform:
+    text = table.get("platform", str)
+    if text is None:
+        return host_platform()
+    try:
+        return parse_platform(text)
+    except InvalidPlatformError as error:
+        raise table.error("platform", str(error)) from error
+
+
+def _read_access(table: TomlTable, default: AccessRule) -> AccessRule:
+    """An access table replaces the default as a whole as soon as it names anybody."""
+    users, groups = table.array("users", (str, int)), table.array("groups", (str, int))
+    table.finish()
+    if users is None and groups is None:
+        return default
+    try:
+        return AccessRule(resolve_users(users or ()), resolve_groups(groups or ()))
+    except ValueError as error:
+        raise table.error("groups" if users is None else "users", str(error)) from error
+
+
+def _read_registry(table: TomlTable) -> RegistrySettings:
+    settings = RegistrySettings(
+        authfile=_read_path(table, "authfile"),
+        cert_dir=_read_path(table, "cert-dir"),
+        registries_conf=_read_path(table, "registries-conf"),
+        registries_conf_dir=_read_path(table, "registries-conf-dir"),
+        tls_verify=table.get("tls-verify", bool),
+        trusted_token_realms=table.array("trusted-token-realms", (str,)) or (),
+    )
+    table.finish()
+    return settings
+
+
+def _read_trust(table: TomlTable) -> TrustSettings:
+    settings = TrustSettings(
+        policy=_read_path(table, "policy"),
+        registries_d=_read_path(table, "registries-d"),
+        require_instance_signature=table.get("require-instance-signature", bool) or False,
+    )
+    table.finish()
+    return settings
+
+
+def _read_path(table: TomlTable, key: str) -> Path | None:
+    text = table.get(key, str)
+    if text is None:
+        return None
+    if not text.startswith("/") or "\0" in text:
+        raise table.error(key, "must be an absolute path")
+    return Path(text)

@@ -1,0 +1,229 @@
+"""The use case: resolve a configured image, verify it, serve its own blobs.
+
+Owns the order of things: manifest and signatures are fetched, digests checked, policy evaluated on the reference that the
+configuration names, and only a :class:`VerifiedImage` becomes a snapshot. Whatever is served comes from a snapshot. Knows neither
+HTTP nor files; transports bring the bytes, ``policy`` decides.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from container_image_proxy.errors import (
+    AmbiguousDigestError,
+    DigestMismatchError,
+    InvalidDigestError,
+    InvalidManifestError,
+    SizeMismatchError,
+    UnknownBlobError,
+    UnknownImageError,
+    UnknownManifestError,
+)
+from container_image_proxy.image.convert import to_oci
+from container_image_proxy.image.digest import HEX_LENGTHS, parse_digest
+from container_image_proxy.image.manifest import MAX_CONFIG_SIZE, Index, Manifest, UntrustedManifest, choose_manifest, parse_manifest
+from container_image_proxy.policy.evaluate import UnverifiedImage, evaluate
+from container_image_proxy.snapshots import Snapshot, Snapshots, StoredImage
+from container_image_proxy.stream import verify_stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Mapping
+
+    from container_image_proxy.image.digest import Digest
+    from container_image_proxy.image.manifest import Descriptor
+    from container_image_proxy.image.platform import Platform
+    from container_image_proxy.policy.model import Policy
+    from container_image_proxy.snapshots import SnapshotStore
+    from container_image_proxy.transports.source import ImageReference, ImageSource
+
+_MAX_NESTED_INDEXES: Final = 3
+_SHORTEST_PREFIX: Final = 7
+
+
+@dataclass(frozen=True, slots=True)
+class ServedImage:
+    """An image that the instance serves; ``fresh_for`` is in seconds."""
+
+    name: str
+    reference: ImageReference
+    platform: Platform
+    fresh_for: float
+
+    @property
+    def pinned_digest(self) -> Digest | None:
+        """The digest that the reference itself names, if it does."""
+        return self.reference.docker_reference.digest if self.reference.docker_reference else None
+
+
+class Proxy:
+    """The images of one configuration. Immutable but for its snapshots; safe to use from several threads."""
+
+    def __init__(
+        self,
+        images: Mapping[str, ServedImage],
+        policy: Policy,
+        open_source: Callable[[ImageReference], ImageSource],
+        store: SnapshotStore,
+        *,
+        require_instance_signature: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._images = images
+        self._policy = policy
+        self._open_source = open_source
+        self._snapshots = Snapshots(store, self._restore)
+        self._require_instance_signature = require_instance_signature
+        self._clock = clock
+        self._locks = {name: threading.Lock() for name in images}
+
+    def image(self, name: str) -> ServedImage:
+        """The image of that name; :class:`UnknownImageError` if the instance serves none."""
+        try:
+            return self._images[name]
+        except KeyError as error:
+            raise UnknownImageError(f"this instance serves no image {name!r}") from error
+
+    def resolve(self, name: str, platform: Platform | None = None) -> Snapshot:
+        """What the reference names now, verified: a new snapshot, or the last one if it is fresh or still the same.
+
+        Concurrent calls for one image share one look at the source.
+        """
+        image = self.image(name)
+        platform = platform or image.platform
+        with self._locks[name]:
+            last = self._newest(name, platform)
+            if last is not None and self._is_fresh(image, last):
+                return last
+            return self._resolve(image, platform, last)
+
+    def current(self, name: str, platform: Platform | None = None) -> Snapshot:
+        """The newest snapshot, however old; resolves only if there is none."""
+        platform = platform or self.image(name).platform
+        return self._newest(name, platform) or self.resolve(name, platform)
+
+    def read_config(self, snapshot: Snapshot) -> bytes:
+        """The image's configuration, whole and verified, byte for byte as its author made it."""
+        descriptor = snapshot.manifest.config
+        if descriptor.size > MAX_CONFIG_SIZE:
+            raise InvalidManifestError(f"the configuration of {descriptor.size} bytes is over the limit of {MAX_CONFIG_SIZE}")
+        return b"".join(self.open_blob(snapshot, descriptor))
+
+    def find_blob(self, name: str, platform: Platform | None, wanted: str) -> tuple[Snapshot, Descriptor]:
+        """The image's own blob with digest ``wanted``, or with that unambiguous prefix of 7 or more hex digits.
+
+        Looks through all kept snapshots of the image, newest first, so that the blobs of a manifest stay reachable after its tag
+        has moved. Raises :class:`InvalidDigestError`, :class:`AmbiguousDigestError` or :class:`UnknownBlobError`.
+        """
+        prefix = check_digest_prefix(wanted)
+        newest = self.current(name, platform)
+        kept = [one for one in self._snapshots.of(name) if platform in (None, one.platform)]
+        found: dict[Digest, tuple[Snapshot, Descriptor]] = {}
+        for snapshot in [newest, *kept]:
+            for descriptor in snapshot.manifest.blobs:
+                if str(descriptor.digest).startswith(prefix):
+                    found.setdefault(descriptor.digest, (snapshot, descriptor))
+        if not found:
+            raise UnknownBlobError(f"{prefix} is no blob of image {name!r}; its manifest lists those that are")
+        if len(found) > 1:
+            candidates = tuple(sorted(str(digest) for digest in found))
+            raise AmbiguousDigestError(f"{prefix} could be {', '.join(candidates)}", candidates)
+        return next(iter(found.values()))
+
+    def open_blob(self, snapshot: Snapshot, descriptor: Descriptor) -> Generator[bytes, None, None]:
+        """The verified stream of one of the snapshot's blobs; see :func:`verify_stream`."""
+        with closing(self._open_source(self.image(snapshot.name).reference)) as source:
+            yield from verify_stream(source.open_blob(descriptor), descriptor)
+
+    def _newest(self, name: str, platform: Platform) -> Snapshot | None:
+        return next((one for one in self._snapshots.of(name) if one.platform == platform), None)
+
+    def _restore(self, stored: StoredImage) -> Snapshot | None:
+        """A kept image verified anew; None if the configuration now names another image."""
+        image = self.image(stored.name)
+        kept, reference = stored.image, image.reference
+        if (kept.name, kept.policy_identity) != (str(reference), reference.policy_identity):
+            return None
+        return self._verify(stored, checked_at=None)
+
+    def _is_fresh(self, image: ServedImage, snapshot: Snapshot) -> bool:
+        if image.pinned_digest is not None:
+            return True
+        return snapshot.checked_at is not None and self._clock() - snapshot.checked_at < image.fresh_for
+
+    def _resolve(self, image: ServedImage, platform: Platform, last: Snapshot | None) -> Snapshot:
+        began = self._clock()
+        with closing(self._open_source(image.reference)) as source:
+            unverified = self._fetch(image, platform, source, last.top_digest if last else None)
+        if unverified is not None:
+            snapshot = self._verify(StoredImage(image.name, platform, unverified), checked_at=began)
+        elif last is not None:
+            snapshot = replace(last, checked_at=began)
+        else:
+            raise UnknownManifestError(f"{image.reference}: the source says 'not modified' to a first request")
+        self._snapshots.add(snapshot)
+        return snapshot
+
+    def _fetch(self, image: ServedImage, platform: Platform, source: ImageSource, known: Digest | None) -> UnverifiedImage | None:
+        """The manifest for the platform, every step held against the digest that the step before named."""
+        top = source.fetch_manifest(image.pinned_digest, unless=known)
+        if top is None:
+            return None
+        document = parse_manifest(top)
+        if image.pinned_digest is not None and not image.pinned_digest.matches(document.raw):
+            raise DigestMismatchError(f"{image.reference}: the source sent another manifest")
+        index = document if isinstance(document, Index) else None
+        for _ in range(_MAX_NESTED_INDEXES):
+            if isinstance(document, Manifest):
+                break
+            document = _fetch_instance(source, choose_manifest(document, platform))
+        if not isinstance(document, Manifest):
+            raise InvalidManifestError(f"{image.reference}: indexes are nested more than {_MAX_NESTED_INDEXES} deep")
+        return self._unverified(image, index, document, source)
+
+    def _unverified(self, image: ServedImage, index: Index | None, manifest: Manifest, source: ImageSource) -> UnverifiedImage:
+        reference = image.reference
+        scope = self._policy.scope_for(reference.transport, reference.policy_identity, reference.policy_namespaces)
+        signed = [document.digest for document in (index, manifest) if document is not None] if scope.needs_signatures else []
+        return UnverifiedImage(
+            transport=reference.transport,
+            name=str(reference),
+            docker_reference=reference.docker_reference,
+            policy_identity=reference.policy_identity,
+            policy_namespaces=reference.policy_namespaces,
+            index=index,
+            manifest=manifest,
+            signatures={digest: source.fetch_signatures(digest) for digest in signed},
+        )
+
+    def _verify(self, stored: StoredImage, *, checked_at: float | None) -> Snapshot:
+        verified = evaluate(self._policy, stored.image, require_instance_signature=self._require_instance_signature)
+        return Snapshot(stored, verified, to_oci(verified.manifest), checked_at)
+
+
+def _fetch_instance(source: ImageSource, descriptor: Descriptor) -> Manifest | Index:
+    """The manifest or nested index that an index entry names, as its digest, size and type say."""
+    untrusted = source.fetch_manifest(descriptor.digest)
+    if untrusted is None:
+        raise UnknownManifestError(f"the source has no manifest {descriptor.digest}")
+    if not descriptor.digest.matches(untrusted.raw):
+        raise DigestMismatchError(f"the source sent another manifest for {descriptor.digest}")
+    if len(untrusted.raw) != descriptor.size:
+        raise SizeMismatchError(f"{descriptor.digest} has {len(untrusted.raw)} bytes, its index entry says {descriptor.size}")
+    return parse_manifest(UntrustedManifest(untrusted.raw, untrusted.media_type or descriptor.media_type))
+
+
+def check_digest_prefix(text: str) -> str:
+    """``text`` if it is a digest or the beginning of one with at least 7 hex digits; :class:`InvalidDigestError` otherwise."""
+    algorithm, _, digits = text.partition(":")
+    missing = HEX_LENGTHS.get(algorithm, 0) - len(digits)
+    if len(digits) >= _SHORTEST_PREFIX and missing > 0:
+        parse_digest(text + "0" * missing)
+        return text
+    try:
+        return str(parse_digest(text))
+    except InvalidDigestError as error:
+        raise InvalidDigestError(f"{error}, nor the beginning of one with {_SHORTEST_PREFIX} hex digits or more") from error

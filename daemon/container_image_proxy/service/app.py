@@ -1,0 +1,242 @@
+"""The HTTP API as a WSGI application (PEP 3333): which resources there are, who may have them, which headers they carry.
+
+Owns no socket and no framing. Each request is answered under one configuration, the one in force when it arrived.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+from contextlib import closing
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl, quote
+
+from container_image_proxy.errors import InvalidInputError, NotFoundError, PeerDeniedError, UnknownImageError
+from container_image_proxy.image.digest import digest_of
+from container_image_proxy.image.media_types import OCI_CONFIG
+from container_image_proxy.image.platform import parse_platform
+from container_image_proxy.service.problem import Answer, is_expected, problem, problem_of
+from container_image_proxy.service.router import MethodNotAllowedError, Route, find_route
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, MutableMapping
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
+    from container_image_proxy.image.digest import Digest
+    from container_image_proxy.image.platform import Platform
+    from container_image_proxy.service.peer import Peer
+    from container_image_proxy.service.serving import Serving
+    from container_image_proxy.snapshots import Snapshot
+
+PEER: Final = "container_image_proxy.peer"
+RAW_PATH: Final = "container_image_proxy.raw_path"
+LOG_FIELDS: Final = "container_image_proxy.log"
+
+_HTTP_DIGEST_NAMES: Final = {"sha256": "sha-256", "sha512": "sha-512"}
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a handler needs to know of a request. ``log`` takes fields for the record that the server writes about it."""
+
+    method: str
+    path: str
+    query: str
+    if_none_match: str | None
+    peer: Peer
+    log: MutableMapping[str, str]
+
+    @classmethod
+    def of(cls, environ: WSGIEnvironment) -> Request:
+        """The request in a WSGI environment that our server made."""
+        return cls(
+            method=environ["REQUEST_METHOD"],
+            path=environ[RAW_PATH],
+            query=environ.get("QUERY_STRING", ""),
+            if_none_match=environ.get("HTTP_IF_NONE_MATCH"),
+            peer=environ[PEER],
+            log=environ[LOG_FIELDS],
+        )
+
+    def platform(self) -> Platform | None:
+        """The platform that the query asks for; there is no other parameter."""
+        try:
+            parameters = parse_qsl(self.query, keep_blank_values=True, strict_parsing=bool(self.query), max_num_fields=2)
+        except ValueError as error:
+            raise InvalidInputError("the query is not name=value") from error
+        if not parameters:
+            return None
+        if [name for name, _ in parameters] != ["platform"]:
+            raise InvalidInputError("the query may say platform=os/architecture[/variant] once, and nothing else")
+        return parse_platform(parameters[0][1])
+
+
+class Application:
+    """``serving`` gives the configuration in force; ``stop`` ends the daemon and exists only when it runs stand-alone."""
+
+    def __init__(self, serving: Callable[[], Serving], *, stop: Callable[[], None] | None = None, owner: int = 0) -> None:
+        self._serving = serving
+        self._stop = stop
+        self._owner = owner
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request."""
+        request = Request.of(environ)
+        answer = self._answer(request)
+        start_response(f"{answer.status.value} {answer.status.phrase}", list(answer.headers))
+        if isinstance(answer.body, bytes):
+            return [answer.body] if request.method != "HEAD" else []
+        return answer.body
+
+    def _answer(self, request: Request) -> Answer:
+        try:
+            if request.path == "/quit" and self._stop is not None:
+                return self._quit(request, self._stop)
+            handler, values = find_route(ROUTES, request.method, request.path)
+            return handler(request, self._serving(), **values)
+        except MethodNotAllowedError as error:
+            allow = (("Allow", ", ".join(error.allowed)),)
+            return problem(HTTPStatus.METHOD_NOT_ALLOWED, "UNSUPPORTED", "Method not allowed", str(error), headers=allow)
+        except Exception as error:
+            if not is_expected(error):
+                _log.exception("a request failed for a reason that should not exist")
+            request.log["ERROR"] = f"{type(error).__name__}: {error}"
+            return problem_of(error)
+
+    def _quit(self, request: Request, stop: Callable[[], None]) -> Answer:
+        if request.method != "POST":
+            raise MethodNotAllowedError(request.method, request.path, ("POST",))
+        if request.peer.uid not in (0, self._owner):
+            raise PeerDeniedError("only root and the user whom the daemon runs as may stop it")
+        stop()
+        return Answer(HTTPStatus.OK, (("Content-Type", "text/plain"), ("Content-Length", "0")), b"")
+
+
+# --- handlers ------------------------------------------------------------------------------------------------------------------
+
+
+def list_images(request: Request, serving: Serving) -> Answer:
+    """``GET /images``: those that the peer may have."""
+    images = [
+        {"name": name, "reference": str(image.reference), "platform": str(image.platform), "default": name == serving.default}
+        for name, image in serving.images.items()
+        if serving.permits(request.peer, name)
+    ]
+    return _document(request, json.dumps(images, indent=2).encode() + b"\n", "application/json")
+
+
+def get_manifest(request: Request, serving: Serving, name: str | None = None) -> Answer:
+    """``GET /manifest``: the manifest in OCI form, resolved anew unless it is fresh."""
+    chosen = _choose(request, serving, name)
+    snapshot = serving.proxy.resolve(chosen, request.platform())
+    headers = (*_image_headers(request, serving, snapshot), ("ETag", f'"{snapshot.manifest_digest}"'))
+    return _document(request, snapshot.manifest.raw, snapshot.manifest.media_type, headers)
+
+
+def get_config(request: Request, serving: Serving, name: str | None = None) -> Answer:
+    """``GET /config``: the image configuration, byte for byte."""
+    chosen = _choose(request, serving, name)
+    snapshot = serving.proxy.current(chosen, request.platform())
+    digest = snapshot.manifest.config.digest
+    headers = (*_image_headers(request, serving, snapshot), ("ETag", f'"{digest}"'))
+    if _is_known(request, headers):
+        return _not_modified(headers)
+    return _document(request, serving.proxy.read_config(snapshot), OCI_CONFIG, headers)
+
+
+def get_blob(request: Request, serving: Serving, digest: str, name: str | None = None) -> Answer:
+    """``GET /blobs/DIGEST``: one of the image's own blobs; verified before the status line if it is small, while it flows if not."""
+    chosen = _choose(request, serving, name)
+    snapshot, descriptor = serving.proxy.find_blob(chosen, request.platform(), digest)
+    request.log["DIGEST"] = str(descriptor.digest)
+    headers = (
+        *_image_headers(request, serving, snapshot),
+        ("ETag", f'"{descriptor.digest}"'),
+        ("Repr-Digest", _repr_digest(descriptor.digest)),
+        ("Content-Type", "application/octet-stream"),
+        ("Content-Length", str(descriptor.size)),
+    )
+    if _is_known(request, headers):
+        return _not_modified(headers)
+    if request.method == "HEAD":
+        return Answer(HTTPStatus.OK, headers, b"")
+    stream = serving.proxy.open_blob(snapshot, descriptor)
+    return Answer(HTTPStatus.OK, headers, _resume(next(stream, b""), stream))
+
+
+ROUTES: Final[tuple[Route[Callable[..., Answer]], ...]] = (
+    Route("GET", "/manifest", get_manifest),
+    Route("GET", "/config", get_config),
+    Route("GET", "/blobs/{digest...}", get_blob),
+    Route("GET", "/images", list_images),
+    Route("GET", "/images/{name}/manifest", get_manifest),
+    Route("GET", "/images/{name}/config", get_config),
+    Route("GET", "/images/{name}/blobs/{digest...}", get_blob),
+)
+
+
+# --- what they share -----------------------------------------------------------------------------------------------------------
+
+
+def _choose(request: Request, serving: Serving, name: str | None) -> str:
+    """The image that the request is about; it must exist and the peer must be on its list."""
+    if name is None and serving.default is None:
+        raise UnknownImageError("this instance has several images and no default: ask for /images/NAME/...")
+    chosen = serving.default if name is None else name
+    if chosen is None or chosen not in serving.images:
+        raise UnknownImageError(f"this instance serves no image {chosen!r}; GET /images lists those it serves")
+    request.log["IMAGE"] = chosen
+    if not serving.permits(request.peer, chosen):
+        raise PeerDeniedError(f"{request.peer} is not allowed to have image {chosen!r}")
+    return chosen
+
+
+def _image_headers(request: Request, serving: Serving, snapshot: Snapshot) -> tuple[tuple[str, str], ...]:
+    reference = str(serving.images[snapshot.name].reference)
+    request.log["REFERENCE"] = reference
+    request.log.setdefault("DIGEST", str(snapshot.manifest_digest))
+    index = (("Index-Digest", str(snapshot.index_digest)),) if snapshot.index_digest else ()
+    return (
+        ("Image-Reference", quote(reference, safe="/:@!$&'()*+,;=~._-[]")),
+        ("Manifest-Digest", str(snapshot.manifest_digest)),
+        *index,
+    )
+
+
+def _document(request: Request, body: bytes, media_type: str, headers: tuple[tuple[str, str], ...] = ()) -> Answer:
+    """A small body that is at hand, or 304 if the client has it."""
+    if _is_known(request, headers):
+        return _not_modified(headers)
+    described = (("Content-Type", media_type), ("Content-Length", str(len(body))), ("Repr-Digest", _repr_digest(digest_of(body))))
+    return Answer(HTTPStatus.OK, (*headers, *described), body)
+
+
+def _is_known(request: Request, headers: tuple[tuple[str, str], ...]) -> bool:
+    """Whether ``If-None-Match`` names the answer's entity tag (RFC 9110 section 13.1.2, weak comparison)."""
+    etag = dict(headers).get("ETag")
+    if request.if_none_match is None or etag is None:
+        return False
+    known = [tag.strip().removeprefix("W/") for tag in request.if_none_match.split(",")]
+    return "*" in known or etag in known
+
+
+def _not_modified(headers: tuple[tuple[str, str], ...]) -> Answer:
+    omitted = {"Content-Type", "Content-Length", "Repr-Digest"}
+    return Answer(HTTPStatus.NOT_MODIFIED, tuple(pair for pair in headers if pair[0] not in omitted), b"")
+
+
+def _repr_digest(digest: Digest) -> str:
+    """The digest as RFC 9530 writes it."""
+    return f"{_HTTP_DIGEST_NAMES[digest.algorithm]}=:{base64.b64encode(bytes.fromhex(digest.hex)).decode()}:"
+
+
+def _resume(first: bytes, stream: Generator[bytes, None, None]) -> Generator[bytes, None, None]:
+    """A stream whose first chunk was taken to see whether it begins at all."""
+    with closing(stream):
+        if first:
+            yield first
+        yield from stream

@@ -1,0 +1,120 @@
+"""Errors as answers: the one table from exception classes to HTTP, in RFC 9457 ``application/problem+json``.
+
+``code`` is the OCI distribution error code where one fits. Never a secret, never a body that came from upstream; a foreign exception
+is answered without a word about it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+from container_image_proxy import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+MEDIA_TYPE: Final = "application/problem+json"
+_LONGEST_DETAIL: Final = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP answer: a body that is at hand, or a stream of exactly the ``Content-Length`` that ``headers`` say."""
+
+    status: HTTPStatus
+    headers: tuple[tuple[str, str], ...]
+    body: bytes | Generator[bytes, None, None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    error: type[errors.Error]
+    status: HTTPStatus
+    code: str
+    title: str
+
+
+# The first row whose class fits decides, so that the more specific ones stand first.
+_TABLE: Final = (
+    _Row(errors.InvalidDigestError, HTTPStatus.BAD_REQUEST, "DIGEST_INVALID", "Invalid digest"),
+    _Row(errors.InvalidInputError, HTTPStatus.BAD_REQUEST, "NAME_INVALID", "Invalid request"),
+    _Row(errors.PeerDeniedError, HTTPStatus.FORBIDDEN, "DENIED", "Not on the allow list"),
+    _Row(errors.PolicyRejectedError, HTTPStatus.FORBIDDEN, "POLICY_REJECTED", "Rejected by the signature policy"),
+    _Row(errors.UnknownImageError, HTTPStatus.NOT_FOUND, "NAME_UNKNOWN", "Unknown image"),
+    _Row(errors.UnknownManifestError, HTTPStatus.NOT_FOUND, "MANIFEST_UNKNOWN", "Unknown manifest"),
+    _Row(errors.UnknownBlobError, HTTPStatus.NOT_FOUND, "BLOB_UNKNOWN", "Unknown blob"),
+    _Row(errors.NotFoundError, HTTPStatus.NOT_FOUND, "NOT_FOUND", "Not found"),
+    _Row(errors.UpstreamTimeoutError, HTTPStatus.GATEWAY_TIMEOUT, "UPSTREAM_TIMEOUT", "The source did not answer in time"),
+    _Row(errors.RateLimitedError, HTTPStatus.SERVICE_UNAVAILABLE, "TOOMANYREQUESTS", "The registry limits our rate"),
+    _Row(errors.RegistryUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE, "UPSTREAM_UNAVAILABLE", "The registry is not available"),
+    _Row(errors.RegistryAuthError, HTTPStatus.BAD_GATEWAY, "UNAUTHORIZED", "The registry does not accept the proxy"),
+    _Row(errors.RegistryError, HTTPStatus.BAD_GATEWAY, "UPSTREAM_ERROR", "The registry's answer cannot be used"),
+    _Row(errors.SourceError, HTTPStatus.BAD_GATEWAY, "SOURCE_ERROR", "The image's source is broken"),
+    _Row(errors.UpstreamError, HTTPStatus.BAD_GATEWAY, "UPSTREAM_ERROR", "The image's source failed"),
+    _Row(errors.DigestMismatchError, HTTPStatus.BAD_GATEWAY, "DIGEST_MISMATCH", "The source sent other content"),
+    _Row(errors.SizeMismatchError, HTTPStatus.BAD_GATEWAY, "SIZE_MISMATCH", "The source sent content of another size"),
+    _Row(errors.InvalidManifestError, HTTPStatus.BAD_GATEWAY, "MANIFEST_INVALID", "Invalid manifest"),
+    _Row(errors.IntegrityError, HTTPStatus.BAD_GATEWAY, "INTEGRITY", "The content is not what it claims to be"),
+    _Row(errors.ConfigurationError, HTTPStatus.INTERNAL_SERVER_ERROR, "CONFIGURATION", "The daemon's configuration cannot be used"),
+)
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether the error has an answer of its own; any other one is a defect, whose traceback belongs into the log."""
+    return any(isinstance(error, row.error) for row in _TABLE)
+
+
+def problem_of(error: BaseException) -> Answer:
+    """The answer to a request that ended with ``error``."""
+    row = next((row for row in _TABLE if isinstance(error, row.error)), None)
+    if row is None:
+        return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "INTERNAL", "Internal error", "the daemon's log says more")
+    members, headers = _particulars(error)
+    return problem(row.status, row.code, row.title, str(error), members=members, headers=headers)
+
+
+def problem(
+    status: HTTPStatus,
+    code: str,
+    title: str,
+    detail: str,
+    *,
+    members: dict[str, Any] | None = None,
+    headers: tuple[tuple[str, str], ...] = (),
+) -> Answer:
+    """A problem document as an answer; ``members`` are extension members (RFC 9457 section 3.2)."""
+    document = {
+        "type": "about:blank",
+        "title": title,
+        "status": int(status),
+        "detail": detail[:_LONGEST_DETAIL],
+        "code": code,
+        "retryable": False,
+    } | (members or {})
+    body = json.dumps(document, indent=2).encode() + b"\n"
+    return Answer(status, (("Content-Type", MEDIA_TYPE), ("Content-Length", str(len(body))), *headers), body)
+
+
+def _particulars(error: BaseException) -> tuple[dict[str, Any], tuple[tuple[str, str], ...]]:
+    """What some errors say beyond their text: extension members and headers."""
+    match error:
+        case errors.AmbiguousDigestError():
+            return {"candidates": list(error.candidates)}, ()
+        case errors.PolicyRejectedError():
+            return {"reasons": list(error.reasons)}, ()
+        case errors.UpstreamError():
+            return _upstream_members(error), _retry_after(error.retry_after)
+    return {}, ()
+
+
+def _upstream_members(error: errors.UpstreamError) -> dict[str, Any]:
+    members = {"phase": error.phase, "endpoint": error.endpoint, "upstream_status": error.upstream_status}
+    return {"retryable": error.retryable} | {name: value for name, value in members.items() if value is not None}
+
+
+def _retry_after(seconds: float | None) -> tuple[tuple[str, str], ...]:
+    return () if seconds is None else (("Retry-After", str(max(0, math.ceil(seconds)))),)

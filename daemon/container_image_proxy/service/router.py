@@ -1,0 +1,67 @@
+"""Which handler answers which method and path.
+
+A pattern is a path whose ``{name}`` segments match one segment and whose last ``{name...}`` matches all the rest, slashes included,
+so that a malformed rest is judged by whoever knows what it should be. Segments are percent-decoded once, after they were split: an
+encoded slash stays within its segment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+from urllib.parse import unquote
+
+from container_image_proxy.errors import InvalidInputError, NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Handler = TypeVar("Handler")
+
+
+class MethodNotAllowedError(InvalidInputError):
+    """The path exists, the method does not; ``allowed`` lists those that do."""
+
+    def __init__(self, method: str, path: str, allowed: tuple[str, ...]) -> None:
+        super().__init__(f"{method} is not possible on {path}; {', '.join(allowed)} is")
+        self.allowed = allowed
+
+
+@dataclass(frozen=True, slots=True)
+class Route(Generic[Handler]):
+    """One line of the table of routes."""
+
+    method: str
+    pattern: str
+    handler: Handler
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """HEAD is possible wherever GET is (RFC 9110 section 9.3.2)."""
+        return ("GET", "HEAD") if self.method == "GET" else (self.method,)
+
+    def match(self, path: str) -> dict[str, str] | None:
+        """The decoded values of the pattern's names, or None."""
+        wanted, given = self.pattern.split("/"), path.split("/")
+        if wanted[-1].endswith("...}") and len(given) >= len(wanted):
+            given = [*given[: len(wanted) - 1], "/".join(given[len(wanted) - 1 :])]
+        if len(wanted) != len(given):
+            return None
+        if any(want != have for want, have in zip(wanted, given, strict=True) if not want.startswith("{")):
+            return None
+        pairs = zip(wanted, given, strict=True)
+        return {want.strip("{.}"): unquote(have, errors="surrogateescape") for want, have in pairs if want.startswith("{")}
+
+
+def find_route(routes: Sequence[Route[Handler]], method: str, path: str) -> tuple[Handler, dict[str, str]]:
+    """The handler of the first route that fits; ``path`` is still percent-encoded.
+
+    Raises :class:`NotFoundError`, or :class:`MethodNotAllowedError` if only the method does not fit.
+    """
+    matches = [(route, values) for route in routes if (values := route.match(path)) is not None]
+    for route, values in matches:
+        if method in route.methods:
+            return route.handler, values
+    if matches:
+        raise MethodNotAllowedError(method[:20], path[:200], tuple(allowed for route, _ in matches for allowed in route.methods))
+    raise NotFoundError(f"there is nothing at {path[:200]!r}; see container-image-proxy(1) for what there is")

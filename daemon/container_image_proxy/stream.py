@@ -1,0 +1,83 @@
+"""The verified stream: a blob's bytes on their way to the client, hashed beside the transfer, the last chunk withheld.
+
+The consumer holds all but the last chunk before the digest is known, and never the last chunk of a wrong blob. With the answer's
+``Content-Length`` being the descriptor's size, framing itself fails then, so that a complete answer is proof. Hashing runs in a
+thread of its own, because that is as much work as receiving and sending together and ``hashlib`` works outside the interpreter lock.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import closing
+from queue import Queue
+from typing import TYPE_CHECKING, Final
+
+from container_image_proxy.errors import DigestMismatchError, SizeMismatchError
+from container_image_proxy.image.digest import Digest
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from container_image_proxy.image.manifest import Descriptor
+
+_QUEUED_CHUNKS: Final = 4
+
+
+def verify_stream(chunks: Generator[bytes, None, None], descriptor: Descriptor) -> Generator[bytes, None, None]:
+    """Yield ``chunks`` unchanged, each one chunk late, the last only once size and digest are those of ``descriptor``.
+
+    A blob that arrives in one chunk is thus verified before anything of it is yielded. Raises :class:`SizeMismatchError` as soon
+    as one byte too many arrives, :class:`DigestMismatchError` at the end; errors of ``chunks`` pass through. ``chunks`` is closed
+    in every case.
+    """
+    received = 0
+    withheld = b""
+    with closing(chunks), closing(_BackgroundHash(descriptor.digest)) as content:
+        for chunk in chunks:
+            received += len(chunk)
+            if received > descriptor.size:
+                raise SizeMismatchError(f"{descriptor.digest} is longer than the {descriptor.size} bytes that its descriptor says")
+            if withheld:
+                content.update(withheld)
+                yield withheld
+            withheld = chunk
+        if received != descriptor.size:
+            raise SizeMismatchError(f"{descriptor.digest} ended after {received} of {descriptor.size} bytes")
+        if content.finish(withheld) != descriptor.digest:
+            raise DigestMismatchError(f"the source sent other content for {descriptor.digest}")
+        if withheld:
+            yield withheld
+
+
+class _BackgroundHash:
+    """A running digest, computed by a thread from the second chunk on; at most ``_QUEUED_CHUNKS`` chunks wait for it."""
+
+    def __init__(self, digest: Digest) -> None:
+        self._algorithm = digest.algorithm
+        self._hash = digest.hasher()
+        self._queue: Queue[bytes] = Queue(_QUEUED_CHUNKS)
+        self._thread: threading.Thread | None = None
+
+    def update(self, chunk: bytes) -> None:
+        """Have ``chunk`` (not empty) hashed soon; blocks while the queue is full."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="blob-hash")
+            self._thread.start()
+        self._queue.put(chunk)
+
+    def finish(self, last_chunk: bytes) -> Digest:
+        """The digest of everything, ``last_chunk`` included."""
+        self.close()
+        self._hash.update(last_chunk)
+        return Digest(self._algorithm, self._hash.hexdigest())
+
+    def close(self) -> None:
+        """End the thread; what is queued is hashed first, a matter of milliseconds."""
+        if self._thread is not None:
+            self._queue.put(b"")
+            self._thread.join()
+            self._thread = None
+
+    def _run(self) -> None:
+        while chunk := self._queue.get():
+            self._hash.update(chunk)

@@ -1,0 +1,59 @@
+"""What every transport gives: a parsed image reference, and a source that hands out the image's bytes.
+
+A source locates and bounds, it never vouches: everything that it returns is untrusted until ``proxy`` has held it against digests
+and policy. Names follow containers-transports(5).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from container_image_proxy.image.digest import Digest
+    from container_image_proxy.image.manifest import Descriptor, UntrustedManifest
+    from container_image_proxy.image.reference import Reference
+    from container_image_proxy.policy.model import UntrustedSignature
+
+
+@dataclass(frozen=True, slots=True)
+class ImageReference:
+    """``transport:within``, normalised, with the names that policy.json knows it by.
+
+    ``policy_identity`` is empty for a transport whose images policy cannot tell apart; ``policy_namespaces`` go from the most
+    specific to the widest. ``docker_reference`` is None where the transport has no such name.
+    """
+
+    transport: str
+    within: str
+    docker_reference: Reference | None
+    policy_identity: str
+    policy_namespaces: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.transport}:{self.within}"
+
+
+class ImageSource(Protocol):
+    """One image where it lies. Safe to use from several threads."""
+
+    def fetch_manifest(self, digest: Digest | None = None, *, unless: Digest | None = None) -> UntrustedManifest | None:
+        """The manifest or index the reference names, or the one with ``digest``; at most ``MAX_MANIFEST_SIZE`` bytes.
+
+        None only if the reference is known to name ``unless`` still. The caller checks the digest.
+        Raises :class:`UnknownManifestError`, :class:`UpstreamError` or :class:`IntegrityError`.
+        """
+
+    def open_blob(self, descriptor: Descriptor) -> Generator[bytes, None, None]:
+        """The blob's bytes, unverified, in chunks of at most ``CHUNK_SIZE``; closing the generator frees everything.
+
+        Raises :class:`UnknownBlobError` or :class:`UpstreamError`, before the first chunk or between two.
+        """
+
+    def fetch_signatures(self, digest: Digest) -> tuple[UntrustedSignature, ...]:
+        """The signatures that the place keeps for the manifest with ``digest``; empty if it has none."""
+
+    def close(self) -> None:
+        """Free what the source holds; nothing may be called afterwards."""
