@@ -1,0 +1,91 @@
+"""Reading one configuration file, safely: opened once, judged by ``fstat``, never longer than its limit.
+
+Because the file is opened once and read whole, a reader sees the old or the new version of a file that is replaced
+atomically, never a mixture, and nobody can put another file in place between check and use. This module knows nothing
+of what is inside.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+import stat
+from typing import TYPE_CHECKING, Final
+
+from container_image_proxy.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_log = logging.getLogger(__name__)
+_OPEN_FLAGS: Final = (
+    os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+)  # a FIFO must not make us wait for its writer
+_DEV_NULL: Final = os.makedev(1, 3)
+_WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
+_READABLE_BY_OTHERS: Final = stat.S_IRGRP | stat.S_IROTH
+
+
+def load_trusted_file(
+    path: Path, *, limit: int, refuse_writable_by_others: bool = False, secret: bool = False
+) -> bytes:
+    """The whole content of a regular file (or ``/dev/null``) of at most ``limit`` bytes.
+
+    A file that other users could have written (group- or world-writable, or owned by neither root nor us) is refused if
+    ``refuse_writable_by_others``, otherwise a warning is logged, once; so it is for a ``secret`` that others can read.
+    :class:`ConfigurationError` for everything that stands in the way, absence included.
+    """
+    try:
+        with open(os.open(path, _OPEN_FLAGS), "rb") as file:  # noqa: PTH123 - Path.open takes no descriptor
+            _check(path, os.fstat(file.fileno()), refuse=refuse_writable_by_others, secret=secret)
+            content = file.read(limit + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a possible file name"
+        raise ConfigurationError(str(path), f"cannot be read: {reason}") from error
+    if len(content) > limit:
+        raise ConfigurationError(str(path), f"larger than {limit} bytes")
+    return content
+
+
+def load_trusted_file_if_present(
+    path: Path, *, limit: int, refuse_writable_by_others: bool = False, secret: bool = False
+) -> bytes | None:
+    """Like :func:`load_trusted_file`, but None if there is no such file. One that cannot be read is still an error."""
+    try:
+        return load_trusted_file(path, limit=limit, refuse_writable_by_others=refuse_writable_by_others, secret=secret)
+    except ConfigurationError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
+
+
+def _check(path: Path, status: os.stat_result, *, refuse: bool, secret: bool) -> None:
+    if stat.S_ISCHR(status.st_mode) and status.st_rdev == _DEV_NULL:
+        return
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigurationError(str(path), "is not a regular file")
+    complaint = _complain_of_writers(status)
+    if complaint and refuse:
+        raise ConfigurationError(str(path), complaint, remedy=f"chown root {path} && chmod go-w {path}")
+    if complaint:
+        _warn_once(f"{path}: {complaint}")
+    if secret and status.st_mode & _READABLE_BY_OTHERS:
+        _warn_once(f"{path}: holds credentials and other users can read it (chmod 600 {path})")
+
+
+def _complain_of_writers(status: os.stat_result) -> str | None:
+    if status.st_uid not in {0, os.geteuid()}:
+        return f"belongs to uid {status.st_uid}, which is neither root nor the daemon's own"
+    if status.st_mode & _WRITABLE_BY_OTHERS:
+        return f"other users can write to it (mode {stat.S_IMODE(status.st_mode):04o})"
+    return None
+
+
+@functools.lru_cache(maxsize=256)
+def _warn_once(message: str) -> None:
+    """Some files are read again for every lookup; the log shall not repeat itself."""
+    _log.warning("%s", message)
