@@ -1,0 +1,94 @@
+"""JSON from strangers: bounded in depth and numbers, and read the same way by every reader.
+
+Owns turning bytes into values and the checks that make one document mean one thing. Knows nothing of what the documents
+are about; the caller bounds their size before they come here. RFC 8259.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+from container_image_proxy.errors import InvalidManifestError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+_MAX_DIGITS: Final = 64
+_SHOWN: Final = 60
+_OUT_OF_RANGE: Final = "a number that is out of range"
+_SURROGATE_ESCAPE: Final = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def parse_json(raw: bytes, what: str) -> object:
+    """Read a JSON text in UTF-8; of a repeated key the last value counts.
+
+    ``what`` names the document in the :class:`InvalidManifestError` that anything else raises, also nesting that the
+    interpreter cannot follow, numbers that no double holds, NaN, and lone surrogates.
+    """
+    return _parse(raw, what, dict)
+
+
+def parse_strict_object(raw: bytes, what: str) -> dict[str, object]:
+    """Read a JSON object in which no object repeats a key; :class:`InvalidManifestError` otherwise."""
+    return as_object(_parse(raw, what, _without_duplicates), what)
+
+
+def as_object(value: object, what: str, keys: Collection[str] = ()) -> dict[str, object]:
+    """``value`` if it is an object in which each of ``keys``, where present, is spelled exactly so.
+
+    Some readers match keys without regard to case: a key that only they would take for one of ours gives the document
+    two meanings, and is an :class:`InvalidManifestError`. All other keys are allowed.
+    """
+    if not isinstance(value, dict):
+        raise InvalidManifestError(f"{what} is not a JSON object")
+    strangers = value.keys() - set(keys)
+    misspelled = {key.casefold() for key in keys} & {key.casefold() for key in strangers}
+    if misspelled:
+        raise InvalidManifestError(
+            f"{what} is ambiguous: {min(misspelled)!r} appears in another spelling of upper and lower case"
+        )
+    return value
+
+
+def _parse(raw: bytes, what: str, make_object: Callable[[list[tuple[str, Any]]], dict[str, Any]]) -> object:
+    try:
+        text = raw.decode("utf-8")
+        value = json.loads(
+            text, object_pairs_hook=make_object, parse_int=_int, parse_float=_finite, parse_constant=_finite
+        )
+        if _SURROGATE_ESCAPE.search(text):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")  # fails on half a surrogate pair, which is no text
+    except RecursionError as error:
+        raise InvalidManifestError(f"{what} is nested too deeply") from error
+    except UnicodeError as error:
+        raise InvalidManifestError(f"{what} is not UTF-8 text") from error
+    except json.JSONDecodeError as error:
+        raise InvalidManifestError(f"{what} is not valid JSON: line {error.lineno}, column {error.colno}") from error
+    except ValueError as error:
+        raise InvalidManifestError(f"{what} has {error}") from error
+    return value
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        repeated, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {repeated[:_SHOWN]!r} more than once in an object")
+    return made
+
+
+def _int(text: str) -> int:
+    if len(text) > _MAX_DIGITS:
+        raise ValueError(_OUT_OF_RANGE)
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(_OUT_OF_RANGE)
+    return number
