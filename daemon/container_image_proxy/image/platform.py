@@ -1,0 +1,77 @@
+"""Platforms: operating system, architecture and variant, by Go's names, and which of them stand in for which.
+
+Owns the order in which a host's possible platforms are tried; choosing among an index's manifests is manifest.py's. OCI
+image-spec, image-index.md "platform".
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from container_image_proxy.errors import InvalidPlatformError
+
+_SHOWN: Final = 100
+_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
+_GRAMMAR: Final = re.compile(rf"({_NAME})/({_NAME})(?:/({_NAME}))?")
+
+# Best first: a host of one variant runs images of the later ones too.
+_VARIANTS: Final = {"arm": ("v8", "v7", "v6", "v5"), "arm64": ("v8",)}
+
+# What the kernel calls the machine, as Go calls architecture and variant.
+_MACHINES: Final = {
+    "x86_64": ("amd64", ""),
+    "i386": ("386", ""),
+    "i486": ("386", ""),
+    "i586": ("386", ""),
+    "i686": ("386", ""),
+    "aarch64": ("arm64", "v8"),
+    "armv8l": ("arm", "v8"),
+    "armv7l": ("arm", "v7"),
+    "armv6l": ("arm", "v6"),
+    "armv5tel": ("arm", "v5"),
+    "loongarch64": ("loong64", ""),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """What an image runs on; an empty variant is the architecture's plain one."""
+
+    os: str
+    architecture: str
+    variant: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+
+
+def parse_platform(text: str) -> Platform:
+    """Read ``os/architecture[/variant]``; :class:`InvalidPlatformError` for anything else."""
+    match = _GRAMMAR.fullmatch(text)
+    if not match:
+        raise InvalidPlatformError(f"{text[:_SHOWN]!r} is not os/architecture[/variant], such as linux/arm64/v8")
+    return Platform(match[1], match[2], match[3] or "")
+
+
+def host_platform() -> Platform:
+    """The platform of this host, as its kernel tells it."""
+    host = os.uname()
+    architecture, variant = _MACHINES.get(host.machine, (host.machine, ""))
+    return Platform(host.sysname.lower(), architecture, variant)
+
+
+def wanted_platforms(platform: Platform) -> tuple[Platform, ...]:
+    """Every platform whose images do for ``platform``, best first: the variant, those it includes, then none."""
+    return tuple(Platform(platform.os, platform.architecture, variant) for variant in _wanted_variants(platform))
+
+
+def _wanted_variants(platform: Platform) -> tuple[str, ...]:
+    known = _VARIANTS.get(platform.architecture, ())
+    if not platform.variant:
+        return ("", *known)
+    if platform.variant not in known:
+        return (platform.variant, "")
+    return (*known[known.index(platform.variant) :], "")
