@@ -1,7 +1,7 @@
 """Content digests: parsing, computing and comparing them.
 
-OCI image-spec, descriptor.md "Digests". Only the registered algorithms sha256 and sha512 exist here: whatever cannot be verified
-cannot be named.
+OCI image-spec, descriptor.md "Digests". Only the registered algorithms sha256 and sha512 exist here: whatever cannot be
+verified cannot be named.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Docker references: the grammar, the normalisation and the names that policy and credentials know an image by.
 
-The grammar is distribution/reference's; ``busybox`` means ``docker.io/library/busybox`` as everywhere. A :class:`Reference` is
-always normalised: domain and path are explicit.
+The grammar is distribution/reference's; ``busybox`` means ``docker.io/library/busybox`` as everywhere. A
+:class:`Reference` is always normalised: domain and path are explicit.
 """
 
 from __future__ import annotations
