@@ -142,10 +142,11 @@ class Proxy:
         return next((one for one in self._snapshots.of(name) if one.platform == platform), None)
 
     def _restore(self, stored: StoredImage) -> Snapshot | None:
-        """A kept image verified anew; None if the configuration now names another image."""
-        image = self.image(stored.name)
-        kept, reference = stored.image, image.reference
-        if (kept.name, kept.policy_identity) != (str(reference), reference.policy_identity):
+        """A kept image verified anew; None if it is not what the configuration names now."""
+        image, kept = self.image(stored.name), stored.image
+        reference = image.reference
+        same_name = (kept.name, kept.policy_identity) == (str(reference), reference.policy_identity)
+        if not same_name or not _is_consistent(kept, image.pinned_digest):
             return None
         return self._verify(stored, checked_at=None)
 
@@ -214,6 +215,14 @@ def _fetch_instance(source: ImageSource, descriptor: Descriptor) -> Manifest | I
     if len(untrusted.raw) != descriptor.size:
         raise SizeMismatchError(f"{descriptor.digest} has {len(untrusted.raw)} bytes, its index entry says {descriptor.size}")
     return parse_manifest(UntrustedManifest(untrusted.raw, untrusted.media_type or descriptor.media_type))
+
+
+def _is_consistent(image: UnverifiedImage, pinned: Digest | None) -> bool:
+    """Whether the manifest is the one pinned, or an entry of the index; through a nested index that cannot be told any more."""
+    if image.index is None:
+        return pinned is None or pinned.matches(image.manifest.raw)
+    is_entry = any(entry.digest.matches(image.manifest.raw) for entry in image.index.manifests)
+    return is_entry and (pinned is None or pinned.matches(image.index.raw))
 
 
 def check_digest_prefix(text: str) -> str:

@@ -25,6 +25,7 @@ DIRECTORIES: Final = tuple(
     Path(parent, "container-image-proxy") for parent in ("/etc", "/run", "/usr/lib")
 )
 DEFAULT_FRESH_FOR: Final = 1.0
+DEFAULT_IDLE_EXIT: Final = 300.0
 _MAX_FILE: Final = 1 << 20
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NAME_RULE: Final = "a name is 1 to 64 letters, digits, '.', '_' or '-', and begins with a letter or digit"
@@ -66,7 +67,7 @@ class TrustSettings:
 
 @dataclass(frozen=True, slots=True)
 class InstanceSettings:
-    """Everything that an instance file says; ``default`` is None if several images have no default."""
+    """Everything that an instance file says; ``default`` is None if several images have no default, ``idle_exit`` is in seconds."""
 
     name: str
     file: str
@@ -74,6 +75,7 @@ class InstanceSettings:
     default: str | None
     registry: RegistrySettings = field(default_factory=RegistrySettings)
     trust: TrustSettings = field(default_factory=TrustSettings)
+    idle_exit: float = DEFAULT_IDLE_EXIT
 
 
 def check_name(name: str) -> bool:
@@ -114,6 +116,7 @@ def parse_instance(name: str, document: TomlDocument, own_uid: int) -> InstanceS
     root = TomlTable.root(document)
     access = _read_access(root.table("access"), AccessRule(frozenset({0, own_uid}), frozenset()))
     images = {key: _read_image(key, table, root, access) for key, table in root.table("images").tables().items()}
+    idle_exit = root.number("idle-exit")
     settings = InstanceSettings(
         name=name,
         file=document.file,
@@ -121,6 +124,7 @@ def parse_instance(name: str, document: TomlDocument, own_uid: int) -> InstanceS
         default=_read_default(root, images),
         registry=_read_registry(root.table("registry")),
         trust=_read_trust(root.table("trust")),
+        idle_exit=DEFAULT_IDLE_EXIT if idle_exit is None else idle_exit,
     )
     root.finish()
     return settings

@@ -16,7 +16,6 @@ from urllib.parse import parse_qsl, quote
 
 from container_image_proxy.errors import InvalidInputError, NotFoundError, PeerDeniedError, UnknownImageError
 from container_image_proxy.image.digest import digest_of
-from container_image_proxy.image.media_types import OCI_CONFIG
 from container_image_proxy.image.platform import parse_platform
 from container_image_proxy.service.problem import Answer, is_expected, problem, problem_of
 from container_image_proxy.service.router import MethodNotAllowedError, Route, find_route
@@ -145,7 +144,7 @@ def get_config(request: Request, serving: Serving, name: str | None = None) -> A
     headers = (*_image_headers(request, serving, snapshot), ("ETag", f'"{digest}"'))
     if _is_known(request, headers):
         return _not_modified(headers)
-    return _document(request, serving.proxy.read_config(snapshot), OCI_CONFIG, headers)
+    return _document(request, serving.proxy.read_config(snapshot), snapshot.manifest.config.media_type, headers)
 
 
 def get_blob(request: Request, serving: Serving, digest: str, name: str | None = None) -> Answer:

@@ -6,25 +6,102 @@ Made at start, by ``--check``, and by every reload; a reload replaces the old on
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING
 
 from container_image_proxy.config.certificates import load_certificates
-from container_image_proxy.config.keychain import load_keychain
+from container_image_proxy.config.keychain import Keychain, load_keychain
 from container_image_proxy.config.limits import Limits
 from container_image_proxy.config.registries import load_registries
 from container_image_proxy.errors import ConfigurationError, InvalidReferenceError
-from container_image_proxy.policy.model import insecure_policy, load_policy
+from container_image_proxy.policy.model import Policy, insecure_policy, load_policy
 from container_image_proxy.proxy import Proxy, ServedImage
+from container_image_proxy.service.lazy import Lazy
 from container_image_proxy.transports.table import open_source, parse_image_reference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
+    from pathlib import Path
 
     from container_image_proxy.config.access import AccessRule
-    from container_image_proxy.config.instances import ImageSettings, InstanceSettings
-    from container_image_proxy.config.surroundings import Surroundings
-    from container_image_proxy.policy.model import Policy
+    from container_image_proxy.config.instances import ImageSettings, InstanceSettings, RegistrySettings, TrustSettings
+    from container_image_proxy.config.keychain import Credentials
     from container_image_proxy.registry.client import RegistryClient
     from container_image_proxy.service.peer import Peer
     from container_image_proxy.snapshots import SnapshotStore
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the process was started with, as far as configuration depends on it; only ``__main__`` reads the real ones.
+
+    ``credentials`` are those of ``--creds``; ``no_credentials`` is ``--no-creds``.
+    """
+
+    environ: Mapping[str, str]
+    home: Path
+    uid: int
+    credentials: Credentials | None = None
+    no_credentials: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What is served under one configuration, and to whom."""
+
+    settings: InstanceSettings
+    images: Mapping[str, ServedImage]
+    policy: Policy
+    proxy: Proxy
+    registry: Lazy[RegistryClient]
+
+    @property
+    def default(self) -> str | None:
+        """The name of the image that ``/manifest`` means."""
+        return self.settings.default
+
+    def access(self, name: str) -> AccessRule:
+        """Who may have the image."""
+        return self.settings.images[name].access
+
+    def permits(self, peer: Peer, name: str) -> bool:
+        """Whether the peer may have the image. A peer without credentials can only come over a channel that asks for none."""
+        return peer.uid is None or self.access(name).permits(peer.uid, peer.groups)
+
+    def admits(self, peer: Peer) -> bool:
+        """Whether there is any image that the peer may have."""
+        return any(self.permits(peer, name) for name in self.images)
+
+    def close(self) -> None:
+        """Free the registry's connections, if there are any."""
+        if self.registry.is_made:
+            self.registry().close()
+
+
+def assemble(settings: InstanceSettings, store: SnapshotStore, surroundings: Surroundings) -> Serving:
+    """Read every file that the settings need; :class:`ConfigurationError` if one of them cannot be used."""
+    images = {name: _serve(image) for name, image in settings.images.items()}
+    policy = _load_policy(settings.trust, surroundings)
+    registry = _load_registry(settings.registry, surroundings)
+    proxy = Proxy(
+        images,
+        policy,
+        partial(open_source, registry=registry),
+        store,
+        require_instance_signature=settings.trust.require_instance_signature,
+    )
+    return Serving(settings, images, policy, proxy, registry)
+
+
+def _serve(image: ImageSettings) -> ServedImage:
+    try:
+        reference = parse_image_reference(image.reference)
+    except InvalidReferenceError as error:
+        raise ConfigurationError(image.file, str(error), key=f"images.{image.name}.reference") from error
+    return ServedImage(image.name, reference, image.platform, image.fresh_for)
+
+
+def _load_policy(trust: TrustSettings, surroundings: Surroundings) -> Policy:
+    if trust.insecure_policy:
+        return insecure_policy()
+    return load_policy(str(trust.policy) if trust.policy else None, home=str(surroundings.home))

@@ -1,0 +1,94 @@
+"""The daemon's life: start, answer, reload on SIGHUP, drain on SIGTERM, leave when idle.
+
+Knows no option and no file by itself: it is given a function that reads the configuration anew and the sockets to serve.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+from container_image_proxy.errors import Error
+from container_image_proxy.service.app import Application
+from container_image_proxy.service.server import Server
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Sequence
+
+    from container_image_proxy.service.activation import Notifier
+    from container_image_proxy.service.peer import Peer
+    from container_image_proxy.service.server import ServerLimits
+    from container_image_proxy.service.serving import Serving
+
+_log = logging.getLogger(__name__)
+
+
+class Daemon:
+    """Serves one instance. ``load`` gives a whole new configuration or raises; ``owner`` is the uid that may stop a stand-alone one."""
+
+    def __init__(
+        self,
+        load: Callable[[], Serving],
+        listeners: Sequence[socket.socket],
+        limits: ServerLimits,
+        notifier: Notifier,
+        *,
+        owner: int | None,
+    ) -> None:
+        self._load = load
+        self._serving = load()
+        self._notifier = notifier
+        stop = None if owner is None else self._stop
+        application = Application(lambda: self._serving, stop=stop, owner=owner or 0)
+        self._server = Server(listeners, application, limits, self._admits)
+
+    @property
+    def server(self) -> Server:
+        """The server, for callers that bring a connection of their own."""
+        return self._server
+
+    def run(self, serve: Callable[[], None] | None = None) -> None:
+        """Answer requests until told to stop or idle for long enough; ``serve`` defaults to the server's accept loop."""
+        signal.signal(signal.SIGTERM, lambda *_: self._stop())
+        signal.signal(signal.SIGINT, lambda *_: self._stop())
+        signal.signal(signal.SIGHUP, lambda *_: self.reload())
+        self._notifier.ready(self._status())
+        self._warm_up()
+        try:
+            (serve or self._server.serve)()
+        finally:
+            self._notifier.stopping()
+            self._serving.close()
+
+    def reload(self) -> None:
+        """Put a whole new configuration in force, or keep the old one and say so. Running requests end under the one they began with."""
+        self._notifier.reloading()
+        try:
+            self._serving = self._load()
+        except Error as error:
+            _log.error("the new configuration cannot be used, the old one stays in force: %s", error)  # noqa: TRY400 - no defect of ours
+            self._notifier.ready(f"Old configuration in force; the new one is wrong: {error}")
+        else:
+            _log.info("the configuration was read anew")
+            self._notifier.ready(self._status())
+            self._warm_up()
+
+    def _admits(self, peer: Peer) -> bool:
+        return self._serving.admits(peer)
+
+    def _stop(self) -> None:
+        self._notifier.stopping()
+        self._server.stop()
+
+    def _status(self) -> str:
+        images = self._serving.images
+        return f"Serving {len(images)} image{'s' * (len(images) != 1)}: {', '.join(images)}"
+
+    def _warm_up(self) -> None:
+        """Load the HTTP library while nobody waits for it yet, rather than before READY=1 or during the first request."""
+        serving = self._serving
+        if any(image.reference.transport == "docker" for image in serving.images.values()):
+            threading.Thread(target=serving.registry, name="warm-up", daemon=True).start()

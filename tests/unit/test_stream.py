@@ -1,0 +1,119 @@
+"""The verified stream: whoever holds all of a blob holds the right blob."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+
+import pytest
+from container_image_proxy.errors import DigestMismatchError, IntegrityError, SizeMismatchError
+from container_image_proxy.image.digest import digest_of
+from container_image_proxy.image.manifest import Descriptor
+from container_image_proxy.stream import verify_stream
+from hypothesis import given
+from hypothesis import strategies as st
+
+CONTENT = bytes(range(256)) * 40
+
+
+def describe(content: bytes, *, size: int | None = None, algorithm: str = "sha256") -> Descriptor:
+    return Descriptor("application/octet-stream", digest_of(content, algorithm), len(content) if size is None else size)
+
+
+def chunks_of(content: bytes, size: int) -> Generator[bytes, None, None]:
+    yield from (content[start : start + size] for start in range(0, len(content), size))
+
+
+def drain(stream: Generator[bytes, None, None]) -> tuple[bytes, IntegrityError | None]:
+    """What a client got, and how it ended."""
+    received = b""
+    try:
+        for chunk in stream:
+            received += chunk
+    except IntegrityError as error:
+        return received, error
+    return received, None
+
+
+@pytest.mark.demand("DIG-sha512")
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+@pytest.mark.parametrize("size", [1, 100, 4096, 20000])
+def test_the_right_content_arrives_whole(size: int, algorithm: str) -> None:
+    stream = verify_stream(chunks_of(CONTENT, size), describe(CONTENT, algorithm=algorithm))
+    assert drain(stream) == (CONTENT, None)
+
+
+def test_an_empty_blob_is_verified_too() -> None:
+    assert drain(verify_stream(chunks_of(b"", 1), describe(b""))) == (b"", None)
+    wrong = Descriptor("", digest_of(b"x"), 0)
+    assert isinstance(drain(verify_stream(chunks_of(b"", 1), wrong))[1], DigestMismatchError)
+
+
+@pytest.mark.demand("DIG-blob-mismatch")
+def test_a_wrong_last_byte_withholds_the_last_chunk() -> None:
+    received, error = drain(verify_stream(chunks_of(CONTENT[:-1] + b"!", 1000), describe(CONTENT)))
+    assert isinstance(error, DigestMismatchError)
+    assert received == CONTENT[:10000]
+
+
+def test_a_wrong_blob_of_one_chunk_yields_nothing() -> None:
+    received, error = drain(verify_stream(chunks_of(b"wrong", 100), describe(b"right")))
+    assert (received, type(error)) == (b"", DigestMismatchError)
+
+
+@pytest.mark.demand("DIG-blob-trailing")
+def test_a_blob_that_is_too_long_fails_before_its_surplus_is_yielded() -> None:
+    received, error = drain(verify_stream(chunks_of(CONTENT + b"more", 1024), describe(CONTENT)))
+    assert isinstance(error, SizeMismatchError)
+    assert len(received) < len(CONTENT)
+
+
+@pytest.mark.demand("DIG-blob-short")
+def test_a_blob_that_is_too_short_fails() -> None:
+    received, error = drain(verify_stream(chunks_of(CONTENT[:5000], 1000), describe(CONTENT)))
+    assert isinstance(error, SizeMismatchError)
+    assert len(received) < len(CONTENT)
+
+
+def test_an_endless_source_is_cut_at_the_size_its_descriptor_says() -> None:
+    def endless() -> Generator[bytes, None, None]:
+        while True:
+            yield b"x" * 1000
+
+    received, error = drain(verify_stream(endless(), describe(CONTENT)))
+    assert isinstance(error, SizeMismatchError)
+    assert len(received) < len(CONTENT)
+
+
+def test_leaving_early_closes_the_source_and_ends_the_hashing_thread() -> None:
+    closed = threading.Event()
+
+    def source() -> Generator[bytes, None, None]:
+        try:
+            yield from chunks_of(CONTENT, 10)
+        finally:
+            closed.set()
+
+    before = threading.active_count()
+    stream = verify_stream(source(), describe(CONTENT))
+    assert [next(stream), next(stream)] == [CONTENT[:10], CONTENT[10:20]]
+    assert threading.active_count() == before + 1
+    stream.close()
+    assert closed.is_set()
+    assert threading.active_count() == before
+
+
+def test_an_error_of_the_source_passes_through() -> None:
+    def source() -> Generator[bytes, None, None]:
+        yield b"x"
+        raise SizeMismatchError("from below")
+
+    received, error = drain(verify_stream(source(), describe(CONTENT)))
+    assert (received, str(error)) == (b"", "from below")
+
+
+@given(sent=st.lists(st.binary(min_size=1, max_size=50), max_size=8), expected=st.binary(max_size=200))
+def test_a_complete_stream_is_always_the_expected_content(sent: list[bytes], expected: bytes) -> None:
+    received, error = drain(verify_stream((chunk for chunk in sent), describe(expected)))
+    assert (error is None) == (b"".join(sent) == expected)
+    assert (received == expected) if error is None else (len(received) < len(expected) or not expected)
