@@ -31,8 +31,8 @@ def parse_toml(raw: bytes, file: str) -> dict[str, Any]:
     """The document as nested dicts; :class:`ConfigurationError` with line and column if it is not TOML."""
     try:
         return tomllib.loads(raw.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        reason = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "not UTF-8 text, or nested too deeply"
+    except (ValueError, RecursionError) as error:  # ValueError itself: an integer of thousands of digits
+        reason = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "not UTF-8 text, or values beyond all bounds"
         raise ConfigurationError(file, reason) from error
 
 
@@ -94,8 +94,14 @@ class TomlTable:
             return None
         wrong = next((value for value in values if type(value) not in kinds), None)
         if wrong is not None:
-            raise self.error(key, f"may hold {' and '.join(_PLURALS[kind] for kind in kinds)} only, not {wrong!r}")
+            allowed = " and ".join(_PLURALS[kind] for kind in kinds)
+            raise self.error(key, f"may hold {allowed} only, not {_KIND_NAMES.get(type(wrong), 'a date or time')}")
         return tuple(values)
+
+    def table_array(self, key: str) -> tuple[TomlTable, ...]:
+        """The tables of a ``[[key]]`` array, counted from 1 in complaints; an absent one reads as empty."""
+        items = self.array(key, (dict,)) or ()
+        return tuple(TomlTable(self.document, item, (*self.path, f"{key}[{n}]")) for n, item in enumerate(items, 1))
 
     def table(self, key: str) -> TomlTable:
         """A table in this table; an absent one reads as empty."""
@@ -105,12 +111,15 @@ class TomlTable:
         """All values of this table, which must be tables, by name."""
         return {key: self.table(key) for key in self.values}
 
+    def unknown(self) -> tuple[str, ...]:
+        """The keys that nobody asked for."""
+        return tuple(key for key in self.values if key not in self._read)
+
     def finish(self) -> None:
         """Complain about the first key that nobody asked for."""
-        unknown = next((key for key in self.values if key not in self._read), None)
-        if unknown is not None:
+        for key in self.unknown():
             known = ", ".join(sorted(self._read))
-            raise self.error(unknown, "unknown key", remedy=f"known here: {known}" if known else None)
+            raise self.error(key, "unknown key", remedy=f"known here: {known}" if known else None)
 
     def error(self, key: str, reason: str, *, remedy: str | None = None) -> ConfigurationError:
         """A complaint about ``key`` of this table, placed in the file that set it."""
@@ -122,4 +131,4 @@ class TomlTable:
 _KIND_NAMES: dict[type, str] = {
     str: "a string", int: "an integer", float: "a float", bool: "true or false", list: "an array", dict: "a table",
 }  # fmt: skip
-_PLURALS: dict[type, str] = {str: "strings", int: "integers"}
+_PLURALS: dict[type, str] = {str: "strings", int: "integers", dict: "tables"}

@@ -97,11 +97,23 @@ def parse_reference(text: str) -> Reference:
     return reference
 
 
+def is_domain(text: str) -> bool:
+    """Whether ``text`` is ``host[:port]`` as references write it; never a path, an option or more than one line."""
+    return _DOMAIN_PATTERN.fullmatch(text) is not None
+
+
+def names_domain(text: str) -> bool:
+    """Whether a reference as typed says its registry; one that does not is a short name.
+
+    The first component is a registry only if it looks like one: it has a dot or a port, or is ``localhost``.
+    """
+    first, slash, _ = text.partition("/")
+    return bool(slash) and ("." in first or ":" in first or first == "localhost")
+
+
 def _split_domain(text: str) -> tuple[str, str]:
-    """The first component is a registry only if it looks like one: it has a dot or a port, or is ``localhost``."""
-    first, slash, rest = text.partition("/")
-    looks_like_domain = "." in first or ":" in first or first == "localhost"
-    domain, remainder = (first, rest) if slash and looks_like_domain else (DEFAULT_DOMAIN, text)
+    first, _, rest = text.partition("/")
+    domain, remainder = (first, rest) if names_domain(text) else (DEFAULT_DOMAIN, text)
     if domain == _LEGACY_DEFAULT_DOMAIN:
         domain = DEFAULT_DOMAIN
     if domain == DEFAULT_DOMAIN and "/" not in remainder:

@@ -1,0 +1,82 @@
+"""Where the containers ecosystem keeps its files, for one user on one host.
+
+The environment, the home directory and the root below which system paths are looked up are arguments: nothing here asks
+the process for them. What is in the files is none of this module's business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from container_image_proxy.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ROOT: Final = Path("/")
+_CONTAINERS: Final = "etc/containers"
+_USER: Final = ".config/containers"
+
+
+@dataclass(frozen=True, slots=True)
+class RegistriesFiles:
+    """The files that make the registries configuration; drop-ins in the order to apply them."""
+
+    main: Path
+    main_is_required: bool
+    drop_ins: tuple[Path, ...]
+    short_name_aliases: Path
+
+
+def find_registries_files(
+    *, path: Path | None, directory: Path | None, environ: Mapping[str, str], home: Path, uid: int, root: Path = ROOT
+) -> RegistriesFiles:
+    """containers-registries.conf(5) and .conf.d(5): a user's own file hides the system's files altogether."""
+    system, user = root / _CONTAINERS, home / _USER
+    named = path or _named_by(environ, "CONTAINERS_REGISTRIES_CONF")
+    has_own = named is None and _exists(user / "registries.conf")
+    directories = (user,) if has_own else (system, user)
+    return RegistriesFiles(
+        main=named or (user if has_own else system) / "registries.conf",
+        main_is_required=named is not None,
+        drop_ins=_list_drop_ins([directory] if directory else [base / "registries.conf.d" for base in directories]),
+        short_name_aliases=_short_name_aliases(environ, home, uid, root),
+    )
+
+
+def _short_name_aliases(environ: Mapping[str, str], home: Path, uid: int, root: Path) -> Path:
+    """Where podman and its kin write down the aliases that their users chose."""
+    own_cache = _named_by(environ, "XDG_CACHE_HOME") or home / ".cache"
+    return (root / "var/cache/containers" if uid == 0 else own_cache / "containers") / "short-name-aliases.conf"
+
+
+def _named_by(environ: Mapping[str, str], variable: str) -> Path | None:
+    """The path in an environment variable; empty is as good as unset."""
+    return Path(environ[variable]) if environ.get(variable) else None
+
+
+def _exists(path: Path) -> bool:
+    """Whether ``path`` exists; not to be allowed to know is an error."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise ConfigurationError(str(path), f"cannot be read: {error.strerror}") from error
+    return True
+
+
+def _list_drop_ins(directories: list[Path]) -> tuple[Path, ...]:
+    return tuple(file for directory in directories for file in _list_files(directory, ".conf"))
+
+
+def _list_files(directory: Path, suffix: str) -> list[Path]:
+    """The files in ``directory`` by name; an absent directory has none, an unreadable one is an error."""
+    try:
+        return sorted(path for path in directory.iterdir() if path.name.endswith(suffix) and not path.is_dir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ConfigurationError(str(directory), f"cannot be read: {error.strerror}") from error
