@@ -1,0 +1,33 @@
+"""The shipped unit files as systemd reads them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.machine import Machine
+
+UNITS = ["container-image-proxy@x.socket", "container-image-proxy@x.service"]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_systemd_has_nothing_to_say_about_the_unit(machine: Machine, unit: str) -> None:
+    done = machine.run("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", unit)
+    assert done.stdout + done.stderr == ""
+
+
+def test_the_service_is_sandboxed(machine: Machine) -> None:
+    service = "/etc/systemd/system/container-image-proxy@.service"
+    machine.run("cp", service, "/tmp/container-image-proxy@x.service")
+    machine.run(
+        "systemd-analyze", "security", "--offline=true", "--threshold=20", "/tmp/container-image-proxy@x.service"
+    )
+
+
+def test_peers_are_seen_as_who_they_are(machine: Machine) -> None:
+    """PrivateUsers= would make every other user 65534."""
+    assert machine.show(UNITS[1], "PrivateUsers") == "no"
+
+
+def test_a_socket_is_never_given_up(machine: Machine) -> None:
+    assert machine.show(UNITS[0], "TriggerLimitIntervalUSec") == "0"
+    assert machine.show(UNITS[1], "StartLimitIntervalUSec") == "0"
