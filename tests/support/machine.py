@@ -1,0 +1,197 @@
+"""A machine for tests: the host's root copied on write, booted with a real systemd as PID 1, thrown away at the end.
+
+``tests/support/boot`` does the mounting. The package under test runs inside as ``/usr/bin/container-image-proxy``, and
+the units that the project ships are installed. Booting needs root; it takes well under a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = Path("/usr/bin/container-image-proxy")
+_BOOT = Path(__file__).with_name("boot")
+_BOOT_SECONDS = 60
+_SHUTDOWN_SECONDS = 60
+_COMMAND_SECONDS = 100
+_POWER_OFF = signal.SIGRTMIN + 4  # systemd(1): starts poweroff.target
+
+_OPT = "/opt/container-image-proxy"
+_LAUNCHER = """\
+#!{python} -P
+import sys
+sys.path[:0] = ["{opt}/source", "{opt}/packages"]
+from container_image_proxy.__main__ import main
+sys.exit(main())
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What curl printed and how it ended: ``exit`` 0 is a complete answer, 18 one that was cut short."""
+
+    exit: int
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Machine:
+    """A booted machine; ``root`` is its file system, readable and writable from outside."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+
+    @property
+    def root(self) -> Path:
+        return Path(f"/proc/{self._pid}/root")
+
+    def command(self, *command: str, user: str | None = None) -> list[str]:
+        """The host's command line that runs a command inside, as root or another of the machine's users."""
+        become = ["runuser", "--user", user, "--"] if user else []
+        clean = ["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "HOME=/"]
+        return ["nsenter", f"--target={self._pid}", "--all", "--wdns=/", "--", *clean, *become, *command]
+
+    def run(self, *command: str, user: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command inside and wait for it; ``check`` fails with its output unless it exits 0."""
+        done = subprocess.run(
+            self.command(*command, user=user), capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False
+        )
+        assert not check or done.returncode == 0, f"{shlex.join(command)}: {done.stdout}{done.stderr}"
+        return done
+
+    def systemctl(self, *arguments: str) -> str:
+        """Run systemctl inside; its output."""
+        return self.run("systemctl", *arguments).stdout.strip()
+
+    def show(self, unit: str, name: str) -> str:
+        """A property of a unit, such as "MainPID"."""
+        return self.systemctl("show", "--property", name, "--value", unit)
+
+    def journal(self, unit: str) -> list[dict[str, Any]]:
+        """The journal's records of a unit, oldest first, with all their fields."""
+        self.run("journalctl", "--sync")
+        lines = self.run("journalctl", "--output=json", "--all", f"--unit={unit}", "--no-pager").stdout.splitlines()
+        return [json.loads(line) for line in lines]
+
+    def curl(self, name: str, path: str, *options: str, user: str | None = None) -> Answer:
+        """GET ``path`` from the socket of instance ``name`` with curl."""
+        command = self.command(*curl_command(name, path, *options), user=user)
+        done = subprocess.run(command, capture_output=True, timeout=_COMMAND_SECONDS, check=False)
+        return _parse_answer(done.returncode, done.stdout)
+
+    def add_user(self, name: str, *groups: str) -> None:
+        """Make a user, and the groups it is in beside its own."""
+        for group in groups:
+            self.run("groupadd", "--force", group)
+        self.run("useradd", "--no-create-home", "--user-group", "--groups", ",".join(groups), name)
+
+    def write(self, path: str, text: str, mode: int = 0o644) -> None:
+        """Write a file inside, with the directories above it."""
+        target = self.root / path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+        target.chmod(mode)
+
+
+def curl_command(name: str, path: str, *options: str) -> list[str]:
+    """The curl command for a resource of instance ``name``; prints head and body."""
+    where = ["--unix-socket", f"/run/container-image-proxy/{name}.sock", f"http://localhost{path}"]
+    return ["curl", "--silent", "--show-error", "--include", "--max-time", "60", *options, *where]
+
+
+def _parse_answer(status: int, output: bytes) -> Answer:
+    head, _, body = output.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return Answer(status, int(first.split()[1]) if first else 0, headers, body)
+
+
+@pytest.fixture(scope="session")
+def machine() -> Iterator[Machine]:
+    """The session's machine; tests share it and use instances of their own."""
+    if os.geteuid() != 0:
+        pytest.skip("booting systemd needs root")
+    with booted() as machine:
+        _install(machine)
+        yield machine
+
+
+@contextlib.contextmanager
+def booted() -> Iterator[Machine]:
+    """Boot a machine; at the end shut it down in order, or kill what does not follow, and remove every trace."""
+    with tempfile.TemporaryDirectory(prefix="machine-") as name:
+        directory = Path(name)
+        binds = f"{ROOT / 'daemon'} {_OPT}/source\n{sysconfig.get_path('purelib')} {_OPT}/packages\n"
+        (directory / "binds").write_text(binds)
+        (directory / "host").mkdir()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.bind(str(directory / "host" / "notify"))
+            with _supervisor(directory) as supervisor:
+                _wait_until_ready(notify, supervisor, directory)
+                pid = int((directory / "pid").read_text())
+                try:
+                    yield Machine(pid)
+                finally:
+                    _power_off(pid, supervisor)
+
+
+def _supervisor(directory: Path) -> subprocess.Popen[bytes]:
+    die_with_us = ["setpriv", "--pdeathsig", "KILL"]
+    alone = ["unshare", "--mount", "--propagation", "private"]
+    with (directory / "console").open("wb") as console:
+        return subprocess.Popen(
+            [*die_with_us, *alone, str(_BOOT), "supervise", str(directory)],
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def _wait_until_ready(notify: socket.socket, supervisor: subprocess.Popen[bytes], directory: Path) -> None:
+    """Wait for the machine's systemd to say READY=1 (sd_notify(3)), as it does in a container when booting is done."""
+    ended = os.pidfd_open(supervisor.pid)
+    try:
+        while select.select([notify, ended], [], [], _BOOT_SECONDS)[0] == [notify]:
+            if b"READY=1" in notify.recv(4096):
+                return
+    finally:
+        os.close(ended)
+    supervisor.kill()
+    pytest.fail(f"the machine did not boot: {(directory / 'console').read_text(errors='replace')}")
+
+
+def _power_off(pid: int, supervisor: subprocess.Popen[bytes]) -> None:
+    os.kill(pid, _POWER_OFF)
+    try:
+        supervisor.wait(_SHUTDOWN_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.kill(pid, signal.SIGKILL)
+        raise
+
+
+def _install(machine: Machine) -> None:
+    """Put program and units where a package would."""
+    machine.write(str(PROGRAM), _LAUNCHER.format(python=Path(sys.executable).resolve(), opt=_OPT), mode=0o755)
+    for unit in (ROOT / "systemd").glob("*@.*"):
+        machine.write(f"/etc/systemd/system/{unit.name}", unit.read_text())
+    machine.systemctl("daemon-reload")
