@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from container_image_proxy import __version__
-from container_image_proxy.config.access import AccessRule, resolve_groups, resolve_users
+from container_image_proxy.config.access import AccessRule, owner_access, resolve_groups, resolve_users
 from container_image_proxy.config.instances import (
     DEFAULT_FRESH_FOR,
     DIRECTORIES,
@@ -146,7 +146,7 @@ def _settings(options: argparse.Namespace) -> InstanceSettings:
     """What the instance file says, or the one image of the command line; options go over the file."""
     if options.instance is not None:
         directories = (options.config_dir,) if options.config_dir else DIRECTORIES
-        settings = load_instance(options.instance, os.geteuid(), directories)
+        settings = load_instance(options.instance, directories)
     else:
         settings = _stand_alone_settings(options)
     return replace(
@@ -160,11 +160,10 @@ def _settings(options: argparse.Namespace) -> InstanceSettings:
 
 def _stand_alone_settings(options: argparse.Namespace) -> InstanceSettings:
     """The settings of ``IMAGE``: served to root, ourselves and whoever else an option names."""
-    try:
-        users = resolve_users(options.allow_user) | {0, os.geteuid()}
-        access = AccessRule(users, resolve_groups(options.allow_group))
-    except ValueError as error:
-        raise ConfigurationError(_COMMAND_LINE, str(error), key="--allow-user, --allow-group") from error
+    access = AccessRule(
+        owner_access().users | resolve_users(options.allow_user, _COMMAND_LINE, "--allow-user"),
+        resolve_groups(options.allow_group, _COMMAND_LINE, "--allow-group"),
+    )
     image = ImageSettings("image", options.image, host_platform(), DEFAULT_FRESH_FOR, access, _COMMAND_LINE)
     return InstanceSettings("image", _COMMAND_LINE, {"image": image}, "image", idle_exit=0)
 

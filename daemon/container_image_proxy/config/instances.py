@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from container_image_proxy.config.access import AccessRule, resolve_groups, resolve_users
+from container_image_proxy.config.access import AccessRule, owner_access, resolve_groups, resolve_users
 from container_image_proxy.config.toml_table import TomlDocument, TomlTable, merge_documents, parse_toml
 from container_image_proxy.config.trusted_file import load_trusted_file
 from container_image_proxy.errors import ConfigurationError, InvalidPlatformError
@@ -21,9 +21,7 @@ from container_image_proxy.image.platform import Platform, host_platform, parse_
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-DIRECTORIES: Final = tuple(
-    Path(parent, "container-image-proxy") for parent in ("/etc", "/run", "/usr/lib")
-)
+DIRECTORIES: Final = tuple(Path(parent, "container-image-proxy") for parent in ("/etc", "/run", "/usr/lib"))
 DEFAULT_FRESH_FOR: Final = 1.0
 DEFAULT_IDLE_EXIT: Final = 300.0
 _MAX_FILE: Final = 1 << 20
@@ -83,11 +81,11 @@ def check_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def load_instance(name: str, own_uid: int, directories: Sequence[Path] = DIRECTORIES) -> InstanceSettings:
-    """Read ``NAME.toml`` and its drop-ins; ``own_uid`` is the daemon's, which may always connect unless the file says otherwise."""
+def load_instance(name: str, directories: Sequence[Path] = DIRECTORIES) -> InstanceSettings:
+    """Read ``NAME.toml`` and its drop-ins from ``directories``, the first of which counts most."""
     if not check_name(name):
         raise ConfigurationError(f"instance {name!r}", "not an instance name", remedy=_NAME_RULE)
-    return parse_instance(name, _load_document(name, directories), own_uid)
+    return parse_instance(name, _load_document(name, directories))
 
 
 def _load_document(name: str, directories: Sequence[Path]) -> TomlDocument:
@@ -111,10 +109,10 @@ def _read(path: Path) -> bytes:
     return load_trusted_file(path, limit=_MAX_FILE, refuse_writable_by_others=True)
 
 
-def parse_instance(name: str, document: TomlDocument, own_uid: int) -> InstanceSettings:
+def parse_instance(name: str, document: TomlDocument) -> InstanceSettings:
     """Frozen settings from a merged document; :class:`ConfigurationError` for the first thing that is wrong with it."""
     root = TomlTable.root(document)
-    access = _read_access(root.table("access"), AccessRule(frozenset({0, own_uid}), frozenset()))
+    access = _read_access(root.table("access"), owner_access())
     images = {key: _read_image(key, table, root, access) for key, table in root.table("images").tables().items()}
     idle_exit = root.number("idle-exit")
     settings = InstanceSettings(
@@ -174,10 +172,10 @@ def _read_access(table: TomlTable, default: AccessRule) -> AccessRule:
     table.finish()
     if users is None and groups is None:
         return default
-    try:
-        return AccessRule(resolve_users(users or ()), resolve_groups(groups or ()))
-    except ValueError as error:
-        raise table.error("groups" if users is None else "users", str(error)) from error
+    return AccessRule(
+        resolve_users(users or (), *table.place("users")),
+        resolve_groups(groups or (), *table.place("groups")),
+    )
 
 
 def _read_registry(table: TomlTable) -> RegistrySettings:

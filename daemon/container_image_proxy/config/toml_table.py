@@ -121,11 +121,17 @@ class TomlTable:
             known = ", ".join(sorted(self._read))
             raise self.error(key, "unknown key", remedy=f"known here: {known}" if known else None)
 
-    def error(self, key: str, reason: str, *, remedy: str | None = None) -> ConfigurationError:
-        """A complaint about ``key`` of this table, placed in the file that set it."""
+    def place(self, key: str) -> tuple[str, str]:
+        """Which file set ``key`` of this table, and the key's full path."""
         path = (*self.path, key)
-        file = next((self.document.origins[path[:end]] for end in range(len(path), 0, -1) if path[:end] in self.document.origins), None)
-        return ConfigurationError(file or self.document.file, reason, key=".".join(path), remedy=remedy)
+        origins = self.document.origins
+        file = next((origins[path[:end]] for end in range(len(path), 0, -1) if path[:end] in origins), self.document.file)
+        return file, ".".join(path)
+
+    def error(self, key: str, reason: str, *, remedy: str | None = None) -> ConfigurationError:
+        """A complaint about ``key`` of this table."""
+        file, path = self.place(key)
+        return ConfigurationError(file, reason, key=path, remedy=remedy)
 
 
 _KIND_NAMES: dict[type, str] = {
