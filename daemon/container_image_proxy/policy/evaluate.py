@@ -1,0 +1,128 @@
+"""The decision: from an unverified image to a verified one, or a rejection that says why (containers-policy.json(5)).
+
+Only :func:`evaluate` makes a :class:`VerifiedImage`; nothing may serve an :class:`UnverifiedImage`. No network: the
+signatures come with the image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from container_image_proxy.errors import PolicyRejectedError
+from container_image_proxy.policy.receipt import Receipt, Verdict
+from container_image_proxy.policy.requirement import InsecureAcceptAnything, Reject, Requirement
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from container_image_proxy.image.digest import Digest
+    from container_image_proxy.image.manifest import Index, Manifest
+    from container_image_proxy.image.reference import Reference
+    from container_image_proxy.policy.model import Policy, Scope, UntrustedSignature
+
+
+@dataclass(frozen=True, slots=True)
+class UnverifiedImage:
+    """An image as a source delivered it, with the names that policy knows it by and the signatures that were found.
+
+    ``signatures`` are keyed by the digest that they are attached to: the index's, the manifest's, or both.
+    """
+
+    transport: str
+    name: str
+    docker_reference: Reference | None
+    policy_identity: str
+    policy_namespaces: tuple[str, ...]
+    index: Index | None
+    manifest: Manifest
+    signatures: Mapping[Digest, tuple[UntrustedSignature, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedImage:
+    """An image that policy allowed, and why."""
+
+    transport: str
+    name: str
+    docker_reference: Reference | None
+    index: Index | None
+    manifest: Manifest
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """The bytes that a signature may be about: those of the index or of the manifest."""
+
+    digest: Digest
+    raw: bytes
+    reference: Reference | None
+    signatures: tuple[UntrustedSignature, ...]
+    now: datetime
+
+
+def evaluate(
+    policy: Policy,
+    image: UnverifiedImage,
+    *,
+    require_instance_signature: bool = False,
+    now: datetime | None = None,
+) -> VerifiedImage:
+    """Allow the image or raise :class:`PolicyRejectedError` with one reason for each requirement that is not satisfied.
+
+    An image that was chosen from an index is allowed if index or manifest satisfies all requirements; with
+    ``require_instance_signature`` the manifest must. If neither does, the reasons are the manifest's.
+    """
+    scope = policy.scope_for(image.transport, image.policy_identity, image.policy_namespaces)
+    now = now or datetime.now(UTC)
+    verdicts: tuple[Verdict, ...] = ()
+    for document in _candidates(image, require_instance_signature=require_instance_signature):
+        signatures = image.signatures.get(document.digest, ())
+        subject = _Subject(document.digest, document.raw, image.docker_reference, signatures, now)
+        verdicts = tuple(_judge(requirement, subject) for requirement in scope.requirements)
+        if all(verdict.accepted for verdict in verdicts):
+            return _allow(policy, scope, image, verdicts, subject)
+    raise _rejection(policy, scope, image, verdicts)
+
+
+def _candidates(image: UnverifiedImage, *, require_instance_signature: bool) -> tuple[Index | Manifest, ...]:
+    if image.index is None or require_instance_signature:
+        return (image.manifest,)
+    return (image.index, image.manifest)
+
+
+def _judge(requirement: Requirement, subject: _Subject) -> Verdict:
+    match requirement:
+        case InsecureAcceptAnything():
+            return Verdict(requirement.type, accepted=True, reason="anything is accepted")
+        case Reject():
+            return Verdict(requirement.type, accepted=False, reason="everything is rejected")
+        case _:
+            reason = f"not supported yet ({len(subject.signatures)} signatures found)"
+            return Verdict(requirement.type, accepted=False, reason=reason)
+
+
+def _allow(
+    policy: Policy, scope: Scope, image: UnverifiedImage, verdicts: tuple[Verdict, ...], subject: _Subject
+) -> VerifiedImage:
+    receipt = Receipt(
+        policy_file=policy.file,
+        scope=scope.name,
+        verdicts=verdicts,
+        index_digest=image.index.digest if image.index is not None else None,
+        manifest_digest=image.manifest.digest,
+        signed_digest=subject.digest if any(verdict.signers for verdict in verdicts) else None,
+        verified_at=subject.now.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+    )
+    return VerifiedImage(image.transport, image.name, image.docker_reference, image.index, image.manifest, receipt)
+
+
+def _rejection(
+    policy: Policy, scope: Scope, image: UnverifiedImage, verdicts: tuple[Verdict, ...]
+) -> PolicyRejectedError:
+    reasons = tuple(f"{verdict.requirement}: {verdict.reason}" for verdict in verdicts if not verdict.accepted)
+    return PolicyRejectedError(
+        f"{image.name} is not allowed by {policy.file} (scope {scope.name}): {'; '.join(reasons)}", reasons
+    )

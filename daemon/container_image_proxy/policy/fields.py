@@ -1,0 +1,125 @@
+"""Strict reading of parsed JSON objects: every key is known, every value has its type, nothing is left over.
+
+Used for policy.json and for what signatures carry. Knows nothing of either; raises :class:`InvalidInputError` that
+names the place.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+from container_image_proxy.errors import InvalidInputError
+
+_T = TypeVar("_T")
+_JSON_NAMES = {dict: "an object", list: "an array", str: "a string", int: "an integer"}
+
+
+@dataclass(frozen=True, slots=True)
+class KeySource:
+    """Where keys or certificates come from: files, or bytes that the policy carries itself. One of the two is empty."""
+
+    paths: tuple[str, ...] = ()
+    datas: tuple[bytes, ...] = ()
+
+
+class Fields:
+    """One JSON object; each key may be taken once, and :meth:`done` complains about those that nobody took."""
+
+    def __init__(self, value: object, place: str) -> None:
+        self._left = dict(cast("dict[str, object]", _typed(value, dict, place)))
+        self.place = place
+
+    def done(self) -> None:
+        """Reject what nobody asked for."""
+        if self._left:
+            raise InvalidInputError(f"{self.place}: unknown key {min(self._left)[:100]!r}")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys that nobody took yet."""
+        return tuple(self._left)
+
+    def has(self, key: str) -> bool:
+        """Whether ``key`` is there and not taken yet."""
+        return key in self._left
+
+    def take(self, key: str) -> object:
+        """The value of a key that must be there, as it is."""
+        if key not in self._left:
+            raise InvalidInputError(f"{self.place}: {key!r} is missing")
+        return self._left.pop(key)
+
+    def text(self, key: str) -> str:
+        """A string that must be there."""
+        return _typed(self.take(key), str, self._at(key))
+
+    def integer(self, key: str) -> int:
+        """An integer that must be there; a number with an integral value counts (JSON has one kind of number)."""
+        value = self.take(key)
+        return int(value) if isinstance(value, float) and value.is_integer() else _typed(value, int, self._at(key))
+
+    def data(self, key: str) -> bytes:
+        """Base64-encoded bytes that must be there."""
+        return decode_base64(self.text(key), self._at(key))
+
+    def fields(self, key: str) -> Fields:
+        """An object that must be there."""
+        return Fields(self.take(key), self._at(key))
+
+    def items(self, key: str) -> list[object]:
+        """An array that must be there and hold something."""
+        items = _typed(self.take(key), list, self._at(key))
+        if not items:
+            raise InvalidInputError(f"{self._at(key)}: must not be empty")
+        return items
+
+    def optional_text(self, key: str) -> str | None:
+        """A non-empty string, or None if the key is absent."""
+        return self._filled(key, self.text(key)) if self.has(key) else None
+
+    def source(self, *, path: str, data: str, paths: str = "", datas: str = "") -> KeySource | None:
+        """A key source that is written under at most one of up to four keys."""
+        keys = [key for key in (path, paths, data, datas) if self.has(key)]
+        if len(keys) > 1:
+            raise InvalidInputError(f"{self.place}: only one of {', '.join(keys)} can be used")
+        if not keys:
+            return None
+        (key,) = keys
+        values = self.items(key) if key in {paths, datas} else [self.take(key)]
+        texts = tuple(self._filled(key, _typed(value, str, self._at(key))) for value in values)
+        if key in {path, paths}:
+            return KeySource(paths=texts)
+        return KeySource(datas=tuple(decode_base64(text, self._at(key)) for text in texts))
+
+    def required_source(self, *, path: str, data: str, paths: str = "", datas: str = "") -> KeySource:
+        """The same, but one must be there."""
+        source = self.source(path=path, data=data, paths=paths, datas=datas)
+        if source is None:
+            wanted = ", ".join(filter(None, (path, paths, data, datas)))
+            raise InvalidInputError(f"{self.place}: exactly one of {wanted} must be given")
+        return source
+
+    def _at(self, key: str) -> str:
+        return f"{self.place}.{key}" if self.place else key
+
+    def _filled(self, key: str, text: str) -> str:
+        if not text:
+            raise InvalidInputError(f"{self._at(key)}: must not be empty")
+        return text
+
+
+def decode_base64(text: str, place: str) -> bytes:
+    """Standard base64; line breaks are allowed, anything else outside the alphabet is not."""
+    try:
+        return base64.b64decode(text.replace("\n", "").replace("\r", ""), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidInputError(f"{place}: not base64") from error
+
+
+def _typed(value: object, kind: type[_T], place: str) -> _T:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise InvalidInputError(f"{place or 'the document'}: must be {_JSON_NAMES[kind]}")
+    return value

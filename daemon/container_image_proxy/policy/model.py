@@ -1,0 +1,132 @@
+"""The signature policy as a whole: reading it, and choosing what applies to an image (containers-policy.json(5)).
+
+Decides nothing about an image by itself; ``evaluate`` does, with the requirements of the scope that is chosen here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from container_image_proxy.config.trusted_file import load_trusted_file_if_present
+from container_image_proxy.errors import ConfigurationError, IntegrityError, InvalidInputError
+from container_image_proxy.image.strict_json import parse_strict_object
+from container_image_proxy.policy.fields import Fields
+from container_image_proxy.policy.requirement import (
+    InsecureAcceptAnything,
+    Reject,
+    Requirement,
+    SignedBy,
+    SigstoreSigned,
+    parse_requirements,
+)
+from container_image_proxy.policy.scope import verify_scope
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SYSTEM_POLICY: Final = "/etc/containers/policy.json"
+USER_POLICY: Final = ".config/containers/policy.json"
+MAX_POLICY_SIZE: Final = 4 << 20
+
+SignatureKind = Literal["simple", "sigstore"]
+_NO_POLICY: Final = (
+    "install your distribution's containers-common, or write one after containers-policy.json(5); "
+    "--insecure-policy is there for trying things out"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class UntrustedSignature:
+    """A signature as some place handed it out; nothing about it is verified.
+
+    ``blob`` is the OpenPGP message (simple) or the signed payload (sigstore, whose signature and certificates are in
+    ``annotations``); ``source`` says where it came from, for the receipt.
+    """
+
+    kind: SignatureKind
+    blob: bytes
+    media_type: str = ""
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What the policy asks of an image, all of it. ``name`` is ``transport|scope`` or ``default``."""
+
+    name: str
+    requirements: tuple[Requirement, ...]
+
+    @property
+    def needs_signatures(self) -> frozenset[SignatureKind]:
+        """The kinds of signatures worth fetching; none if the image is rejected anyway."""
+        if any(isinstance(requirement, Reject) for requirement in self.requirements):
+            return frozenset()
+        kinds: dict[type[Requirement], SignatureKind] = {SignedBy: "simple", SigstoreSigned: "sigstore"}
+        return frozenset(kinds[type(requirement)] for requirement in self.requirements if type(requirement) in kinds)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A parsed policy.json; ``file`` is where it came from, as receipts and errors name it."""
+
+    file: str
+    default: tuple[Requirement, ...]
+    transports: Mapping[str, Mapping[str, tuple[Requirement, ...]]] = field(default_factory=dict)
+
+    def scope_for(self, transport: str, identity: str, namespaces: tuple[str, ...]) -> Scope:
+        """The most specific scope that holds the image: identity, namespaces, the transport's default, the default."""
+        scopes = self.transports.get(transport, {})
+        for name in (identity, *namespaces, ""):
+            if name in scopes:
+                return Scope(f"{transport}|{name}", scopes[name])
+        return Scope("default", self.default)
+
+
+def insecure_policy() -> Policy:
+    """The policy of ``--insecure-policy``: anything goes."""
+    return Policy("--insecure-policy", (InsecureAcceptAnything(),))
+
+
+def parse_policy(raw: bytes, file: str) -> Policy:
+    """Read a policy.json strictly; :class:`ConfigurationError` names ``file``, the place in it and what is wrong."""
+    try:
+        return _parse_policy(raw, file)
+    except (InvalidInputError, IntegrityError) as error:
+        raise ConfigurationError(file, str(error), remedy="see containers-policy.json(5)") from error
+
+
+def _parse_policy(raw: bytes, file: str) -> Policy:
+    fields = Fields(parse_strict_object(raw, "policy"), "")
+    default = parse_requirements(fields, "default")
+    transports = _parse_transports(fields.take("transports")) if fields.has("transports") else {}
+    fields.done()
+    return Policy(file, default, transports)
+
+
+def _parse_transports(value: object) -> dict[str, dict[str, tuple[Requirement, ...]]]:
+    transports = Fields(value, "transports")
+    return {name: _parse_scopes(transports.fields(name), name) for name in transports.keys}
+
+
+def _parse_scopes(scopes: Fields, transport: str) -> dict[str, tuple[Requirement, ...]]:
+    for scope in scopes.keys:
+        verify_scope(transport, scope)
+    return {scope: parse_requirements(scopes, scope) for scope in scopes.keys}
+
+
+def load_policy(configured: str | None, *, home: str | None, system: str = SYSTEM_POLICY) -> Policy:
+    """Read the policy that applies: the file configured, else the user's if it exists, else the system's.
+
+    There is nothing to fall back to: a file that is missing, unusable, or that others could have written is a
+    :class:`ConfigurationError`, and nothing may be served.
+    """
+    user = [f"{home}/{USER_POLICY}"] if home else []
+    paths = [configured] if configured is not None else [*user, system]
+    for path in paths:
+        raw = load_trusted_file_if_present(Path(path), limit=MAX_POLICY_SIZE, refuse_writable_by_others=True)
+        if raw is not None:
+            return parse_policy(raw, path)
+    raise ConfigurationError(paths[-1], "there is no signature policy", remedy=_NO_POLICY)

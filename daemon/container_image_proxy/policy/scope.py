@@ -1,0 +1,63 @@
+"""Which scopes a transport's section of policy.json may name (containers-policy.json(5), "Supported transports").
+
+A scope that can never match is a mistake that would silently widen or narrow trust, so it is an error. Transports that
+are not known here may name what they like.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from typing import TYPE_CHECKING, Final
+
+from container_image_proxy.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_ATOMIC: Final = re.compile(r"[^/]*(?:/[^:/]*(?:/[^:/]*(?::[^:/]*)?)?)?")
+_ALGORITHM_AND_DIGEST: Final = re.compile(r"[a-z0-9]+(?:[.+_-][a-z0-9]+)*:[0-9a-f]{32,}")
+_STORAGE: Final = re.compile(r"\[(?:[^@\]]+@)?/[^\]]*\].*", re.DOTALL)
+
+
+def _check_path(scope: str) -> str | None:
+    if not scope.startswith("/"):
+        return "must be an absolute path"
+    if scope == "/":
+        return 'use the transport\'s default scope ""'
+    canonical = "/" + posixpath.normpath(scope).lstrip("/")
+    return None if scope == canonical else f"must be written {canonical!r}"
+
+
+def _check_ostree(scope: str) -> str | None:
+    path, colon, _ = scope.partition(":")
+    return _check_path(path) if colon else "must be a repository's path, a colon, and a branch or its beginning"
+
+
+def _check_daemon(scope: str) -> str | None:
+    return "a bare digest is no namespace" if _ALGORITHM_AND_DIGEST.fullmatch(scope) else None
+
+
+def _refuse(scope: str) -> str | None:  # noqa: ARG001 - whatever the scope is
+    return 'the transport knows only its default scope ""'
+
+
+_CHECKS: Final[dict[str, Callable[[str], str | None]]] = {
+    "atomic": lambda scope: None if _ATOMIC.fullmatch(scope) else "must be host[:port][/namespace[/imagestream[:tag]]]",
+    "containers-storage": lambda scope: None if _STORAGE.fullmatch(scope) else "must begin with [driver@/graph/root]",
+    "dir": _check_path,
+    "docker-archive": _refuse,
+    "docker-daemon": _check_daemon,
+    "oci": _check_path,
+    "oci-archive": _check_path,
+    "ostree": _check_ostree,
+    "sif": _check_path,
+    "tarball": _refuse,
+}
+
+
+def verify_scope(transport: str, scope: str) -> None:
+    """Raise :class:`InvalidInputError` if ``transport`` can have no such scope. The default scope is always fine."""
+    complaint = _CHECKS[transport](scope) if scope and transport in _CHECKS else None
+    if complaint:
+        raise InvalidInputError(f"transports.{transport}: scope {scope[:200]!r}: {complaint}")
