@@ -38,7 +38,7 @@ def load_trusted_file(
     :class:`ConfigurationError` for everything that stands in the way, absence included.
     """
     try:
-        with open(os.open(path, _OPEN_FLAGS), "rb") as file:  # noqa: PTH123 - Path.open takes no descriptor
+        with open(path, "rb", opener=_open) as file:
             _check(path, os.fstat(file.fileno()), refuse=refuse_writable_by_others, secret=secret)
             content = file.read(limit + 1)
     except (OSError, ValueError) as error:
@@ -59,6 +59,10 @@ def load_trusted_file_if_present(
         if isinstance(error.__cause__, FileNotFoundError):
             return None
         raise
+
+
+def _open(path: str, _flags: int) -> int:
+    return os.open(path, _OPEN_FLAGS)
 
 
 def _check(path: Path, status: os.stat_result, *, refuse: bool, secret: bool) -> None:
