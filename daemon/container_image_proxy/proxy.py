@@ -25,7 +25,7 @@ from container_image_proxy.errors import (
 )
 from container_image_proxy.image.convert import to_oci
 from container_image_proxy.image.digest import HEX_LENGTHS, parse_digest
-from container_image_proxy.image.manifest import MAX_CONFIG_SIZE, Index, Manifest, UntrustedManifest, choose_manifest, parse_manifest
+from container_image_proxy.image.manifest import Index, Manifest, UntrustedManifest, choose_manifest, parse_manifest
 from container_image_proxy.policy.evaluate import UnverifiedImage, evaluate
 from container_image_proxy.snapshots import Snapshot, Snapshots, StoredImage
 from container_image_proxy.stream import verify_stream
@@ -106,11 +106,8 @@ class Proxy:
         return self._newest(name, platform) or self.resolve(name, platform)
 
     def read_config(self, snapshot: Snapshot) -> bytes:
-        """The image's configuration, whole and verified, byte for byte as its author made it."""
-        descriptor = snapshot.manifest.config
-        if descriptor.size > MAX_CONFIG_SIZE:
-            raise InvalidManifestError(f"the configuration of {descriptor.size} bytes is over the limit of {MAX_CONFIG_SIZE}")
-        return b"".join(self.open_blob(snapshot, descriptor))
+        """The image's configuration, whole and verified, byte for byte as its author made it; ``MAX_CONFIG_SIZE`` at most."""
+        return b"".join(self.open_blob(snapshot, snapshot.manifest.config))
 
     def find_blob(self, name: str, platform: Platform | None, wanted: str) -> tuple[Snapshot, Descriptor]:
         """The image's own blob with digest ``wanted``, or with that unambiguous prefix of 7 or more hex digits.

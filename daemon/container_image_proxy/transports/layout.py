@@ -20,7 +20,6 @@ from container_image_proxy.errors import (
     InvalidManifestError,
     InvalidReferenceError,
     SourceError,
-    UnknownBlobError,
     UnknownManifestError,
 )
 from container_image_proxy.image.manifest import MAX_MANIFEST_SIZE, Descriptor, Index, UntrustedManifest, parse_manifest
@@ -168,8 +167,6 @@ class LayoutSource:
             for number in opened:
                 os.close(number)
 
-    def _failure(self, components: tuple[str, ...], error: OSError) -> SourceError | UnknownBlobError:
+    def _failure(self, components: tuple[str, ...], error: OSError) -> SourceError:
         place = "/".join((self._path, *components))
-        if isinstance(error, FileNotFoundError) and components[0] == "blobs":
-            return UnknownBlobError(f"{place} does not exist: the layout is incomplete")
-        return SourceError(f"{place}: {os.strerror(error.errno or 0)}", endpoint=self._path)
+        return SourceError(f"the layout is broken: {place}: {os.strerror(error.errno or 0)}", endpoint=self._path)

@@ -1,0 +1,323 @@
+"""The use case over a real layout: what is resolved, when, what is kept, and that nothing unverified comes out."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from container_image_proxy.errors import (
+    AmbiguousDigestError,
+    DigestMismatchError,
+    InvalidDigestError,
+    InvalidManifestError,
+    PolicyRejectedError,
+    SizeMismatchError,
+    SourceError,
+    UnknownBlobError,
+    UnknownImageError,
+    UnknownManifestError,
+)
+from container_image_proxy.image.digest import digest_of, parse_digest
+from container_image_proxy.image.platform import Platform
+from container_image_proxy.policy.model import Policy, insecure_policy, parse_policy
+from container_image_proxy.proxy import Proxy, ServedImage, check_digest_prefix
+from container_image_proxy.snapshots import KEPT, SnapshotStore
+from container_image_proxy.transports.layout import LayoutSource
+from container_image_proxy.transports.source import ImageReference, ImageSource
+from container_image_proxy.transports.table import parse_image_reference
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.layouts import (
+    OCI_MANIFEST,
+    JSONObject,
+    Layout,
+    StoredImage,
+    layer_tar,
+    multi_arch,
+    nested_index,
+    single_image,
+)
+
+AMD64 = Platform("linux", "amd64")
+REJECT = parse_policy(b'{"default": [{"type": "reject"}]}', "policy.json")
+
+
+class Bench:
+    """A proxy over one layout, with a clock to turn and a count of how often the source was opened."""
+
+    def __init__(self, path: Path, *, image: str = "latest", policy: Policy | None = None, store: SnapshotStore | None = None) -> None:
+        self.now = 100.0
+        self.opened = 0
+        served = ServedImage("os", parse_image_reference(f"oci:{path}:{image}"), AMD64, 1.0)
+        self.store = store or SnapshotStore(None)
+        self.proxy = Proxy({"os": served}, policy or insecure_policy(), self._open, self.store, clock=lambda: self.now)
+
+    def _open(self, reference: ImageReference) -> ImageSource:
+        self.opened += 1
+        return LayoutSource(reference)
+
+
+def retag(path: Path, files: dict[str, bytes]) -> StoredImage:
+    """Let ``latest`` be another image."""
+    return Layout(path).image([layer_tar(files)], name="latest")
+
+
+def blob_file(path: Path, digest: str) -> Path:
+    return path / "blobs" / Path(*digest.split(":"))
+
+
+def test_a_manifest_and_its_blobs_come_out_as_they_went_in(tmp_path: Path) -> None:
+    image = single_image(tmp_path)
+    bench = Bench(tmp_path)
+    snapshot = bench.proxy.resolve("os")
+    assert snapshot.manifest.raw == image.manifest
+    assert (str(snapshot.manifest_digest), snapshot.index_digest) == (image.digest, None)
+    assert bench.proxy.read_config(snapshot) == image.config
+    for digest, content in image.blobs.items():
+        assert b"".join(bench.proxy.open_blob(*bench.proxy.find_blob("os", None, digest))) == content
+
+
+def test_an_index_is_resolved_for_the_platform_asked_for(tmp_path: Path) -> None:
+    images = multi_arch(tmp_path, "linux/amd64", "linux/arm64")
+    proxy = Bench(tmp_path).proxy
+    assert str(proxy.resolve("os").manifest_digest) == images["linux/amd64"].digest
+    arm = proxy.resolve("os", Platform("linux", "arm64"))
+    assert str(arm.manifest_digest) == images["linux/arm64"].digest
+    assert arm.index_digest is not None
+    with pytest.raises(UnknownManifestError, match="s390x"):
+        proxy.resolve("os", Platform("linux", "s390x"))
+
+
+def test_a_nested_index_is_followed(tmp_path: Path) -> None:
+    images = nested_index(tmp_path, "linux/amd64")
+    assert str(Bench(tmp_path).proxy.resolve("os").manifest_digest) == images["linux/amd64"].digest
+
+
+def test_indexes_nested_without_end_are_refused(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    inner = layout.image().descriptor
+    for _ in range(5):
+        inner = layout.index([{**inner, "platform": {"os": "linux", "architecture": "amd64"}}])
+    layout.name(inner, "latest")
+    with pytest.raises(InvalidManifestError, match="nested"):
+        Bench(tmp_path).proxy.resolve("os")
+
+
+def test_a_fresh_snapshot_is_not_resolved_again_and_a_stale_one_is(tmp_path: Path) -> None:
+    first = single_image(tmp_path)
+    bench = Bench(tmp_path)
+    assert str(bench.proxy.resolve("os").manifest_digest) == first.digest
+    second = retag(tmp_path, {"new": b"x"})
+    bench.now += 0.9
+    assert str(bench.proxy.resolve("os").manifest_digest) == first.digest
+    assert bench.opened == 1
+    bench.now += 0.2
+    assert str(bench.proxy.resolve("os").manifest_digest) == second.digest
+    assert str(bench.proxy.current("os").manifest_digest) == second.digest
+
+
+def test_the_blobs_of_a_manifest_stay_servable_when_its_tag_has_moved(tmp_path: Path) -> None:
+    old = single_image(tmp_path)
+    bench = Bench(tmp_path)
+    bench.proxy.resolve("os")
+    for number in range(KEPT - 1):
+        retag(tmp_path, {"n": str(number).encode()})
+        bench.now += 2
+        bench.proxy.resolve("os")
+    snapshot, descriptor = bench.proxy.find_blob("os", None, old.layer_digests[0])
+    assert b"".join(bench.proxy.open_blob(snapshot, descriptor)) == old.layers[0]
+    retag(tmp_path, {"n": b"one too many"})
+    bench.now += 2
+    bench.proxy.resolve("os")
+    with pytest.raises(UnknownBlobError):
+        bench.proxy.find_blob("os", None, old.layer_digests[0])
+
+
+def test_only_the_image_s_own_blobs_are_found(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    image, other = layout.image(name="latest"), layout.image([layer_tar({"other": b"x"})], name="other")
+    proxy = Bench(tmp_path).proxy
+    with pytest.raises(UnknownBlobError):
+        proxy.find_blob("os", None, other.layer_digests[0])
+    with pytest.raises(UnknownBlobError):
+        proxy.find_blob("os", None, image.digest)
+    with pytest.raises(UnknownImageError):
+        proxy.find_blob("other", None, other.layer_digests[0])
+
+
+def test_an_abbreviated_digest_names_one_blob_or_lists_the_candidates(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    config = layout.blob(b"{}", "application/vnd.oci.image.config.v1+json")
+    twins = _blobs_that_share_a_prefix(layout)
+    layout.manifest({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": twins}, b"{}", (), name="latest")
+    proxy = Bench(tmp_path).proxy
+    assert str(proxy.find_blob("os", None, twins[0]["digest"][:30])[1].digest) == twins[0]["digest"]
+    with pytest.raises(AmbiguousDigestError) as caught:
+        proxy.find_blob("os", None, twins[0]["digest"][: len("sha256:") + 7])
+    assert caught.value.candidates == tuple(sorted(twin["digest"] for twin in twins))
+
+
+def _blobs_that_share_a_prefix(layout: Layout) -> list[JSONObject]:
+    """Two blobs whose digests begin with the same 7 digits: found by search, written down here."""
+    seen: dict[str, bytes] = {}
+    for number in range(200_000):
+        content = f"twin {number}".encode()
+        prefix = digest_of(content).hex[:7]
+        if prefix in seen:
+            return [layout.blob(one, "application/vnd.oci.image.layer.v1.tar") for one in (seen[prefix], content)]
+        seen[prefix] = content
+    raise AssertionError("no twins among 200,000: the hash has changed")
+
+
+@pytest.mark.demand("DIG-request-path")
+@pytest.mark.parametrize(
+    "text", ["", "sha256", "sha256:", "sha256:abcdef", "sha256:ABCDEF0", "md5:" + "a" * 32, "sha256:" + "a" * 65, "sha256:../../etc", "a" * 64]
+)
+def test_what_is_neither_digest_nor_prefix_is_refused(text: str) -> None:
+    with pytest.raises(InvalidDigestError):
+        check_digest_prefix(text)
+
+
+@given(st.text(max_size=80) | st.from_regex(r"sha(256|512):[0-9a-f]{0,130}"))
+def test_any_text_is_a_prefix_of_a_digest_or_refused(text: str) -> None:
+    try:
+        prefix = check_digest_prefix(text)
+    except InvalidDigestError:
+        return
+    algorithm, digits = prefix.split(":")
+    assert parse_digest(f"{algorithm}:{digits.ljust({'sha256': 64, 'sha512': 128}[algorithm], '0')}")
+
+
+@pytest.mark.demand("DIG-instance-mismatch")
+def test_a_manifest_other_than_its_index_entry_says_is_refused(tmp_path: Path) -> None:
+    images = multi_arch(tmp_path, "linux/amd64")
+    target = blob_file(tmp_path, images["linux/amd64"].digest)
+    target.write_bytes(target.read_bytes().replace(b'"schemaVersion"', b'"schemaVersioN"'))
+    with pytest.raises(DigestMismatchError):
+        Bench(tmp_path).proxy.resolve("os")
+
+
+def test_an_index_entry_with_a_wrong_size_is_refused(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    entry = {**layout.image().descriptor, "platform": {"os": "linux", "architecture": "amd64"}, "size": 3}
+    layout.name(layout.index([entry]), "latest")
+    with pytest.raises(SizeMismatchError):
+        Bench(tmp_path).proxy.resolve("os")
+
+
+@pytest.mark.demand("DIG-config-mismatch")
+def test_a_substituted_configuration_is_never_returned(tmp_path: Path) -> None:
+    image = single_image(tmp_path)
+    proxy = Bench(tmp_path).proxy
+    snapshot = proxy.resolve("os")
+    blob_file(tmp_path, image.config_digest).write_bytes(image.config.replace(b"linux", b"macos"))
+    with pytest.raises(DigestMismatchError):
+        proxy.read_config(snapshot)
+
+
+@pytest.mark.demand("DIG-size-lie")
+def test_a_manifest_whose_configuration_is_over_the_limit_is_refused(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    config = {**layout.blob(b"{}", "application/vnd.oci.image.config.v1+json"), "size": 5 << 20}
+    layout.manifest({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": []}, b"{}", (), name="latest")
+    with pytest.raises(InvalidManifestError, match="size"):
+        Bench(tmp_path).proxy.resolve("os")
+
+
+@pytest.mark.demand("SIG-before-use")
+def test_a_rejected_image_gives_nothing(tmp_path: Path) -> None:
+    image = single_image(tmp_path)
+    proxy = Bench(tmp_path, policy=REJECT).proxy
+    with pytest.raises(PolicyRejectedError):
+        proxy.resolve("os")
+    with pytest.raises(PolicyRejectedError):
+        proxy.find_blob("os", None, image.layer_digests[0])
+
+
+def test_snapshots_outlive_the_process(tmp_path: Path) -> None:
+    old = single_image(tmp_path / "layout")
+    Bench(tmp_path / "layout", store=SnapshotStore(tmp_path / "kept")).proxy.resolve("os")
+    retag(tmp_path / "layout", {"new": b"x"})
+    again = Bench(tmp_path / "layout", store=SnapshotStore(tmp_path / "kept"))
+    assert str(again.proxy.current("os").manifest_digest) == old.digest
+    assert again.opened == 0
+    assert str(again.proxy.resolve("os").manifest_digest) != old.digest, "a manifest is resolved anew after a restart"
+
+
+def test_a_kept_snapshot_is_judged_by_the_policy_in_force(tmp_path: Path) -> None:
+    single_image(tmp_path / "layout")
+    store = SnapshotStore(tmp_path / "kept")
+    Bench(tmp_path / "layout", store=store).proxy.resolve("os")
+    with pytest.raises(PolicyRejectedError):
+        Bench(tmp_path / "layout", store=SnapshotStore(tmp_path / "kept"), policy=REJECT).proxy.current("os")
+    with pytest.raises(PolicyRejectedError):
+        Bench(tmp_path / "layout", store=store, policy=REJECT).proxy.current("os")
+
+
+def test_a_kept_snapshot_of_another_reference_is_not_used(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "layout")
+    first, second = layout.image(name="a"), layout.image([layer_tar({"x": b"y"})], name="b")
+    store = SnapshotStore(tmp_path / "kept")
+    assert str(Bench(tmp_path / "layout", image="a", store=store).proxy.resolve("os").manifest_digest) == first.digest
+    assert str(Bench(tmp_path / "layout", image="b", store=store).proxy.current("os").manifest_digest) == second.digest
+
+
+def test_a_kept_manifest_that_its_index_does_not_name_is_not_used(tmp_path: Path) -> None:
+    images = multi_arch(tmp_path / "layout", "linux/amd64")
+    stranger = single_image(tmp_path / "other")
+    kept = tmp_path / "kept"
+    Bench(tmp_path / "layout", store=SnapshotStore(kept)).proxy.resolve("os")
+    (file,) = (kept / "os").glob("*.json")
+    record = json.loads(file.read_bytes())
+    record["manifest"]["raw"] = base64.b64encode(stranger.manifest).decode()
+    file.write_text(json.dumps(record))
+    bench = Bench(tmp_path / "layout", store=SnapshotStore(kept))
+    assert str(bench.proxy.current("os").manifest_digest) == images["linux/amd64"].digest
+    assert bench.opened == 1
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"null", b"[" * 100_000, b'{"name": "os"}', b"\xff"])
+def test_a_damaged_kept_file_costs_a_resolution_and_nothing_else(tmp_path: Path, damage: bytes) -> None:
+    image = single_image(tmp_path / "layout")
+    (tmp_path / "kept/os").mkdir(parents=True)
+    (tmp_path / "kept/os/00000000000000000001.json").write_bytes(damage)
+    bench = Bench(tmp_path / "layout", store=SnapshotStore(tmp_path / "kept"))
+    assert str(bench.proxy.current("os").manifest_digest) == image.digest
+
+
+@pytest.mark.demand("disk-full")
+def test_a_directory_that_cannot_be_written_does_not_fail_a_request(tmp_path: Path) -> None:
+    image = single_image(tmp_path / "layout")
+    (tmp_path / "kept").write_text("not a directory")
+    bench = Bench(tmp_path / "layout", store=SnapshotStore(tmp_path / "kept"))
+    assert str(bench.proxy.resolve("os").manifest_digest) == image.digest
+
+
+def test_no_more_than_the_kept_snapshots_lie_on_disk(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "layout")
+    bench = Bench(tmp_path / "layout", store=SnapshotStore(tmp_path / "kept"))
+    for number in range(KEPT + 3):
+        layout.image([layer_tar({"n": str(number).encode()})], name="latest")
+        bench.now += 2
+        bench.proxy.resolve("os")
+    assert len(list((tmp_path / "kept/os").iterdir())) == KEPT
+
+
+def test_a_pinned_digest_is_resolved_once(tmp_path: Path) -> None:
+    image = single_image(tmp_path)
+    bench = Bench(tmp_path)
+    reference = parse_image_reference(f"docker://example.com/os@{image.digest}")
+    served = ServedImage("os", reference, AMD64, 0.0)
+    layout = parse_image_reference(f"oci:{tmp_path}")
+    proxy = Proxy({"os": served}, insecure_policy(), lambda _: bench._open(layout), SnapshotStore(None), clock=lambda: bench.now)
+    proxy.resolve("os")
+    bench.now += 1000
+    proxy.resolve("os")
+    assert bench.opened == 1
+    wrong = replace(served, reference=parse_image_reference("docker://example.com/os@" + "sha256:" + "0" * 64))
+    with pytest.raises(SourceError):
+        Proxy({"os": wrong}, insecure_policy(), lambda _: bench._open(layout), SnapshotStore(None)).resolve("os")

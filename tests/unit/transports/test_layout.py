@@ -1,0 +1,138 @@
+"""The oci: transport: references, and a tree that is not trusted."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from container_image_proxy.errors import (
+    DigestMismatchError,
+    InvalidManifestError,
+    InvalidReferenceError,
+    SourceError,
+    UnknownManifestError,
+)
+from container_image_proxy.image.digest import digest_of, parse_digest
+from container_image_proxy.image.manifest import MAX_MANIFEST_SIZE, Descriptor
+from container_image_proxy.transports.layout import LayoutSource, parse
+
+from tests.support.layouts import Layout, StoredImage, layer_tar, single_image
+
+
+def source(path: Path, image: str = "") -> LayoutSource:
+    return LayoutSource(parse(f"{path}:{image}"))
+
+
+def layer_of(image: StoredImage) -> Descriptor:
+    return Descriptor("", parse_digest(image.layer_digests[0]), len(image.layers[0]))
+
+
+def test_scopes_are_the_real_directory_and_its_parents(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    reference = parse(f"{tmp_path}/link/image:1")
+    assert str(reference) == f"oci:{tmp_path}/link/image:1"
+    assert reference.policy_identity == f"{tmp_path}/real/image"
+    assert reference.policy_namespaces[:3] == (f"{tmp_path}/real/image", f"{tmp_path}/real", str(tmp_path))
+    assert "/" not in reference.policy_namespaces
+
+
+@pytest.mark.parametrize("within", ["", ":x", "/no/such/place", "/\0", "/tmp:with space", "/tmp:@-1"])
+def test_a_reference_that_cannot_be_is_refused(within: str) -> None:
+    with pytest.raises(InvalidReferenceError):
+        parse(within)
+
+
+def test_a_loop_of_links_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(InvalidReferenceError):
+        parse(f"{tmp_path}/a/x")
+
+
+def test_images_are_found_by_name_position_or_because_there_is_one(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    first = layout.image(name="a")
+    assert source(tmp_path).fetch_manifest().raw == first.manifest
+    second = layout.image([layer_tar({"x": b"y"})], name="b")
+    assert source(tmp_path, "b").fetch_manifest().raw == second.manifest
+    assert source(tmp_path, "@0").fetch_manifest().raw == first.manifest
+    with pytest.raises(UnknownManifestError, match="2 images: name one of them: a, b"):
+        source(tmp_path).fetch_manifest()
+    with pytest.raises(UnknownManifestError, match="no image 'c'; it has a, b"):
+        source(tmp_path, "c").fetch_manifest()
+    with pytest.raises(UnknownManifestError):
+        source(tmp_path, "@2").fetch_manifest()
+
+
+def test_a_layout_that_still_names_the_same_image_says_so(tmp_path: Path) -> None:
+    image = single_image(tmp_path)
+    assert source(tmp_path).fetch_manifest(unless=parse_digest(image.digest)) is None
+
+
+def test_an_empty_layout_has_no_image(tmp_path: Path) -> None:
+    Layout(tmp_path)
+    with pytest.raises(UnknownManifestError, match="it has none"):
+        source(tmp_path).fetch_manifest()
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"not json", b'{"schemaVersion": 2}', b"{" * 100_000])
+def test_a_broken_index_json_is_an_invalid_manifest(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "index.json").write_bytes(content)
+    with pytest.raises(InvalidManifestError):
+        source(tmp_path).fetch_manifest()
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"index\.json: No such file"):
+        source(tmp_path).fetch_manifest()
+    image = single_image(tmp_path)
+    layer = layer_of(image)
+    (tmp_path / "blobs/sha256" / layer.digest.hex).unlink()
+    with pytest.raises(SourceError, match=layer.digest.hex):
+        next(source(tmp_path).open_blob(layer))
+
+
+def test_a_manifest_with_other_content_than_its_name_is_refused(tmp_path: Path) -> None:
+    image = single_image(tmp_path)
+    (tmp_path / "blobs" / image.digest.replace(":", "/")).write_bytes(b"{}")
+    with pytest.raises(DigestMismatchError):
+        source(tmp_path).fetch_manifest()
+
+
+@pytest.mark.demand("LIM-manifest")
+def test_no_more_than_the_limit_is_read_of_a_manifest(tmp_path: Path) -> None:
+    with (tmp_path / "index.json").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(InvalidManifestError):
+        source(tmp_path).fetch_manifest()
+    assert len(source(tmp_path)._read(("index.json",))) == MAX_MANIFEST_SIZE + 1
+
+
+@pytest.mark.demand("DIR-symlink")
+@pytest.mark.parametrize("kind", ["link", "fifo", "directory", "device"])
+def test_nothing_but_regular_files_is_opened(tmp_path: Path, kind: str) -> None:
+    content = b"outside"
+    digest = digest_of(content)
+    place = tmp_path / "layout/blobs/sha256" / digest.hex
+    place.parent.mkdir(parents=True)
+    (tmp_path / "outside").write_bytes(content)
+    make = {
+        "link": lambda: place.symlink_to(tmp_path / "outside"),
+        "fifo": lambda: os.mkfifo(place),
+        "directory": place.mkdir,
+        "device": lambda: place.symlink_to("/dev/zero"),
+    }
+    make[kind]()
+    with pytest.raises(SourceError):
+        next(source(tmp_path / "layout").open_blob(Descriptor("", digest, len(content))))
+
+
+@pytest.mark.demand("DIR-symlink")
+def test_a_linked_blobs_directory_is_not_followed(tmp_path: Path) -> None:
+    image = single_image(tmp_path / "outside")
+    (tmp_path / "layout").mkdir()
+    (tmp_path / "layout/blobs").symlink_to(tmp_path / "outside/blobs")
+    with pytest.raises(SourceError):
+        next(source(tmp_path / "layout").open_blob(layer_of(image)))
