@@ -1,0 +1,167 @@
+"""Bytes to and from one client, each wait bounded.
+
+Owns the descriptors of a connection. Knows nothing of HTTP. Descriptors are non-blocking and waits use poll(2): a read
+costs two system calls, a write one, and no payload is copied.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import os
+import select
+import socket
+import struct
+import time
+from typing import TYPE_CHECKING, Final
+
+from container_image_proxy.errors import Error
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_RECEIVE_SIZE: Final = 64 * 1024
+_LINGER_READS: Final = 16  # of _RECEIVE_SIZE: what a refused client may still send
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
+
+
+class PeerGoneError(Error):
+    """The client closed the connection before it had its answer."""
+
+
+class PeerStalledError(PeerGoneError):
+    """The client did not send or take any bytes within its time."""
+
+
+class Channel(abc.ABC):
+    """Two descriptors, or one socket. One thread uses it, others may :meth:`stop_reading` and :meth:`abort`."""
+
+    def __init__(self, reading: int, writing: int) -> None:
+        self._reading = reading
+        self._writing = writing
+        self._readable = select.poll()
+        self._readable.register(reading, select.POLLIN)
+        self._writable: select.poll | None = None
+        self._stopped = False
+
+    def receive(self, seconds: float) -> bytes:
+        """What the client sent next, 64 KiB at most, ``b""`` at its end; :class:`PeerStalledError` after that time."""
+        deadline = time.monotonic() + seconds
+        while self._readable.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            try:
+                return os.read(self._reading, _RECEIVE_SIZE)
+            except BlockingIOError:
+                if self._stopped:
+                    return b""
+            except OSError as error:
+                raise PeerGoneError(f"the client is gone: {error.strerror}") from error
+        raise PeerStalledError(f"the client sent nothing within {seconds:g} s")
+
+    def send(self, buffers: Sequence[bytes | memoryview], seconds: float) -> None:
+        """Send all of ``buffers``; :class:`PeerStalledError` when the client takes nothing for ``seconds``."""
+        while buffers:
+            try:
+                buffers = _unsent(buffers, os.writev(self._writing, buffers))
+            except BlockingIOError:
+                self._wait_until_writable(seconds)
+            except OSError as error:
+                raise PeerGoneError(f"the client is gone: {error.strerror}") from error
+
+    def _wait_until_writable(self, seconds: float) -> None:
+        if self._writable is None:
+            self._writable = select.poll()
+            self._writable.register(self._writing, select.POLLOUT)
+        if not self._writable.poll(seconds * 1000):
+            raise PeerStalledError(f"the client took nothing for {seconds:g} s")
+
+    @abc.abstractmethod
+    def stop_reading(self) -> None:
+        """From now on :meth:`receive` yields what has already arrived and then the end."""
+
+    @abc.abstractmethod
+    def linger(self, seconds: float) -> None:
+        """Say that no more will come, and give the client time to read that."""
+
+    @abc.abstractmethod
+    def abort(self) -> None:
+        """Make every wait end, and the close a reset where the socket can tell that from an end."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Release the descriptors."""
+
+
+class SocketChannel(Channel):
+    """A connected stream socket, which it owns."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.settimeout(0)
+        super().__init__(sock.fileno(), sock.fileno())
+        self._socket = sock
+
+    def stop_reading(self) -> None:
+        """Shut down for reading: the client's next write fails, what it wrote before is still here."""
+        self._shut_down(socket.SHUT_RD)
+
+    def linger(self, seconds: float) -> None:
+        """Shut down for writing and discard a bounded amount of what the client still sends."""
+        self._shut_down(socket.SHUT_WR)
+        deadline = time.monotonic() + seconds
+        with contextlib.suppress(PeerGoneError):
+            for _ in range(_LINGER_READS):
+                if not self.receive(deadline - time.monotonic()):
+                    return
+
+    def abort(self) -> None:
+        """Shut down both ways; over TCP the close will send RST."""
+        if self._socket.family != socket.AF_UNIX:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self._shut_down(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def _shut_down(self, how: int) -> None:
+        with contextlib.suppress(OSError):  # the client was faster
+            self._socket.shutdown(how)
+
+
+class StdioChannel(Channel):
+    """A pair of inherited descriptors, by default stdin and stdout; their blocking mode is restored at close."""
+
+    def __init__(self, reading: int, writing: int) -> None:
+        super().__init__(reading, writing)
+        self._blocking = {descriptor: os.get_blocking(descriptor) for descriptor in (reading, writing)}
+        for descriptor in self._blocking:
+            os.set_blocking(descriptor, False)
+        self._stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._readable.register(self._stop, select.POLLIN)
+
+    def stop_reading(self) -> None:
+        """Wake the reader through an event of our own, since a pipe cannot be shut down."""
+        self._stopped = True
+        os.eventfd_write(self._stop, 1)
+
+    def linger(self, seconds: float) -> None:
+        """Nothing to wait for: what a pipe holds stays readable after the close."""
+
+    def abort(self) -> None:
+        """Stop reading; a pipe has no other failure than its end."""
+        self.stop_reading()
+
+    def close(self) -> None:
+        """Close both descriptors, with their blocking mode as it was."""
+        os.close(self._stop)
+        for descriptor, blocking in self._blocking.items():
+            with contextlib.suppress(OSError):
+                os.set_blocking(descriptor, blocking)
+                os.close(descriptor)
+
+
+def _unsent(buffers: Sequence[bytes | memoryview], sent: int) -> Sequence[bytes | memoryview]:
+    for position, buffer in enumerate(buffers):
+        if sent < len(buffer):
+            return [memoryview(buffer)[sent:], *buffers[position + 1 :]]
+        sent -= len(buffer)
+    return ()

@@ -1,0 +1,152 @@
+"""One client connection from its first byte to its close: heads in, exchanges in order, refusals, the access log.
+
+Runs in a thread of its own and never raises. It knows nothing of other connections: caps, draining and idling are the
+server's.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Final, cast
+
+import h11
+
+from container_image_proxy.errors import Error
+from container_image_proxy.service.access_log import AccessRecord, Outcome, log_access
+from container_image_proxy.service.channel import PeerGoneError, PeerStalledError
+from container_image_proxy.service.refusal import plain_problem
+from container_image_proxy.service.request_head import HeadBuffer, RefusedRequestError
+from container_image_proxy.service.wsgi import Exchange
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from container_image_proxy.service.channel import Channel
+    from container_image_proxy.service.limits import ServerLimits
+    from container_image_proxy.service.peer import Peer
+    from container_image_proxy.service.wsgi import Application
+
+logger = logging.getLogger(__name__)
+
+_SHOWN: Final = 200
+
+
+class Connection:
+    """A client's requests, answered one after the other."""
+
+    def __init__(self, channel: Channel, peer: Peer, application: Application, limits: ServerLimits) -> None:
+        self.channel = channel
+        self.peer = peer
+        self._application = application
+        self._limits = limits
+        self._protocol = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.head_bytes)
+        self._received = HeadBuffer(limits.head_bytes)
+        self._finishing = False
+
+    def run(self) -> None:
+        """Serve until the client or we have had enough."""
+        try:
+            self._serve()
+        except PeerGoneError as error:
+            logger.debug("connection of %s: %s", self.peer, error)
+        except Exception:
+            logger.exception("connection of %s failed", self.peer)
+
+    def finish(self) -> None:
+        """From another thread: answer what has already been asked, then close."""
+        self._finishing = True
+        self.channel.stop_reading()
+
+    def _serve(self) -> None:
+        started = time.monotonic()
+        patience = self._limits.head_seconds
+        try:
+            while (request := self._next_request(patience)) is not None and self._answer(request):
+                self._protocol.start_next_cycle()
+                patience = self._limits.keep_alive_seconds
+        except RefusedRequestError as refusal:
+            self._send_refusal(refusal)
+            self._log("-", "-", refusal.status, 0, started, Outcome.REFUSED, {})
+            self.channel.linger(self._limits.linger_seconds)
+
+    def _next_request(self, patience: float) -> h11.Request | None:
+        """The next request; None when the client has ended or stayed silent for ``patience`` seconds."""
+        if not self._received and not self._receive(patience):
+            return None
+        deadline = time.monotonic() + self._limits.head_seconds
+        while (head := self._received.take()) is None:
+            if not self._receive(deadline - time.monotonic()):
+                raise RefusedRequestError(408, "Request Timeout", "the request head did not arrive whole in time")
+        return self._parse(head)
+
+    def _receive(self, seconds: float) -> bool:
+        try:
+            data = self.channel.receive(seconds)
+        except PeerStalledError:
+            return False
+        self._received.feed(data)
+        return bool(data)
+
+    def _parse(self, head: bytes) -> h11.Request:
+        self._protocol.receive_data(head)
+        try:
+            request = self._protocol.next_event()
+            self._protocol.next_event()  # the end of the message: the gate lets no body through
+        except h11.RemoteProtocolError as error:
+            raise RefusedRequestError(400, "Bad Request", str(error)[:_SHOWN]) from error
+        return cast("h11.Request", request)
+
+    def _answer(self, request: h11.Request) -> bool:
+        """Answer one request; whether the connection can take another."""
+        started = time.monotonic()
+        exchange = Exchange(request, self._protocol, self.channel, self._limits.send_seconds, last=self._finishing)
+        outcome = self._run(exchange)
+        method, target = request.method.decode("ascii"), request.target.decode("ascii")
+        self._log(method, target, exchange.status, exchange.sent, started, outcome, exchange.details)
+        if outcome is Outcome.REFUSED:
+            self.channel.linger(self._limits.linger_seconds)
+        return outcome is Outcome.COMPLETE and self._protocol.our_state is h11.DONE
+
+    def _run(self, exchange: Exchange) -> Outcome:
+        try:
+            exchange.run(self._application, self.peer)
+        except RefusedRequestError as refusal:
+            self._send_refusal(refusal, head_only=exchange.head_only)
+            exchange.status = refusal.status
+            return Outcome.REFUSED
+        except PeerStalledError:
+            return Outcome.STALLED
+        except PeerGoneError:
+            return Outcome.DISCONNECTED
+        except Exception as error:  # noqa: BLE001 - whatever an application raises ends its answer, not the server
+            return self._fail(exchange, error)
+        return Outcome.COMPLETE
+
+    def _fail(self, exchange: Exchange, error: Exception) -> Outcome:
+        foreign = error if not isinstance(error, Error) else None
+        logger.error("the answer failed: %s", error, exc_info=foreign, extra={"fields": exchange.details})
+        if exchange.committed:
+            self.channel.abort()
+            return Outcome.CUT
+        detail = "the request could not be served; the log of the service says why"
+        self._send_refusal(RefusedRequestError(500, "Internal Server Error", detail), head_only=exchange.head_only)
+        exchange.status = 500
+        return Outcome.FAILED
+
+    def _send_refusal(self, refusal: RefusedRequestError, *, head_only: bool = False) -> None:
+        answer = plain_problem(refusal.status, refusal.title, str(refusal), refusal.code, head_only=head_only)
+        self.channel.send([answer], self._limits.send_seconds)
+
+    def _log(
+        self,
+        method: str,
+        path: str,
+        status: int,
+        sent: int,
+        started: float,
+        outcome: Outcome,
+        details: Mapping[str, str],
+    ) -> None:
+        duration = time.monotonic() - started
+        log_access(AccessRecord(self.peer, method, path, status, sent, duration, outcome, details))

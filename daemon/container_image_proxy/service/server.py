@@ -1,0 +1,261 @@
+"""The accept loop: who gets a thread, who is turned away, when to stop.
+
+Owns the listening sockets and the table of open connections. Peers are read and judged at accept, before a byte is
+parsed. Accepting and deciding to exit happen in one thread, so whatever it has not accepted stays in the backlog for
+the next process that systemd starts. HTTP is none of its business: see ``connection.py``.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import functools
+import logging
+import os
+import resource
+import selectors
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+from container_image_proxy.service.channel import SocketChannel, StdioChannel
+from container_image_proxy.service.connection import Connection
+from container_image_proxy.service.limits import ServerLimits
+from container_image_proxy.service.peer import UNAUTHENTICATED, read_peer
+from container_image_proxy.service.refusal import TurnedAway, plain_problem
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Sequence
+
+    from container_image_proxy.service.peer import Peer
+    from container_image_proxy.service.wsgi import Application
+
+logger = logging.getLogger(__name__)
+
+_OTHER_DESCRIPTORS: Final = 16  # standard streams, listeners, selector, log, files being read
+_PER_CONNECTION: Final = 2  # the client's socket and one towards a source
+_ACCEPT_PAUSE: Final = 1.0  # seconds, when the system has no more descriptors or memory
+
+
+class Server:
+    """Serves an application on listening sockets: :meth:`serve` in the caller's thread, each connection in its own.
+
+    ``admit`` is asked at accept whether a peer may talk to anything at all here.
+    """
+
+    def __init__(
+        self,
+        listeners: Sequence[socket.socket],
+        application: Application,
+        limits: ServerLimits = ServerLimits(),  # noqa: B008 - immutable
+        admit: Callable[[Peer], bool] = lambda _peer: True,
+    ) -> None:
+        self._listeners = list(listeners)
+        self._application = application
+        self._limits = limits
+        self._admit = admit
+        self._capacity = min(limits.connections, _affordable_connections())
+        self._lock = threading.Lock()  # guards the two tables below
+        self._connections: set[Connection] = set()
+        self._per_uid: collections.Counter[int | None] = collections.Counter()
+        self._turned_away = TurnedAway(limits.linger_seconds)
+        self._calls: collections.deque[Callable[[], None]] = collections.deque()
+        self._wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._selector = selectors.DefaultSelector()
+        self._resume_at: float | None = None
+        self._drain_until: float | None = None
+        self._idle_since = time.monotonic()
+
+    # --- for any thread and signal handlers ---------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Accept nothing more, let running requests finish within the drain time, then let :meth:`serve` return."""
+        self.call_soon(self._begin_drain)
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Run ``callback`` in the thread of :meth:`serve`, between two connections; after its end: never."""
+        self._calls.append(callback)
+        with contextlib.suppress(OSError):  # serve() has returned
+            os.eventfd_write(self._wakeup, 1)
+
+    # --- for the caller ----------------------------------------------------------------------------------------------
+
+    def serve_connection(self, sock: socket.socket, peer: Peer) -> None:
+        """Serve one connected socket until its end."""
+        self._start(Connection(SocketChannel(sock), peer, self._application, self._limits))
+        self.serve()
+
+    def serve_stdio(self, reading: int = 0, writing: int = 1) -> None:
+        """Serve one client on a pair of descriptors until its end."""
+        channel = StdioChannel(reading, writing)
+        self._start(Connection(channel, UNAUTHENTICATED, self._application, self._limits))
+        self.serve()
+
+    def serve(self) -> None:
+        """Serve until :meth:`stop`, or until idle for its time; a server that listens nowhere ends with its last
+        client.
+        """
+        self._selector.register(self._wakeup, selectors.EVENT_READ, self._run_calls)
+        self._resume_accepting()
+        try:
+            while not self._is_finished():
+                for key, _ in self._selector.select(self._timeout()):
+                    key.data()
+                self._do_what_is_due()
+        finally:
+            self._close()
+
+    # --- the loop -----------------------------------------------------------------------------------------------------
+
+    def _is_finished(self) -> bool:
+        now = time.monotonic()
+        if self._drain_until is not None:
+            return not self._connections or now >= self._drain_until
+        if not self._listeners:
+            return not self._connections
+        return bool(self._limits.idle_exit_seconds) and not self._connections and now >= self._idle_until()
+
+    def _idle_until(self) -> float:
+        return self._idle_since + self._limits.idle_exit_seconds
+
+    def _timeout(self) -> float | None:
+        """Seconds until something is due without any event."""
+        moments = [self._drain_until, self._resume_at, self._turned_away.due()]
+        if self._limits.idle_exit_seconds and not self._connections:
+            moments.append(self._idle_until())
+        due = [moment for moment in moments if moment is not None]
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    def _do_what_is_due(self) -> None:
+        self._turned_away.close_due()
+        if self._resume_at is not None and time.monotonic() >= self._resume_at:
+            self._resume_accepting()
+
+    def _run_calls(self) -> None:
+        os.eventfd_read(self._wakeup)
+        while self._calls:
+            self._calls.popleft()()
+
+    def _begin_drain(self) -> None:
+        if self._drain_until is not None:
+            return
+        self._drain_until = time.monotonic() + self._limits.drain_seconds
+        self._close_listeners()
+        with self._lock:
+            for connection in self._connections:
+                connection.finish()
+
+    def _close(self) -> None:
+        self._close_listeners()
+        self._turned_away.close()
+        self._selector.close()
+        wakeup, self._wakeup = self._wakeup, -1
+        os.close(wakeup)
+        with self._lock:
+            for connection in self._connections:
+                connection.channel.abort()
+            if self._connections:
+                logger.warning("%d transfers were cut because the time to finish is over", len(self._connections))
+
+    # --- accepting ----------------------------------------------------------------------------------------------------
+
+    def _resume_accepting(self) -> None:
+        self._resume_at = None
+        for listener in self._listeners:
+            listener.settimeout(0)
+            self._selector.register(listener, selectors.EVENT_READ, functools.partial(self._accept, listener))
+
+    def _pause_accepting(self, error: OSError) -> None:
+        logger.error("no connection can be accepted for now: %s", error.strerror)
+        self._resume_at = time.monotonic() + _ACCEPT_PAUSE
+        for listener in self._listeners:
+            self._selector.unregister(listener)
+
+    def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            if self._resume_at is None:
+                self._selector.unregister(listener)
+            listener.close()
+        self._listeners.clear()
+        self._resume_at = None
+
+    def _accept(self, listener: socket.socket) -> None:
+        self._idle_since = time.monotonic()
+        try:
+            sock, _ = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:  # EMFILE, ENFILE, ENOBUFS, ENOMEM: the listener would stay readable and the loop spin
+            self._pause_accepting(error)
+            return
+        self._receive(sock)
+
+    def _receive(self, sock: socket.socket) -> None:
+        """Decide about a new connection by its peer and the caps."""
+        try:
+            peer = read_peer(sock)
+        except OSError:
+            sock.close()
+            return
+        if not self._admit(peer):
+            self._turn_away(sock, peer, 403, "Forbidden", "this user may not connect", "DENIED")
+        elif self._is_full(peer):
+            retry = f"Retry-After: {self._limits.retry_after_seconds}"
+            self._turn_away(
+                sock, peer, 503, "Service Unavailable", "too many connections are open", "TOOMANYREQUESTS", retry
+            )
+        else:
+            self._start(Connection(SocketChannel(sock), peer, self._application, self._limits))
+
+    def _is_full(self, peer: Peer) -> bool:
+        with self._lock:
+            return (
+                len(self._connections) >= self._capacity or self._per_uid[peer.uid] >= self._limits.connections_per_uid
+            )
+
+    def _turn_away(
+        self, sock: socket.socket, peer: Peer, status: int, title: str, detail: str, code: str, *fields: str
+    ) -> None:
+        logger.info("turned away %s: %s", peer, detail, extra={"fields": {"PEER_UID": peer.uid, "STATUS": status}})
+        self._turned_away.add(sock, plain_problem(status, title, detail, code, *fields))
+
+    # --- connections --------------------------------------------------------------------------------------------------
+
+    def _start(self, connection: Connection) -> None:
+        with self._lock:
+            self._connections.add(connection)
+            self._per_uid[connection.peer.uid] += 1
+        try:
+            threading.Thread(target=self._serve_in_thread, args=(connection,), daemon=True).start()
+        except RuntimeError as error:  # no more threads
+            logger.error("no thread for %s: %s", connection.peer, error)  # noqa: TRY400 - the traceback says nothing
+            self._forget(connection)
+
+    def _serve_in_thread(self, connection: Connection) -> None:
+        try:
+            connection.run()
+        finally:
+            self._forget(connection)
+            self.call_soon(self._after_connection)
+
+    def _forget(self, connection: Connection) -> None:
+        """Close under the lock, so that nobody touches a descriptor that has become another's."""
+        with self._lock:
+            self._connections.discard(connection)
+            self._per_uid -= collections.Counter({connection.peer.uid: 1})  # drops what falls to zero
+            connection.channel.close()
+
+    def _after_connection(self) -> None:
+        self._idle_since = time.monotonic()
+        if self._resume_at is not None:
+            self._resume_accepting()
+
+
+def _affordable_connections() -> int:
+    """How many connections the limit on open files allows for."""
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return sys.maxsize
+    return max(1, (soft - _OTHER_DESCRIPTORS) // _PER_CONNECTION)
