@@ -8,10 +8,11 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final
 
 from container_image_proxy import __version__
 from container_image_proxy.config.access import AccessRule, owner_access, resolve_groups, resolve_users
@@ -30,16 +31,16 @@ from container_image_proxy.image.platform import Platform, host_platform
 from container_image_proxy.service import activation, journal
 from container_image_proxy.service.check import describe
 from container_image_proxy.service.daemon import Daemon
-from container_image_proxy.service.server import ServerLimits
-from container_image_proxy.service.serving import Serving, Surroundings, assemble
+from container_image_proxy.service.limits import ServerLimits
+from container_image_proxy.service.peer import read_peer
+from container_image_proxy.service.serving import Surroundings, assemble
 from container_image_proxy.snapshots import SnapshotStore
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Sequence
 
-EX_CONFIG = 78
-_COMMAND_LINE = "command line"
+EX_CONFIG: Final = 78
+_COMMAND_LINE: Final = "command line"
 _log = logging.getLogger(__name__)
 
 
@@ -205,28 +206,53 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
+    """Serve until told to stop, or until there is nothing left to do."""
     surroundings = _surroundings(options)
-    runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
-    store = SnapshotStore(Path(runtime, "snapshots") if runtime and options.instance else None)
-    settings = _settings(options)
     _warn(options)
-    stand_alone = options.instance is None
-    with activation.Notifier() as notifier, _Sockets(options) as sockets:
-        daemon = Daemon(
-            lambda: assemble(_settings(options), store, surroundings),
-            sockets.listeners,
-            ServerLimits(idle_exit=settings.idle_exit),
-            notifier,
-            owner=surroundings.uid if stand_alone else None,
-        )
-        daemon.run(sockets.serve_one(daemon) if not sockets.listeners else None)
+    settings = _settings(options)
+    store = SnapshotStore(_snapshot_directory(options))
+    listeners, connection = _open_sockets(options)
+    daemon = Daemon(
+        lambda: assemble(_settings(options), store, surroundings),
+        listeners,
+        ServerLimits(idle_exit_seconds=settings.idle_exit),
+        activation.Notifier(os.environ),
+        owner=surroundings.uid if options.instance is None else None,
+    )
+    if connection is not None:
+        daemon.run(lambda: daemon.server.serve_connection(connection, read_peer(connection)))
+    elif not listeners:
+        daemon.run(daemon.server.serve_stdio)
+    else:
+        daemon.run(daemon.server.serve)
+
+
+def _open_sockets(options: argparse.Namespace) -> tuple[list[socket.socket], socket.socket | None]:
+    """The listening sockets, or the one connection that ``--sockfd`` brought; neither means standard input and output."""
+    if options.instance is not None:
+        return activation.inherited_sockets(), None
+    if options.socket is not None:
+        return [activation.listen_unix(options.socket, options.socket_mode)], None
+    if options.port is not None:
+        return [activation.listen_tcp(options.port)], None
+    if options.sockfd is not None:
+        given = activation.from_fd(options.sockfd)
+        is_listening = given.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        return ([given], None) if is_listening else ([], given)
+    return [], None
+
+
+def _snapshot_directory(options: argparse.Namespace) -> Path | None:
+    """Below the runtime directory that systemd made for the unit; a stand-alone daemon keeps its snapshots in memory only."""
+    runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    return Path(runtime, "snapshots") if runtime and options.instance is not None else None
 
 
 def _warn(options: argparse.Namespace) -> None:
     if options.insecure_policy:
         _log.warning("--insecure-policy: no signature is checked, any image is served")
     if options.port is not None:
-        _log.warning("any local user can connect to port %d: TCP does not tell who does; use --socket for more than trying out", options.port)
+        _log.warning("any local user can connect to port %d: TCP does not tell who does; --socket does", options.port)
 
 
 if __name__ == "__main__":

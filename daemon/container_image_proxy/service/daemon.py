@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from container_image_proxy.service.activation import Notifier
     from container_image_proxy.service.peer import Peer
-    from container_image_proxy.service.server import ServerLimits
+    from container_image_proxy.service.limits import ServerLimits
     from container_image_proxy.service.serving import Serving
 
 _log = logging.getLogger(__name__)
@@ -47,18 +47,18 @@ class Daemon:
 
     @property
     def server(self) -> Server:
-        """The server, for callers that bring a connection of their own."""
+        """The server, whose ways of serving are the caller's choice."""
         return self._server
 
-    def run(self, serve: Callable[[], None] | None = None) -> None:
-        """Answer requests until told to stop or idle for long enough; ``serve`` defaults to the server's accept loop."""
+    def run(self, serve: Callable[[], None]) -> None:
+        """Answer requests until told to stop or idle for long enough; ``serve`` is one of the server's ways to do so."""
         signal.signal(signal.SIGTERM, lambda *_: self._stop())
         signal.signal(signal.SIGINT, lambda *_: self._stop())
-        signal.signal(signal.SIGHUP, lambda *_: self.reload())
+        signal.signal(signal.SIGHUP, lambda *_: self._server.call_soon(self.reload))
         self._notifier.ready(self._status())
         self._warm_up()
         try:
-            (serve or self._server.serve)()
+            serve()
         finally:
             self._notifier.stopping()
             self._serving.close()
