@@ -36,7 +36,7 @@ def find_registries_files(
     """containers-registries.conf(5) and .conf.d(5): a user's own file hides the system's files altogether."""
     system, user = root / _CONTAINERS, home / _USER
     named = path or _named_by(environ, "CONTAINERS_REGISTRIES_CONF")
-    has_own = named is None and _exists(user / "registries.conf")
+    has_own = named is None and exists(user / "registries.conf")
     directories = (user,) if has_own else (system, user)
     return RegistriesFiles(
         main=named or (user if has_own else system) / "registries.conf",
@@ -44,6 +44,31 @@ def find_registries_files(
         drop_ins=_list_drop_ins([directory] if directory else [base / "registries.conf.d" for base in directories]),
         short_name_aliases=_short_name_aliases(environ, home, uid, root),
     )
+
+
+def find_default_auth_files(*, environ: Mapping[str, str], home: Path, uid: int, root: Path = ROOT) -> tuple[Path, ...]:
+    """Where credentials are looked for, in order: containers-auth.json(5), then Docker's config.json."""
+    runtime = _named_by(environ, "XDG_RUNTIME_DIR")
+    primary = runtime / "containers" if runtime else root / "run/containers" / str(uid)
+    user = _named_by(environ, "XDG_CONFIG_HOME") or home / ".config"
+    docker = _named_by(environ, "DOCKER_CONFIG") or home / ".docker"
+    return primary / "auth.json", user / "containers/auth.json", docker / "config.json"
+
+
+def find_named_auth_file(environ: Mapping[str, str]) -> Path | None:
+    """The file that ``REGISTRY_AUTH_FILE`` names: it alone is used."""
+    return _named_by(environ, "REGISTRY_AUTH_FILE")
+
+
+def find_auth_credential(environ: Mapping[str, str]) -> Path | None:
+    """Where systemd puts the credential ``auth.json`` (``LoadCredential=``), whether or not there is one."""
+    directory = _named_by(environ, "CREDENTIALS_DIRECTORY")
+    return directory / "auth.json" if directory else None
+
+
+def find_certificate_directories(*, home: Path, root: Path = ROOT) -> tuple[Path, ...]:
+    """The directories that hold one directory for each registry, containers-certs.d(5)."""
+    return home / _USER / "certs.d", root / _CONTAINERS / "certs.d", root / "etc/docker/certs.d"
 
 
 def _short_name_aliases(environ: Mapping[str, str], home: Path, uid: int, root: Path) -> Path:
@@ -57,7 +82,7 @@ def _named_by(environ: Mapping[str, str], variable: str) -> Path | None:
     return Path(environ[variable]) if environ.get(variable) else None
 
 
-def _exists(path: Path) -> bool:
+def exists(path: Path) -> bool:
     """Whether ``path`` exists; not to be allowed to know is an error."""
     try:
         path.stat()
@@ -69,13 +94,13 @@ def _exists(path: Path) -> bool:
 
 
 def _list_drop_ins(directories: list[Path]) -> tuple[Path, ...]:
-    return tuple(file for directory in directories for file in _list_files(directory, ".conf"))
+    return tuple(file for directory in directories for file in list_files(directory) if file.name.endswith(".conf"))
 
 
-def _list_files(directory: Path, suffix: str) -> list[Path]:
+def list_files(directory: Path) -> list[Path]:
     """The files in ``directory`` by name; an absent directory has none, an unreadable one is an error."""
     try:
-        return sorted(path for path in directory.iterdir() if path.name.endswith(suffix) and not path.is_dir())
+        return sorted(path for path in directory.iterdir() if not path.is_dir())
     except FileNotFoundError:
         return []
     except OSError as error:

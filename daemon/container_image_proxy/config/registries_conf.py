@@ -1,9 +1,9 @@
 """registries.conf and its drop-ins: bytes into :class:`Registries`. Both formats of containers-registries.conf(5).
 
 Later files change what earlier ones say as containers-registries.conf.d(5) orders it: a ``[[registry]]`` replaces the
-one with the same prefix, a list or mode replaces the list or mode, aliases are added, and an empty alias removes one. As
-in the ecosystem's other tools keys are matched without regard to case, and unknown keys are warned of and ignored, so
-that a file written for a newer podman still works; anything else that is wrong is an error that names file and key.
+one with the same prefix, a list or mode replaces the list or mode, aliases are added, and an empty alias removes one.
+Keys are matched without regard to case, as other tools do, and unknown keys are warned of and ignored, so that a file
+written for a newer podman still works; anything else that is wrong is an error that names file and key.
 """
 
 from __future__ import annotations

@@ -1,0 +1,135 @@
+"""One credentials file: containers-auth.json(5), Docker's config.json, and the old .dockercfg. Bytes in, entries out.
+
+Which files there are and what follows from an entry is ``keychain``'s. No message of this module quotes a file's
+content: it is made of secrets.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from container_image_proxy.errors import ConfigurationError, InvalidManifestError, InvalidReferenceError
+from container_image_proxy.image.strict_json import parse_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DOCKER_HUB_KEY: Final = "index.docker.io"
+_DOCKER_HUB_NAMES: Final = frozenset({"docker.io", "registry-1.docker.io"})
+_SCHEMES: Final = ("http://", "https://")
+
+
+@dataclass(frozen=True, slots=True)
+class AuthEntry:
+    """An entry as it stands in the file: ``auth`` is base64 of ``user:password``."""
+
+    auth: str = field(default="", repr=False)
+    identity_token: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AuthFileContent:
+    """What a file says: entries by key, helpers by registry, and the helper for all that is in neither."""
+
+    entries: Mapping[str, AuthEntry]
+    helpers: Mapping[str, str]
+    store: str = ""
+
+
+def parse_auth_file(raw: bytes, file: str, *, is_legacy: bool = False) -> AuthFileContent:
+    """Read a whole file; ``is_legacy`` is the format of .dockercfg, which is nothing but the entries.
+
+    :class:`ConfigurationError` if it is not JSON of that shape. Keys count without regard to case, as elsewhere.
+    """
+    try:
+        document = _object(parse_json(raw, "the content"), file, "")
+    except InvalidManifestError as error:
+        raise ConfigurationError(file, str(error)) from error
+    if is_legacy:
+        return AuthFileContent(_read_entries(document, file, ""), {})
+    auths, helpers = (_object(_value(document, key), file, key) for key in ("auths", "credHelpers"))
+    return AuthFileContent(
+        _read_entries(auths, file, "auths."),
+        {registry: _text(helper, file, f"credHelpers.{registry}") for registry, helper in helpers.items()},
+        _text(_value(document, "credsStore"), file, "credsStore"),
+    )
+
+
+def _read_entries(values: Mapping[str, object], file: str, path: str) -> Mapping[str, AuthEntry]:
+    return {key: _read_entry(_object(value, file, path + key), file, path + key) for key, value in values.items()}
+
+
+def _read_entry(values: Mapping[str, object], file: str, path: str) -> AuthEntry:
+    return AuthEntry(*(_text(_value(values, key), file, f"{path}.{key}") for key in ("auth", "identitytoken")))
+
+
+def _value(values: Mapping[str, object], key: str) -> object:
+    exact = values.get(key)
+    return exact if exact is not None else next((values[k] for k in values if k.lower() == key.lower()), None)
+
+
+def _object(value: object, file: str, path: str) -> Mapping[str, object]:
+    if not isinstance(value, dict | None):
+        raise ConfigurationError(file, "must be an object", key=path or None)
+    return value or {}
+
+
+def _text(value: object, file: str, path: str) -> str:
+    if not isinstance(value, str | None):
+        raise ConfigurationError(file, "must be a string", key=path)
+    return value or ""
+
+
+def lookup_keys(name: str) -> tuple[str, ...]:
+    """The keys under which credentials for ``registry[/path]`` may stand: itself, then its parents up to the registry.
+
+    :class:`InvalidReferenceError` for a URL and for a name with tag or digest.
+    """
+    path = name.partition("/")[2]
+    if name.startswith(_SCHEMES) or "@" in name or ":" in path:
+        raise InvalidReferenceError(f"{name!r} is not registry[/repository]")
+    components = name.split("/")
+    return tuple("/".join(components[:end]) for end in range(len(components), 0, -1))
+
+
+def find_entry(content: AuthFileContent, name: str, *, is_legacy: bool = False) -> tuple[str, AuthEntry] | None:
+    """The entry for ``registry[/path]`` and the key that it has in the file.
+
+    An exact key counts before all; then ``docker login``'s keys do, which were URLs once. Nothing matches by its first
+    characters: ``registry.example`` is neither ``registry.example.evil.example`` nor ``registry.example:444``.
+    """
+    registry = name.partition("/")[0]
+    for key in (registry,) if is_legacy else lookup_keys(name):
+        if key in content.entries:
+            return key, content.entries[key]
+    wanted = _normalize_registry(registry)
+    keys = (key for key in content.entries if normalize_key(key, is_legacy=is_legacy) == wanted)
+    return next(((key, content.entries[key]) for key in keys), None)
+
+
+def normalize_key(key: str, *, is_legacy: bool = False) -> str:
+    """The registry that a file's key means if it was a URL, or the key itself; Docker Hub by one of its names."""
+    stripped = key.removeprefix("http://").removeprefix("https://")
+    return _normalize_registry(stripped.partition("/")[0] if is_legacy or stripped != key else stripped)
+
+
+def is_docker_hub(registry: str) -> bool:
+    """Whether ``registry`` is one of the names of Docker Hub."""
+    return _normalize_registry(registry) == DOCKER_HUB_KEY
+
+
+def _normalize_registry(registry: str) -> str:
+    return DOCKER_HUB_KEY if registry in _DOCKER_HUB_NAMES else registry
+
+
+def decode_auth(entry: AuthEntry, file: str, key: str) -> tuple[str, str] | None:
+    """User and password of an entry; None if it holds none (a mere marker that ``docker login`` left)."""
+    try:
+        packed = entry.auth.replace("\r", "").replace("\n", "")
+        decoded = base64.b64decode(packed, validate=True).decode("utf-8")
+    except ValueError:
+        raise ConfigurationError(file, "is not base64 of user:password in UTF-8", key=f"auths.{key}.auth") from None
+    user, colon, password = decoded.partition(":")
+    return (user, password.strip("\0")) if colon else None

@@ -1,0 +1,173 @@
+"""Credential helpers: the external programs ``docker-credential-NAME`` that keep credentials elsewhere.
+
+docker/docker-credential-helpers' protocol: ``get`` as argument, the registry on standard input, JSON on standard
+output. A helper runs without a shell, in its own session, with a small environment, and is killed when it takes or says
+too much.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import selectors
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from container_image_proxy.errors import ConfigurationError, InvalidManifestError, InvalidReferenceError
+from container_image_proxy.image.reference import is_domain
+from container_image_proxy.image.strict_json import parse_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_log = logging.getLogger(__name__)
+MAX_OUTPUT: Final = 64 << 10
+TIMEOUT: Final = 10.0
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_NOT_FOUND: Final = b"credentials not found in native keychain"  # the protocol's own words for "none"
+DOCKER_HUB_URL: Final = "https://index.docker.io/v1/"  # what docker login calls Docker Hub towards a helper
+_MAX_SERVER: Final = 255
+_IDENTITY_TOKEN_USER: Final = "<token>"  # noqa: S105 - the protocol's user name for a secret that is a token
+_DEFAULT_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
+_KEPT: Final = frozenset({"PATH", "HOME", "USER", "LOGNAME", "LANG", "TMPDIR", "TZ", "GNUPGHOME", "PASSWORD_STORE_DIR"})
+_KEPT_PREFIXES: Final = (
+    "LC_",
+    "XDG_",
+    "DBUS_SESSION_",
+    "AWS_",
+    "AZURE_",
+    "GOOGLE_",
+    "CLOUDSDK_",
+)  # what helpers ask for
+_KEPT_SUFFIX: Final = "_proxy"
+
+
+@dataclass(frozen=True, slots=True)
+class HelperAnswer:
+    """What a helper said. ``identity_token`` comes instead of user and password."""
+
+    username: str = ""
+    password: str = field(default="", repr=False)
+    identity_token: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialHelpers:
+    """The helpers that one environment has, found in its ``PATH``."""
+
+    environ: Mapping[str, str] = field(repr=False)
+    timeout: float = TIMEOUT
+
+    def find(self, name: str) -> str | None:
+        """The absolute path of ``docker-credential-NAME``; :class:`ConfigurationError` if NAME cannot be one."""
+        if not _NAME.fullmatch(name):
+            raise ConfigurationError(
+                f"docker-credential-{name[:64]!r}",
+                "not the name of a credential helper",
+                remedy="letters, digits, . _ -",
+            )
+        directories = self.environ.get("PATH", _DEFAULT_PATH).split(os.pathsep)
+        path = os.pathsep.join(directory for directory in directories if directory.startswith("/"))
+        return shutil.which(f"docker-credential-{name}", path=path)
+
+    def get(self, name: str, server: str) -> HelperAnswer | None:
+        """Ask NAME for the credentials of ``server``, ``host[:port]`` or Docker Hub's URL; None if it has none.
+
+        :class:`ConfigurationError` if it is not installed, fails, or does not answer within the bounds.
+        """
+        _check_server(server)
+        program = self.find(name)
+        if program is None:
+            raise ConfigurationError(
+                f"docker-credential-{name}", "not found in PATH", remedy="install it or remove its entry"
+            )
+        _log.debug("asking %s for the credentials of %s", program, server)
+        output = self._run(program, server)
+        return None if output is None else _parse_answer(output, program)
+
+    def _run(self, program: str, server: str) -> bytes | None:
+        """What the helper wrote, None if it says that it has nothing. Its standard error may hold anything: dropped."""
+        deadline = time.monotonic() + self.timeout
+        with _start(program, self.environ) as process:
+            try:
+                output = _converse(process, server, deadline)
+                status = process.wait(max(0.0, deadline - time.monotonic()))
+            except (TimeoutError, subprocess.TimeoutExpired):
+                os.killpg(process.pid, signal.SIGKILL)
+                raise ConfigurationError(program, f"gave no answer within {self.timeout:g} s") from None
+            except OverflowError:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise ConfigurationError(program, f"answered with more than {MAX_OUTPUT} bytes") from None
+        if status == 0:
+            return output
+        if output.strip() == _NOT_FOUND:
+            return None
+        raise ConfigurationError(program, f"failed with status {status}", remedy=f"try: echo {server} | {program} get")
+
+
+def _check_server(server: str) -> None:
+    if len(server) > _MAX_SERVER or not (is_domain(server) or server == DOCKER_HUB_URL):
+        raise InvalidReferenceError(f"{server[:_MAX_SERVER]!r} is not the host[:port] of a registry")
+
+
+def _start(program: str, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(  # noqa: S603 - an absolute path and a constant, no shell
+            [program, "get"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=_select_environment(environ),
+            cwd="/",
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise ConfigurationError(program, f"cannot be run: {error.strerror}") from error
+
+
+def _select_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """What helpers need to find their user, their agent, their cloud; not what systemd told the daemon alone."""
+    kept = {
+        name: value
+        for name, value in environ.items()
+        if name in _KEPT or name.startswith(_KEPT_PREFIXES) or name.lower().endswith(_KEPT_SUFFIX)
+    }
+    return {"PATH": _DEFAULT_PATH} | kept
+
+
+def _converse(process: subprocess.Popen[bytes], server: str, deadline: float) -> bytes:
+    """Send the question, read the answer to its end; TimeoutError or OverflowError beyond the bounds."""
+    assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018 - both are pipes: for mypy
+    with contextlib.suppress(BrokenPipeError), process.stdin as pipe:  # it may answer without having read
+        pipe.write(server.encode())
+    output = bytearray()
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while len(output) <= MAX_OUTPUT:
+            if not selector.select(max(0.0, deadline - time.monotonic())):
+                raise TimeoutError
+            chunk = os.read(process.stdout.fileno(), MAX_OUTPUT)
+            if not chunk:
+                return bytes(output)
+            output += chunk
+    raise OverflowError
+
+
+def _parse_answer(raw: bytes, program: str) -> HelperAnswer | None:
+    try:
+        answer = parse_json(raw, "its answer")
+    except InvalidManifestError as error:
+        raise ConfigurationError(program, str(error)) from error
+    values = answer if isinstance(answer, dict) else {"Username": answer}
+    username, secret = values.get("Username", ""), values.get("Secret", "")
+    if not isinstance(username, str) or not isinstance(secret, str):
+        raise ConfigurationError(program, "its answer is not an object with the strings Username and Secret")
+    if not (username or secret):
+        return None
+    return HelperAnswer(identity_token=secret) if username == _IDENTITY_TOKEN_USER else HelperAnswer(username, secret)

@@ -1,0 +1,182 @@
+"""Credentials for registries: where they are looked for, in which order, and whose they are.
+
+containers-auth.json(5), the ``credential-helpers`` of containers-registries.conf(5), ``credsStore`` of Docker's
+config.json, a systemd credential named ``auth.json``. Credentials are found by the name of the place that is contacted,
+never by the name of the image that was asked for: what belongs to a registry does not reach its mirrors. To send them
+is the job of ``registry``.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from container_image_proxy.config.auth_file import decode_auth, find_entry, is_docker_hub, lookup_keys, parse_auth_file
+from container_image_proxy.config.credential_helpers import DOCKER_HUB_URL, CredentialHelpers
+from container_image_proxy.config.locations import (
+    ROOT,
+    find_auth_credential,
+    find_default_auth_files,
+    find_named_auth_file,
+)
+from container_image_proxy.config.registries import AUTH_FILES
+from container_image_proxy.config.trusted_file import load_trusted_file, load_trusted_file_if_present
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from container_image_proxy.config.auth_file import AuthFileContent
+    from container_image_proxy.image.reference import Reference
+
+_log = logging.getLogger(__name__)
+_MAX_FILE: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """User and password, perhaps with an identity token (an OAuth2 refresh token) that is used instead.
+
+    ``origin`` names the file or helper that supplied them, for messages.
+    """
+
+    username: str
+    password: str = field(repr=False)
+    identity_token: str = field(default="", repr=False)
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AuthFile:
+    """A file to search. Unless ``content`` is set it is read for each lookup: rotated credentials count at once."""
+
+    path: Path
+    is_required: bool = False
+    is_legacy: bool = False
+    content: bytes | None = field(default=None, repr=False)
+
+    def load(self) -> AuthFileContent | None:
+        """What the file says now, one whole version of it; None if it is absent and may be."""
+        raw = self.content if self.content is not None else self._read()
+        return None if raw is None else parse_auth_file(raw, str(self.path), is_legacy=self.is_legacy)
+
+    def _read(self) -> bytes | None:
+        read = load_trusted_file if self.is_required else load_trusted_file_if_present
+        return read(self.path, limit=_MAX_FILE, secret=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Keychain:
+    """Answers who we are towards a registry. ``given`` are the credentials of the command line, by registry."""
+
+    files: tuple[AuthFile, ...] = ()
+    helpers: tuple[str, ...] = (AUTH_FILES,)
+    programs: CredentialHelpers = field(default_factory=lambda: CredentialHelpers({}))
+    given: Mapping[str, Credentials] = field(default_factory=lambda: MappingProxyType({}))
+
+    def credentials_for(self, reference: Reference) -> Credentials | None:
+        """The credentials for the place where ``reference`` is pulled from (``PullSource.reference``); None: anonymous.
+
+        :class:`ConfigurationError` if a file is broken or a helper fails.
+        """
+        return self.find(reference.name)
+
+    def find(self, name: str) -> Credentials | None:
+        """The credentials for ``registry[/path]``, the most specific entry of the first source that has any."""
+        registry = lookup_keys(name)[-1]
+        if registry in self.given:
+            return self.given[registry]
+        for helper in self.helpers:
+            found = (
+                self._find_in_files(name) if helper == AUTH_FILES else self._ask(helper, registry, "registries.conf")
+            )
+            if found:
+                return found
+        return None
+
+    def _find_in_files(self, name: str) -> Credentials | None:
+        return next((found for file in self.files if (found := self._find_in_file(file, name))), None)
+
+    def _find_in_file(self, file: AuthFile, name: str) -> Credentials | None:
+        """An entry's helper counts before the entry itself, and both before the helper for everything."""
+        content = file.load()
+        if content is None:
+            return None
+        registry = lookup_keys(name)[-1]
+        if registry in content.helpers:
+            return self._ask(content.helpers[registry], registry, f"credHelpers in {file.path}")
+        return _decode(file, content, name) or self._ask_store(file, content, registry)
+
+    def _ask_store(self, file: AuthFile, content: AuthFileContent, registry: str) -> Credentials | None:
+        """``credsStore`` is Docker's; podman ignores it, so that a store that is not installed here stops nobody."""
+        if not content.store:
+            return None
+        if self.programs.find(content.store) is None:
+            _log.warning("%s: credsStore: docker-credential-%s is not installed, ignored", file.path, content.store)
+            return None
+        server = DOCKER_HUB_URL if is_docker_hub(registry) else registry
+        return self._ask(content.store, server, f"credsStore in {file.path}")
+
+    def _ask(self, helper: str, server: str, said_by: str) -> Credentials | None:
+        answer = self.programs.get(helper, server)
+        if answer is None:
+            return None
+        origin = f"docker-credential-{helper} ({said_by})"
+        return Credentials(answer.username, answer.password, answer.identity_token, origin)
+
+
+def _decode(file: AuthFile, content: AuthFileContent, name: str) -> Credentials | None:
+    found = find_entry(content, name, is_legacy=file.is_legacy)
+    decoded = decode_auth(found[1], str(file.path), found[0]) if found else None
+    if not found or decoded is None or not (any(decoded) or found[1].identity_token):
+        return None
+    return Credentials(*decoded, found[1].identity_token, str(file.path))
+
+
+def load_keychain(
+    *,
+    authfile: Path | None = None,
+    environ: Mapping[str, str],
+    home: Path,
+    uid: int,
+    root: Path = ROOT,
+    creds: Mapping[str, Credentials] = MappingProxyType({}),
+    no_creds: bool = False,
+    credential_helpers: tuple[str, ...] = (AUTH_FILES,),
+) -> Keychain:
+    """The keychain of the user ``uid``. ``creds`` (``--creds``) are for the named registries, not for their mirrors.
+
+    :class:`ConfigurationError` if a file that has to be there is not, or is broken, or a helper has no possible name.
+    """
+    if no_creds:
+        return Keychain(helpers=())
+    files = find_auth_files(authfile=authfile, environ=environ, home=home, uid=uid, root=root)
+    keychain = Keychain(files, credential_helpers, CredentialHelpers(environ), creds)
+    _check(keychain)
+    return keychain
+
+
+def find_auth_files(
+    *, authfile: Path | None, environ: Mapping[str, str], home: Path, uid: int, root: Path = ROOT
+) -> tuple[AuthFile, ...]:
+    """The files to search, in order. One that is named, or handed over by systemd, is the only one."""
+    named = authfile or find_named_auth_file(environ)
+    if named:
+        return (AuthFile(named, is_required=True),)
+    credential = find_auth_credential(environ)
+    content = load_trusted_file_if_present(credential, limit=_MAX_FILE) if credential else None
+    if credential and content is not None:
+        return (AuthFile(credential, content=content),)
+    found = find_default_auth_files(environ=environ, home=home, uid=uid, root=root)
+    return (*(AuthFile(path) for path in found), AuthFile(home / ".dockercfg", is_legacy=True))
+
+
+def _check(keychain: Keychain) -> None:
+    """Say at start what would otherwise fail with the first pull; files that need not exist may still break later."""
+    for file in keychain.files:
+        file.load()
+    for helper in keychain.helpers:
+        if helper != AUTH_FILES:
+            keychain.programs.find(helper)
