@@ -113,9 +113,8 @@ def choose_manifest(index: Index, platform: Platform) -> Descriptor:
     The closest variant wins, then zstd over gzip, then the first. In an OCI index, one that names no platform does for
     all, as the last resort. :class:`UnknownManifestError` if there is none.
     """
-    wanted = wanted_platforms(platform)
-    fallback = (None,) if index.media_type == OCI_INDEX else ()
-    order = {candidate: rank for rank, candidate in enumerate((*wanted, *fallback))}
+    last_resort = (None,) if index.media_type == OCI_INDEX else ()
+    order = {candidate: rank for rank, candidate in enumerate((*wanted_platforms(platform), *last_resort))}
     fitting = [manifest for manifest in index.manifests if manifest.platform in order]
     if not fitting:
         raise UnknownManifestError(f"the index has no image for {platform}{_available(index)}")
@@ -134,7 +133,7 @@ def _available(index: Index) -> str:
 
 def _parse_image(raw: bytes, document: Mapping[str, object], media_type: str) -> Manifest:
     verify_unambiguous(document, media_type, _IMAGE_FIELDS)
-    _verify_header(document, {DOCKER_MANIFEST} if media_type == DOCKER_MANIFEST else {*IMAGE_TYPES, None})
+    _verify_header(document, [DOCKER_MANIFEST] if media_type == DOCKER_MANIFEST else [*IMAGE_TYPES, None])
     config = parse_descriptor(document.get("config"), "config", max_size=MAX_CONFIG_SIZE)
     layers = _parse_descriptors(document, "layers")
     if media_type == DOCKER_MANIFEST:
@@ -144,12 +143,12 @@ def _parse_image(raw: bytes, document: Mapping[str, object], media_type: str) ->
 
 def _parse_index(raw: bytes, document: Mapping[str, object], media_type: str) -> Index:
     verify_unambiguous(document, media_type, _INDEX_FIELDS)
-    _verify_header(document, {*INDEX_TYPES, None})
+    _verify_header(document, [*INDEX_TYPES, None])
     manifests = _parse_descriptors(document, "manifests", max_size=MAX_MANIFEST_SIZE)
     return Index(raw, media_type, digest_of(raw), manifests)
 
 
-def _verify_header(document: Mapping[str, object], media_types: Collection[str | None]) -> None:
+def _verify_header(document: Mapping[str, object], media_types: list[str | None]) -> None:
     if document.get("schemaVersion") != _SCHEMA_VERSION:
         raise InvalidManifestError(f"the manifest's schemaVersion is not {_SCHEMA_VERSION}")
     if document.get("mediaType") not in media_types:
