@@ -26,8 +26,8 @@ INDEX_TYPES: Final = frozenset({OCI_INDEX, DOCKER_LIST})
 _SCHEMA1_TYPES: Final = frozenset({DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED, "application/json"})  # the last by its spec
 _SHOWN: Final = 100
 
-# The earliest Docker clients that wrote schema 2 labelled its configuration as plain bytes.
-OCI_CONFIG_OF: Final = {DOCKER_CONFIG: OCI_CONFIG, "application/octet-stream": OCI_CONFIG}
+# The first Docker clients to write schema 2 labelled its configuration as plain bytes, other tools as OCI.
+OCI_CONFIG_OF: Final = dict.fromkeys((DOCKER_CONFIG, OCI_CONFIG, "application/octet-stream"), OCI_CONFIG)
 _DOCKER_LAYER: Final = "application/vnd.docker.image.rootfs"
 _OCI_LAYER: Final = "application/vnd.oci.image.layer"
 OCI_LAYER_OF: Final = {
