@@ -62,6 +62,12 @@ def deviation(table: str, row: dict[str, Any]) -> Deviation | None:
     return next((rule for rule in _deviations() if rule.covers(table, row)), None)
 
 
+def expects_error(table: str, row: dict[str, Any], *, recorded: bool) -> bool:
+    """Whether the project answers this row with an error: as recorded, unless a deviation says otherwise."""
+    rule = deviation(table, row)
+    return rule.expect == "error" if rule else recorded
+
+
 def rows(table: str, *, keep: Callable[[dict[str, Any]], bool] = bool) -> pytest.MarkDecorator:
     """Parametrise a test's ``row`` over a table such as ``"platform/lists"``; ``keep`` selects the kind of row."""
     path = DIRECTORY / f"{table}.json"

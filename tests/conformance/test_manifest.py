@@ -1,0 +1,159 @@
+"""manifest/: reading manifests, telling their kinds apart, converting them to OCI."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from typing import Any
+
+import pytest
+
+from container_image_proxy.errors import Error, InvalidDigestError, InvalidManifestError, UnknownManifestError
+from container_image_proxy.image.convert import to_oci
+from container_image_proxy.image.digest import digest_of, parse_digest
+from container_image_proxy.image.manifest import (
+    Index,
+    Manifest,
+    UntrustedManifest,
+    choose_manifest,
+    parse_manifest,
+    verify_unambiguous,
+)
+from container_image_proxy.image.media_types import (
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
+    DOCKER_SCHEMA1_SIGNED,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    guess_media_type,
+    verify_supported,
+)
+from container_image_proxy.image.platform import Platform
+from container_image_proxy.image.strict_json import parse_strict_object
+from tests.support.conformance import deviation, expects_error, rows, to_bytes
+
+Row = dict[str, Any]
+
+_FIELD_BITS = {1: "config", 2: "fsLayers", 4: "history", 8: "layers", 16: "manifests"}
+
+
+@rows("manifest/guess_mime")
+def test_guess_mime(row: Row) -> None:
+    raw = row["manifest"].encode()
+    if row["guessed_mime_type"]:
+        assert guess_media_type(parse_strict_object(raw, "row")) == row["guessed_mime_type"]
+    else:
+        with pytest.raises(InvalidManifestError):
+            guess_media_type(parse_strict_object(raw, "row"))
+    same_digest = deviation("manifest/guess_mime", row) is None
+    assert (str(digest_of(raw)) == row.get("digest")) is same_digest
+
+
+@rows("manifest/normalized_mime")
+def test_normalized_mime(row: Row) -> None:
+    if expects_error("manifest/normalized_mime", row, recorded=False):
+        with pytest.raises(InvalidManifestError):
+            verify_supported(row["input"])
+    else:
+        assert verify_supported(row["input"]) == row["expected"]
+
+
+@rows("manifest/matches_digest")
+def test_matches_digest(row: Row) -> None:
+    raw = to_bytes(row["manifest"])
+    if expects_error("manifest/matches_digest", row, recorded=False):
+        with pytest.raises(InvalidDigestError):
+            parse_digest(row["digest"])
+        return
+    of_all_bytes = row["digest"] == f"sha256:{hashlib.sha256(raw).hexdigest()}"
+    expected = of_all_bytes if deviation("manifest/matches_digest", row) else row["matches"]
+    assert parse_digest(row["digest"]).matches(raw) is expected
+
+
+def _check_parse(table: str, row: Row, media_type: str) -> None:
+    untrusted = UntrustedManifest(to_bytes(row["manifest"]), media_type)
+    if expects_error(table, row, recorded=bool(row["error"])):
+        with pytest.raises(InvalidManifestError):
+            parse_manifest(untrusted)
+    else:
+        assert parse_manifest(untrusted).media_type == media_type
+
+
+@rows("manifest/parse_oci1")
+def test_parse_oci1(row: Row) -> None:
+    _check_parse("manifest/parse_oci1", row, OCI_MANIFEST)
+
+
+@rows("manifest/parse_ociindex")
+def test_parse_ociindex(row: Row) -> None:
+    _check_parse("manifest/parse_ociindex", row, OCI_INDEX)
+
+
+@rows("manifest/parse_schema2")
+def test_parse_schema2(row: Row) -> None:
+    _check_parse("manifest/parse_schema2", row, DOCKER_MANIFEST)
+
+
+@rows("manifest/parse_schema2list")
+def test_parse_schema2list(row: Row) -> None:
+    _check_parse("manifest/parse_schema2list", row, DOCKER_LIST)
+
+
+@rows("manifest/parse_schema1")
+def test_parse_schema1(row: Row) -> None:
+    _check_parse("manifest/parse_schema1", row, DOCKER_SCHEMA1_SIGNED)
+
+
+@pytest.mark.demand("TYPE-confusion")
+@rows("manifest/unambiguous", keep=lambda row: row["allowed"] < 2 * max(_FIELD_BITS))
+def test_unambiguous(row: Row) -> None:
+    allowed = {field for bit, field in _FIELD_BITS.items() if row["allowed"] & bit}
+    if row["error"]:
+        with pytest.raises(InvalidManifestError):
+            verify_unambiguous(parse_strict_object(to_bytes(row["manifest"]), "row"), row["mime"], allowed)
+    else:
+        verify_unambiguous(parse_strict_object(to_bytes(row["manifest"]), "row"), row["mime"], allowed)
+
+
+@pytest.mark.demand("TYPE-content-type")
+@pytest.mark.demand("DIG-malformed")
+@rows("manifest/convert_to_oci")
+def test_convert_to_oci(row: Row) -> None:
+    if expects_error("manifest/convert_to_oci", row, recorded="error" in row):
+        with pytest.raises(Error):
+            _resolve(row)
+        return
+    manifest = _resolve(row)
+    converted = to_oci(manifest)
+    assert converted.media_type == OCI_MANIFEST
+    assert [blob.digest for blob in converted.blobs] == [blob.digest for blob in manifest.blobs]
+    if "oci_manifest" in row:
+        assert manifest.media_type == row["selected_mime_type"]
+        assert json.loads(converted.raw) == _expected(row, manifest)
+
+
+def _resolve(row: Row) -> Manifest:
+    """The manifest that the row's reference comes to: itself, or for an index the instance for the row's platform."""
+    parsed = parse_manifest(UntrustedManifest(row["manifest"].encode(), row["content_type"]))
+    if isinstance(parsed, Manifest):
+        to_oci(parsed)
+        return parsed
+    instance = choose_manifest(parsed, Platform(row["os"], row["architecture"], row["variant"]))
+    raw = next((raw for raw in _servable(row) if instance.digest.matches(raw)), None)
+    if raw is None:
+        raise UnknownManifestError(str(instance.digest))
+    manifest = parse_manifest(UntrustedManifest(raw, instance.media_type))
+    assert not isinstance(manifest, Index)
+    return manifest
+
+
+def _servable(row: Row) -> list[bytes]:
+    return [base64.b64decode(blob) for blob in (*row["blobs"], *row["blobs_at"].values())]
+
+
+def _expected(row: Row, manifest: Manifest) -> object:
+    expected = json.loads(row["oci_manifest"])
+    if deviation("manifest/convert_to_oci", row):
+        expected["config"] |= {"digest": str(manifest.config.digest), "size": manifest.config.size}
+    return expected
