@@ -1,0 +1,36 @@
+# bash completion for container-image-proxy(1); for /usr/share/bash-completion/completions/container-image-proxy
+# shellcheck shell=bash
+
+_container_image_proxy_instances() {
+    local file
+    for file in /{etc,run,usr/lib}/container-image-proxy/*.toml; do
+        [ -e "$file" ] && basename "$file" .toml
+    done
+}
+
+_container_image_proxy() {
+    local word=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
+    local options='--instance --check --port --socket --socket-mode --sockfd --allow-user --allow-group --idle-exit --config-dir
+        --log-level --help --version --authfile --creds --no-creds --cert-dir --tls-verify --policy --insecure-policy
+        --registries-conf --registries-conf-dir --registries.d --override-os --override-arch --override-variant'
+    case $previous in
+    --instance) mapfile -t COMPREPLY < <(compgen -W "$(_container_image_proxy_instances)" -- "$word") ;;
+    --allow-user) mapfile -t COMPREPLY < <(compgen -u -- "$word") ;;
+    --allow-group) mapfile -t COMPREPLY < <(compgen -g -- "$word") ;;
+    --log-level) mapfile -t COMPREPLY < <(compgen -W 'debug info warning error' -- "$word") ;;
+    --socket | --authfile | --policy | --registries-conf) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
+    --config-dir | --cert-dir | --registries-conf-dir | --registries.d) mapfile -t COMPREPLY < <(compgen -d -- "$word") ;;
+    --port | --sockfd | --socket-mode | --idle-exit | --creds | --override-*) COMPREPLY=() ;;
+    *)
+        case $word in
+        -*) mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word") ;;
+        *)
+            compopt -o nospace
+            mapfile -t COMPREPLY < <(compgen -W 'docker:// oci:' -- "$word")
+            ;;
+        esac
+        ;;
+    esac
+}
+
+complete -F _container_image_proxy container-image-proxy
