@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -28,15 +27,17 @@ from container_image_proxy.config.instances import (
 from container_image_proxy.config.keychain import Credentials
 from container_image_proxy.errors import ConfigurationError, Error
 from container_image_proxy.image.platform import Platform, host_platform
-from container_image_proxy.service import activation, journal
+from container_image_proxy.service import activation
 from container_image_proxy.service.check import describe
 from container_image_proxy.service.daemon import Daemon
+from container_image_proxy.service.journal import set_up_logging
 from container_image_proxy.service.limits import ServerLimits
 from container_image_proxy.service.peer import read_peer
 from container_image_proxy.service.serving import Surroundings, assemble
 from container_image_proxy.snapshots import SnapshotStore
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Sequence
 
 EX_CONFIG: Final = 78
@@ -106,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     options = parser.parse_args(argv)
     _check_usage(parser, options)
-    journal.set_up(options.log_level, instance=options.instance or "", environ=os.environ)
+    set_up_logging(getattr(logging, options.log_level.upper()), options.instance)
     try:
         if options.check:
             return _check(options)
@@ -208,7 +209,8 @@ def _check(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> None:
     """Serve until told to stop, or until there is nothing left to do."""
     surroundings = _surroundings(options)
-    _warn(options)
+    if options.insecure_policy:
+        _log.warning("--insecure-policy: no signature is checked, any image is served")
     settings = _settings(options)
     store = SnapshotStore(_snapshot_directory(options))
     listeners, connection = _open_sockets(options)
@@ -216,7 +218,7 @@ def _run(options: argparse.Namespace) -> None:
         lambda: assemble(_settings(options), store, surroundings),
         listeners,
         ServerLimits(idle_exit_seconds=settings.idle_exit),
-        activation.Notifier(os.environ),
+        activation.Notifier(),
         owner=surroundings.uid if options.instance is None else None,
     )
     if connection is not None:
@@ -230,29 +232,29 @@ def _run(options: argparse.Namespace) -> None:
 def _open_sockets(options: argparse.Namespace) -> tuple[list[socket.socket], socket.socket | None]:
     """The listening sockets, or the one connection that ``--sockfd`` brought; neither means standard input and output."""
     if options.instance is not None:
-        return activation.inherited_sockets(), None
+        return _inherited_sockets(options.instance), None
     if options.socket is not None:
         return [activation.listen_unix(options.socket, options.socket_mode)], None
     if options.port is not None:
         return [activation.listen_tcp(options.port)], None
     if options.sockfd is not None:
-        given = activation.from_fd(options.sockfd)
-        is_listening = given.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        return ([given], None) if is_listening else ([], given)
+        given = activation.from_descriptor(options.sockfd)
+        return ([given], None) if activation.is_listening(given) else ([], given)
     return [], None
+
+
+def _inherited_sockets(instance: str) -> list[socket.socket]:
+    sockets = activation.inherited_sockets()
+    if not sockets:
+        remedy = f"systemctl start container-image-proxy@{instance}.socket"
+        raise ConfigurationError(f"instance {instance}", "systemd passed no socket", remedy=remedy)
+    return sockets
 
 
 def _snapshot_directory(options: argparse.Namespace) -> Path | None:
     """Below the runtime directory that systemd made for the unit; a stand-alone daemon keeps its snapshots in memory only."""
     runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     return Path(runtime, "snapshots") if runtime and options.instance is not None else None
-
-
-def _warn(options: argparse.Namespace) -> None:
-    if options.insecure_policy:
-        _log.warning("--insecure-policy: no signature is checked, any image is served")
-    if options.port is not None:
-        _log.warning("any local user can connect to port %d: TCP does not tell who does; --socket does", options.port)
 
 
 if __name__ == "__main__":
