@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, cast
 
 import h11
@@ -15,7 +16,7 @@ import h11
 from container_image_proxy.errors import Error
 from container_image_proxy.service.access_log import AccessRecord, Outcome, log_access
 from container_image_proxy.service.channel import PeerGoneError, PeerStalledError
-from container_image_proxy.service.refusal import plain_problem
+from container_image_proxy.service.refusal import refusal
 from container_image_proxy.service.request_head import HeadBuffer, RefusedRequestError
 from container_image_proxy.service.wsgi import Exchange
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SHOWN: Final = 200
+_OPAQUE: Final = "the log of the service says why"
 
 
 class Connection:
@@ -65,9 +67,9 @@ class Connection:
             while (request := self._next_request(patience)) is not None and self._answer(request):
                 self._protocol.start_next_cycle()
                 patience = self._limits.keep_alive_seconds
-        except RefusedRequestError as refusal:
-            self._send_refusal(refusal)
-            self._log("-", "-", refusal.status, 0, started, Outcome.REFUSED, {})
+        except RefusedRequestError as error:
+            self._send_refusal(error)
+            self._log("-", "-", error.status, 0, started, Outcome.REFUSED, {})
             self.channel.linger(self._limits.linger_seconds)
 
     def _next_request(self, patience: float) -> h11.Request | None:
@@ -77,7 +79,7 @@ class Connection:
         deadline = time.monotonic() + self._limits.head_seconds
         while (head := self._received.take()) is None:
             if not self._receive(deadline - time.monotonic()):
-                raise RefusedRequestError(408, "Request Timeout", "the request head did not arrive whole in time")
+                raise RefusedRequestError(HTTPStatus.REQUEST_TIMEOUT, "the request head did not arrive whole in time")
         return self._parse(head)
 
     def _receive(self, seconds: float) -> bool:
@@ -94,7 +96,7 @@ class Connection:
             request = self._protocol.next_event()
             self._protocol.next_event()  # the end of the message: the gate lets no body through
         except h11.RemoteProtocolError as error:
-            raise RefusedRequestError(400, "Bad Request", str(error)[:_SHOWN]) from error
+            raise RefusedRequestError(HTTPStatus.BAD_REQUEST, str(error)[:_SHOWN]) from error
         return cast("h11.Request", request)
 
     def _answer(self, request: h11.Request) -> bool:
@@ -111,9 +113,9 @@ class Connection:
     def _run(self, exchange: Exchange) -> Outcome:
         try:
             exchange.run(self._application, self.peer)
-        except RefusedRequestError as refusal:
-            self._send_refusal(refusal, head_only=exchange.head_only)
-            exchange.status = refusal.status
+        except RefusedRequestError as error:
+            self._send_refusal(error, head_only=exchange.head_only)
+            exchange.status = error.status
             return Outcome.REFUSED
         except PeerStalledError:
             return Outcome.STALLED
@@ -129,13 +131,13 @@ class Connection:
         if exchange.committed:
             self.channel.abort()
             return Outcome.CUT
-        detail = "the request could not be served; the log of the service says why"
-        self._send_refusal(RefusedRequestError(500, "Internal Server Error", detail), head_only=exchange.head_only)
-        exchange.status = 500
+        internal = RefusedRequestError(HTTPStatus.INTERNAL_SERVER_ERROR, _OPAQUE, "INTERNAL")
+        self._send_refusal(internal, head_only=exchange.head_only)
+        exchange.status = internal.status
         return Outcome.FAILED
 
-    def _send_refusal(self, refusal: RefusedRequestError, *, head_only: bool = False) -> None:
-        answer = plain_problem(refusal.status, refusal.title, str(refusal), refusal.code, head_only=head_only)
+    def _send_refusal(self, error: RefusedRequestError, *, head_only: bool = False) -> None:
+        answer = refusal(error.status, error.code, str(error), head_only=head_only)
         self.channel.send([answer], self._limits.send_seconds)
 
     def _log(

@@ -13,13 +13,16 @@ class ServerLimits:
     connections_per_uid: int = 64
     head_bytes: int = 64 * 1024
     head_seconds: float = 10.0
-    """For a whole request head, counted from the accept or, on a kept connection, from its first byte."""
+    """Seconds from the first to the last byte of a request head; also how long a new connection may stay silent."""
     keep_alive_seconds: float = 75.0
+    """Seconds that a connection may stay silent after an answer."""
     send_seconds: float = 60.0
-    """How long a client may leave a full send buffer unread."""
+    """Seconds that a client may leave a full send buffer unread."""
     linger_seconds: float = 1.0
-    """How long a refused client gets to read its answer before the connection goes."""
-    drain_seconds: float = 60.0
-    idle_exit_seconds: float = 0.0
-    """Without any connection for this long the server ends; 0: never."""
+    """Seconds that a refused client gets to read its answer before the connection goes."""
     retry_after_seconds: int = 1
+    """Seconds after which a client that met a cap may come back."""
+    drain_seconds: float = 60.0
+    """Seconds that running requests get after a stop."""
+    idle_exit_seconds: float = 0.0
+    """Seconds without any connection after which the server ends; 0: never."""

@@ -7,27 +7,26 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import json
 import socket
 import time
-from http import HTTPStatus
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from container_image_proxy.service.problem import problem
+
+if TYPE_CHECKING:
+    from http import HTTPStatus
 
 _KEPT: Final = 32
 
 
-def plain_problem(status: int, title: str, detail: str, code: str, *fields: str, head_only: bool = False) -> bytes:
-    """An RFC 9457 problem as a whole HTTP/1.1 answer that closes; ``fields`` are more header lines."""
-    problem = {"type": "about:blank", "title": title, "status": status, "detail": detail, "code": code}
-    body = json.dumps(problem).encode()
-    lines = (
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
-        "Content-Type: application/problem+json",
-        f"Content-Length: {len(body)}",
-        "Connection: close",
-        *fields,
-    )
-    return "\r\n".join((*lines, "", "")).encode("ascii") + (b"" if head_only else body)
+def refusal(
+    status: HTTPStatus, code: str, detail: str, *, headers: tuple[tuple[str, str], ...] = (), head_only: bool = False
+) -> bytes:
+    """A problem document as a whole HTTP/1.1 message after which the connection closes."""
+    answer = problem(status, code, status.phrase, detail, headers=headers)
+    fields = "".join(f"{name}: {value}\r\n" for name, value in (*answer.headers, ("Connection", "close")))
+    head = f"HTTP/1.1 {status:d} {status.phrase}\r\n{fields}\r\n".encode("ascii")
+    return head if head_only or not isinstance(answer.body, bytes) else head + answer.body
 
 
 class TurnedAway:

@@ -7,6 +7,7 @@ has no body here, so the only framing allowed is none or ``Content-Length: 0``.
 from __future__ import annotations
 
 import re
+from http import HTTPStatus
 from typing import Final
 
 from container_image_proxy.errors import Error
@@ -19,12 +20,11 @@ _LENGTH: Final = re.compile(rb"[0-9]{1,20}")
 
 
 class RefusedRequestError(Error):
-    """A request that is answered by the server itself; the connection closes with the answer."""
+    """A request that the server answers itself, with ``status`` and ``code``; the connection closes with the answer."""
 
-    def __init__(self, status: int, title: str, detail: str, code: str = "UNSUPPORTED") -> None:
+    def __init__(self, status: HTTPStatus, detail: str, code: str = "UNSUPPORTED") -> None:
         super().__init__(detail)
         self.status = status
-        self.title = title
         self.code = code
 
 
@@ -52,7 +52,7 @@ class HeadBuffer:
         length = end + len(_END) if end >= 0 else len(self._data)
         if length > self._limit:
             detail = f"a request head has at most {self._limit} bytes here"
-            raise RefusedRequestError(431, "Request Header Fields Too Large", detail)
+            raise RefusedRequestError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
         self._check(length)
         if end < 0:
             self._scanned = length
@@ -89,8 +89,8 @@ def _check_length(lengths: list[bytes]) -> None:
     if len(lengths) != 1 or not _LENGTH.fullmatch(lengths[0]):
         raise _malformed("Content-Length must be there once at most, as a plain number")
     if int(lengths[0]) != 0:
-        raise RefusedRequestError(413, "Content Too Large", "requests have no body here")
+        raise RefusedRequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "requests have no body here")
 
 
 def _malformed(detail: str) -> RefusedRequestError:
-    return RefusedRequestError(400, "Bad Request", detail)
+    return RefusedRequestError(HTTPStatus.BAD_REQUEST, detail)

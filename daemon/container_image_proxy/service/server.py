@@ -17,13 +17,14 @@ import selectors
 import sys
 import threading
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.service.channel import SocketChannel, StdioChannel
 from container_image_proxy.service.connection import Connection
 from container_image_proxy.service.limits import ServerLimits
 from container_image_proxy.service.peer import UNAUTHENTICATED, read_peer
-from container_image_proxy.service.refusal import TurnedAway, plain_problem
+from container_image_proxy.service.refusal import TurnedAway, refusal
 
 if TYPE_CHECKING:
     import socket
@@ -37,6 +38,7 @@ logger = logging.getLogger(__name__)
 _OTHER_DESCRIPTORS: Final = 16  # standard streams, listeners, selector, log, files being read
 _PER_CONNECTION: Final = 2  # the client's socket and one towards a source
 _ACCEPT_PAUSE: Final = 1.0  # seconds, when the system has no more descriptors or memory
+_DENIED: Final = refusal(HTTPStatus.FORBIDDEN, "DENIED", "this user may not connect")
 
 
 class Server:
@@ -56,6 +58,8 @@ class Server:
         self._application = application
         self._limits = limits
         self._admit = admit
+        later = (("Retry-After", str(limits.retry_after_seconds)),)
+        self._busy = refusal(HTTPStatus.SERVICE_UNAVAILABLE, "TOOMANYREQUESTS", "too many connections", headers=later)
         self._capacity = min(limits.connections, _affordable_connections())
         self._lock = threading.Lock()  # guards the two tables below
         self._connections: set[Connection] = set()
@@ -200,12 +204,9 @@ class Server:
             sock.close()
             return
         if not self._admit(peer):
-            self._turn_away(sock, peer, 403, "Forbidden", "this user may not connect", "DENIED")
+            self._turn_away(sock, peer, "not on the allow list", _DENIED)
         elif self._is_full(peer):
-            retry = f"Retry-After: {self._limits.retry_after_seconds}"
-            self._turn_away(
-                sock, peer, 503, "Service Unavailable", "too many connections are open", "TOOMANYREQUESTS", retry
-            )
+            self._turn_away(sock, peer, "too many connections", self._busy)
         else:
             self._start(Connection(SocketChannel(sock), peer, self._application, self._limits))
 
@@ -215,11 +216,10 @@ class Server:
                 len(self._connections) >= self._capacity or self._per_uid[peer.uid] >= self._limits.connections_per_uid
             )
 
-    def _turn_away(
-        self, sock: socket.socket, peer: Peer, status: int, title: str, detail: str, code: str, *fields: str
-    ) -> None:
-        logger.info("turned away %s: %s", peer, detail, extra={"fields": {"PEER_UID": peer.uid, "STATUS": status}})
-        self._turned_away.add(sock, plain_problem(status, title, detail, code, *fields))
+    def _turn_away(self, sock: socket.socket, peer: Peer, why: str, answer: bytes) -> None:
+        fields = {"PEER_UID": peer.uid, "PEER_PID": peer.pid}
+        logger.info("turned away %s: %s", peer, why, extra={"fields": fields})
+        self._turned_away.add(sock, answer)
 
     # --- connections --------------------------------------------------------------------------------------------------
 

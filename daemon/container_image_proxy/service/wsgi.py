@@ -13,6 +13,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
 
@@ -33,13 +34,14 @@ Application = Callable[[Environ, Callable[..., Callable[[bytes], None]]], Iterab
 _TARGET: Final = re.compile(rb"(?:[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*|(?=/))(/[^?#]*)?(?:\?([^#]*))?")
 _UNPREFIXED: Final = {"CONTENT_TYPE", "CONTENT_LENGTH"}
 _BODILESS: Final = {204, 304}
+_NEEDS_CHUNKS: Final = "an answer of unknown length needs HTTP/1.1"
 
 
 def split_target(target: bytes) -> tuple[str, str]:
     """Path, still percent-encoded, and query of an origin-form or absolute-form target (RFC 9112 section 3.2)."""
     match = _TARGET.fullmatch(target)
     if match is None:
-        raise RefusedRequestError(400, "Bad Request", "the request target must be a path or an absolute URL")
+        raise RefusedRequestError(HTTPStatus.BAD_REQUEST, "the request target must be a path or an absolute URL")
     return (match[1] or b"/").decode("ascii"), (match[2] or b"").decode("ascii")
 
 
@@ -140,7 +142,7 @@ class Exchange:
         if self._head is None:
             raise RuntimeError("the application has not called start_response")
         if self._protocol.their_http_version == b"1.0" and not self._is_delimited(self._head):
-            raise RefusedRequestError(505, "HTTP Version Not Supported", "an answer of unknown length needs HTTP/1.1")
+            raise RefusedRequestError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, _NEEDS_CHUNKS)
         return [self._protocol.send(self._head)]
 
     def _is_delimited(self, head: h11.Response) -> bool:
