@@ -1,0 +1,124 @@
+"""Log records: with fields into the systemd journal, or as readable lines on stderr.
+
+A record is one journal entry or one line, whatever a name, a header or an error text tried to smuggle in: control
+characters are escaped and long values cut. Callers pass fields by ``extra={"fields": {...}}``; they must not pass
+secrets.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from typing import TYPE_CHECKING, Final, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+PACKAGE: Final = "container_image_proxy"
+_LONGEST: Final = 4096  # characters of a message or a field
+_LONGEST_TRACEBACK: Final = 32 * 1024
+_UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNQUOTED: Final = re.compile(r"[^\s\"'=]+")
+
+
+def one_line(text: str, limit: int = _LONGEST) -> str:
+    """``text`` with control, line-breaking and direction-changing characters escaped, cut to about ``limit``
+    characters.
+    """
+    shown = _UNPRINTABLE.sub(_escape, text[:limit])
+    return shown if len(text) <= limit else f"{shown}... ({len(text)} characters)"
+
+
+def _escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")
+
+
+def set_up_logging(level: int = logging.INFO, instance: str | None = None) -> None:
+    """Send records where this process's stderr goes: to the journal if it is connected to it, else to stderr.
+
+    ``level`` is for our own records; libraries get through with warnings only, since their details may hold what is
+    secret.
+    """
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+    root.addHandler(_journal_handler(instance) if is_journal(sys.stderr) else LineHandler(sys.stderr))
+    root.setLevel(logging.WARNING)
+    logging.getLogger(PACKAGE).setLevel(level)
+
+
+def is_journal(stream: TextIO) -> bool:
+    """Whether ``stream`` is the connection to the journal that systemd made (systemd.exec(5), JOURNAL_STREAM)."""
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError, AttributeError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def _journal_handler(instance: str | None) -> logging.Handler:
+    import systemd.journal  # noqa: PLC0415 - 10 ms that only the journal is worth
+
+    return JournalHandler(systemd.journal.send, {"INSTANCE": instance} if instance else {})
+
+
+class JournalHandler(logging.Handler):
+    """Sends each record by ``send`` (systemd.journal.send) with its fields and those of systemd.journal-fields(7)."""
+
+    def __init__(self, send: Callable[..., object], constant: Mapping[str, str]) -> None:
+        super().__init__()
+        self._send = send
+        self._constant = dict(constant)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one entry."""
+        try:
+            fields = {name: one_line(str(value)) for name, value in _fields(record).items()}
+            if record.exc_info:
+                fields["TRACEBACK"] = "\n".join(_traceback_lines(record))
+            self._send(
+                one_line(record.getMessage()),
+                PRIORITY=str(_priority(record.levelno)),
+                LOGGER=record.name,
+                CODE_FILE=record.pathname,
+                CODE_LINE=record.lineno,
+                CODE_FUNC=record.funcName,
+                **self._constant,
+                **fields,
+            )
+        except Exception:  # noqa: BLE001 - logging must not raise into its caller
+            self.handleError(record)
+
+
+class LineHandler(logging.StreamHandler[TextIO]):
+    """Writes each record as ``level message key=value ...``; lines of a traceback follow, indented."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record's lines, without the last line end."""
+        fields = (f"{name.lower()}={_quoted(one_line(str(value)))}" for name, value in _fields(record).items())
+        line = " ".join((record.levelname.lower(), one_line(record.getMessage()), *fields))
+        return "\n    ".join((line, *_traceback_lines(record)))
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    fields: dict[str, object] = getattr(record, "fields", {})
+    return fields
+
+
+def _traceback_lines(record: logging.LogRecord) -> list[str]:
+    if not record.exc_info:
+        return []
+    text = logging.Formatter().formatException(record.exc_info)[-_LONGEST_TRACEBACK:]
+    return [one_line(line) for line in text.splitlines()]
+
+
+def _quoted(value: str) -> str:
+    return value if _UNQUOTED.fullmatch(value) else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _priority(level: int) -> int:
+    """The syslog severity (RFC 5424 section 6.2.1) of a level of logging."""
+    severities = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+    return next((severity for least, severity in severities if level >= least), 7)
