@@ -1,0 +1,172 @@
+"""Where sockets come from, and what the service manager is told.
+
+Sockets: inherited from systemd (sd_listen_fds_with_names(3)), made at a path or a port, or passed as a descriptor.
+Notifications: sd_notify(3), nothing without ``NOTIFY_SOCKET``. With ``journal.py`` the only module that knows systemd.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import socket
+import stat
+import time
+from typing import TYPE_CHECKING, Final
+
+import systemd.daemon
+
+from container_image_proxy.errors import ConfigurationError
+from container_image_proxy.service.journal import one_line
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+_BACKLOG: Final = 4096  # the kernel cuts it to net.core.somaxconn
+
+
+def inherited_sockets() -> list[socket.socket]:
+    """The listening Unix stream sockets that systemd opened for us; none without activation.
+
+    The environment forgets them. :class:`ConfigurationError` for a socket of any other kind.
+    """
+    names = systemd.daemon.listen_fds_with_names(unset_environment=True)
+    return [_inherited(descriptor, name) for descriptor, name in sorted(names.items())]
+
+
+def _inherited(descriptor: int, name: str) -> socket.socket:
+    what = f"socket {one_line(name)!r} from systemd"
+    sock = _adopt(descriptor, what)
+    if sock.family != socket.AF_UNIX or not is_listening(sock):
+        sock.close()
+        remedy = "in the socket unit, ListenStream= with a path and Accept=no"
+        raise ConfigurationError(what, "it is not a listening Unix stream socket", remedy=remedy)
+    return sock
+
+
+def from_descriptor(descriptor: int) -> socket.socket:
+    """The stream socket, listening or connected, that the parent process passed; :class:`ConfigurationError` if it is
+    none.
+    """
+    return _adopt(descriptor, f"--sockfd {descriptor}")
+
+
+def _adopt(descriptor: int, what: str) -> socket.socket:
+    try:
+        sock = socket.socket(fileno=descriptor)
+    except OSError as error:
+        remedy = "pass the number of an open socket"
+        raise ConfigurationError(what, f"it is not a socket: {error.strerror}", remedy=remedy) from error
+    if sock.type != socket.SOCK_STREAM:
+        sock.close()
+        raise ConfigurationError(what, "it is not a stream socket", remedy="use SOCK_STREAM; in a unit, ListenStream=")
+    sock.set_inheritable(False)
+    return sock
+
+
+def is_listening(sock: socket.socket) -> bool:
+    """Whether a socket accepts connections, rather than being one."""
+    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def listen_tcp(port: int) -> socket.socket:
+    """Listen on a port of 127.0.0.1, 0 for any free one; :class:`ConfigurationError` if that cannot be."""
+    try:
+        sock = socket.create_server(("127.0.0.1", port), backlog=_BACKLOG)
+    except (OSError, OverflowError) as error:
+        raise ConfigurationError(f"--port {port}", _reason(error), remedy="choose another port") from error
+    logger.warning("any local user can connect to 127.0.0.1 port %d", sock.getsockname()[1])
+    return sock
+
+
+class UnixListener(socket.socket):
+    """A listening socket that removes its path at close, if it is still its own."""
+
+    _made: tuple[Path, os.stat_result] | None = None
+
+    def listen_at(self, path: Path, mode: int) -> None:
+        """Bind and listen at ``path``, which gets ``mode`` from the start."""
+        umask = os.umask(0o777 & ~mode)
+        try:
+            self.bind(os.fspath(path))
+        finally:
+            os.umask(umask)
+        self._made = path.absolute(), path.lstat()
+        self.listen(_BACKLOG)
+
+    def close(self) -> None:
+        """Close, and remove the path."""
+        made, self._made = self._made, None
+        super().close()
+        if made is not None:
+            with contextlib.suppress(OSError):
+                _unlink_same(*made)
+
+
+def _unlink_same(path: Path, made: os.stat_result) -> None:
+    if os.path.samestat(path.lstat(), made):
+        path.unlink()
+
+
+def listen_unix(path: Path, mode: int = 0o600) -> UnixListener:
+    """Listen at ``path``, in place of a socket there that nobody listens on; :class:`ConfigurationError` if that cannot
+    be.
+    """
+    what = f"--socket {path}"
+    sock = UnixListener(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_stale(path, what)
+        sock.listen_at(path, mode)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        sock.close()
+        raise ConfigurationError(what, _reason(error), remedy="choose a short path in a directory of yours") from error
+    except ConfigurationError:
+        sock.close()
+        raise
+    return sock
+
+
+def _remove_stale(path: Path, what: str) -> None:
+    try:
+        is_socket = stat.S_ISSOCK(path.lstat().st_mode)
+    except FileNotFoundError:
+        return
+    if not is_socket:
+        raise ConfigurationError(what, "there is something that is not a socket", remedy="choose another path")
+    if _is_served(path):
+        raise ConfigurationError(what, "another process listens there", remedy="stop it, or choose another path")
+    path.unlink()
+
+
+def _is_served(path: Path) -> bool:
+    """Whether anybody listens; doubts count as yes (a full backlog, a path that we may not connect to)."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(0)
+        return probe.connect_ex(os.fspath(path)) not in (errno.ECONNREFUSED, errno.ENOENT)
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+class Notifier:
+    """Tells the service manager how far we are; texts become one line of ``systemctl status``."""
+
+    def ready(self, status: str) -> None:
+        """Requests are answered from now on, after a start or a reload."""
+        systemd.daemon.notify(f"READY=1\nSTATUS={one_line(status)}")
+
+    def status(self, text: str) -> None:
+        """What the service is doing."""
+        systemd.daemon.notify(f"STATUS={one_line(text)}")
+
+    def reloading(self) -> None:
+        """The configuration is being read anew; :meth:`ready` says when that is over."""
+        systemd.daemon.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def stopping(self) -> None:
+        """No connection is accepted any more."""
+        systemd.daemon.notify("STOPPING=1\nSTATUS=Finishing running transfers")
