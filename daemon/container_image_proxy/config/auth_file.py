@@ -6,7 +6,7 @@ content: it is made of secrets.
 
 from __future__ import annotations
 
-import base64
+import binascii
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -128,7 +128,7 @@ def decode_auth(entry: AuthEntry, file: str, key: str) -> tuple[str, str] | None
     """User and password of an entry; None if it holds none (a mere marker that ``docker login`` left)."""
     try:
         packed = entry.auth.replace("\r", "").replace("\n", "")
-        decoded = base64.b64decode(packed, validate=True).decode("utf-8")
+        decoded = binascii.a2b_base64(packed, strict_mode=True).decode("utf-8")
     except ValueError:
         raise ConfigurationError(file, "is not base64 of user:password in UTF-8", key=f"auths.{key}.auth") from None
     user, colon, password = decoded.partition(":")

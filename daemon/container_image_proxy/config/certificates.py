@@ -38,7 +38,7 @@ class TlsFiles:
 
 @dataclass(frozen=True, slots=True)
 class CertificateDirectories:
-    """Where to look: in ``override`` for every registry, or else in a directory of ``bases`` with the registry's name."""
+    """Where to look: in ``override`` for all registries, or in a directory of ``bases`` named like the registry."""
 
     bases: tuple[Path, ...]
     override: Path | None = None

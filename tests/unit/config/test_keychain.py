@@ -1,0 +1,209 @@
+"""Which credentials for which registry, from where, and for nobody else."""
+
+import base64
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from container_image_proxy.config import trusted_file
+from container_image_proxy.config.keychain import Credentials, Keychain, load_keychain
+from container_image_proxy.config.registries import Endpoint, Registries, Registry
+from container_image_proxy.errors import ConfigurationError
+from container_image_proxy.image.reference import parse_reference
+
+SECRET = "hunter2"
+IMAGE = parse_reference("registry.example/ns/os:1")
+
+
+@pytest.fixture(autouse=True)
+def _forget_warnings():
+    trusted_file._warn_once.cache_clear()
+
+
+def auths(**users: str) -> str:
+    """The text of a file with the user's credentials for registry.example, or for all the registries given."""
+    entries = {
+        key.replace("_", "."): {"auth": base64.b64encode(f"{user}:{SECRET}".encode()).decode()}
+        for key, user in users.items()
+    }
+    return json.dumps({"auths": entries})
+
+
+def write(path: Path, text: str, mode: int = 0o600) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+def load(root: Path, **arguments) -> Keychain:
+    environ = {"PATH": str(root / "bin"), **arguments.pop("environ", {})}
+    return load_keychain(environ=environ, home=root / "home", uid=7, root=root, **arguments)
+
+
+def user_for(keychain: Keychain, text: str = str(IMAGE)) -> str | None:
+    credentials = keychain.credentials_for(parse_reference(text))
+    return credentials.username if credentials else None
+
+
+def test_files_are_searched_in_their_order(tmp_path):
+    keychain = load(tmp_path)
+    assert user_for(keychain) is None
+    write(tmp_path / "home/.dockercfg", json.dumps(json.loads(auths(registry_example="legacy"))["auths"]))
+    assert user_for(keychain) == "legacy"
+    write(tmp_path / "home/.docker/config.json", auths(registry_example="docker"))
+    assert user_for(keychain) == "docker"
+    write(tmp_path / "home/.config/containers/auth.json", auths(registry_example="user"))
+    assert user_for(keychain) == "user"
+    write(tmp_path / "run/containers/7/auth.json", auths(registry_example="runtime"))
+    assert user_for(keychain) == "runtime"
+    write(tmp_path / "run/containers/7/auth.json", auths(other_example="runtime"))
+    assert user_for(keychain) == "user"
+
+
+@pytest.mark.parametrize(
+    ("variable", "file"),
+    [
+        ("XDG_RUNTIME_DIR", "containers/auth.json"),
+        ("XDG_CONFIG_HOME", "containers/auth.json"),
+        ("DOCKER_CONFIG", "config.json"),
+    ],
+)
+def test_the_environment_moves_the_usual_places(tmp_path, variable, file):
+    write(tmp_path / "moved" / file, auths(registry_example="moved"))
+    assert user_for(load(tmp_path, environ={variable: str(tmp_path / "moved")})) == "moved"
+
+
+def test_a_named_file_is_the_only_one_and_has_to_be_there(tmp_path):
+    write(tmp_path / "home/.docker/config.json", auths(registry_example="docker"))
+    named = write(tmp_path / "named.json", auths(other_example="named"))
+    assert user_for(load(tmp_path, authfile=named)) is None
+    assert user_for(load(tmp_path, environ={"REGISTRY_AUTH_FILE": str(named)})) is None
+    with pytest.raises(ConfigurationError, match=r"absent\.json: cannot be read: No such file"):
+        load(tmp_path, authfile=tmp_path / "absent.json")
+    keychain = load(tmp_path, authfile=named)
+    named.unlink()
+    with pytest.raises(ConfigurationError, match=r"named\.json: cannot be read: No such file"):
+        user_for(keychain)
+
+
+def test_rotated_credentials_count_at_once(tmp_path):
+    file = write(tmp_path / "auth.json", auths(registry_example="old"))
+    keychain = load(tmp_path, authfile=file)
+    assert user_for(keychain) == "old"
+    write(tmp_path / "new.json", auths(registry_example="new")).replace(file)
+    assert user_for(keychain) == "new"
+
+
+def test_a_systemd_credential_is_read_once_and_is_the_only_file(tmp_path):
+    write(tmp_path / "home/.docker/config.json", auths(other_example="docker"))
+    file = write(tmp_path / "credentials/auth.json", auths(registry_example="systemd"))
+    keychain = load(tmp_path, environ={"CREDENTIALS_DIRECTORY": str(file.parent)})
+    file.unlink()
+    assert user_for(keychain) == "systemd"
+    assert user_for(keychain, "other.example/x:1") is None
+    assert base64.b64encode(f"systemd:{SECRET}".encode()).decode() not in repr(keychain)
+    assert (
+        user_for(load(tmp_path, environ={"CREDENTIALS_DIRECTORY": str(file.parent)}), "other.example/x:1") == "docker"
+    )
+
+
+def test_a_broken_file_stops_the_start_and_names_itself(tmp_path):
+    write(tmp_path / "home/.docker/config.json", "{")
+    with pytest.raises(ConfigurationError, match=r"\.docker/config\.json: the content is not valid JSON"):
+        load(tmp_path)
+
+
+@pytest.mark.demand("CONF-perm")
+def test_credentials_that_others_can_read_are_used_with_a_warning_once(tmp_path, caplog):
+    file = write(tmp_path / "auth.json", auths(registry_example="u"), mode=0o644)
+    keychain = load(tmp_path, authfile=file)
+    assert user_for(keychain) == user_for(keychain) == "u"
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert str(file) in caplog.text
+
+
+@pytest.mark.demand("AUTH-logs")
+def test_credentials_name_their_origin_and_show_no_secret(tmp_path):
+    file = write(tmp_path / "auth.json", auths(registry_example="u"))
+    credentials = load(tmp_path, authfile=file).credentials_for(IMAGE)
+    assert credentials == Credentials("u", SECRET, "", str(file))
+    assert SECRET not in repr(credentials)
+    assert SECRET not in repr(Credentials("u", "", SECRET))
+
+
+@pytest.mark.demand("AUTH-mirror-isolation")
+def test_a_mirror_gets_its_own_credentials_and_never_the_registrys(tmp_path):
+    mirrors = Endpoint("mirror.example/registry.example"), Endpoint("own.example")
+    registries = Registries((Registry("registry.example", "registry.example", mirrors=mirrors),))
+    file = write(tmp_path / "auth.json", auths(registry_example="primary", own_example="own"))
+    keychain = load(tmp_path, authfile=file)
+    assert [user_for(keychain, str(source.reference)) for source in registries.pull_sources(IMAGE)] == [
+        None,
+        "own",
+        "primary",
+    ]
+
+
+@pytest.mark.demand("AUTH-mirror-isolation")
+def test_credentials_of_the_command_line_are_for_their_registry_alone(tmp_path):
+    write(tmp_path / "home/.docker/config.json", auths(registry_example="file", mirror_example="mirror"))
+    keychain = load(tmp_path, creds={"registry.example": Credentials("given", SECRET, "", "--creds")})
+    assert user_for(keychain) == "given"
+    assert user_for(keychain, "registry.example:444/ns/os:1") is None
+    assert user_for(keychain, "mirror.example/ns/os:1") == "mirror"
+    assert SECRET not in repr(keychain)
+
+
+def test_to_be_anonymous_means_everywhere(tmp_path):
+    file = write(tmp_path / "auth.json", auths(registry_example="u"))
+    keychain = load(tmp_path, authfile=file, no_creds=True, creds={"registry.example": Credentials("given", SECRET)})
+    assert user_for(keychain) is None
+
+
+def install(root: Path, name: str) -> None:
+    """A helper that knows everybody: the user is the helper's name and the registry that it was asked for."""
+    script = f"""#!/bin/sh\nread -r server\nprintf '{{"Username":"{name} for %s","Secret":"s"}}' "$server"\n"""
+    write(root / f"bin/docker-credential-{name}", script, mode=0o755)
+
+
+def test_a_registrys_helper_counts_before_its_entry_and_the_store_after_all(tmp_path):
+    for name in ("one", "all"):
+        install(tmp_path, name)
+    content = json.loads(auths(registry_example="entry", other_example="entry")) | {"credsStore": "all"}
+    content["credHelpers"] = {"registry.example": "one"}
+    keychain = load(tmp_path, authfile=write(tmp_path / "auth.json", json.dumps(content)))
+    found = keychain.credentials_for(IMAGE)
+    assert found is not None
+    assert found.username == "one for registry.example"
+    assert found.origin == f"docker-credential-one (credHelpers in {tmp_path}/auth.json)"
+    assert user_for(keychain, "other.example/x:1") == "entry"
+    assert user_for(keychain, "third.example:5000/x:1") == "all for third.example:5000"
+    assert user_for(keychain, "docker.io/library/x:1") == "all for https://index.docker.io/v1/"
+
+
+def test_a_store_that_is_not_installed_is_warned_of_and_stops_nobody(tmp_path, caplog):
+    keychain = load(tmp_path, authfile=write(tmp_path / "auth.json", '{"credsStore": "desktop"}'))
+    assert user_for(keychain) is None
+    assert "docker-credential-desktop is not installed" in caplog.text
+
+
+def test_configured_helpers_are_asked_in_their_order_among_the_files(tmp_path):
+    install(tmp_path, "global")
+    write(tmp_path / "home/.docker/config.json", auths(registry_example="file"))
+    assert user_for(load(tmp_path, credential_helpers=("containers-auth.json", "global"))) == "file"
+    assert (
+        user_for(load(tmp_path, credential_helpers=("global", "containers-auth.json"))) == "global for registry.example"
+    )
+    assert user_for(load(tmp_path, credential_helpers=("global",))) == "global for registry.example"
+
+
+@pytest.mark.demand("AUTH-helper-injection")
+def test_a_helper_that_cannot_be_one_stops_the_start(tmp_path):
+    with pytest.raises(ConfigurationError, match="not the name of a credential helper"):
+        load(tmp_path, credential_helpers=("../../tmp/evil",))
+    file = write(tmp_path / "auth.json", '{"credHelpers": {"registry.example": "../evil"}}')
+    with pytest.raises(ConfigurationError, match="not the name of a credential helper"):
+        user_for(load(tmp_path, authfile=file))
