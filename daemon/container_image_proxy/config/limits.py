@@ -1,0 +1,51 @@
+"""How long, how often and how much: every bound that the daemon holds the sources of images to, in one place.
+
+Plain numbers; nothing here reads the environment or a file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+CHUNK_SIZE: Final = 1 * MIB
+"""The most bytes of a blob that are handed on at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds for talking to registries. Times in seconds, sizes in bytes, rates in bytes per second."""
+
+    connect_timeout: float = 10.0
+    """Name resolution and TCP connect together; the TLS handshake has as long again."""
+    first_byte_timeout: float = 45.0
+    """From the request to the end of the answer's head. A pull-through cache asks its own upstream in that time."""
+    idle_timeout: float = 30.0
+    """The longest wait for a next byte of a body."""
+    minimum_rate: float = 8 * KIB
+    """A read of n bytes may take ``max(idle_timeout, n / minimum_rate)``: who drips is as good as dead."""
+
+    attempts: int = 6
+    """How often every source of an image is tried before a request fails; progress starts the count anew."""
+    backoff: float = 0.5
+    """The first pause between two rounds over the sources; each following one is twice as long, with jitter."""
+    longest_pause: float = 60.0
+    """The cap on a single pause, also when ``Retry-After`` asks for more."""
+    total_pause: float = 120.0
+    """The cap on all pauses of one request together."""
+    endpoint_rest: float = 60.0
+    """For so long an endpoint that could not be reached is asked only after all others."""
+
+    redirects: int = 10
+    manifest_size: int = 4 * MIB
+    token_size: int = 1 * MIB
+    error_size: int = 1 * MIB
+    discarded: int = 64 * MIB
+    """How much of a blob may be fetched again and thrown away because a server ignores ``Range``."""
+    connections: int = 8
+    """Idle connections kept for each host; more may be open at a time."""
+
+    minimum_token_lifetime: float = 60.0
+    """Shorter lives of tokens are not believed, as the ecosystem does."""
