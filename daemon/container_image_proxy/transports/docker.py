@@ -1,0 +1,74 @@
+"""``docker://name[:tag][@digest]``: an image in a registry (containers-transports(5)).
+
+Reads the reference and joins it to the registry client, which does all the rest. With both tag and digest the digest is
+what is fetched and what policy knows the image by; the tag is for the reader.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from container_image_proxy.errors import InvalidReferenceError
+from container_image_proxy.image.reference import parse_reference, policy_identity, policy_namespaces
+from container_image_proxy.transports.source import ImageReference
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from container_image_proxy.image.digest import Digest
+    from container_image_proxy.image.manifest import Descriptor, UntrustedManifest
+    from container_image_proxy.image.reference import Reference
+    from container_image_proxy.policy.model import UntrustedSignature
+    from container_image_proxy.registry.client import RegistryClient
+
+TRANSPORT: Final = "docker"
+_START: Final = "//"
+
+
+def parse(within: str) -> ImageReference:
+    """Read ``//name[:tag][@digest]``; the tag is ``latest`` if neither is given.
+
+    Raises :class:`InvalidReferenceError`.
+    """
+    if not within.startswith(_START):
+        raise InvalidReferenceError(f"docker:{within[:100]} does not start with docker://")
+    reference = parse_reference(within.removeprefix(_START)).with_default_tag()
+    fetched = replace(reference, tag=None) if reference.digest is not None else reference
+    return ImageReference(
+        transport=TRANSPORT,
+        within=_START + reference.familiar,
+        docker_reference=reference,
+        policy_identity=policy_identity(fetched),
+        policy_namespaces=policy_namespaces(fetched),
+    )
+
+
+def open_source(reference: ImageReference, registry: RegistryClient) -> RegistrySource:
+    """The source of a reference that :func:`parse` made; nothing is contacted yet."""
+    if reference.docker_reference is None:
+        raise InvalidReferenceError(f"{reference} is no docker:// reference")
+    return RegistrySource(reference.docker_reference, registry)
+
+
+class RegistrySource:
+    """An image in a registry; the client, which is shared, outlives it."""
+
+    def __init__(self, reference: Reference, registry: RegistryClient) -> None:
+        self._reference = reference
+        self._registry = registry
+
+    def fetch_manifest(self, digest: Digest | None = None, *, unless: Digest | None = None) -> UntrustedManifest | None:
+        """See :class:`ImageSource`."""
+        return self._registry.fetch_manifest(self._reference, digest, unless=unless)
+
+    def open_blob(self, descriptor: Descriptor) -> Generator[bytes, None, None]:
+        """See :class:`ImageSource`. The ``urls`` of a descriptor are never fetched."""
+        return self._registry.open_blob(self._reference, descriptor)
+
+    def fetch_signatures(self, digest: Digest) -> tuple[UntrustedSignature, ...]:  # noqa: ARG002 - the protocol's
+        """None: registries keep no signatures of the simple signing kind, lookasides do."""
+        return ()
+
+    def close(self) -> None:
+        """Nothing is held here."""
