@@ -33,7 +33,7 @@ from container_image_proxy.service.daemon import Daemon
 from container_image_proxy.service.journal import set_up_logging
 from container_image_proxy.service.limits import ServerLimits
 from container_image_proxy.service.peer import read_peer
-from container_image_proxy.service.serving import Surroundings, assemble
+from container_image_proxy.service.serving import Serving, Surroundings, assemble
 from container_image_proxy.snapshots import SnapshotStore
 
 if TYPE_CHECKING:
@@ -211,16 +211,16 @@ def _run(options: argparse.Namespace) -> None:
     surroundings = _surroundings(options)
     if options.insecure_policy:
         _log.warning("--insecure-policy: no signature is checked, any image is served")
-    settings = _settings(options)
     store = SnapshotStore(_snapshot_directory(options))
+
+    def load() -> Serving:
+        return assemble(_settings(options), store, surroundings)
+
+    serving = load()
     listeners, connection = _open_sockets(options)
-    daemon = Daemon(
-        lambda: assemble(_settings(options), store, surroundings),
-        listeners,
-        ServerLimits(idle_exit_seconds=settings.idle_exit),
-        activation.Notifier(),
-        owner=surroundings.uid if options.instance is None else None,
-    )
+    limits = ServerLimits(idle_exit_seconds=serving.settings.idle_exit)
+    owner = surroundings.uid if options.instance is None else None
+    daemon = Daemon(serving, load, listeners, limits, activation.Notifier(), owner=owner)
     if connection is not None:
         daemon.run(lambda: daemon.server.serve_connection(connection, read_peer(connection)))
     elif not listeners:

@@ -31,6 +31,7 @@ class Daemon:
 
     def __init__(
         self,
+        serving: Serving,
         load: Callable[[], Serving],
         listeners: Sequence[socket.socket],
         limits: ServerLimits,
@@ -39,7 +40,7 @@ class Daemon:
         owner: int | None,
     ) -> None:
         self._load = load
-        self._serving = load()
+        self._serving = serving
         self._notifier = notifier
         stop = None if owner is None else self._stop
         application = Application(lambda: self._serving, stop=stop, owner=owner or 0)

@@ -1,0 +1,187 @@
+"""The stand-alone modes and --check: what a person types."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import command, stand_alone, write_policy
+from tests.support.layouts import StoredImage, multi_arch, single_image
+
+REQUEST = b"GET /manifest HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> StoredImage:
+    write_policy(tmp_path)
+    return single_image(tmp_path / "os")
+
+
+def options(tmp_path: Path) -> list[str]:
+    return ["--policy", str(tmp_path / "policy.json"), f"oci:{tmp_path}/os"]
+
+
+def run(*arguments: str, **more: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, check=False, timeout=60, **more)  # type: ignore[call-overload]
+
+
+def test_a_socket_of_our_own_is_private_and_goes_with_the_daemon(tmp_path: Path, image: StoredImage) -> None:
+    with stand_alone(tmp_path / "run", options(tmp_path)) as daemon:
+        assert stat.S_IMODE(daemon.socket.stat().st_mode) == 0o600
+        assert daemon.get("/manifest").body == image.manifest
+        assert daemon.stop() == 0
+        assert not daemon.socket.exists()
+
+
+def test_a_stale_socket_is_replaced_and_a_served_one_is_not(tmp_path: Path, image: StoredImage) -> None:
+    (tmp_path / "run").mkdir()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "run/own.sock"))
+    with stand_alone(tmp_path / "run", [*options(tmp_path), "--socket-mode", "0660"]) as daemon:
+        assert stat.S_IMODE(daemon.socket.stat().st_mode) == 0o660
+        second = run("--socket", str(daemon.socket), *options(tmp_path))
+        assert (second.returncode, second.stderr.count("\n")) == (78, 1)
+        assert "another process listens" in second.stderr
+        assert daemon.get("/manifest").status == 200
+
+
+@pytest.mark.demand("HTTP-quit")
+def test_quit_ends_a_stand_alone_daemon_for_its_owner_only(tmp_path: Path, image: StoredImage) -> None:
+    tmp_path.chmod(0o755)
+    for parent in tmp_path.parents:
+        if parent != Path("/tmp") and str(parent).startswith("/tmp"):
+            parent.chmod(0o755)
+    arguments = [*options(tmp_path), "--socket-mode", "0666", "--allow-user", "daemon"]
+    with stand_alone(tmp_path / "run", arguments) as daemon:
+        curl = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--unix-socket", str(daemon.socket)]
+        stranger = {"user": 1, "group": 1, "extra_groups": []}
+        assert subprocess.run([*curl, "http://x/manifest"], capture_output=True, text=True, check=True, **stranger).stdout == "200"
+        assert subprocess.run([*curl, "-X", "POST", "http://x/quit"], capture_output=True, text=True, check=True, **stranger).stdout == "403"
+        assert daemon.get("/quit").status == 405
+        assert daemon.request("POST", "/quit").status == 200
+        assert daemon.process.wait(20) == 0
+
+
+def test_port_serves_loopback_and_says_that_anybody_here_can_connect(tmp_path: Path, image: StoredImage) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(command("--port", str(port), *options(tmp_path)), stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        assert "any local user can connect" in process.stderr.readline()
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection.request("GET", "/manifest")
+        assert connection.getresponse().read() == image.manifest
+        connection.request("POST", "/quit")
+        assert connection.getresponse().status == 403
+        connection.close()
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        process.stderr.close()
+
+
+@pytest.mark.parametrize("kind", ["connected", "listening"])
+def test_sockfd_takes_a_connected_or_a_listening_socket(tmp_path: Path, image: StoredImage, kind: str) -> None:
+    if kind == "connected":
+        ours, theirs = socket.socketpair()
+    else:
+        theirs, ours = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+        theirs.bind(str(tmp_path / "sock"))
+        theirs.listen()
+        ours.connect(str(tmp_path / "sock"))
+    process = subprocess.Popen(
+        command("--sockfd", str(theirs.fileno()), *options(tmp_path)), pass_fds=(theirs.fileno(),), stderr=subprocess.DEVNULL
+    )
+    theirs.close()
+    with ours:
+        ours.settimeout(30)
+        ours.sendall(REQUEST)
+        received = _read_all(ours)
+    if kind == "listening":
+        process.terminate()
+    assert process.wait(20) == 0
+    assert received.endswith(image.manifest)
+
+
+def _read_all(sock: socket.socket) -> bytes:
+    received = b""
+    while chunk := sock.recv(65536):
+        received += chunk
+    return received
+
+
+def test_without_any_socket_the_client_is_on_standard_input_and_output(tmp_path: Path, image: StoredImage) -> None:
+    result = subprocess.run(command(*options(tmp_path)), input=REQUEST, capture_output=True, check=True, timeout=60)
+    head, body = result.stdout.split(b"\r\n\r\n", 1)
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert body == image.manifest
+
+
+def test_the_platform_can_be_overridden(tmp_path: Path) -> None:
+    write_policy(tmp_path)
+    images = multi_arch(tmp_path / "os", "linux/amd64", "linux/arm/v7")
+    arguments = [*options(tmp_path), "--override-arch", "arm", "--override-variant", "v7", "--override-os", "linux"]
+    with stand_alone(tmp_path / "run", arguments) as daemon:
+        assert daemon.get("/manifest").headers["manifest-digest"] == images["linux/arm/v7"].digest
+
+
+def test_check_prints_what_would_be_served(tmp_path: Path, image: StoredImage) -> None:
+    result = run("--check", *options(tmp_path))
+    assert (result.returncode, result.stderr) == (0, "")
+    for part in (f"oci:{tmp_path}/os", "(default)", "insecureAcceptAnything", "default:", str(tmp_path / "policy.json")):
+        assert part in result.stdout
+
+
+def test_an_insecure_policy_is_logged(tmp_path: Path, image: StoredImage) -> None:
+    result = run("--insecure-policy", f"oci:{tmp_path}/os", stdin=subprocess.DEVNULL)
+    assert "no signature is checked" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--instance", "x", "oci:/x"],
+        ["--instance", "x", "--port", "1"],
+        ["--port", "1", "--socket", "/x", "oci:/x"],
+        ["--no-creds", "--creds", "a:b", "oci:/x"],
+        ["--socket-mode", "999", "oci:/x"],
+        ["--tls-verify=perhaps", "oci:/x"],
+        ["--colour"],
+    ],
+)
+def test_wrong_usage_is_told_on_the_spot(arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert "usage: container-image-proxy" in result.stderr
+
+
+@pytest.mark.parametrize("reference", ["ocy:/x", "docker:busybox", "docker://UPPER", "oci:/no/such/dir/x", ""])
+def test_an_unreadable_image_ends_with_78_and_one_line(reference: str) -> None:
+    result = run("--insecure-policy", reference)
+    assert result.returncode == 78
+    assert result.stderr.splitlines()[-1].startswith("error command line: images.image.reference: ")
+
+
+def test_credentials_of_the_command_line_are_not_in_any_message(tmp_path: Path, image: StoredImage) -> None:
+    result = run("--check", "--creds", "user:hunter2", "--policy", str(tmp_path / "policy.json"), "--log-level", "debug", "docker://quay.io/x/y")
+    assert result.returncode == 0
+    assert "hunter2" not in result.stdout + result.stderr
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    from container_image_proxy import __version__
+
+    assert run("--version").stdout == f"container-image-proxy {__version__}\n"
+    assert sys.version_info >= (3, 11)
+    assert os.geteuid() == 0
