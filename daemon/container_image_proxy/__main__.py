@@ -53,18 +53,30 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Without --port, --socket and --sockfd the one client is on standard input and output.",
     )
     parser.add_argument("image", metavar="IMAGE", nargs="?", help="what to serve, as transport:reference")
-    parser.add_argument("--instance", metavar="NAME", help="serve the images of NAME.toml on the sockets that systemd passes")
-    parser.add_argument("--check", action="store_true", help="validate the configuration, print what would be served, and exit")
+    parser.add_argument(
+        "--instance", metavar="NAME", help="serve the images of NAME.toml on the sockets that systemd passes"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="validate the configuration, print what would be served, and exit"
+    )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--port", type=int, metavar="N", help="listen on 127.0.0.1:N; any local user can connect")
     where.add_argument("--socket", type=Path, metavar="PATH", help="listen on a new Unix socket")
     where.add_argument("--sockfd", type=int, metavar="N", help="use the socket that is open as descriptor N")
-    parser.add_argument("--socket-mode", type=_octal, default=0o600, metavar="MODE", help="mode of --socket (default 0600)")
-    parser.add_argument("--allow-user", action="append", default=[], metavar="USER", help="who else may connect, by name or uid")
-    parser.add_argument("--allow-group", action="append", default=[], metavar="GROUP", help="which groups may connect, by name or gid")
+    parser.add_argument(
+        "--socket-mode", type=_octal, default=0o600, metavar="MODE", help="mode of --socket (default 0600)"
+    )
+    parser.add_argument(
+        "--allow-user", action="append", default=[], metavar="USER", help="who else may connect, by name or uid"
+    )
+    parser.add_argument(
+        "--allow-group", action="append", default=[], metavar="GROUP", help="which groups may connect, by name or gid"
+    )
     _add_upstream_options(parser)
     parser.add_argument("--idle-exit", type=float, metavar="SECONDS", help="exit when idle for so long; 0 means never")
-    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="where instance files are, instead of /etc, /run, /usr/lib")
+    parser.add_argument(
+        "--config-dir", type=Path, metavar="DIR", help="where instance files are, instead of /etc, /run, /usr/lib"
+    )
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
@@ -77,12 +89,18 @@ def _add_upstream_options(parser: argparse.ArgumentParser) -> None:
     secrets.add_argument("--creds", metavar="USER[:PASSWORD]", help="credentials for the registry")
     secrets.add_argument("--no-creds", action="store_true", help="access the registry anonymously")
     group.add_argument("--cert-dir", type=Path, metavar="DIR", help="CA and client certificates for the registry")
-    group.add_argument("--tls-verify", type=_boolean, nargs="?", const=True, metavar="BOOL", help="require HTTPS and verify it")
-    group.add_argument("--policy", type=Path, metavar="FILE", help="signature policy instead of containers-policy.json(5)'s places")
+    group.add_argument(
+        "--tls-verify", type=_boolean, nargs="?", const=True, metavar="BOOL", help="require HTTPS and verify it"
+    )
+    group.add_argument(
+        "--policy", type=Path, metavar="FILE", help="signature policy instead of containers-policy.json(5)'s places"
+    )
     group.add_argument("--insecure-policy", action="store_true", help="accept any image; for trying out")
     group.add_argument("--registries-conf", type=Path, metavar="FILE")
     group.add_argument("--registries-conf-dir", type=Path, metavar="DIR")
-    group.add_argument("--registries.d", dest="registries_d", type=Path, metavar="DIR", help="where signatures are kept")
+    group.add_argument(
+        "--registries.d", dest="registries_d", type=Path, metavar="DIR", help="where signatures are kept"
+    )
     group.add_argument("--override-os", metavar="OS")
     group.add_argument("--override-arch", metavar="ARCH")
     group.add_argument("--override-variant", metavar="VARIANT")
@@ -113,10 +131,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _check(options)
         _run(options)
     except ConfigurationError as error:
-        _log.error("%s", error)  # noqa: TRY400 - the message is all there is to say
+        _log.error("%s", error)
         return EX_CONFIG
     except Error as error:
-        _log.error("%s", error)  # noqa: TRY400
+        _log.error("%s", error)
         return 1
     return 0
 
@@ -153,7 +171,9 @@ def _settings(options: argparse.Namespace) -> InstanceSettings:
         settings = _stand_alone_settings(options)
     return replace(
         settings,
-        images={name: replace(image, platform=_override(image.platform, options)) for name, image in settings.images.items()},
+        images={
+            name: replace(image, platform=_override(image.platform, options)) for name, image in settings.images.items()
+        },
         registry=_override_registry(settings.registry, options),
         trust=_override_trust(settings.trust, options),
         idle_exit=settings.idle_exit if options.idle_exit is None else options.idle_exit,
@@ -230,7 +250,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _open_sockets(options: argparse.Namespace) -> tuple[list[socket.socket], socket.socket | None]:
-    """The listening sockets, or the one connection that ``--sockfd`` brought; neither means standard input and output."""
+    """The listening sockets, or the one connection that ``--sockfd`` brought; neither means stdin and stdout."""
     if options.instance is not None:
         return _inherited_sockets(options.instance), None
     if options.socket is not None:
@@ -252,7 +272,9 @@ def _inherited_sockets(instance: str) -> list[socket.socket]:
 
 
 def _snapshot_directory(options: argparse.Namespace) -> Path | None:
-    """Below the runtime directory that systemd made for the unit; a stand-alone daemon keeps its snapshots in memory only."""
+    """Below the runtime directory that systemd made for the unit; a stand-alone daemon keeps its snapshots in memory
+    only.
+    """
     runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     return Path(runtime, "snapshots") if runtime and options.instance is not None else None
 

@@ -1,9 +1,9 @@
 """The one exception tree.
 
-Everything that the package raises on purpose is an :class:`Error`. Foreign exceptions (``OSError``, ``requests``, ``json``) are
-turned into one of these in the layer that met them. An error knows what went wrong, not how a client is told:
-``service/problem.py`` maps the classes to HTTP answers, ``__main__`` to exit codes. No message ever holds a secret or a body that
-came from upstream.
+Everything that the package raises on purpose is an :class:`Error`. Foreign exceptions (``OSError``, ``requests``,
+``json``) are turned into one of these in the layer that met them. An error knows what went wrong, not how a client is
+told: ``service/problem.py`` maps the classes to HTTP answers, ``__main__`` to exit codes. No message ever holds a
+secret or a body that came from upstream.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ class Error(Exception):
     """Base of all. ``str(error)`` is one line that a person can act on."""
 
 
-# --- what the client or the administrator wrote -------------------------------------------------------------------------------
+# --- what the client or the administrator wrote -----------------------------------------------------------------------
 
 
 class InvalidInputError(Error, ValueError):
@@ -52,7 +52,7 @@ class ConfigurationError(Error):
         self.remedy = remedy
 
 
-# --- what is not allowed -------------------------------------------------------------------------------------------------------
+# --- what is not allowed ----------------------------------------------------------------------------------------------
 
 
 class PeerDeniedError(Error):
@@ -67,7 +67,7 @@ class PolicyRejectedError(Error):
         self.reasons = reasons
 
 
-# --- what is not there ---------------------------------------------------------------------------------------------------------
+# --- what is not there ------------------------------------------------------------------------------------------------
 
 
 class NotFoundError(Error):
@@ -86,15 +86,15 @@ class UnknownBlobError(NotFoundError):
     """The blob is none of the image's own, or the source no longer has it."""
 
 
-# --- what went wrong on the way to the source ----------------------------------------------------------------------------------
+# --- what went wrong on the way to the source -------------------------------------------------------------------------
 
 
 class UpstreamError(Error):
     """Trouble with the place an image comes from.
 
-    ``phase`` says during what ("connect", "token", "manifest", "blob", "signature"), ``endpoint`` where (host and port, or path),
-    ``upstream_status`` the HTTP status if there was one, ``retryable`` whether the same request may succeed later and
-    ``retry_after`` (seconds) when.
+    ``phase`` says during what ("connect", "token", "manifest", "blob", "signature"), ``endpoint`` where (host and port,
+    or path), ``upstream_status`` the HTTP status if there was one, ``retryable`` whether the same request may succeed
+    later and ``retry_after`` (seconds) when.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class UpstreamTimeoutError(UpstreamError):
     """The source did not answer, or stopped sending, within its time."""
 
 
-# --- what was not what it claimed to be ----------------------------------------------------------------------------------------
+# --- what was not what it claimed to be -------------------------------------------------------------------------------
 
 
 class IntegrityError(Error):
@@ -155,4 +155,4 @@ class SizeMismatchError(IntegrityError):
 
 
 class InvalidManifestError(IntegrityError):
-    """A manifest, index or configuration that cannot be used: malformed, ambiguous, unsupported or over its size limit."""
+    """A manifest, index or configuration that is malformed, ambiguous, unsupported or over its size limit."""

@@ -1,8 +1,8 @@
 """The use case: resolve a configured image, verify it, serve its own blobs.
 
-Owns the order of things: manifest and signatures are fetched, digests checked, policy evaluated on the reference that the
-configuration names, and only a :class:`VerifiedImage` becomes a snapshot. Whatever is served comes from a snapshot. Knows neither
-HTTP nor files; transports bring the bytes, ``policy`` decides.
+Owns the order of things: manifest and signatures are fetched, digests checked, policy evaluated on the reference that
+the configuration names, and only a :class:`VerifiedImage` becomes a snapshot. Whatever is served comes from a snapshot.
+Knows neither HTTP nor files; transports bring the bytes, ``policy`` decides.
 """
 
 from __future__ import annotations
@@ -106,14 +106,17 @@ class Proxy:
         return self._newest(name, platform) or self.resolve(name, platform)
 
     def read_config(self, snapshot: Snapshot) -> bytes:
-        """The image's configuration, whole and verified, byte for byte as its author made it; ``MAX_CONFIG_SIZE`` at most."""
+        """The image's configuration, whole and verified, byte for byte as its author made it; ``MAX_CONFIG_SIZE`` at
+        most.
+        """
         return b"".join(self.open_blob(snapshot, snapshot.manifest.config))
 
     def find_blob(self, name: str, platform: Platform | None, wanted: str) -> tuple[Snapshot, Descriptor]:
         """The image's own blob with digest ``wanted``, or with that unambiguous prefix of 7 or more hex digits.
 
-        Looks through all kept snapshots of the image, newest first, so that the blobs of a manifest stay reachable after its tag
-        has moved. Raises :class:`InvalidDigestError`, :class:`AmbiguousDigestError` or :class:`UnknownBlobError`.
+        Looks through all kept snapshots of the image, newest first, so that the blobs of a manifest stay reachable
+        after its tag has moved. Raises :class:`InvalidDigestError`, :class:`AmbiguousDigestError` or
+        :class:`UnknownBlobError`.
         """
         prefix = check_digest_prefix(wanted)
         newest = self.current(name, platform)
@@ -165,7 +168,9 @@ class Proxy:
         self._snapshots.add(snapshot)
         return snapshot
 
-    def _fetch(self, image: ServedImage, platform: Platform, source: ImageSource, known: Digest | None) -> UnverifiedImage | None:
+    def _fetch(
+        self, image: ServedImage, platform: Platform, source: ImageSource, known: Digest | None
+    ) -> UnverifiedImage | None:
         """The manifest for the platform, every step held against the digest that the step before named."""
         top = source.fetch_manifest(image.pinned_digest, unless=known)
         if top is None:
@@ -182,10 +187,16 @@ class Proxy:
             raise InvalidManifestError(f"{image.reference}: indexes are nested more than {_MAX_NESTED_INDEXES} deep")
         return self._unverified(image, index, document, source)
 
-    def _unverified(self, image: ServedImage, index: Index | None, manifest: Manifest, source: ImageSource) -> UnverifiedImage:
+    def _unverified(
+        self, image: ServedImage, index: Index | None, manifest: Manifest, source: ImageSource
+    ) -> UnverifiedImage:
         reference = image.reference
         scope = self._policy.scope_for(reference.transport, reference.policy_identity, reference.policy_namespaces)
-        signed = [document.digest for document in (index, manifest) if document is not None] if scope.needs_signatures else []
+        signed = (
+            [document.digest for document in (index, manifest) if document is not None]
+            if scope.needs_signatures
+            else []
+        )
         return UnverifiedImage(
             transport=reference.transport,
             name=str(reference),
@@ -210,12 +221,16 @@ def _fetch_instance(source: ImageSource, descriptor: Descriptor) -> Manifest | I
     if not descriptor.digest.matches(untrusted.raw):
         raise DigestMismatchError(f"the source sent another manifest for {descriptor.digest}")
     if len(untrusted.raw) != descriptor.size:
-        raise SizeMismatchError(f"{descriptor.digest} has {len(untrusted.raw)} bytes, its index entry says {descriptor.size}")
+        raise SizeMismatchError(
+            f"{descriptor.digest} has {len(untrusted.raw)} bytes, its index entry says {descriptor.size}"
+        )
     return parse_manifest(UntrustedManifest(untrusted.raw, untrusted.media_type or descriptor.media_type))
 
 
 def _is_consistent(image: UnverifiedImage, pinned: Digest | None) -> bool:
-    """Whether the manifest is the one pinned, or an entry of the index; through a nested index that cannot be told any more."""
+    """Whether the manifest is the one pinned, or an entry of the index; through a nested index that cannot be told any
+    more.
+    """
     if image.index is None:
         return pinned is None or pinned.matches(image.manifest.raw)
     is_entry = any(entry.digest.matches(image.manifest.raw) for entry in image.index.manifests)
@@ -223,7 +238,9 @@ def _is_consistent(image: UnverifiedImage, pinned: Digest | None) -> bool:
 
 
 def check_digest_prefix(text: str) -> str:
-    """``text`` if it is a digest or the beginning of one with at least 7 hex digits; :class:`InvalidDigestError` otherwise."""
+    """``text`` if it is a digest or the beginning of one with at least 7 hex digits; :class:`InvalidDigestError`
+    otherwise.
+    """
     algorithm, _, digits = text.partition(":")
     missing = HEX_LENGTHS.get(algorithm, 0) - len(digits)
     if len(digits) >= _SHORTEST_PREFIX and missing > 0:
@@ -232,4 +249,6 @@ def check_digest_prefix(text: str) -> str:
     try:
         return str(parse_digest(text))
     except InvalidDigestError as error:
-        raise InvalidDigestError(f"{error}, nor the beginning of one with {_SHORTEST_PREFIX} hex digits or more") from error
+        raise InvalidDigestError(
+            f"{error}, nor the beginning of one with {_SHORTEST_PREFIX} hex digits or more"
+        ) from error

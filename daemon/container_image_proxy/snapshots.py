@@ -1,8 +1,8 @@
 """Snapshots: what an image was when it was last resolved, kept so that its blobs stay servable though its tag moves.
 
-The last ``KEPT`` of each image are kept in memory and, if there is a directory for it, on disk, so that they survive an exit when
-idle. A file holds the *unverified* image with its signatures: whoever reads it back evaluates it against the policy in force then,
-so that neither a changed policy nor a changed file can make the daemon serve what it should not.
+The last ``KEPT`` of each image are kept in memory and, if there is a directory for it, on disk, so that they survive an
+exit when idle. A file holds the *unverified* image with its signatures: whoever reads it back evaluates it against the
+policy in force then, so that neither a changed policy nor a changed file can make the daemon serve what it should not.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class StoredImage:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A verified image as it is served. ``manifest`` is its OCI form; ``checked_at`` is on the monotonic clock, None if restored."""
+    """A verified image as it is served. ``manifest`` is its OCI form; ``checked_at`` is on the monotonic clock, None if
+    restored.
+    """
 
     stored: StoredImage
     verified: VerifiedImage
@@ -111,7 +113,9 @@ class SnapshotStore:
         return sorted((self._directory / name).glob("*.json")) if self._directory else []
 
     def _write(self, kept: list[StoredImage]) -> None:
-        """Put the newest on disk. Failing costs a resolution after the next start, so it is no reason to fail a request."""
+        """Put the newest on disk. Failing costs a resolution after the next start, so it is no reason to fail a
+        request.
+        """
         if self._directory is None:
             return
         place = self._directory / kept[0].name
@@ -119,7 +123,7 @@ class SnapshotStore:
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
             temporary = place / ".new"
             temporary.write_bytes(encode(kept[0]))
-            os.replace(temporary, place / f"{time.time_ns():020d}.json")
+            temporary.replace(place / f"{time.time_ns():020d}.json")
             for path in self._files(kept[0].name)[: -len(kept)]:
                 path.unlink()
         except OSError as error:
@@ -138,7 +142,9 @@ def _read(path: Path, name: str) -> StoredImage | None:
 
 
 class Snapshots:
-    """The verified snapshots of one configuration; ``verify`` turns what the store has into them, or refuses with an error."""
+    """The verified snapshots of one configuration; ``verify`` turns what the store has into them, or refuses with an
+    error.
+    """
 
     def __init__(self, store: SnapshotStore, verify: Callable[[StoredImage], Snapshot | None]) -> None:
         self._store = store
@@ -182,7 +188,9 @@ def encode(stored: StoredImage) -> bytes:
         "policy-namespaces": image.policy_namespaces,
         "index": _encode_document(image.index),
         "manifest": _encode_document(image.manifest),
-        "signatures": {str(digest): [_encode_signature(one) for one in group] for digest, group in image.signatures.items()},
+        "signatures": {
+            str(digest): [_encode_signature(one) for one in group] for digest, group in image.signatures.items()
+        },
     }
     return json.dumps(record).encode()
 

@@ -1,8 +1,9 @@
 """The verified stream: a blob's bytes on their way to the client, hashed beside the transfer, the last chunk withheld.
 
-The consumer holds all but the last chunk before the digest is known, and never the last chunk of a wrong blob. With the answer's
-``Content-Length`` being the descriptor's size, framing itself fails then, so that a complete answer is proof. Hashing runs in a
-thread of its own, because that is as much work as receiving and sending together and ``hashlib`` works outside the interpreter lock.
+The consumer holds all but the last chunk before the digest is known, and never the last chunk of a wrong blob. With the
+answer's ``Content-Length`` being the descriptor's size, framing itself fails then, so that a complete answer is proof.
+Hashing runs in a thread of its own, because that is as much work as receiving and sending together and ``hashlib``
+works outside the interpreter lock.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ _QUEUED_CHUNKS: Final = 4
 def verify_stream(chunks: Generator[bytes, None, None], descriptor: Descriptor) -> Generator[bytes, None, None]:
     """Yield ``chunks`` unchanged, each one chunk late, the last only once size and digest are those of ``descriptor``.
 
-    A blob that arrives in one chunk is thus verified before anything of it is yielded. Raises :class:`SizeMismatchError` as soon
-    as one byte too many arrives, :class:`DigestMismatchError` at the end; errors of ``chunks`` pass through. ``chunks`` is closed
-    in every case.
+    A blob that arrives in one chunk is thus verified before anything of it is yielded. Raises
+    :class:`SizeMismatchError` as soon as one byte too many arrives, :class:`DigestMismatchError` at the end; errors of
+    ``chunks`` pass through. ``chunks`` is closed in every case.
     """
     received = 0
     withheld = b""
@@ -36,7 +37,9 @@ def verify_stream(chunks: Generator[bytes, None, None], descriptor: Descriptor) 
         for chunk in chunks:
             received += len(chunk)
             if received > descriptor.size:
-                raise SizeMismatchError(f"{descriptor.digest} is longer than the {descriptor.size} bytes that its descriptor says")
+                raise SizeMismatchError(
+                    f"{descriptor.digest} is longer than the {descriptor.size} bytes that its descriptor says"
+                )
             if withheld:
                 content.update(withheld)
                 yield withheld
@@ -50,7 +53,7 @@ def verify_stream(chunks: Generator[bytes, None, None], descriptor: Descriptor) 
 
 
 class _BackgroundHash:
-    """A running digest, computed by a thread from the second chunk on; at most ``_QUEUED_CHUNKS`` chunks wait for it."""
+    """A running digest, computed by a thread from the second chunk; at most ``_QUEUED_CHUNKS`` chunks wait for it."""
 
     def __init__(self, digest: Digest) -> None:
         self._algorithm = digest.algorithm

@@ -1,4 +1,4 @@
-"""oci: references, image names, blob paths and the choice in index.json, as containers/image's layout package has them."""
+"""oci: references, image names, blob paths and the choice in index.json, as containers/image has them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from container_image_proxy.errors import Error
 from container_image_proxy.image.digest import parse_digest
 from container_image_proxy.image.manifest import Index, UntrustedManifest, parse_manifest
 from container_image_proxy.image.media_types import OCI_INDEX
 from container_image_proxy.transports.layout import blob_path, check_image_name, choose_entry, split_reference
-
 from tests.support.conformance import DIRECTORY, rows
 
 
@@ -50,11 +50,17 @@ def test_the_entry_of_index_json_that_a_reference_means(row: dict[str, Any]) -> 
         return
     entry = choose_entry(_index(path, row), image)
     expected = row["descriptor"]
-    assert (str(entry.digest), entry.size, entry.media_type) == (expected["Digest"], expected["Size"], expected["MediaType"])
+    assert (str(entry.digest), entry.size, entry.media_type) == (
+        expected["Digest"],
+        expected["Size"],
+        expected["MediaType"],
+    )
 
 
 def _index(path: str, row: dict[str, Any]) -> Index:
-    """The layout's index.json; where the fixture is not at hand, one with the row's entry at the row's place among others."""
+    """The layout's index.json; where the fixture is not at hand, one with the row's entry at the row's place among
+    others.
+    """
     fixture = DIRECTORY / "oci" / path / "index.json"
     raw = fixture.read_bytes() if fixture.exists() else json.dumps(_rebuilt(row)).encode()
     index = parse_manifest(UntrustedManifest(raw, OCI_INDEX))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,7 +34,9 @@ class Served:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """An instance with a default image, a multi-arch one, a Docker one and an artifact."""
     place = tmp_path_factory.mktemp("api")
-    os_image = Layout(place / "os").image([layer_tar({"etc/os-release": b"ID=test\n"}), layer_tar({"big": bytes(3 << 20)})], name="1", compression="")
+    os_image = Layout(place / "os").image(
+        [layer_tar({"etc/os-release": b"ID=test\n"}), layer_tar({"big": bytes(3 << 20)})], name="1", compression=""
+    )
     tools = multi_arch(place / "tools", "linux/amd64", ARM)
     docker = Layout(place / "docker").image(name="1", docker=True)
     artifact = Layout(place / "artifact").artifact(name="1")
@@ -89,20 +93,23 @@ def test_blobs_are_fetched_by_digest_and_by_a_beginning_of_it(served: Served) ->
 
 
 def test_repr_digest_is_that_of_rfc_9530(served: Served) -> None:
-    import base64
-
     digest, content = next(iter(served.os.blobs.items()))
     reply = served.daemon.get(f"/blobs/{digest}")
     assert reply.headers["repr-digest"] == f"sha-256=:{base64.b64encode(hashlib.sha256(content).digest()).decode()}:"
     manifest = served.daemon.get("/images/docker/manifest")
-    assert manifest.headers["repr-digest"] == f"sha-256=:{base64.b64encode(hashlib.sha256(manifest.body).digest()).decode()}:"
+    assert (
+        manifest.headers["repr-digest"]
+        == f"sha-256=:{base64.b64encode(hashlib.sha256(manifest.body).digest()).decode()}:"
+    )
 
 
 def test_a_docker_manifest_is_served_as_oci_with_every_blob_fetchable(served: Served) -> None:
     reply = served.daemon.get("/images/docker/manifest")
     manifest = reply.json
     assert reply.headers["content-type"] == manifest["mediaType"] == OCI_MANIFEST
-    assert reply.headers["manifest-digest"] == served.docker.digest != f"sha256:{hashlib.sha256(reply.body).hexdigest()}"
+    assert (
+        reply.headers["manifest-digest"] == served.docker.digest != f"sha256:{hashlib.sha256(reply.body).hexdigest()}"
+    )
     assert manifest["config"]["mediaType"] == OCI_CONFIG
     for descriptor in (manifest["config"], *manifest["layers"]):
         blob = served.daemon.get(f"/images/docker/blobs/{descriptor['digest']}")
@@ -146,7 +153,9 @@ def test_head_says_what_get_would_without_the_body(served: Served, path: str) ->
     get, head = served.daemon.get(path), served.daemon.request("HEAD", path)
     ignored = {"date"}
     assert (head.status, head.body) == (200, b"")
-    assert {k: v for k, v in head.headers.items() if k not in ignored} == {k: v for k, v in get.headers.items() if k not in ignored}
+    assert {k: v for k, v in head.headers.items() if k not in ignored} == {
+        k: v for k, v in get.headers.items() if k not in ignored
+    }
 
 
 def test_head_of_a_blob_says_its_size(served: Served) -> None:
@@ -186,13 +195,26 @@ def test_if_none_match_saves_the_transfer(served: Served, path: str) -> None:
 )
 def test_a_bad_request_is_told_why(served: Served, target: str, status: int, code: str) -> None:
     reply = served.daemon.get(target)
-    assert (reply.status, reply.json["code"], reply.headers["content-type"]) == (status, code, "application/problem+json")
+    assert (reply.status, reply.json["code"], reply.headers["content-type"]) == (
+        status,
+        code,
+        "application/problem+json",
+    )
     assert reply.json["detail"]
 
 
 @pytest.mark.demand("DIG-request-path")
 @pytest.mark.parametrize(
-    "digest", ["sha256:%2e%2e%2fetc", "..%2f..", "sha256:" + "a" * 64 + "/x", "sha256:" + "a" * 63 + "%00", "sha256%253A" + "a" * 64, "%ff%fe", "sha256:" + "A" * 64]
+    "digest",
+    [
+        "sha256:%2e%2e%2fetc",
+        "..%2f..",
+        "sha256:" + "a" * 64 + "/x",
+        "sha256:" + "a" * 63 + "%00",
+        "sha256%253A" + "a" * 64,
+        "%ff%fe",
+        "sha256:" + "A" * 64,
+    ],
 )
 def test_a_digest_is_never_a_path(served: Served, digest: str) -> None:
     assert served.daemon.get(f"/blobs/{digest}").status == 400
@@ -217,8 +239,6 @@ def test_requests_unixsocket_and_curl_are_clients(served: Served, tmp_path: Path
 
 
 def test_a_connection_is_kept_and_pipelined_requests_are_answered_in_order(served: Served) -> None:
-    import socket
-
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(20)
         client.connect(str(served.daemon.socket))
@@ -228,7 +248,9 @@ def test_a_connection_is_kept_and_pipelined_requests_are_answered_in_order(serve
         received = b""
         while chunk := client.recv(65536):
             received += chunk
-    positions = [received.index(marker) for marker in (served.os.manifest, served.os.config, b"NOT_FOUND", b'"artifact"')]
+    positions = [
+        received.index(marker) for marker in (served.os.manifest, served.os.config, b"NOT_FOUND", b'"artifact"')
+    ]
     assert positions == sorted(positions)
     assert received.count(b"HTTP/1.1 ") == len(targets)
 
@@ -238,7 +260,15 @@ def test_the_daemon_answers_other_users_by_its_list(served: Served) -> None:
     command = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--unix-socket", str(served.daemon.socket)]
 
     def status(uid: int, target: str) -> str:
-        return subprocess.run([*command, f"http://x{target}"], user=uid, group=uid, extra_groups=[], capture_output=True, text=True, check=False).stdout
+        return subprocess.run(
+            [*command, f"http://x{target}"],
+            user=uid,
+            group=uid,
+            extra_groups=[],
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout
 
     for parent in [served.daemon.socket.parent, *served.daemon.socket.parent.parents]:
         if str(parent).startswith("/tmp/"):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import http.client
-import os
 import signal
 import socket
 import stat
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from container_image_proxy import __version__
 from tests.support.daemon import command, stand_alone, write_policy
 from tests.support.layouts import StoredImage, multi_arch, single_image
 
@@ -63,8 +62,16 @@ def test_quit_ends_a_stand_alone_daemon_for_its_owner_only(tmp_path: Path, image
     with stand_alone(tmp_path / "run", arguments) as daemon:
         curl = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--unix-socket", str(daemon.socket)]
         stranger = {"user": 1, "group": 1, "extra_groups": []}
-        assert subprocess.run([*curl, "http://x/manifest"], capture_output=True, text=True, check=True, **stranger).stdout == "200"
-        assert subprocess.run([*curl, "-X", "POST", "http://x/quit"], capture_output=True, text=True, check=True, **stranger).stdout == "403"
+        assert (
+            subprocess.run([*curl, "http://x/manifest"], capture_output=True, text=True, check=True, **stranger).stdout
+            == "200"
+        )
+        assert (
+            subprocess.run(
+                [*curl, "-X", "POST", "http://x/quit"], capture_output=True, text=True, check=True, **stranger
+            ).stdout
+            == "403"
+        )
         assert daemon.get("/quit").status == 405
         assert daemon.request("POST", "/quit").status == 200
         assert daemon.process.wait(20) == 0
@@ -100,7 +107,9 @@ def test_sockfd_takes_a_connected_or_a_listening_socket(tmp_path: Path, image: S
         theirs.listen()
         ours.connect(str(tmp_path / "sock"))
     process = subprocess.Popen(
-        command("--sockfd", str(theirs.fileno()), *options(tmp_path)), pass_fds=(theirs.fileno(),), stderr=subprocess.DEVNULL
+        command("--sockfd", str(theirs.fileno()), *options(tmp_path)),
+        pass_fds=(theirs.fileno(),),
+        stderr=subprocess.DEVNULL,
     )
     theirs.close()
     with ours:
@@ -138,7 +147,13 @@ def test_the_platform_can_be_overridden(tmp_path: Path) -> None:
 def test_check_prints_what_would_be_served(tmp_path: Path, image: StoredImage) -> None:
     result = run("--check", *options(tmp_path))
     assert (result.returncode, result.stderr) == (0, "")
-    for part in (f"oci:{tmp_path}/os", "(default)", "insecureAcceptAnything", "default:", str(tmp_path / "policy.json")):
+    for part in (
+        f"oci:{tmp_path}/os",
+        "(default)",
+        "insecureAcceptAnything",
+        "default:",
+        str(tmp_path / "policy.json"),
+    ):
         assert part in result.stdout
 
 
@@ -174,14 +189,19 @@ def test_an_unreadable_image_ends_with_78_and_one_line(reference: str) -> None:
 
 
 def test_credentials_of_the_command_line_are_not_in_any_message(tmp_path: Path, image: StoredImage) -> None:
-    result = run("--check", "--creds", "user:hunter2", "--policy", str(tmp_path / "policy.json"), "--log-level", "debug", "docker://quay.io/x/y")
+    result = run(
+        "--check",
+        "--creds",
+        "user:hunter2",
+        "--policy",
+        str(tmp_path / "policy.json"),
+        "--log-level",
+        "debug",
+        "docker://quay.io/x/y",
+    )
     assert result.returncode == 0
     assert "hunter2" not in result.stdout + result.stderr
 
 
 def test_the_version_is_that_of_the_package() -> None:
-    from container_image_proxy import __version__
-
     assert run("--version").stdout == f"container-image-proxy {__version__}\n"
-    assert sys.version_info >= (3, 11)
-    assert os.geteuid() == 0

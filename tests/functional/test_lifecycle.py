@@ -71,7 +71,9 @@ def test_a_reload_puts_the_new_configuration_in_force_and_leaves_transfers_alone
         connection, response = begin_blob(daemon, image.layer_digests[0])
         other = Layout(place / "other").image(name="1")
         write_instance(
-            place / "config", "test", f'[images.new]\nreference = "oci:{place}/other:1"\n[trust]\npolicy = "{place}/policy.json"\n'
+            place / "config",
+            "test",
+            f'[images.new]\nreference = "oci:{place}/other:1"\n[trust]\npolicy = "{place}/policy.json"\n',
         )
         daemon.wait_for_notification("READY=1")
         daemon.signal(signal.SIGHUP)
@@ -112,7 +114,9 @@ def test_a_policy_made_stricter_holds_after_the_reload(place: Path) -> None:
 
 
 def test_an_idle_daemon_exits_and_keeps_its_snapshots(place: Path) -> None:
-    """The tag moves while nobody listens; the blobs of the manifest that a client holds are still served after the restart."""
+    """The tag moves while nobody listens; the blobs of the manifest that a client holds are still served after the
+    restart.
+    """
     old = big_image(place)
     configure(place, "idle-exit = 0.05")
     environ = {"RUNTIME_DIRECTORY": str(place / "runtime")}
@@ -132,7 +136,9 @@ def test_an_idle_daemon_exits_and_keeps_its_snapshots(place: Path) -> None:
 @pytest.mark.demand("sigkill")
 @pytest.mark.demand("idle-exit-race")
 def test_no_connection_is_lost_between_one_process_and_the_next(place: Path) -> None:
-    """Processes that exit after 1 ms of idleness, restarted on the same socket as systemd does, under concurrent requests."""
+    """Processes that exit after 1 ms of idleness, restarted on the same socket as systemd does, under concurrent
+    requests.
+    """
     configure(place, "idle-exit = 0.001")
     path = place / "proxy.sock"
     statuses: list[int] = []
@@ -195,15 +201,25 @@ def test_a_client_that_leaves_frees_everything(place: Path) -> None:
         ("[images.os]\nreferense = 1\n", "images.os.reference: missing"),
         ('[images.os]\nreference = "ocy:/x"\n', "images.os.reference: "),
         ('[images.os]\nreference = "docker://UPPER"\n', "images.os.reference: "),
-        ('[images.os]\nreference = "oci:/x"\n[trust]\npolicy = "/no/such/policy.json"\n', "/no/such/policy.json: there is no signature policy"),
+        (
+            '[images.os]\nreference = "oci:/x"\n[trust]\npolicy = "/no/such/policy.json"\n',
+            "/no/such/policy.json: there is no signature policy",
+        ),
         ("=", "Invalid"),
     ],
 )
 @pytest.mark.demand("POL-missing")
 def test_a_broken_configuration_ends_the_start_with_78_and_one_line(tmp_path: Path, text: str, expected: str) -> None:
     write_instance(tmp_path, "test", text)
-    run = subprocess.run(command("--instance", "test", "--config-dir", str(tmp_path)), capture_output=True, text=True, check=False)
-    checked = subprocess.run(command("--check", "--instance", "test", "--config-dir", str(tmp_path)), capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        command("--instance", "test", "--config-dir", str(tmp_path)), capture_output=True, text=True, check=False
+    )
+    checked = subprocess.run(
+        command("--check", "--instance", "test", "--config-dir", str(tmp_path)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     for result in (run, checked):
         assert result.returncode == 78
         assert expected in result.stderr

@@ -1,6 +1,7 @@
 """The real daemon as a child process, started as systemd would, and a client for its socket.
 
-READY=1 is awaited on a notification socket of our own, so that a test begins when the daemon can answer and not some time later.
+READY=1 is awaited on a notification socket of our own, so that a test begins when the daemon can answer and not some
+time later.
 """
 
 from __future__ import annotations
@@ -67,13 +68,24 @@ class RunningDaemon:
         with contextlib.closing(UnixConnection(self.socket)) as connection:
             connection.request(method, target, headers=dict(headers or {}))
             response = connection.getresponse()
-            return Reply(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
+            return Reply(
+                response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
+            )
 
     def get(self, target: str, headers: Mapping[str, str] | None = None) -> Reply:
         return self.request("GET", target, headers)
 
     def curl(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-        command = ["curl", "--silent", "--show-error", "--max-time", "60", "--unix-socket", str(self.socket), *arguments]
+        command = [
+            "curl",
+            "--silent",
+            "--show-error",
+            "--max-time",
+            "60",
+            "--unix-socket",
+            str(self.socket),
+            *arguments,
+        ]
         return subprocess.run(command, capture_output=True, check=False, timeout=90)
 
     def signal(self, number: signal.Signals) -> None:
@@ -140,7 +152,9 @@ def activated(
 
 
 @contextlib.contextmanager
-def stand_alone(directory: Path, arguments: Sequence[str], *, environ: Mapping[str, str] | None = None) -> Iterator[RunningDaemon]:
+def stand_alone(
+    directory: Path, arguments: Sequence[str], *, environ: Mapping[str, str] | None = None
+) -> Iterator[RunningDaemon]:
     """The daemon with ``--socket``, which it makes itself."""
     directory.mkdir(exist_ok=True)
     path = directory / "own.sock"

@@ -8,6 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from container_image_proxy.errors import (
     AmbiguousDigestError,
     DigestMismatchError,
@@ -28,9 +31,6 @@ from container_image_proxy.snapshots import KEPT, SnapshotStore
 from container_image_proxy.transports.layout import LayoutSource
 from container_image_proxy.transports.source import ImageReference, ImageSource
 from container_image_proxy.transports.table import parse_image_reference
-from hypothesis import given
-from hypothesis import strategies as st
-
 from tests.support.layouts import (
     OCI_MANIFEST,
     JSONObject,
@@ -49,7 +49,9 @@ REJECT = parse_policy(b'{"default": [{"type": "reject"}]}', "policy.json")
 class Bench:
     """A proxy over one layout, with a clock to turn and a count of how often the source was opened."""
 
-    def __init__(self, path: Path, *, image: str = "latest", policy: Policy | None = None, store: SnapshotStore | None = None) -> None:
+    def __init__(
+        self, path: Path, *, image: str = "latest", policy: Policy | None = None, store: SnapshotStore | None = None
+    ) -> None:
         self.now = 100.0
         self.opened = 0
         served = ServedImage("os", parse_image_reference(f"oci:{path}:{image}"), AMD64, 1.0)
@@ -153,7 +155,9 @@ def test_an_abbreviated_digest_names_one_blob_or_lists_the_candidates(tmp_path: 
     layout = Layout(tmp_path)
     config = layout.blob(b"{}", "application/vnd.oci.image.config.v1+json")
     twins = _blobs_that_share_a_prefix(layout)
-    layout.manifest({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": twins}, b"{}", (), name="latest")
+    layout.manifest(
+        {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": twins}, b"{}", (), name="latest"
+    )
     proxy = Bench(tmp_path).proxy
     assert str(proxy.find_blob("os", None, twins[0]["digest"][:30])[1].digest) == twins[0]["digest"]
     with pytest.raises(AmbiguousDigestError) as caught:
@@ -175,7 +179,18 @@ def _blobs_that_share_a_prefix(layout: Layout) -> list[JSONObject]:
 
 @pytest.mark.demand("DIG-request-path")
 @pytest.mark.parametrize(
-    "text", ["", "sha256", "sha256:", "sha256:abcdef", "sha256:ABCDEF0", "md5:" + "a" * 32, "sha256:" + "a" * 65, "sha256:../../etc", "a" * 64]
+    "text",
+    [
+        "",
+        "sha256",
+        "sha256:",
+        "sha256:abcdef",
+        "sha256:ABCDEF0",
+        "md5:" + "a" * 32,
+        "sha256:" + "a" * 65,
+        "sha256:../../etc",
+        "a" * 64,
+    ],
 )
 def test_what_is_neither_digest_nor_prefix_is_refused(text: str) -> None:
     with pytest.raises(InvalidDigestError):
@@ -223,7 +238,9 @@ def test_a_substituted_configuration_is_never_returned(tmp_path: Path) -> None:
 def test_a_manifest_whose_configuration_is_over_the_limit_is_refused(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
     config = {**layout.blob(b"{}", "application/vnd.oci.image.config.v1+json"), "size": 5 << 20}
-    layout.manifest({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": []}, b"{}", (), name="latest")
+    layout.manifest(
+        {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": []}, b"{}", (), name="latest"
+    )
     with pytest.raises(InvalidManifestError, match="size"):
         Bench(tmp_path).proxy.resolve("os")
 
@@ -313,7 +330,9 @@ def test_a_pinned_digest_is_resolved_once(tmp_path: Path) -> None:
     reference = parse_image_reference(f"docker://example.com/os@{image.digest}")
     served = ServedImage("os", reference, AMD64, 0.0)
     layout = parse_image_reference(f"oci:{tmp_path}")
-    proxy = Proxy({"os": served}, insecure_policy(), lambda _: bench._open(layout), SnapshotStore(None), clock=lambda: bench.now)
+    proxy = Proxy(
+        {"os": served}, insecure_policy(), lambda _: bench._open(layout), SnapshotStore(None), clock=lambda: bench.now
+    )
     proxy.resolve("os")
     bench.now += 1000
     proxy.resolve("os")

@@ -6,12 +6,13 @@ import threading
 from collections.abc import Generator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from container_image_proxy.errors import DigestMismatchError, IntegrityError, SizeMismatchError
 from container_image_proxy.image.digest import digest_of
 from container_image_proxy.image.manifest import Descriptor
 from container_image_proxy.stream import verify_stream
-from hypothesis import given
-from hypothesis import strategies as st
 
 CONTENT = bytes(range(256)) * 40
 

@@ -1,8 +1,9 @@
-"""Instance files: which images an instance serves, to whom, and with which of the system's configuration (``NAME.toml``).
+"""Instance files: which images an instance serves, to whom, and with which of the system's configuration
+(``NAME.toml``).
 
-Searched in /etc, /run and /usr/lib below ``container-image-proxy/``, the first found wins; ``NAME.toml.d/*.toml`` of all three are
-merged over it in the order of their names, where a file in an earlier directory hides its namesake in a later one. A symbolic link
-to /dev/null hides a file, too. Documented in container-image-proxy.toml(5).
+Searched in /etc, /run and /usr/lib below ``container-image-proxy/``, the first found wins; ``NAME.toml.d/*.toml`` of
+all three are merged over it in the order of their names, where a file in an earlier directory hides its namesake in a
+later one. A symbolic link to /dev/null hides a file, too. Documented in container-image-proxy.toml(5).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class ImageSettings:
 
 @dataclass(frozen=True, slots=True)
 class RegistrySettings:
-    """Where the containers ecosystem's files are, if not in their usual places; ``tls_verify`` None leaves it to them."""
+    """Where the ecosystem's files are, if not in their usual places; ``tls_verify`` None leaves it to them."""
 
     authfile: Path | None = None
     cert_dir: Path | None = None
@@ -65,7 +66,9 @@ class TrustSettings:
 
 @dataclass(frozen=True, slots=True)
 class InstanceSettings:
-    """Everything that an instance file says; ``default`` is None if several images have no default, ``idle_exit`` is in seconds."""
+    """Everything that an instance file says; ``default`` is None if several images have no default, ``idle_exit`` is in
+    seconds.
+    """
 
     name: str
     file: str
@@ -93,7 +96,9 @@ def _load_document(name: str, directories: Sequence[Path]) -> TomlDocument:
     if main is None or _is_mask(main):
         places = ", ".join(str(directory) for directory in directories)
         reason = "masked by a link to /dev/null" if main else f"no such file in {places}"
-        raise ConfigurationError(str(main or f"{name}.toml"), reason, remedy="write it as container-image-proxy.toml(5) says")
+        raise ConfigurationError(
+            str(main or f"{name}.toml"), reason, remedy="write it as container-image-proxy.toml(5) says"
+        )
     drop_ins: dict[str, Path] = {}
     for directory in reversed(directories):
         drop_ins |= {path.name: path for path in (directory / f"{name}.toml.d").glob("*.toml")}

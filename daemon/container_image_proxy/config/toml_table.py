@@ -32,7 +32,9 @@ def parse_toml(raw: bytes, file: str) -> dict[str, Any]:
     try:
         return tomllib.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # ValueError itself: an integer of thousands of digits
-        reason = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "not UTF-8 text, or values beyond all bounds"
+        reason = (
+            str(error) if isinstance(error, tomllib.TOMLDecodeError) else "not UTF-8 text, or values beyond all bounds"
+        )
         raise ConfigurationError(file, reason) from error
 
 
@@ -45,7 +47,9 @@ def merge_documents(parts: Sequence[tuple[str, Mapping[str, Any]]]) -> TomlDocum
     return TomlDocument(parts[0][0], values, origins)
 
 
-def _merge(into: dict[str, Any], part: Mapping[str, Any], file: str, origins: dict[KeyPath, str], path: KeyPath) -> None:
+def _merge(
+    into: dict[str, Any], part: Mapping[str, Any], file: str, origins: dict[KeyPath, str], path: KeyPath
+) -> None:
     for key, value in part.items():
         here = (*path, key)
         origins[here] = file
@@ -125,7 +129,9 @@ class TomlTable:
         """Which file set ``key`` of this table, and the key's full path."""
         path = (*self.path, key)
         origins = self.document.origins
-        file = next((origins[path[:end]] for end in range(len(path), 0, -1) if path[:end] in origins), self.document.file)
+        file = next(
+            (origins[path[:end]] for end in range(len(path), 0, -1) if path[:end] in origins), self.document.file
+        )
         return file, ".".join(path)
 
     def error(self, key: str, reason: str, *, remedy: str | None = None) -> ConfigurationError:

@@ -1,4 +1,5 @@
-"""The HTTP API as a WSGI application (PEP 3333): which resources there are, who may have them, which headers they carry.
+"""The HTTP API as a WSGI application (PEP 3333): which resources there are, who may have them, which headers they
+carry.
 
 Owns no socket and no framing. Each request is answered under one configuration, the one in force when it arrived.
 """
@@ -11,10 +12,10 @@ import logging
 from contextlib import closing
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, quote
 
-from container_image_proxy.errors import InvalidInputError, NotFoundError, PeerDeniedError, UnknownImageError
+from container_image_proxy.errors import InvalidInputError, PeerDeniedError, UnknownImageError
 from container_image_proxy.image.digest import digest_of
 from container_image_proxy.image.platform import parse_platform
 from container_image_proxy.service.problem import Answer, is_expected, problem, problem_of
@@ -40,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a handler needs to know of a request. ``log`` takes fields for the record that the server writes about it."""
+    """What a handler needs to know of a request. ``log`` takes fields for the server's record of it."""
 
     method: str
     path: str
@@ -64,7 +65,9 @@ class Request:
     def platform(self) -> Platform | None:
         """The platform that the query asks for; there is no other parameter."""
         try:
-            parameters = parse_qsl(self.query, keep_blank_values=True, strict_parsing=bool(self.query), max_num_fields=2)
+            parameters = parse_qsl(
+                self.query, keep_blank_values=True, strict_parsing=bool(self.query), max_num_fields=2
+            )
         except ValueError as error:
             raise InvalidInputError("the query is not name=value") from error
         if not parameters:
@@ -75,9 +78,11 @@ class Request:
 
 
 class Application:
-    """``serving`` gives the configuration in force; ``stop`` ends the daemon and exists only when it runs stand-alone."""
+    """``serving`` gives the configuration in force; ``stop`` ends the daemon and exists only if it runs stand-alone."""
 
-    def __init__(self, serving: Callable[[], Serving], *, stop: Callable[[], None] | None = None, owner: int = 0) -> None:
+    def __init__(
+        self, serving: Callable[[], Serving], *, stop: Callable[[], None] | None = None, owner: int = 0
+    ) -> None:
         self._serving = serving
         self._stop = stop
         self._owner = owner
@@ -99,8 +104,10 @@ class Application:
             return handler(request, self._serving(), **values)
         except MethodNotAllowedError as error:
             allow = (("Allow", ", ".join(error.allowed)),)
-            return problem(HTTPStatus.METHOD_NOT_ALLOWED, "UNSUPPORTED", "Method not allowed", str(error), headers=allow)
-        except Exception as error:
+            return problem(
+                HTTPStatus.METHOD_NOT_ALLOWED, "UNSUPPORTED", "Method not allowed", str(error), headers=allow
+            )
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong has an answer
             if not is_expected(error):
                 _log.exception("a request failed for a reason that should not exist")
             request.log["ERROR"] = f"{type(error).__name__}: {error}"
@@ -115,13 +122,18 @@ class Application:
         return Answer(HTTPStatus.OK, (("Content-Type", "text/plain"), ("Content-Length", "0")), b"")
 
 
-# --- handlers ------------------------------------------------------------------------------------------------------------------
+# --- handlers ---------------------------------------------------------------------------------------------------------
 
 
 def list_images(request: Request, serving: Serving) -> Answer:
     """``GET /images``: those that the peer may have."""
     images = [
-        {"name": name, "reference": str(image.reference), "platform": str(image.platform), "default": name == serving.default}
+        {
+            "name": name,
+            "reference": str(image.reference),
+            "platform": str(image.platform),
+            "default": name == serving.default,
+        }
         for name, image in serving.images.items()
         if serving.permits(request.peer, name)
     ]
@@ -148,7 +160,9 @@ def get_config(request: Request, serving: Serving, name: str | None = None) -> A
 
 
 def get_blob(request: Request, serving: Serving, digest: str, name: str | None = None) -> Answer:
-    """``GET /blobs/DIGEST``: one of the image's own blobs; verified before the status line if it is small, while it flows if not."""
+    """``GET /blobs/DIGEST``: one of the image's own blobs; verified before the status line if it is small, while it
+    flows if not.
+    """
     chosen = _choose(request, serving, name)
     snapshot, descriptor = serving.proxy.find_blob(chosen, request.platform(), digest)
     request.log["DIGEST"] = str(descriptor.digest)
@@ -178,7 +192,7 @@ ROUTES: Final[tuple[Route[Callable[..., Answer]], ...]] = (
 )
 
 
-# --- what they share -----------------------------------------------------------------------------------------------------------
+# --- what they share --------------------------------------------------------------------------------------------------
 
 
 def _choose(request: Request, serving: Serving, name: str | None) -> str:
@@ -210,7 +224,11 @@ def _document(request: Request, body: bytes, media_type: str, headers: tuple[tup
     """A small body that is at hand, or 304 if the client has it."""
     if _is_known(request, headers):
         return _not_modified(headers)
-    described = (("Content-Type", media_type), ("Content-Length", str(len(body))), ("Repr-Digest", _repr_digest(digest_of(body))))
+    described = (
+        ("Content-Type", media_type),
+        ("Content-Length", str(len(body))),
+        ("Repr-Digest", _repr_digest(digest_of(body))),
+    )
     return Answer(HTTPStatus.OK, (*headers, *described), body)
 
 

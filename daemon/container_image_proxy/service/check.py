@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 def describe(serving: Serving) -> str:
     """The configuration in force as lines for a person."""
     settings = serving.settings
-    lines = [f"{settings.file}: {len(serving.images)} image{'s' * (len(serving.images) != 1)}, policy {serving.policy.file}"]
+    lines = [
+        f"{settings.file}: {len(serving.images)} image{'s' * (len(serving.images) != 1)}, policy {serving.policy.file}"
+    ]
     for image in serving.images.values():
         lines += _describe_image(serving, image)
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """The daemon's life: start, answer, reload on SIGHUP, drain on SIGTERM, leave when idle.
 
-Knows no option and no file by itself: it is given a function that reads the configuration anew and the sockets to serve.
+Knows no option and no file by itself: it is given a function that reads the configuration anew and the sockets to
+serve.
 """
 
 from __future__ import annotations
@@ -19,15 +20,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from container_image_proxy.service.activation import Notifier
-    from container_image_proxy.service.peer import Peer
     from container_image_proxy.service.limits import ServerLimits
+    from container_image_proxy.service.peer import Peer
     from container_image_proxy.service.serving import Serving
 
 _log = logging.getLogger(__name__)
 
 
 class Daemon:
-    """Serves one instance. ``load`` gives a whole new configuration or raises; ``owner`` is the uid that may stop a stand-alone one."""
+    """Serves one instance. ``load`` gives a whole new configuration or raises; ``owner`` is the uid that may stop a
+    stand-alone one.
+    """
 
     def __init__(
         self,
@@ -52,7 +55,7 @@ class Daemon:
         return self._server
 
     def run(self, serve: Callable[[], None]) -> None:
-        """Answer requests until told to stop or idle for long enough; ``serve`` is one of the server's ways to do so."""
+        """Answer requests until told to stop, or idle for so long; ``serve`` is one of the server's ways to do so."""
         signal.signal(signal.SIGTERM, lambda *_: self._stop())
         signal.signal(signal.SIGINT, lambda *_: self._stop())
         signal.signal(signal.SIGHUP, lambda *_: self._server.call_soon(self.reload))
@@ -65,12 +68,14 @@ class Daemon:
             self._serving.close()
 
     def reload(self) -> None:
-        """Put a whole new configuration in force, or keep the old one and say so. Running requests end under the one they began with."""
+        """Put a whole new configuration in force, or keep the old one and say so. Running requests end under the one
+        they began with.
+        """
         self._notifier.reloading()
         try:
             self._serving = self._load()
         except Error as error:
-            _log.error("the new configuration cannot be used, the old one stays in force: %s", error)  # noqa: TRY400 - no defect of ours
+            _log.error("the new configuration cannot be used, the old one stays in force: %s", error)
             self._notifier.ready(f"Old configuration in force; the new one is wrong: {error}")
         else:
             _log.info("the configuration was read anew")
@@ -89,7 +94,7 @@ class Daemon:
         return f"Serving {len(images)} image{'s' * (len(images) != 1)}: {', '.join(images)}"
 
     def _warm_up(self) -> None:
-        """Load the HTTP library while nobody waits for it yet, rather than before READY=1 or during the first request."""
+        """Load the HTTP library while nobody waits for it, neither before READY=1 nor during the first request."""
         serving = self._serving
         if any(image.reference.transport == "docker" for image in serving.images.values()):
             threading.Thread(target=serving.registry, name="warm-up", daemon=True).start()

@@ -1,7 +1,7 @@
 """Errors as answers: the one table from exception classes to HTTP, in RFC 9457 ``application/problem+json``.
 
-``code`` is the OCI distribution error code where one fits. Never a secret, never a body that came from upstream; a foreign exception
-is answered without a word about it.
+``code`` is the OCI distribution error code where one fits. Never a secret, never a body that came from upstream; a
+foreign exception is answered without a word about it.
 """
 
 from __future__ import annotations
@@ -48,9 +48,16 @@ _TABLE: Final = (
     _Row(errors.UnknownManifestError, HTTPStatus.NOT_FOUND, "MANIFEST_UNKNOWN", "Unknown manifest"),
     _Row(errors.UnknownBlobError, HTTPStatus.NOT_FOUND, "BLOB_UNKNOWN", "Unknown blob"),
     _Row(errors.NotFoundError, HTTPStatus.NOT_FOUND, "NOT_FOUND", "Not found"),
-    _Row(errors.UpstreamTimeoutError, HTTPStatus.GATEWAY_TIMEOUT, "UPSTREAM_TIMEOUT", "The source did not answer in time"),
+    _Row(
+        errors.UpstreamTimeoutError, HTTPStatus.GATEWAY_TIMEOUT, "UPSTREAM_TIMEOUT", "The source did not answer in time"
+    ),
     _Row(errors.RateLimitedError, HTTPStatus.SERVICE_UNAVAILABLE, "TOOMANYREQUESTS", "The registry limits our rate"),
-    _Row(errors.RegistryUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE, "UPSTREAM_UNAVAILABLE", "The registry is not available"),
+    _Row(
+        errors.RegistryUnavailableError,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "UPSTREAM_UNAVAILABLE",
+        "The registry is not available",
+    ),
     _Row(errors.RegistryAuthError, HTTPStatus.BAD_GATEWAY, "UNAUTHORIZED", "The registry does not accept the proxy"),
     _Row(errors.RegistryError, HTTPStatus.BAD_GATEWAY, "UPSTREAM_ERROR", "The registry's answer cannot be used"),
     _Row(errors.SourceError, HTTPStatus.BAD_GATEWAY, "SOURCE_ERROR", "The image's source is broken"),
@@ -59,7 +66,12 @@ _TABLE: Final = (
     _Row(errors.SizeMismatchError, HTTPStatus.BAD_GATEWAY, "SIZE_MISMATCH", "The source sent content of another size"),
     _Row(errors.InvalidManifestError, HTTPStatus.BAD_GATEWAY, "MANIFEST_INVALID", "Invalid manifest"),
     _Row(errors.IntegrityError, HTTPStatus.BAD_GATEWAY, "INTEGRITY", "The content is not what it claims to be"),
-    _Row(errors.ConfigurationError, HTTPStatus.INTERNAL_SERVER_ERROR, "CONFIGURATION", "The daemon's configuration cannot be used"),
+    _Row(
+        errors.ConfigurationError,
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "CONFIGURATION",
+        "The daemon's configuration cannot be used",
+    ),
 )
 
 

@@ -1,8 +1,8 @@
 """Which handler answers which method and path.
 
-A pattern is a path whose ``{name}`` segments match one segment and whose last ``{name...}`` matches all the rest, slashes included,
-so that a malformed rest is judged by whoever knows what it should be. Segments are percent-decoded once, after they were split: an
-encoded slash stays within its segment.
+A pattern is a path whose ``{name}`` segments match one segment and whose last ``{name...}`` matches all the rest,
+slashes included, so that a malformed rest is judged by whoever knows what it should be. Segments are percent-decoded
+once, after they were split: an encoded slash stays within its segment.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class Route(Generic[Handler]):
         if any(want != have for want, have in zip(wanted, given, strict=True) if not want.startswith("{")):
             return None
         pairs = zip(wanted, given, strict=True)
-        return {want.strip("{.}"): unquote(have, errors="surrogateescape") for want, have in pairs if want.startswith("{")}
+        return {
+            want.strip("{.}"): unquote(have, errors="surrogateescape") for want, have in pairs if want.startswith("{")
+        }
 
 
 def find_route(routes: Sequence[Route[Handler]], method: str, path: str) -> tuple[Handler, dict[str, str]]:
@@ -63,5 +65,7 @@ def find_route(routes: Sequence[Route[Handler]], method: str, path: str) -> tupl
         if method in route.methods:
             return route.handler, values
     if matches:
-        raise MethodNotAllowedError(method[:20], path[:200], tuple(allowed for route, _ in matches for allowed in route.methods))
+        raise MethodNotAllowedError(
+            method[:20], path[:200], tuple(allowed for route, _ in matches for allowed in route.methods)
+        )
     raise NotFoundError(f"there is nothing at {path[:200]!r}; see container-image-proxy(1) for what there is")

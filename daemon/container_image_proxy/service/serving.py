@@ -1,4 +1,5 @@
-"""One configuration in force: settings turned into policy, registries, credentials and the proxy over them, whole or not at all.
+"""One configuration in force: settings turned into policy, registries, credentials and the proxy over them, whole or
+not at all.
 
 Made at start, by ``--check``, and by every reload; a reload replaces the old one only when the new one stands.
 """
@@ -69,7 +70,9 @@ class Serving:
         return self.settings.images[name].access
 
     def permits(self, peer: Peer, name: str) -> bool:
-        """Whether the peer may have the image. A peer without credentials can only come over a channel that asks for none."""
+        """Whether the peer may have the image. A peer without credentials can only come over a channel that asks for
+        none.
+        """
         return peer.uid is None or self.access(name).permits(peer.uid, peer.groups)
 
     def admits(self, peer: Peer) -> bool:
@@ -118,7 +121,9 @@ def _parse_reference(text: str, registries: Registries) -> ImageReference:
         return parse_image_reference(text)
     meant, *others = resolve_short_name(registries, text)
     if others:
-        raise InvalidReferenceError(f"{text!r} is ambiguous: write docker:// and one of {', '.join(map(str, (meant, *others)))}")
+        raise InvalidReferenceError(
+            f"{text!r} is ambiguous: write docker:// and one of {', '.join(map(str, (meant, *others)))}"
+        )
     return parse_image_reference(f"docker://{meant}")
 
 
@@ -139,7 +144,7 @@ def _prepare_registry(
         environ=surroundings.environ,
         home=surroundings.home,
         uid=surroundings.uid,
-        creds={domain: given for domain in domains} if given else {},
+        creds=dict.fromkeys(domains, given) if given else {},
         no_creds=surroundings.no_credentials,
         credential_helpers=registries.credential_helpers,
     )

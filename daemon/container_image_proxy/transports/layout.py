@@ -1,8 +1,9 @@
 """``oci:path[:image]``: an OCI image layout in a directory (image-spec image-layout.md, containers-transports(5)).
 
-``image`` is the ``org.opencontainers.image.ref.name`` annotation of an entry of index.json, ``@N`` its N-th entry, or nothing when
-there is only one. The tree is treated as hostile: below the configured directory no symbolic link is followed and nothing but
-regular files is opened, so that a layout cannot name files outside of itself or make the daemon wait on a FIFO.
+``image`` is the ``org.opencontainers.image.ref.name`` annotation of an entry of index.json, ``@N`` its N-th entry, or
+nothing when there is only one. The tree is treated as hostile: below the configured directory no symbolic link is
+followed and nothing but regular files is opened, so that a layout cannot name files outside of itself or make the
+daemon wait on a FIFO.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
 
 TRANSPORT: Final = "oci"
 _REF_NAME: Final = "org.opencontainers.image.ref.name"
-_IMAGE_NAME: Final = re.compile(r"[A-Za-z0-9]+(?:(?:[-._:@+]|--)[A-Za-z0-9]+)*(?:/[A-Za-z0-9]+(?:(?:[-._:@+]|--)[A-Za-z0-9]+)*)*")
+_IMAGE_NAME: Final = re.compile(
+    r"[A-Za-z0-9]+(?:(?:[-._:@+]|--)[A-Za-z0-9]+)*(?:/[A-Za-z0-9]+(?:(?:[-._:@+]|--)[A-Za-z0-9]+)*)*"
+)
 _POSITION: Final = re.compile(r"@([0-9]+)")
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # O_NONBLOCK: opening a FIFO must not wait for its writer
@@ -47,7 +50,9 @@ def split_reference(within: str) -> tuple[str, str]:
 
 
 def check_image_name(name: str) -> str:
-    """The name as it is, ``@N`` without leading zeros; :class:`InvalidReferenceError` if it cannot be a ref.name (annotations.md)."""
+    """The name as it is, ``@N`` without leading zeros; :class:`InvalidReferenceError` if it cannot be a ref.name
+    (annotations.md).
+    """
     if position := _POSITION.fullmatch(name):
         return f"@{int(position[1])}"
     if name and not _IMAGE_NAME.fullmatch(name):
@@ -56,7 +61,9 @@ def check_image_name(name: str) -> str:
 
 
 def parse(within: str) -> ImageReference:
-    """Read ``path[:image]``. The path is made absolute and free of symbolic links, because policy scopes are real places."""
+    """Read ``path[:image]``. The path is made absolute and free of symbolic links, because policy scopes are real
+    places.
+    """
     path, image = split_reference(within)
     image = check_image_name(image)
     place = _real_path(path)

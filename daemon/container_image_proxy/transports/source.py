@@ -1,7 +1,7 @@
 """What every transport gives: a parsed image reference, and a source that hands out the image's bytes.
 
-A source locates and bounds, it never vouches: everything that it returns is untrusted until ``proxy`` has held it against digests
-and policy. Names follow containers-transports(5).
+A source locates and bounds, it never vouches: everything that it returns is untrusted until ``proxy`` has held it
+against digests and policy. Names follow containers-transports(5).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class ImageReference:
     """``transport:within``, normalised, with the names that policy.json knows it by.
 
-    ``policy_identity`` is empty for a transport whose images policy cannot tell apart; ``policy_namespaces`` go from the most
-    specific to the widest. ``docker_reference`` is None where the transport has no such name.
+    ``policy_identity`` is empty for a transport whose images policy cannot tell apart; ``policy_namespaces`` go from
+    the most specific to the widest. ``docker_reference`` is None where the transport has no such name.
     """
 
     transport: str

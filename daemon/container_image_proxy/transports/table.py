@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class Transport:
     """How one transport reads what stands behind its colon, and how it opens that.
 
-    ``open`` gets a function that gives the registry client, because making one loads an HTTP library that layouts never need.
+    ``open`` gets a function that gives the registry client, because making one loads an HTTP library that layouts never
+    need.
     """
 
     parse: Callable[[str], ImageReference]

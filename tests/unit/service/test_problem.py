@@ -6,6 +6,7 @@ import inspect
 import json
 
 import pytest
+
 from container_image_proxy import errors
 from container_image_proxy.service.problem import MEDIA_TYPE, Answer, is_expected, problem_of
 
@@ -59,11 +60,18 @@ def test_a_foreign_exception_is_answered_without_a_word_about_it() -> None:
 
 
 def test_upstream_trouble_says_where_when_and_whether_to_try_again() -> None:
-    error = errors.RateLimitedError("slow", phase="blob", endpoint="r.example", upstream_status=429, retryable=True, retry_after=2.4)
+    error = errors.RateLimitedError(
+        "slow", phase="blob", endpoint="r.example", upstream_status=429, retryable=True, retry_after=2.4
+    )
     answer = problem_of(error)
     problem = document(answer)
     assert dict(answer.headers)["Retry-After"] == "3"
-    assert (problem["phase"], problem["endpoint"], problem["upstream_status"], problem["retryable"]) == ("blob", "r.example", 429, True)
+    assert (problem["phase"], problem["endpoint"], problem["upstream_status"], problem["retryable"]) == (
+        "blob",
+        "r.example",
+        429,
+        True,
+    )
 
 
 def test_reasons_and_candidates_are_listed() -> None:

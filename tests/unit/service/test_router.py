@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from container_image_proxy.errors import Error, NotFoundError
-from container_image_proxy.service.router import MethodNotAllowedError, Route, find_route
 from hypothesis import given
 from hypothesis import strategies as st
+
+from container_image_proxy.errors import Error, NotFoundError
+from container_image_proxy.service.router import MethodNotAllowedError, Route, find_route
 
 ROUTES = (
     Route("GET", "/manifest", "manifest"),
@@ -34,14 +35,19 @@ def test_a_path_finds_its_handler_and_its_values(method: str, path: str, expecte
     assert find_route(ROUTES, method, path) == expected
 
 
-@pytest.mark.parametrize("path", ["", "/", "manifest", "/manifest/", "//manifest", "/Manifest", "/blobs", "/%6danifest", "/images/a"])
+@pytest.mark.parametrize(
+    "path", ["", "/", "manifest", "/manifest/", "//manifest", "/Manifest", "/blobs", "/%6danifest", "/images/a"]
+)
 def test_any_other_path_is_not_found(path: str) -> None:
     with pytest.raises(NotFoundError):
         find_route(ROUTES, "GET", path)
 
 
 @pytest.mark.demand("HTTP-methods")
-@pytest.mark.parametrize(("method", "path", "allowed"), [("POST", "/manifest", ("GET", "HEAD")), ("GET", "/quit", ("POST",)), ("get", "/manifest", ("GET", "HEAD"))])
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("POST", "/manifest", ("GET", "HEAD")), ("GET", "/quit", ("POST",)), ("get", "/manifest", ("GET", "HEAD"))],
+)
 def test_a_wrong_method_lists_the_right_ones(method: str, path: str, allowed: tuple[str, ...]) -> None:
     with pytest.raises(MethodNotAllowedError) as caught:
         find_route(ROUTES, method, path)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from container_image_proxy.errors import (
     DigestMismatchError,
     InvalidManifestError,
@@ -16,7 +17,6 @@ from container_image_proxy.errors import (
 from container_image_proxy.image.digest import digest_of, parse_digest
 from container_image_proxy.image.manifest import MAX_MANIFEST_SIZE, Descriptor
 from container_image_proxy.transports.layout import LayoutSource, parse
-
 from tests.support.layouts import Layout, StoredImage, layer_tar, single_image
 
 
