@@ -1,0 +1,50 @@
+"""``transport:reference`` as skopeo reads it: names, policy identities and namespaces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from container_image_proxy.errors import Error
+from container_image_proxy.transports import docker
+from container_image_proxy.transports.source import ImageReference
+from container_image_proxy.transports.table import parse_image_reference
+from tests.support.conformance import deviation, rows
+
+
+def columns(reference: ImageReference) -> dict[str, Any]:
+    """A reference as the tables write it."""
+    named = {"docker_reference": str(reference.docker_reference)} if reference.docker_reference else {}
+    return {
+        "transport": reference.transport,
+        "within": reference.within,
+        "name": str(reference),
+        "policy_identity": reference.policy_identity,
+        "policy_namespaces": list(reference.policy_namespaces),
+        **named,
+    }
+
+
+@rows("reference/transports")
+def test_an_image_name_as_on_skopeo_s_command_line(row: dict[str, Any]) -> None:
+    differs = deviation("reference/transports", row)
+    if differs and differs.expect == "ok":
+        assert parse_image_reference(row["input"])
+    elif differs or "error" in row:
+        with pytest.raises(Error):
+            parse_image_reference(row["input"])
+    else:
+        assert columns(parse_image_reference(row["input"])) == row["result"]
+
+
+@rows("reference/parse")
+def test_what_the_docker_transport_makes_of_a_name(row: dict[str, Any]) -> None:
+    differs = deviation("reference/parse", row) or deviation("reference/docker_transport", row)
+    if differs and differs.expect == "ok":
+        assert docker.parse(f"//{row['input']}")
+    elif differs or "error" in row["docker_transport"]:
+        with pytest.raises(Error):
+            docker.parse(f"//{row['input']}")
+    else:
+        assert columns(docker.parse(f"//{row['input']}")) == row["docker_transport"]
