@@ -7,6 +7,8 @@ Knows neither HTTP nor files; transports bring the bytes, ``policy`` decides.
 
 from __future__ import annotations
 
+import json
+import logging
 import threading
 import time
 from contextlib import closing
@@ -18,6 +20,7 @@ from container_image_proxy.errors import (
     DigestMismatchError,
     InvalidDigestError,
     InvalidManifestError,
+    PolicyRejectedError,
     SizeMismatchError,
     UnknownBlobError,
     UnknownImageError,
@@ -37,11 +40,13 @@ if TYPE_CHECKING:
     from container_image_proxy.image.manifest import Descriptor
     from container_image_proxy.image.platform import Platform
     from container_image_proxy.policy.model import Policy
+    from container_image_proxy.policy.receipt import Receipt
     from container_image_proxy.snapshots import SnapshotStore
     from container_image_proxy.transports.source import ImageReference, ImageSource
 
 _MAX_NESTED_INDEXES: Final = 3
 _SHORTEST_PREFIX: Final = 7
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +214,28 @@ class Proxy:
         )
 
     def _verify(self, stored: StoredImage, *, checked_at: float | None) -> Snapshot:
-        verified = evaluate(self._policy, stored.image, require_instance_signature=self._require_instance_signature)
+        try:
+            verified = evaluate(self._policy, stored.image, require_instance_signature=self._require_instance_signature)
+        except PolicyRejectedError as error:
+            _log.warning(
+                "rejected: %s", error, extra={"fields": {"IMAGE": stored.name, "REFERENCE": stored.image.name}}
+            )
+            raise
+        _log_receipt(stored, verified.receipt)
         return Snapshot(stored, verified, to_oci(verified.manifest), checked_at)
+
+
+def _log_receipt(stored: StoredImage, receipt: Receipt) -> None:
+    """The decision as one record: what it was about, and the whole receipt."""
+    fields = {
+        "IMAGE": stored.name,
+        "REFERENCE": stored.image.name,
+        "DIGEST": str(receipt.manifest_digest),
+        "POLICY_SCOPE": receipt.scope,
+        "SIGNED_BY": ", ".join(receipt.signed_by),
+        "RECEIPT": json.dumps(receipt.as_json()),
+    }
+    _log.info("verified %s as %s", stored.image.name, receipt.manifest_digest, extra={"fields": fields})
 
 
 def _fetch_instance(source: ImageSource, descriptor: Descriptor) -> Manifest | Index:

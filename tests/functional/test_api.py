@@ -133,6 +133,19 @@ def test_an_artifact_has_manifest_and_blobs(served: Served) -> None:
     assert served.daemon.get("/images/artifact/config").headers["content-type"] == "application/vnd.oci.empty.v1+json"
 
 
+def test_the_verification_says_which_policy_decided_and_why(served: Served) -> None:
+    reply = served.daemon.get("/verification")
+    receipt = reply.json
+    assert (reply.status, reply.headers["manifest-digest"]) == (200, served.os.digest)
+    assert (receipt["scope"], receipt["manifest_digest"]) == ("default", served.os.digest)
+    assert receipt["policy_file"].endswith("/policy.json")
+    assert [verdict["accepted"] for verdict in receipt["verdicts"]] == [True]
+    arm = served.daemon.get(f"/images/tools/verification?platform={ARM}").json
+    assert arm["manifest_digest"] == served.tools[ARM].digest
+    assert arm["index_digest"].startswith("sha256:")
+    assert f"verified oci:{served.daemon.socket.parents[1]}/os:1 as {served.os.digest}" in served.daemon.log_text()
+
+
 def test_images_lists_what_the_peer_may_have(served: Served) -> None:
     images = {image["name"]: image for image in served.daemon.get("/images").json}
     assert list(images) == ["os", "tools", "docker", "artifact"]

@@ -35,6 +35,8 @@ PEER: Final = "container_image_proxy.peer"
 RAW_PATH: Final = "container_image_proxy.raw_path"
 LOG_FIELDS: Final = "container_image_proxy.log"
 
+# What a header value may hold as it is; a comma separates values, everything else is percent-encoded.
+_HEADER_SAFE: Final = "/:@!$&'()*+;=~._-[]"
 _HTTP_DIGEST_NAMES: Final = {"sha256": "sha-256", "sha512": "sha-512"}
 _log = logging.getLogger(__name__)
 
@@ -144,7 +146,11 @@ def get_manifest(request: Request, serving: Serving, name: str | None = None) ->
     """``GET /manifest``: the manifest in OCI form, resolved anew unless it is fresh."""
     chosen = _choose(request, serving, name)
     snapshot = serving.proxy.resolve(chosen, request.platform())
-    headers = (*_image_headers(request, serving, snapshot), ("ETag", f'"{snapshot.manifest_digest}"'))
+    headers = (
+        *_image_headers(request, serving, snapshot),
+        ("ETag", f'"{snapshot.manifest_digest}"'),
+        *_signed_by(snapshot),
+    )
     return _document(request, snapshot.manifest.raw, snapshot.manifest.media_type, headers)
 
 
@@ -157,6 +163,14 @@ def get_config(request: Request, serving: Serving, name: str | None = None) -> A
     if _is_known(request, headers):
         return _not_modified(headers)
     return _document(request, serving.proxy.read_config(snapshot), snapshot.manifest.config.media_type, headers)
+
+
+def get_verification(request: Request, serving: Serving, name: str | None = None) -> Answer:
+    """``GET /verification``: why the image may be served, as the receipt of the decision says it."""
+    chosen = _choose(request, serving, name)
+    snapshot = serving.proxy.current(chosen, request.platform())
+    body = json.dumps(snapshot.verified.receipt.as_json(), indent=2).encode() + b"\n"
+    return _document(request, body, "application/json", _image_headers(request, serving, snapshot))
 
 
 def get_blob(request: Request, serving: Serving, digest: str, name: str | None = None) -> Answer:
@@ -185,10 +199,12 @@ ROUTES: Final[tuple[Route[Callable[..., Answer]], ...]] = (
     Route("GET", "/manifest", get_manifest),
     Route("GET", "/config", get_config),
     Route("GET", "/blobs/{digest...}", get_blob),
+    Route("GET", "/verification", get_verification),
     Route("GET", "/images", list_images),
     Route("GET", "/images/{name}/manifest", get_manifest),
     Route("GET", "/images/{name}/config", get_config),
     Route("GET", "/images/{name}/blobs/{digest...}", get_blob),
+    Route("GET", "/images/{name}/verification", get_verification),
 )
 
 
@@ -214,10 +230,16 @@ def _image_headers(request: Request, serving: Serving, snapshot: Snapshot) -> tu
     request.log.setdefault("DIGEST", str(snapshot.manifest_digest))
     index = (("Index-Digest", str(snapshot.index_digest)),) if snapshot.index_digest else ()
     return (
-        ("Image-Reference", quote(reference, safe="/:@!$&'()*+,;=~._-[]")),
+        ("Image-Reference", quote(reference, safe=_HEADER_SAFE)),
         ("Manifest-Digest", str(snapshot.manifest_digest)),
         *index,
     )
+
+
+def _signed_by(snapshot: Snapshot) -> tuple[tuple[str, str], ...]:
+    """Everybody whose signature counted; nothing if the policy asks for none."""
+    signers = snapshot.verified.receipt.signed_by
+    return (("Signed-By", ", ".join(quote(signer, safe=_HEADER_SAFE + " ") for signer in signers)),) if signers else ()
 
 
 def _document(request: Request, body: bytes, media_type: str, headers: tuple[tuple[str, str], ...] = ()) -> Answer:
