@@ -119,24 +119,17 @@ class Proxy:
     def find_blob(self, name: str, platform: Platform | None, wanted: str) -> tuple[Snapshot, Descriptor]:
         """The image's own blob with digest ``wanted``, or with that unambiguous prefix of 7 or more hex digits.
 
-        Looks through all kept snapshots of the image, newest first, so that the blobs of a manifest stay reachable
-        after its tag has moved. Raises :class:`InvalidDigestError`, :class:`AmbiguousDigestError` or
-        :class:`UnknownBlobError`.
+        Looks through the kept snapshots of the image (of ``platform``, if given), newest first, so that the blobs of a
+        manifest stay reachable after its tag has moved; resolves only if there is none. Raises
+        :class:`InvalidDigestError`, :class:`AmbiguousDigestError` or :class:`UnknownBlobError`.
         """
         prefix = check_digest_prefix(wanted)
-        newest = self.current(name, platform)
+        self.image(name)
         kept = [one for one in self._snapshots.of(name) if platform in (None, one.platform)]
-        found: dict[Digest, tuple[Snapshot, Descriptor]] = {}
-        for snapshot in [newest, *kept]:
-            for descriptor in snapshot.manifest.blobs:
-                if str(descriptor.digest).startswith(prefix):
-                    found.setdefault(descriptor.digest, (snapshot, descriptor))
-        if not found:
-            raise UnknownBlobError(f"{prefix} is no blob of image {name!r}; its manifest lists those that are")
-        if len(found) > 1:
-            candidates = tuple(sorted(str(digest) for digest in found))
-            raise AmbiguousDigestError(f"{prefix} could be {', '.join(candidates)}", candidates)
-        return next(iter(found.values()))
+        for snapshot in kept or [self.resolve(name, platform)]:
+            if descriptor := _choose_blob(snapshot, prefix):
+                return snapshot, descriptor
+        raise UnknownBlobError(f"{prefix} is no blob of image {name!r}; its manifest lists those that are")
 
     def open_blob(self, snapshot: Snapshot, descriptor: Descriptor) -> Generator[bytes, None, None]:
         """The verified stream of one of the snapshot's blobs; see :func:`verify_stream`."""
@@ -223,6 +216,14 @@ class Proxy:
             raise
         _log_receipt(stored, verified.receipt)
         return Snapshot(stored, verified, to_oci(verified.manifest), checked_at)
+
+
+def _choose_blob(snapshot: Snapshot, prefix: str) -> Descriptor | None:
+    found = {blob.digest: blob for blob in snapshot.manifest.blobs if str(blob.digest).startswith(prefix)}
+    if len(found) > 1:
+        candidates = tuple(sorted(str(digest) for digest in found))
+        raise AmbiguousDigestError(f"{prefix} could be {', '.join(candidates)}", candidates)
+    return next(iter(found.values()), None)
 
 
 def _log_receipt(stored: StoredImage, receipt: Receipt) -> None:

@@ -151,6 +151,15 @@ def test_only_the_image_s_own_blobs_are_found(tmp_path: Path) -> None:
         proxy.find_blob("other", None, other.layer_digests[0])
 
 
+def test_blobs_of_another_platform_s_manifest_are_found_without_saying_the_platform_again(tmp_path: Path) -> None:
+    images = multi_arch(tmp_path, "linux/arm64")
+    bench = Bench(tmp_path)
+    bench.proxy.resolve("os", Platform("linux", "arm64"))
+    digest = images["linux/arm64"].config_digest
+    assert str(bench.proxy.find_blob("os", None, digest)[1].digest) == digest
+    assert bench.opened == 1
+
+
 def test_an_abbreviated_digest_names_one_blob_or_lists_the_candidates(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
     config = layout.blob(b"{}", "application/vnd.oci.image.config.v1+json")
