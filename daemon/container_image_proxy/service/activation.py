@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_PORTS: Final = range(65536)
 _BACKLOG: Final = 4096  # the kernel cuts it to net.core.somaxconn
 
 
@@ -34,6 +35,8 @@ def inherited_sockets() -> list[socket.socket]:
     The environment forgets them. :class:`ConfigurationError` for a socket of any other kind.
     """
     names = systemd.daemon.listen_fds_with_names(unset_environment=True)
+    for variable in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):  # os.environ is a copy, which children may get
+        os.environ.pop(variable, None)
     return [_inherited(descriptor, name) for descriptor, name in sorted(names.items())]
 
 
@@ -74,10 +77,13 @@ def is_listening(sock: socket.socket) -> bool:
 
 def listen_tcp(port: int) -> socket.socket:
     """Listen on a port of 127.0.0.1, 0 for any free one; :class:`ConfigurationError` if that cannot be."""
+    what, remedy = f"--port {port}", "choose another port"
+    if port not in _PORTS:
+        raise ConfigurationError(what, "a port is a number from 0 to 65535", remedy=remedy)
     try:
         sock = socket.create_server(("127.0.0.1", port), backlog=_BACKLOG)
-    except (OSError, OverflowError) as error:
-        raise ConfigurationError(f"--port {port}", _reason(error), remedy="choose another port") from error
+    except OSError as error:
+        raise ConfigurationError(what, _reason(error), remedy=remedy) from error
     logger.warning("any local user can connect to 127.0.0.1 port %d", sock.getsockname()[1])
     return sock
 

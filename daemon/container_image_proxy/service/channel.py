@@ -84,7 +84,7 @@ class Channel(abc.ABC):
 
     @abc.abstractmethod
     def abort(self) -> None:
-        """Make every wait end, and the close a reset where the socket can tell that from an end."""
+        """Make the close a failure for the client where the socket can say so, and end waits where it can."""
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -113,10 +113,12 @@ class SocketChannel(Channel):
                     return
 
     def abort(self) -> None:
-        """Shut down both ways; over TCP the close will send RST."""
-        if self._socket.family != socket.AF_UNIX:
+        """A Unix socket has no reset and is shut down; TCP resets at close, which a FIN before it would spoil."""
+        if self._socket.family == socket.AF_UNIX:
+            self._shut_down(socket.SHUT_RDWR)
+        else:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        self._shut_down(socket.SHUT_RDWR)
+            self._shut_down(socket.SHUT_RD)
 
     def close(self) -> None:
         """Close the socket."""

@@ -75,21 +75,23 @@ class JournalHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Send one entry."""
         try:
-            fields = {name: one_line(str(value)) for name, value in _fields(record).items()}
-            if record.exc_info:
-                fields["TRACEBACK"] = "\n".join(_traceback_lines(record))
-            self._send(
-                one_line(record.getMessage()),
-                PRIORITY=str(_priority(record.levelno)),
-                LOGGER=record.name,
-                CODE_FILE=record.pathname,
-                CODE_LINE=record.lineno,
-                CODE_FUNC=record.funcName,
-                **self._constant,
-                **fields,
-            )
+            self._send(one_line(record.getMessage()), **self._entry(record))
         except Exception:  # noqa: BLE001 - logging must not raise into its caller
             self.handleError(record)
+
+    def _entry(self, record: logging.LogRecord) -> dict[str, object]:
+        entry: dict[str, object] = {name: one_line(str(value)) for name, value in _fields(record).items()}
+        entry.pop("MESSAGE", None)
+        if record.exc_info:
+            entry["TRACEBACK"] = "\n".join(_traceback_lines(record))
+        return entry | {
+            "PRIORITY": str(_priority(record.levelno)),
+            "LOGGER": record.name,
+            "CODE_FILE": record.pathname,
+            "CODE_LINE": record.lineno,
+            "CODE_FUNC": record.funcName,
+            **self._constant,
+        }
 
 
 class LineHandler(logging.StreamHandler[TextIO]):

@@ -22,6 +22,8 @@ class ServerLimits:
     """Seconds that a refused client gets to read its answer before the connection goes."""
     retry_after_seconds: int = 1
     """Seconds after which a client that met a cap may come back."""
+    accept_pause_seconds: float = 1.0
+    """How long nothing is accepted when the system has no descriptors or memory left, unless a connection ends."""
     drain_seconds: float = 60.0
     """Seconds that running requests get after a stop."""
     idle_exit_seconds: float = 0.0

@@ -8,7 +8,6 @@ the next process that systemd starts. HTTP is none of its business: see ``connec
 from __future__ import annotations
 
 import collections
-import contextlib
 import functools
 import logging
 import os
@@ -37,7 +36,6 @@ logger = logging.getLogger(__name__)
 
 _OTHER_DESCRIPTORS: Final = 16  # standard streams, listeners, selector, log, files being read
 _PER_CONNECTION: Final = 2  # the client's socket and one towards a source
-_ACCEPT_PAUSE: Final = 1.0  # seconds, when the system has no more descriptors or memory
 _DENIED: Final = refusal(HTTPStatus.FORBIDDEN, "DENIED", "this user may not connect")
 
 
@@ -61,13 +59,17 @@ class Server:
         later = (("Retry-After", str(limits.retry_after_seconds)),)
         self._busy = refusal(HTTPStatus.SERVICE_UNAVAILABLE, "TOOMANYREQUESTS", "too many connections", headers=later)
         self._capacity = min(limits.connections, _affordable_connections())
-        self._lock = threading.Lock()  # guards the two tables below
+        self._lock = (
+            threading.RLock()
+        )  # guards the two tables and the wake-up; reentrant for the sake of signal handlers
         self._connections: set[Connection] = set()
         self._per_uid: collections.Counter[int | None] = collections.Counter()
         self._turned_away = TurnedAway(limits.linger_seconds)
         self._calls: collections.deque[Callable[[], None]] = collections.deque()
         self._wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._selector = selectors.DefaultSelector()
+        self._ended = False
+        self._accepting = False
         self._resume_at: float | None = None
         self._drain_until: float | None = None
         self._idle_since = time.monotonic()
@@ -81,8 +83,9 @@ class Server:
     def call_soon(self, callback: Callable[[], None]) -> None:
         """Run ``callback`` in the thread of :meth:`serve`, between two connections; after its end: never."""
         self._calls.append(callback)
-        with contextlib.suppress(OSError):  # serve() has returned
-            os.eventfd_write(self._wakeup, 1)
+        with self._lock:
+            if not self._ended:
+                os.eventfd_write(self._wakeup, 1)
 
     # --- for the caller ----------------------------------------------------------------------------------------------
 
@@ -98,9 +101,7 @@ class Server:
         self.serve()
 
     def serve(self) -> None:
-        """Serve until :meth:`stop`, or until idle for its time; a server that listens nowhere ends with its last
-        client.
-        """
+        """Serve until :meth:`stop`, or until idle for its time; without listeners, until the last connection ends."""
         self._selector.register(self._wakeup, selectors.EVENT_READ, self._run_calls)
         self._resume_accepting()
         try:
@@ -155,17 +156,18 @@ class Server:
         self._close_listeners()
         self._turned_away.close()
         self._selector.close()
-        wakeup, self._wakeup = self._wakeup, -1
-        os.close(wakeup)
         with self._lock:
+            self._ended = True
+            os.close(self._wakeup)
             for connection in self._connections:
                 connection.channel.abort()
             if self._connections:
-                logger.warning("%d transfers were cut because the time to finish is over", len(self._connections))
+                logger.warning("%d connections were cut: the time to finish is over", len(self._connections))
 
     # --- accepting ----------------------------------------------------------------------------------------------------
 
     def _resume_accepting(self) -> None:
+        self._accepting = True
         self._resume_at = None
         for listener in self._listeners:
             listener.settimeout(0)
@@ -173,19 +175,23 @@ class Server:
 
     def _pause_accepting(self, error: OSError) -> None:
         logger.error("no connection can be accepted for now: %s", error.strerror)
-        self._resume_at = time.monotonic() + _ACCEPT_PAUSE
+        self._accepting = False
+        self._resume_at = time.monotonic() + self._limits.accept_pause_seconds
         for listener in self._listeners:
             self._selector.unregister(listener)
 
     def _close_listeners(self) -> None:
         for listener in self._listeners:
-            if self._resume_at is None:
+            if self._accepting:
                 self._selector.unregister(listener)
             listener.close()
         self._listeners.clear()
+        self._accepting = False
         self._resume_at = None
 
     def _accept(self, listener: socket.socket) -> None:
+        if not self._accepting:  # stopped or paused by what was ready before this listener
+            return
         self._idle_since = time.monotonic()
         try:
             sock, _ = listener.accept()

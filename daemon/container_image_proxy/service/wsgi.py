@@ -33,6 +33,8 @@ Application = Callable[[Environ, Callable[..., Callable[[bytes], None]]], Iterab
 
 _TARGET: Final = re.compile(rb"(?:[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*|(?=/))(/[^?#]*)?(?:\?([^#]*))?")
 _UNPREFIXED: Final = {"CONTENT_TYPE", "CONTENT_LENGTH"}
+_STATUS: Final = re.compile(r"[2-9][0-9]{2} [ -~]*")
+_SHOWN: Final = 50
 _BODILESS: Final = {204, 304}
 _NEEDS_CHUNKS: Final = "an answer of unknown length needs HTTP/1.1"
 
@@ -155,6 +157,8 @@ class Exchange:
 
 
 def _response(status: str, headers: list[tuple[str, str]], *, last: bool) -> h11.Response:
+    if not _STATUS.fullmatch(status):
+        raise ValueError(f"{status[:_SHOWN]!r} is not a status line")
     fields = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
     fields.append((b"Date", _date(int(time.time()))))
     if last:
