@@ -1,0 +1,396 @@
+"""The accept loop: who is let in, how many, what stops it, and that nobody who was accepted is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import resource
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from container_image_proxy.config.access import AccessRule
+from container_image_proxy.service.limits import ServerLimits
+from container_image_proxy.service.peer import UNAUTHENTICATED, Peer, read_peer
+from container_image_proxy.service.server import Server
+from tests.support.socket_server import (
+    GET,
+    PATIENCE,
+    abstract_listener,
+    connect,
+    exchange_as,
+    hello,
+    listen,
+    read_all,
+    read_answer,
+    running,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ALICE, BOB = 61234, 61235
+QUICK = ServerLimits(linger_seconds=0.01)
+
+
+class Gate:
+    """An application whose answers stop half-way until the gate opens."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Semaphore(0)
+        self.open = threading.Event()
+
+    def __call__(self, _environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        start_response("200 OK", [("Content-Length", "2"), ("Content-Type", "text/plain")])
+        yield b"a"
+        self.reached.release()
+        assert self.open.wait(PATIENCE)
+        yield b"b"
+
+    def wait_until_reached(self) -> None:
+        assert self.reached.acquire(timeout=PATIENCE)
+
+
+# --- who ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.demand("PEER-uid")
+def test_a_peer_that_may_not_connect_gets_403_before_the_application_hears_of_it() -> None:
+    asked: list[Peer] = []
+
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        asked.append(environ["container_image_proxy.peer"])
+        return hello(environ, start_response)
+
+    def admit(peer: Peer) -> bool:
+        return AccessRule(users=frozenset({ALICE})).permits(peer.uid, peer.groups)
+
+    with (
+        abstract_listener() as (listener, name),
+        running(Path(name), application, QUICK, admit=admit, listener=listener.dup()),
+    ):
+        answers = {
+            uid: exchange_as(name, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), uid, uid)
+            for uid in (ALICE, BOB)
+        }
+        output = {uid: process.communicate()[0] for uid, process in answers.items()}
+    assert output[ALICE].startswith(b"HTTP/1.1 200 ")
+    assert output[BOB].startswith(b"HTTP/1.1 403 ")
+    assert b"application/problem+json" in output[BOB]
+    assert [peer.uid for peer in asked] == [ALICE]
+
+
+@pytest.mark.demand("PEER-groups")
+def test_a_supplementary_group_of_the_process_lets_it_in() -> None:
+    def admit(peer: Peer) -> bool:
+        return AccessRule(groups=frozenset({70000})).permits(peer.uid, peer.groups)
+
+    with (
+        abstract_listener() as (listener, name),
+        running(Path(name), hello, QUICK, admit=admit, listener=listener.dup()),
+    ):
+        request = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        member = exchange_as(name, request, ALICE, ALICE, (70000,)).communicate()[0]
+        other = exchange_as(name, request, ALICE, ALICE).communicate()[0]
+    assert (member[:12], other[:12]) == (b"HTTP/1.1 200", b"HTTP/1.1 403")
+
+
+def test_a_denied_client_gets_to_read_its_answer_though_it_sends_first(tmp_path: Path) -> None:
+    limits = ServerLimits(linger_seconds=PATIENCE)
+    with running(tmp_path / "s", limits=limits, admit=lambda _peer: False) as server:
+        for _ in range(3):
+            assert server.ask().status == 403
+
+
+# --- how many -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.demand("idle-1000")
+def test_idle_connections_of_one_user_leave_room_for_another() -> None:
+    limits = ServerLimits(connections=20, connections_per_uid=10, linger_seconds=PATIENCE)
+    request = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    with (
+        abstract_listener(1000) as (listener, name),
+        running(Path("\0" + name[1:]), hello, limits, listener=listener.dup()) as server,
+        contextlib.ExitStack() as clients,
+    ):
+        idle = [clients.enter_context(server.connect()) for _ in range(1000)]
+        assert exchange_as(name, request, ALICE, ALICE).communicate()[0].startswith(b"HTTP/1.1 200")
+        refused = server.ask()
+        assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+        idle[0].sendall(GET)
+        assert read_answer(idle[0]).status == 200
+
+
+def test_the_cap_on_all_connections_holds_and_a_place_becomes_free_again(tmp_path: Path) -> None:
+    with running(tmp_path / "s", limits=ServerLimits(connections=2, linger_seconds=0.01)) as server:
+        with server.connect() as first, server.connect() as second:
+            for client in (first, second):
+                client.sendall(GET)
+                assert read_answer(client).status == 200
+            assert server.ask().status == 503
+            first.shutdown(socket.SHUT_WR)
+            assert read_all(first) == b""
+        assert server.ask().status == 200
+
+
+@pytest.mark.demand("fd-exhaustion")
+def test_the_caps_fit_the_limit_on_open_files() -> None:
+    """Under RLIMIT_NOFILE=64 a hundred clients are answered, by 200 or 503, and later ones as ever."""
+    script = """
+import resource, socket, sys
+from container_image_proxy.service.server import Server
+from tests.support.socket_server import hello
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+server = Server([socket.socket(fileno=int(sys.argv[1]))], hello)
+server.serve()
+"""
+    with abstract_listener() as (listener, name):
+        path = Path("\0" + name[1:])
+        process = subprocess.Popen([sys.executable, "-c", script, str(listener.fileno())], pass_fds=[listener.fileno()])
+        try:
+            with contextlib.ExitStack() as clients:
+                statuses = []
+                for client in [clients.enter_context(connect(path)) for _ in range(100)]:
+                    with contextlib.suppress(BrokenPipeError):  # turned away already; the answer is there
+                        client.sendall(GET)
+                    statuses.append(read_answer(client).status)
+                assert set(statuses) == {200, 503}
+            with connect(path) as client:
+                client.sendall(GET)
+                assert read_answer(client).status == 200
+        finally:
+            process.kill()
+            process.wait()
+
+
+class Exhausted(socket.socket):
+    """A listener whose accept fails as without free descriptors, when it is told to."""
+
+    failing = False
+    attempts = 0
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        self.attempts += 1
+        if self.failing:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return super().accept()
+
+
+@contextlib.contextmanager
+def exhaustible(path: Path, pause: float) -> Iterator[tuple[Any, Exhausted]]:
+    listener = Exhausted(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    with running(path, limits=ServerLimits(accept_pause_seconds=pause), listener=listener) as server:
+        yield server, listener
+
+
+@pytest.mark.demand("fd-exhaustion")
+def test_without_descriptors_accepting_pauses_until_a_connection_ends(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with exhaustible(tmp_path / "s", 3600) as (server, listener), server.connect() as first:
+        first.sendall(GET)
+        assert read_answer(first).status == 200
+        listener.failing = True
+        with server.connect() as waiting:
+            waiting.sendall(GET)
+            turns = threading.Barrier(2)
+            for _ in range(5):  # the loop turns, and does not try again
+                server.server.call_soon(turns.wait)
+                turns.wait(PATIENCE)
+            assert listener.attempts == 2
+            listener.failing = False
+            first.close()
+            assert read_answer(waiting).status == 200
+    assert "no connection can be accepted for now" in caplog.text
+
+
+@pytest.mark.demand("fd-exhaustion")
+def test_accepting_resumes_by_itself_after_a_pause(tmp_path: Path) -> None:
+    with exhaustible(tmp_path / "s", 0.01) as (server, listener):
+        listener.failing = True
+        with server.connect() as waiting:
+            waiting.sendall(GET)
+            server.server.call_soon(lambda: setattr(listener, "failing", False))
+            assert read_answer(waiting).status == 200
+
+
+def test_a_client_that_left_before_its_accept_is_no_trouble(tmp_path: Path) -> None:
+    listener = listen(tmp_path / "s")
+    for _ in range(10):
+        connect(tmp_path / "s").close()
+    with running(tmp_path / "s", listener=listener) as server:
+        assert server.ask().status == 200
+
+
+# --- stopping -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.demand("sigterm-drain")
+def test_a_stop_lets_transfers_finish_and_closes_idle_connections(tmp_path: Path) -> None:
+    gate = Gate()
+    with running(tmp_path / "s", gate) as server, server.connect() as busy, server.connect() as idle:
+        busy.sendall(GET)
+        gate.wait_until_reached()
+        server.server.stop()
+        assert read_all(idle) == b""
+        with pytest.raises(ConnectionRefusedError):
+            server.connect()
+        gate.open.set()
+        assert read_all(busy).endswith(b"\r\n\r\nab")
+        server.join()
+
+
+@pytest.mark.demand("sigterm-drain")
+def test_what_has_been_asked_before_the_stop_is_answered(tmp_path: Path) -> None:
+    started, stopped = threading.Event(), threading.Event()
+
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        started.set()
+        assert stopped.wait(PATIENCE)
+        return hello(environ, start_response)
+
+    with running(tmp_path / "s", application) as server, server.connect() as client:
+        client.sendall(GET)
+        assert started.wait(PATIENCE)
+        server.server.stop()
+        server.server.call_soon(stopped.set)
+        assert read_answer(client).status == 200
+
+
+@pytest.mark.demand("sigterm-drain")
+def test_a_transfer_that_does_not_finish_in_time_is_cut(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    gate = Gate()
+    with running(tmp_path / "s", gate, ServerLimits(drain_seconds=0.01)) as server, server.connect() as busy:
+        busy.sendall(GET)
+        gate.wait_until_reached()
+        server.server.stop()
+        assert read_all(busy).endswith(b"\r\n\r\na")
+        server.join()
+        gate.open.set()
+    assert "1 connections were cut" in caplog.text
+
+
+def test_connections_that_were_not_accepted_stay_for_the_next_process(tmp_path: Path) -> None:
+    """As with systemd, which keeps the listening socket."""
+    with listen(tmp_path / "s") as kept:
+        with running(tmp_path / "s", listener=kept.dup()) as server:
+            server.server.stop()
+            server.join()
+        with connect(tmp_path / "s") as client:
+            client.sendall(GET)
+            with running(tmp_path / "s", listener=kept.dup()):
+                assert read_answer(client).status == 200
+
+
+def test_a_stop_before_the_start_and_one_after_the_end_do_no_harm(tmp_path: Path) -> None:
+    server = Server([listen(tmp_path / "s")], hello)
+    server.stop()
+    server.serve()
+    server.stop()
+
+
+@pytest.mark.demand("idle-exit-race")
+def test_no_request_is_lost_when_the_server_leaves_for_being_idle() -> None:
+    """The server exits and comes back all the time, as under systemd; every single request is answered."""
+    limits = ServerLimits(idle_exit_seconds=0.0002)
+    done = threading.Event()
+    starts = 0
+
+    def service_manager(listener: socket.socket) -> None:
+        nonlocal starts
+        while not done.is_set():
+            starts += 1
+            Server([listener.dup()], hello, limits).serve()
+
+    with abstract_listener() as (listener, name):
+        path = Path("\0" + name[1:])
+        manager = threading.Thread(target=service_manager, args=(listener,))
+        manager.start()
+        try:
+            for _ in range(3000):
+                with connect(path) as client:
+                    client.sendall(GET)
+                    assert read_answer(client).status == 200
+        finally:
+            done.set()
+            manager.join(PATIENCE)
+    assert starts > 10
+
+
+def test_an_open_connection_keeps_the_server_from_leaving(tmp_path: Path) -> None:
+    limits = ServerLimits(idle_exit_seconds=0.01, keep_alive_seconds=0.2)
+    with running(tmp_path / "s", limits=limits) as server:
+        with server.connect() as client:
+            client.sendall(GET)
+            assert read_answer(client).status == 200
+            assert read_all(client) == b""  # the keep-alive time is over first
+        server.join()
+
+
+# --- connections that are brought ---------------------------------------------------------------------------
+
+
+def test_a_connected_socket_is_served_until_its_end() -> None:
+    ours, theirs = socket.socketpair()
+    server = Server([], hello)
+    thread = threading.Thread(target=server.serve_connection, args=(theirs, read_peer(theirs)))
+    thread.start()
+    with ours:
+        ours.settimeout(PATIENCE)
+        ours.sendall(GET + GET)
+        ours.shutdown(socket.SHUT_WR)
+        assert read_all(ours).count(b"HTTP/1.1 200 ") == 2
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def over_pipes(peers: list[Peer]) -> Iterator[tuple[Server, Any, Any, threading.Thread]]:
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        peers.append(environ["container_image_proxy.peer"])
+        return hello(environ, start_response)
+
+    stdin, requests = os.pipe()
+    answers, stdout = os.pipe()
+    server = Server([], application)
+    thread = threading.Thread(target=server.serve_stdio, args=(stdin, stdout))
+    thread.start()
+    with os.fdopen(requests, "wb", buffering=0) as writer, os.fdopen(answers, "rb", buffering=0) as reader:
+        yield server, writer, reader, thread
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+def test_standard_input_and_output_are_served_until_their_end() -> None:
+    peers: list[Peer] = []
+    with over_pipes(peers) as (_, writer, reader, _):
+        writer.write(GET)
+        writer.close()
+        assert reader.readall().endswith(b"\r\n\r\n/hello")
+    assert peers == [UNAUTHENTICATED]
+
+
+def test_a_stop_ends_a_silent_client_on_standard_input() -> None:
+    with over_pipes([]) as (server, _, reader, thread):
+        server.stop()
+        assert reader.readall() == b""
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+def test_the_soft_limit_on_files_is_read_at_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: (20, 20))
+    with running(tmp_path / "s", limits=QUICK) as server, server.connect() as first, server.connect() as second:
+        for client in (first, second):
+            client.sendall(GET)
+            assert read_answer(client).status == 200
+        assert server.ask().status == 503
