@@ -17,7 +17,8 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ _BOOT = Path(__file__).with_name("boot")
 _BOOT_SECONDS = 60
 _SHUTDOWN_SECONDS = 60
 _COMMAND_SECONDS = 100
+_POLL_SECONDS = 0.02
 _POWER_OFF = signal.SIGRTMIN + 4  # systemd(1): starts poweroff.target
 
 _OPT = "/opt/container-image-proxy"
@@ -69,7 +71,7 @@ class Machine:
         """The host's command line that runs a command inside, as root or another of the machine's users."""
         become = ["runuser", "--user", user, "--"] if user else []
         clean = ["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "HOME=/"]
-        return ["nsenter", f"--target={self._pid}", "--all", "--wdns=/", "--", *clean, *become, *command]
+        return ["nsenter", f"--target={self._pid}", "--all", "--root", "--wdns=/", "--", *clean, *become, *command]
 
     def run(self, *command: str, user: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command inside and wait for it; ``check`` fails with its output unless it exits 0."""
@@ -87,6 +89,15 @@ class Machine:
         """A property of a unit, such as "MainPID"."""
         return self.systemctl("show", "--property", name, "--value", unit)
 
+    def processes(self, unit: str) -> list[int]:
+        """The processes of a unit, as pids of the host, so that they can be watched and signalled from outside."""
+        group = self.show(unit, "ControlGroup")
+        return (
+            [int(pid) for pid in (self.root / f"sys/fs/cgroup{group}/cgroup.procs").read_text().split()]
+            if group
+            else []
+        )
+
     def journal(self, unit: str) -> list[dict[str, Any]]:
         """The journal's records of a unit, oldest first, with all their fields."""
         self.run("journalctl", "--sync")
@@ -99,11 +110,22 @@ class Machine:
         done = subprocess.run(command, capture_output=True, timeout=_COMMAND_SECONDS, check=False)
         return _parse_answer(done.returncode, done.stdout)
 
+    def socket_path(self, name: str) -> Path:
+        """The socket of instance ``name``, as seen from outside; whoever connects there is root of no known process."""
+        return self.root / f"run/container-image-proxy/{name}.sock"
+
     def add_user(self, name: str, *groups: str) -> None:
         """Make a user, and the groups it is in beside its own."""
         for group in groups:
             self.run("groupadd", "--force", group)
         self.run("useradd", "--no-create-home", "--user-group", "--groups", ",".join(groups), name)
+
+    def wait_until(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait for something that systemd does on its own."""
+        deadline = time.monotonic() + _COMMAND_SECONDS
+        while not condition():
+            assert time.monotonic() < deadline, f"did not come: {what}"
+            time.sleep(_POLL_SECONDS)
 
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
         """Write a file inside, with the directories above it."""
@@ -116,7 +138,7 @@ class Machine:
 def curl_command(name: str, path: str, *options: str) -> list[str]:
     """The curl command for a resource of instance ``name``; prints head and body."""
     where = ["--unix-socket", f"/run/container-image-proxy/{name}.sock", f"http://localhost{path}"]
-    return ["curl", "--silent", "--show-error", "--include", "--max-time", "60", *options, *where]
+    return ["curl", "--silent", "--show-error", "--include", "--max-time", "30", *options, *where]
 
 
 def _parse_answer(status: int, output: bytes) -> Answer:
@@ -144,15 +166,21 @@ def booted() -> Iterator[Machine]:
         binds = f"{ROOT / 'daemon'} {_OPT}/source\n{sysconfig.get_path('purelib')} {_OPT}/packages\n"
         (directory / "binds").write_text(binds)
         (directory / "host").mkdir()
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-            notify.bind(str(directory / "host" / "notify"))
-            with _supervisor(directory) as supervisor:
-                _wait_until_ready(notify, supervisor, directory)
-                pid = int((directory / "pid").read_text())
-                try:
-                    yield Machine(pid)
-                finally:
-                    _power_off(pid, supervisor)
+        with _boot(directory) as supervisor:
+            pid = int((directory / "pid").read_text())
+            try:
+                yield Machine(pid)
+            finally:
+                _power_off(pid, supervisor)
+
+
+def _boot(directory: Path) -> subprocess.Popen[bytes]:
+    """Start the machine and wait until it is up. The notify socket is closed then: unread, it would block systemd."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(str(directory / "host" / "notify"))
+        supervisor = _supervisor(directory)
+        _wait_until_ready(notify, supervisor, directory)
+        return supervisor
 
 
 def _supervisor(directory: Path) -> subprocess.Popen[bytes]:
@@ -177,6 +205,7 @@ def _wait_until_ready(notify: socket.socket, supervisor: subprocess.Popen[bytes]
     finally:
         os.close(ended)
     supervisor.kill()
+    supervisor.wait()
     pytest.fail(f"the machine did not boot: {(directory / 'console').read_text(errors='replace')}")
 
 
@@ -194,4 +223,5 @@ def _install(machine: Machine) -> None:
     machine.write(str(PROGRAM), _LAUNCHER.format(python=Path(sys.executable).resolve(), opt=_OPT), mode=0o755)
     for unit in (ROOT / "systemd").glob("*@.*"):
         machine.write(f"/etc/systemd/system/{unit.name}", unit.read_text())
+    machine.write("/etc/containers/policy.json", '{"default": [{"type": "insecureAcceptAnything"}]}')
     machine.systemctl("daemon-reload")

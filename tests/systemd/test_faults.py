@@ -1,0 +1,168 @@
+"""What goes wrong under systemd: crashes, wrong configuration, signals. The socket stays and no request is lost."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import itertools
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+
+import pytest
+
+from tests.support.instance import Instance
+from tests.support.layouts import layer_tar
+from tests.support.machine import Answer, Machine, curl_command
+
+MakeInstance = Callable[[str], Instance]
+BIG = layer_tar({"big": bytes(range(256)) * (64 << 12)})  # 64 MiB: more than all buffers on the way
+
+_NUMBERS = itertools.count()
+
+
+@contextmanager
+def waiting_client(instance: Instance, path: str = "/manifest") -> Iterator[Callable[[], int]]:
+    """A curl that asks while the daemon is away; the function waits for its exit status."""
+    command = instance.machine.command(*curl_command(instance.name, path, "--fail"))
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as client:
+        yield client.wait
+
+
+@contextmanager
+def begun_transfer(instance: Instance, digest: str) -> Iterator[http.client.HTTPResponse]:
+    """A response whose body nobody reads yet."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(instance.machine.socket_path(instance.name)))
+        sock.settimeout(60)
+        sock.sendall(f"GET /blobs/{digest} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        with closing(http.client.HTTPResponse(sock)) as response:
+            response.begin()
+            yield response
+
+
+@pytest.fixture
+def served(make_instance: MakeInstance) -> Instance:
+    """A started instance with one image."""
+    instance = make_instance(f"fault-{next(_NUMBERS)}")
+    instance.add_image()
+    instance.configure()
+    instance.start()
+    return instance
+
+
+@pytest.mark.demand("sigkill")
+def test_after_a_kill_the_next_request_is_answered(machine: Machine, served: Instance) -> None:
+    served.drop_in("[Service]\nRestartSec=50ms\n")
+    assert served.get("/manifest").status == 200
+    served.signal(signal.SIGKILL)
+    assert served.get("/manifest").status == 200
+    machine.wait_until(lambda: served.show("NRestarts") == "1", "the restart")
+
+
+@pytest.mark.demand("sigkill")
+def test_a_transfer_that_is_killed_does_not_look_complete(served: Instance) -> None:
+    served.drop_in("[Service]\nRestartSec=50ms\n")
+    image = served.add_image(layers=[BIG])
+    with begun_transfer(served, image.layer_digests[0]) as response:
+        assert response.status == 200
+        served.signal(signal.SIGKILL)
+        with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+            response.read()
+
+
+@pytest.mark.demand("restart-storm")
+def test_a_service_that_cannot_start_keeps_its_socket(machine: Machine, served: Instance) -> None:
+    served.drop_in("[Service]\nRestartSec=20ms\nExecStart=\nExecStart=/bin/false\n")
+    with waiting_client(served) as status:
+        machine.wait_until(lambda: int(served.show("NRestarts")) > 25, "more failures than any default limit allows")
+        assert machine.show(served.socket, "ActiveState") == "active"
+        served.drop_in("")
+        assert status() == 0
+
+
+def test_failing_starts_are_paced(served: Instance) -> None:
+    assert served.show("Restart") == "on-failure"
+    assert served.show("RestartUSec") == "2s"
+
+
+def test_a_cured_instance_file_needs_no_command(machine: Machine, served: Instance) -> None:
+    served.drop_in("[Service]\nRestartSec=50ms\n")
+    served.configure('defualt = "image"')
+    with waiting_client(served) as status:
+        machine.wait_until(lambda: served.show("ExecMainStatus") == "78", "the refusal")
+        served.configure()
+        assert status() == 0
+    messages = [record["MESSAGE"] for record in machine.journal(served.service)]
+    assert any(served.file in message and "defualt" in message for message in messages)
+
+
+@pytest.mark.demand("sighup")
+def test_reload_brings_a_whole_new_configuration(machine: Machine, served: Instance) -> None:
+    served.get("/manifest")
+    other = served.add_image("other")
+    assert served.get("/images/other/manifest").status == 404
+    served.configure('default = "image"', "image", "other")
+    machine.systemctl("reload", served.service)
+    machine.wait_until(lambda: "2 images" in served.show("StatusText"), "the reload")
+    assert served.get("/images/other/manifest").body == other.manifest
+    assert served.starts() == 1
+
+
+@pytest.mark.demand("POL-reload")
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [("/etc/container-image-proxy/{}.toml", "images = 1"), ("/etc/containers/policy.json", '{"default": []}')],
+    ids=["instance-file", "policy"],
+)
+def test_a_wrong_configuration_leaves_the_old_one_in_force(
+    machine: Machine, served: Instance, path: str, text: str
+) -> None:
+    before = served.get("/manifest").body
+    path = path.format(served.name)
+    good = (machine.root / path.lstrip("/")).read_text()
+    machine.write(path, text)
+    try:
+        machine.systemctl("reload", served.service)
+        machine.wait_until(lambda: path in served.show("StatusText"), "the complaint")
+    finally:
+        machine.write(path, good)
+    assert served.get("/manifest").body == before
+    assert served.show("ActiveState") == "active"
+
+
+@pytest.mark.demand("sighup")
+def test_a_transfer_survives_reload(machine: Machine, served: Instance) -> None:
+    image = served.add_image(layers=[BIG])
+    with begun_transfer(served, image.layer_digests[0]) as response:
+        machine.systemctl("reload", served.service)
+        body = response.read()
+    assert f"sha256:{hashlib.sha256(body).hexdigest()}" == image.layer_digests[0]
+
+
+@pytest.mark.demand("sigterm-drain")
+def test_a_stopping_service_finishes_its_transfers(machine: Machine, served: Instance) -> None:
+    image = served.add_image(layers=[BIG])
+    with begun_transfer(served, image.layer_digests[0]) as response:
+        served.signal(signal.SIGTERM)
+        machine.wait_until(lambda: "Finishing" in served.show("StatusText"), "STOPPING=1")
+        with waiting_client(served) as status:
+            body = response.read()
+            assert status() == 0
+    assert f"sha256:{hashlib.sha256(body).hexdigest()}" == image.layer_digests[0]
+    assert served.show("Result") == "success"
+
+
+def test_a_broken_layout_is_named_and_the_daemon_lives_on(machine: Machine, served: Instance) -> None:
+    image = served.add_image()
+    assert served.get("/manifest").status == 200
+    pid = served.show("MainPID")
+    machine.write(f"/srv/{served.name}/image/blobs/{image.layer_digests[0].replace(':', '/')}", "something else")
+    with ThreadPoolExecutor(4) as clients:
+        answers: list[Answer] = list(clients.map(served.get, [f"/blobs/{image.layer_digests[0]}"] * 4))
+    assert {answer.status for answer in answers} == {502}
+    assert served.get("/config").body == image.config
+    assert served.show("MainPID") == pid
