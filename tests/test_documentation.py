@@ -1,0 +1,65 @@
+"""Manual pages, README and completions say what the program does: nothing missing, nothing invented."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from container_image_proxy.__main__ import build_parser
+
+ROOT = Path(__file__).resolve().parents[1]
+CONTRIB = ROOT / "contrib"
+MANUAL = CONTRIB / "man" / "container-image-proxy.1"
+OPTIONS = {option for action in build_parser()._actions for option in action.option_strings if option.startswith("--")}
+_OPTION = re.compile(r"(?<![\w-])--[a-z][a-z.-]*[a-z]")
+
+
+@pytest.mark.parametrize("page", sorted((CONTRIB / "man").iterdir()), ids=lambda page: page.name)
+def test_the_formatter_has_nothing_to_say_about_the_page(page: Path) -> None:
+    done = subprocess.run(
+        ["groff", "-t", "-man", "-Tutf8", "-ww", "-z", page], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        MANUAL,
+        CONTRIB / "completions" / "container-image-proxy.bash",
+        CONTRIB / "completions" / "_container-image-proxy",
+    ],
+    ids=lambda document: document.name,
+)
+def test_every_option_is_described(document: Path) -> None:
+    text = document.read_text().replace("\\-", "-")
+    assert OPTIONS - set(_OPTION.findall(text)) == set()
+
+
+def test_the_manual_page_has_no_option_that_does_not_exist() -> None:
+    options = MANUAL.read_text().partition(".SH OPTIONS")[2].partition(".SH HTTP")[0]
+    assert set(_OPTION.findall(options.replace("\\-", "-"))) - OPTIONS == set()
+
+
+def test_the_readme_points_at_files_that_exist() -> None:
+    documents = [ROOT / "README.md", *(CONTRIB / "adr").glob("*.md")]
+    links = [
+        (document, link) for document in documents for link in re.findall(r"\]\(([^)#:]+)\)", document.read_text())
+    ]
+    assert links
+    assert [link for document, link in links if not (document.parent / link).exists()] == []
+
+
+def test_every_decision_is_in_the_list() -> None:
+    listed = (CONTRIB / "adr" / "README.md").read_text()
+    assert [decision.name for decision in (CONTRIB / "adr").glob("0*.md") if decision.name not in listed] == []
+
+
+@pytest.mark.parametrize(
+    "script", ["contrib/quickstart", "contrib/setup", "tests/run", "tests/support/boot", ".ci/run"]
+)
+def test_the_shell_scripts_parse(script: str) -> None:
+    subprocess.run(["bash", "-n", ROOT / script], check=True)
