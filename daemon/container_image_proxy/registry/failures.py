@@ -1,0 +1,149 @@
+"""From what went wrong to the error that says so: HTTP statuses and foreign exceptions become our own classes.
+
+A message names endpoint, phase and status. It repeats nothing that upstream sent but error codes of the OCI
+distribution-spec, so that neither secrets nor somebody else's text get into logs and answers.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+import urllib3.exceptions
+
+from container_image_proxy.errors import (
+    RateLimitedError,
+    RegistryAuthError,
+    RegistryError,
+    RegistryUnavailableError,
+    UpstreamError,
+    UpstreamTimeoutError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_CODES: Final = frozenset(
+    [
+        "BLOB_UNKNOWN",
+        "BLOB_UPLOAD_INVALID",
+        "BLOB_UPLOAD_UNKNOWN",
+        "DENIED",
+        "DIGEST_INVALID",
+        "MANIFEST_BLOB_UNKNOWN",
+        "MANIFEST_INVALID",
+        "MANIFEST_UNKNOWN",
+        "MANIFEST_UNVERIFIED",
+        "NAME_INVALID",
+        "NAME_UNKNOWN",
+        "SIZE_INVALID",
+        "TAG_INVALID",
+        "TOOMANYREQUESTS",
+        "UNAUTHORIZED",
+        "UNAVAILABLE",
+        "UNKNOWN",
+        "UNSUPPORTED",
+    ]
+)
+_Kind = type[BaseException] | tuple[type[BaseException], ...]
+_NEVER_BETTER: Final = frozenset({HTTPStatus.NOT_IMPLEMENTED, HTTPStatus.HTTP_VERSION_NOT_SUPPORTED})
+
+
+class ConnectionLostError(RegistryUnavailableError):
+    """The connection ended in mid-answer, or a kept one just before its next use: to ask again at once is sensible."""
+
+
+# urllib3 counts every failure to connect among the time-outs, so those come first.
+_KINDS: Final[tuple[tuple[_Kind, type[UpstreamError], str, bool], ...]] = (
+    (ssl.SSLCertVerificationError, RegistryError, "its certificate is not trusted: {}", False),
+    (socket.gaierror, RegistryUnavailableError, "its name cannot be resolved ({})", True),
+    (urllib3.exceptions.ProxyError, RegistryUnavailableError, "the proxy on the way to it refuses or fails", True),
+    (urllib3.exceptions.NewConnectionError, RegistryUnavailableError, "cannot connect ({})", True),
+    (
+        (TimeoutError, urllib3.exceptions.TimeoutError),
+        UpstreamTimeoutError,
+        "no answer, or no end of it, in time",
+        True,
+    ),
+    (ssl.SSLError, RegistryUnavailableError, "TLS failed ({})", True),
+)
+
+
+def parse_error_codes(body: bytes) -> tuple[str, ...]:
+    """The known codes of an error document (distribution-spec, Error Codes); empty for anything else."""
+    try:
+        document = json.loads(body)
+        codes = [entry["code"] for entry in document["errors"]]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ()
+    return tuple(dict.fromkeys(code for code in codes if isinstance(code, str) and code in _CODES))
+
+
+def error_for_status(
+    status: int, codes: tuple[str, ...] = (), *, phase: str, endpoint: str, retry_after: float | None = None
+) -> UpstreamError:
+    """The error that an unwanted answer stands for. ``retry_after`` in seconds."""
+    kind, retryable = _classify(status, codes)
+    named = f" ({', '.join(codes)})" if codes else ""
+    return kind(
+        f"{endpoint} answered {status}{named} to the {phase} request",
+        phase=phase,
+        endpoint=endpoint,
+        upstream_status=status,
+        retryable=retryable,
+        retry_after=retry_after if retryable else None,
+    )
+
+
+def _classify(status: int, codes: tuple[str, ...]) -> tuple[type[UpstreamError], bool]:
+    if status == HTTPStatus.TOO_MANY_REQUESTS or "TOOMANYREQUESTS" in codes:
+        return RateLimitedError, True
+    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        return RegistryAuthError, False
+    if status in {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.GATEWAY_TIMEOUT}:
+        return UpstreamTimeoutError, True
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR and status not in _NEVER_BETTER:
+        return RegistryUnavailableError, True
+    return RegistryError, False
+
+
+def error_for_exception(error: BaseException, *, phase: str, endpoint: str) -> UpstreamError:
+    """The error that an exception of the HTTP library or the system stands for, told by what lies at its root."""
+    causes = tuple(_causes(error))
+    kind, reason, retryable = _diagnose(causes)
+    return kind(f"{endpoint}: {reason}", phase=phase, endpoint=endpoint, retryable=retryable)
+
+
+def _diagnose(causes: tuple[BaseException, ...]) -> tuple[type[UpstreamError], str, bool]:
+    """Class, reason, and whether it may pass: the first of the known kinds that is among the causes."""
+    for kind, error, reason, retryable in _KINDS:
+        cause = next((cause for cause in causes if isinstance(cause, kind)), None)
+        if cause is not None:
+            return error, reason.format(_words(causes, cause)), retryable
+    return ConnectionLostError, "the connection was lost", True
+
+
+def _words(causes: tuple[BaseException, ...], cause: BaseException) -> str:
+    """How the system or the TLS library calls it; nothing that was received."""
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return cause.verify_message
+    if isinstance(cause, ssl.SSLError):
+        return cause.reason or "no reason given"
+    return next(
+        (error.strerror for error in causes if isinstance(error, OSError) and error.strerror), "no reason given"
+    )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The exception and all that it wraps; urllib3 and requests put causes into ``reason`` and ``args`` too."""
+    seen: set[int] = set()
+    waiting: list[object] = [error]
+    while waiting:
+        current = waiting.pop()
+        if isinstance(current, BaseException) and id(current) not in seen:
+            seen.add(id(current))
+            yield current
+            waiting += [current.__context__, current.__cause__, getattr(current, "reason", None), *current.args]

@@ -1,0 +1,63 @@
+"""Reading the response headers that this client acts on. Pure."""
+
+from __future__ import annotations
+
+import email.utils
+import re
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from container_image_proxy.errors import RegistryError
+
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII)
+_MEDIA_TYPE: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+/[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_WARNING: Final = re.compile(r'299 - "((?:[^"\\]|\\.)*)"', re.DOTALL)
+_ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
+_SECONDS: Final = re.compile(r"\s*\d{1,10}\s*", re.ASCII)
+_LONGEST_RETRY_AFTER: Final = 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class ContentRange:
+    """RFC 9110 section 14.4: the first and last byte sent, and the whole's size if the server knows it."""
+
+    first: int
+    last: int
+    complete: int | None
+
+
+def parse_content_range(value: str) -> ContentRange:
+    """Read ``bytes 1000-1010/2000``; :class:`RegistryError` for anything else."""
+    match = _CONTENT_RANGE.fullmatch(value)
+    if not match:
+        raise RegistryError("the Content-Range of a partial answer cannot be read")
+    return ContentRange(int(match[1]), int(match[2]), None if match[3] == "*" else int(match[3]))
+
+
+def parse_media_type(value: str) -> str:
+    """The media type of a ``Content-Type``, lower case and without parameters; empty if there is none."""
+    media_type = value.partition(";")[0].strip().lower()
+    return media_type if _MEDIA_TYPE.fullmatch(media_type) else ""
+
+
+def parse_warning(value: str) -> str:
+    """The text of a ``Warning: 299 - "..."`` (OCI distribution-spec, Warnings); empty for every other warning."""
+    match = _WARNING.fullmatch(value)
+    return _ESCAPE.sub(r"\1", match[1]) if match else ""
+
+
+def parse_retry_after(value: str | None) -> float | None:
+    """Seconds from now that a ``Retry-After`` asks for, at most a day; None for none, junk or the past."""
+    if value is None:
+        return None
+    seconds = float(value) if _SECONDS.fullmatch(value) else _seconds_until(value)
+    return min(seconds, _LONGEST_RETRY_AFTER) if seconds is not None and seconds >= 0 else None
+
+
+def _seconds_until(date: str) -> float | None:
+    """A date is wall-clock time by definition, the one place here that asks for it."""
+    try:
+        return email.utils.parsedate_to_datetime(date).timestamp() - time.time()
+    except (ValueError, OverflowError):
+        return None
