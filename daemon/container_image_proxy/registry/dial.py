@@ -1,0 +1,169 @@
+"""Opening connections: resolve, check where the addresses lead, take the first that answers, in one budget (RFC 8305).
+
+No HTTP here beyond the connection classes of urllib3 whose way of connecting is replaced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import selectors
+import socket
+import threading
+from itertools import zip_longest
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+
+from container_image_proxy.registry.reach import Reach, verify_reach
+from container_image_proxy.registry.wire import PunctualSocket, current_reach
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from urllib3._base_connection import BaseHTTPConnection
+
+    Address = tuple[int, Any]
+
+_STAGGER: Final = 0.25
+"""So long the next address waits for the one before it (RFC 8305 section 5), in seconds."""
+_DEFAULT_SECONDS: Final = 10.0
+
+
+def dial(host: str, port: int, seconds: float, reach: Reach) -> PunctualSocket:
+    """A TCP connection to ``host`` within ``seconds`` in all.
+
+    Raises ``OSError``, and :class:`RegistryError` if the name leads where ``reach`` forbids to go.
+    """
+    deadline = monotonic() + seconds
+    addresses = resolve(host, port, seconds)
+    for _, address in addresses:
+        verify_reach(reach, host, address[0])
+    winner = _race(addresses, deadline)
+    winner.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return winner
+
+
+def resolve(host: str, port: int, seconds: float) -> list[Address]:
+    """The addresses of ``host``, families alternating. The C library knows no time-out, so a thread waits for it."""
+    answer: list[Any] = []
+
+    def ask() -> None:
+        try:
+            answer.append(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as error:
+            answer.append(error)
+
+    thread = threading.Thread(target=ask, name="resolver", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not answer:
+        raise TimeoutError("name resolution timed out")
+    if isinstance(answer[0], OSError):
+        raise answer[0]
+    if isinstance(answer[0], UnicodeError):
+        raise socket.gaierror(socket.EAI_NONAME, "not a host name")
+    return _alternate([(info[0], info[4]) for info in answer[0]])
+
+
+def _alternate(addresses: list[Address]) -> list[Address]:
+    first = [address for address in addresses if address[0] == addresses[0][0]]
+    second = [address for address in addresses if address[0] != addresses[0][0]]
+    return [address for pair in zip_longest(first, second) for address in pair if address is not None]
+
+
+def _race(addresses: Sequence[Address], deadline: float) -> PunctualSocket:
+    """Start a connection to each address in turn, a moment apart; the first to succeed wins, the others are closed."""
+    waiting = list(addresses)
+    failure: OSError = TimeoutError("timed out")
+    with contextlib.ExitStack() as contenders, selectors.DefaultSelector() as selector:
+        while waiting or selector.get_map():
+            if waiting:
+                failure = _start(waiting.pop(0), contenders, selector) or failure
+            for contender in _settled(selector, deadline, hurry=bool(waiting)):
+                code = contender.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if code == 0:
+                    return _detached(contender)
+                failure = OSError(code, os.strerror(code))
+    raise failure
+
+
+def _start(address: Address, contenders: contextlib.ExitStack, selector: selectors.BaseSelector) -> OSError | None:
+    """Begin to connect; what failed at once, if it did."""
+    try:
+        contender = contenders.enter_context(PunctualSocket(address[0], socket.SOCK_STREAM))
+        contender.settimeout(0)
+        code = contender.connect_ex(address[1])
+    except OSError as error:
+        return error
+    if code not in {0, errno.EINPROGRESS}:
+        return OSError(code, os.strerror(code))
+    selector.register(contender, selectors.EVENT_WRITE)
+    return None
+
+
+def _settled(selector: selectors.BaseSelector, deadline: float, *, hurry: bool) -> list[PunctualSocket]:
+    """Those that succeeded or failed, no longer watched; waits for one, only a moment if there are others to start."""
+    left = deadline - monotonic()
+    if left <= 0:
+        raise TimeoutError("timed out")
+    if not selector.get_map():
+        return []
+    settled = [
+        cast("PunctualSocket", key.fileobj) for key, _ in selector.select(min(left, _STAGGER) if hurry else left)
+    ]
+    for contender in settled:
+        selector.unregister(contender)
+    return settled
+
+
+def _detached(contender: PunctualSocket) -> PunctualSocket:
+    """The same connection out of reach of what closes the losers."""
+    winner = PunctualSocket(contender.family, contender.type, contender.proto, fileno=contender.detach())
+    winner.settimeout(None)
+    return winner
+
+
+class _Dialling(HTTPConnection):
+    """Opens its connections by :func:`dial`, a proxy's included."""
+
+    def _new_conn(self) -> socket.socket:
+        # The proxy is the administrator's choice; what lies behind it is the proxy's to resolve.
+        reach = Reach.ANYWHERE if self.proxy is not None else current_reach()
+        host = self.host.strip("[]")
+        seconds = self.timeout if isinstance(self.timeout, float) else _DEFAULT_SECONDS
+        try:
+            connection = dial(host, self.port, seconds, reach)
+        except socket.gaierror as error:
+            raise NameResolutionError(host, self, error) from error
+        except TimeoutError as error:
+            raise ConnectTimeoutError(self, "timed out") from error
+        except OSError as error:
+            raise NewConnectionError(self, "cannot connect") from error
+        connection.settimeout(seconds)
+        return connection
+
+
+class _DiallingTLS(_Dialling, HTTPSConnection):
+    """The same under TLS."""
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Dialling
+
+
+class _TLSPool(HTTPSConnectionPool):
+    ConnectionCls = _DiallingTLS
+
+    def _validate_conn(self, conn: BaseHTTPConnection) -> None:
+        """Connect early as the original does, but do not warn: not to verify a host is the administrator's choice."""
+        if conn.is_closed:
+            conn.connect()
+
+
+POOL_CLASSES: Final = {"http": _Pool, "https": _TLSPool}
+"""For ``PoolManager.pool_classes_by_scheme``."""

@@ -1,0 +1,57 @@
+"""Where a connection may lead when its target was named by a registry and not by the administrator. Pure.
+
+A token realm or a redirect is chosen by whoever runs the registry (or sits in front of it). It must not turn this
+daemon into a way to the host's own network: not to link-local and cloud metadata addresses ever, and to private ones
+only for a registry that is private itself. The check is made on the address that is dialled, not on the name.
+"""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+from typing import Final
+
+from container_image_proxy.errors import RegistryError
+
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_METADATA: Final = frozenset(
+    map(ipaddress.ip_address, ("169.254.169.254", "fd00:ec2::254", "100.100.100.200", "168.63.129.16", "192.0.0.192"))
+)
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+class Reach(enum.Enum):
+    """What may be dialled."""
+
+    ANYWHERE = "anywhere"
+    """The administrator named the target."""
+    PRIVATE = "private"
+    """A registry in a private network named it: no link-local, metadata, multicast or unspecified address."""
+    PUBLIC = "public"
+    """A public registry named it: global addresses only."""
+
+
+def is_private(address: str) -> bool:
+    """Whether a registry at ``address`` is one of a private network or of this host."""
+    return not _parse(address).is_global
+
+
+def verify_reach(reach: Reach, host: str, address: str) -> None:
+    """Raise :class:`RegistryError` unless ``address``, which ``host`` stands for, may be dialled."""
+    if reach is Reach.ANYWHERE:
+        return
+    parsed = _parse(address)
+    forbidden = parsed in _METADATA or parsed.is_link_local or parsed.is_multicast or parsed.is_unspecified
+    if forbidden or (reach is Reach.PUBLIC and not parsed.is_global):
+        raise RegistryError(f"refused to connect to {host}: the registry named it, and it leads into a private network")
+
+
+def _parse(text: str) -> _Address:
+    """The address, without zone, and with an IPv4 address that is embedded in IPv6 laid bare."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour or address

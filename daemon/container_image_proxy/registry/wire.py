@@ -1,0 +1,99 @@
+"""Sockets that keep time: no receive outlives the step it belongs to, and nothing that arrived is lost when one fails.
+
+A socket's own time-out bounds each wait, not their sum: who sends a byte now and then would hold a thread for ever.
+So every exchange runs in steps (the head; one read of the body), and the sockets consult the current :func:`step` at
+each receive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+from contextvars import ContextVar
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from container_image_proxy.registry.reach import Reach
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+
+class Step:
+    """What one step may do and how far it came: ``has_connected`` with the first receive, ``failure`` if one failed."""
+
+    __slots__ = ("deadline", "failure", "has_connected", "idle", "reach")
+
+    def __init__(self, deadline: float, idle: float, reach: Reach) -> None:
+        self.deadline = deadline
+        self.idle = idle
+        self.reach = reach
+        self.has_connected = False
+        self.failure: OSError | None = None
+
+    def patience(self) -> float:
+        """How long the next receive may wait; ``TimeoutError`` if the step has had its time."""
+        self.has_connected = True
+        left = self.deadline - monotonic()
+        if left <= 0:
+            raise TimeoutError("too slow")
+        return min(left, self.idle)
+
+
+_current: ContextVar[Step | None] = ContextVar("step", default=None)
+
+
+@contextlib.contextmanager
+def step(seconds: float, *, idle: float, reach: Reach = Reach.ANYWHERE) -> Generator[Step, None, None]:
+    """Let all that this thread receives meanwhile end within ``seconds``, and no wait for a byte last beyond ``idle``.
+
+    A step within a step ends with the outer one at the latest.
+    """
+    outer = _current.get()
+    deadline = monotonic() + seconds
+    running = Step(deadline if outer is None else min(deadline, outer.deadline), idle, reach)
+    token = _current.set(running)
+    try:
+        yield running
+    finally:
+        _current.reset(token)
+
+
+def current_reach() -> Reach:
+    """Where the running step may connect."""
+    running = _current.get()
+    return running.reach if running is not None else Reach.ANYWHERE
+
+
+class _Punctual(socket.socket):
+    """Bounds each receive by the current step; ends cleanly first and complains second.
+
+    The buffered reader above forgets what it has when a receive raises. Told "end of stream" instead, it hands out
+    those bytes; the next receive raises what had happened.
+    """
+
+    _broken: OSError | None = None
+
+    def recv_into(self, buffer: Any, nbytes: int | None = 0, flags: int = 0) -> int:
+        running = _current.get()
+        if self._broken is not None:
+            raise self._broken
+        if running is None:
+            return super().recv_into(buffer, nbytes or 0, flags)
+        try:
+            patience = running.patience()
+            if patience != self.gettimeout():
+                self.settimeout(patience)
+            return super().recv_into(buffer, nbytes or 0, flags)
+        except OSError as error:
+            self._broken = running.failure = error
+            return 0
+
+
+class PunctualSocket(_Punctual):
+    """A plain socket that keeps time."""
+
+
+class PunctualTLSSocket(_Punctual, ssl.SSLSocket):
+    """A TLS socket that keeps time; for ``SSLContext.sslsocket_class``."""
