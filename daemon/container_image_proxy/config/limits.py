@@ -41,7 +41,8 @@ class Limits:
     redirects: int = 10
     manifest_size: int = 4 * MIB
     token_size: int = 1 * MIB
-    error_size: int = 1 * MIB
+    error_size: int = 64 * KIB
+    """Of an error's body only the codes are of interest."""
     discarded: int = 64 * MIB
     """How much of a blob may be fetched again and thrown away because a server ignores ``Range``."""
     connections: int = 8

@@ -1,0 +1,96 @@
+"""The places that are asked: a registry or mirror, a repository there, and what is remembered of their health."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from container_image_proxy.errors import RateLimitedError, RegistryUnavailableError, UpstreamTimeoutError
+from container_image_proxy.registry.failures import ConnectionLostError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from container_image_proxy.config.limits import Limits
+    from container_image_proxy.config.registries import PullSource
+    from container_image_proxy.errors import Error
+    from container_image_proxy.image.reference import Reference
+
+_DOCKER_HUB: Final = "docker.io"
+_DOCKER_HUB_REGISTRY: Final = "registry-1.docker.io"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """A configured place. ``domain`` (``host[:port]``) is its name in certs.d, auth.json and messages."""
+
+    domain: str
+    insecure: bool = False
+    is_mirror: bool = False
+
+    @property
+    def authority(self) -> str:
+        """The ``host[:port]`` that is really contacted."""
+        return _DOCKER_HUB_REGISTRY if self.domain == _DOCKER_HUB else self.domain
+
+    @property
+    def host(self) -> str:
+        """The host alone, as in :class:`Origin`."""
+        host, colon, port = self.authority.rpartition(":")
+        return (host if colon and port.isdecimal() else self.authority).strip("[]").lower()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repository(Endpoint):
+    """An image's repository at an endpoint; ``reference`` is as it is named there."""
+
+    reference: Reference
+
+    @property
+    def path(self) -> str:
+        """The repository's path in the API (OCI distribution-spec, ``<name>``)."""
+        return self.reference.path
+
+
+def repository_of(source: PullSource, *, tls_verify: bool | None) -> Repository:
+    """The repository that a pull source names; ``tls_verify`` (``--tls-verify``) overrides its configuration."""
+    insecure = source.insecure if tls_verify is None else not tls_verify
+    return Repository(
+        domain=source.reference.domain, insecure=insecure, is_mirror=source.is_mirror, reference=source.reference
+    )
+
+
+_E = TypeVar("_E", bound=Endpoint)
+
+
+class Health:
+    """Which endpoints lately failed: they are asked last, so a dead mirror costs its time-out once. Thread-safe."""
+
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rest = limits.endpoint_rest
+        self._longest_pause = limits.longest_pause
+        self._clock = clock
+        self._resting: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def note(self, endpoint: Endpoint, error: Error) -> None:
+        """Remember what an endpoint's failure says about its next request."""
+        seconds = self._penalty(error)
+        if seconds:
+            with self._lock:
+                self._resting[endpoint.authority] = self._clock() + seconds
+
+    def _penalty(self, error: Error) -> float:
+        if isinstance(error, RateLimitedError):
+            return min(error.retry_after or self._rest, self._longest_pause)
+        is_dead = isinstance(error, RegistryUnavailableError | UpstreamTimeoutError) and error.upstream_status is None
+        return self._rest if is_dead and not isinstance(error, ConnectionLostError) else 0
+
+    def sort(self, endpoints: Iterable[_E], first: _E | None = None) -> list[_E]:
+        """The same in their order, but ``first`` before and those that should rest after all others."""
+        now = self._clock()
+        with self._lock:
+            resting = {authority for authority, end in self._resting.items() if end > now}
+        return sorted(endpoints, key=lambda endpoint: (endpoint.authority in resting, endpoint != first))

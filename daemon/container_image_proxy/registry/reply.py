@@ -1,0 +1,140 @@
+"""An answer while it is read: its status and headers, and its body in bounded pieces of the bytes on the wire."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+from urllib3.exceptions import HTTPError
+
+from container_image_proxy.config.limits import KIB
+from container_image_proxy.errors import RegistryError, UpstreamError
+from container_image_proxy.registry.failures import error_for_exception, error_for_status, parse_error_codes
+from container_image_proxy.registry.headers import parse_retry_after
+from container_image_proxy.registry.wire import step
+
+if TYPE_CHECKING:
+    import requests
+
+    from container_image_proxy.config.limits import Limits
+    from container_image_proxy.registry.session import Request
+
+REDIRECTS: Final = frozenset(
+    {
+        HTTPStatus.MOVED_PERMANENTLY,
+        HTTPStatus.FOUND,
+        HTTPStatus.SEE_OTHER,
+        HTTPStatus.TEMPORARY_REDIRECT,
+        HTTPStatus.PERMANENT_REDIRECT,
+    }
+)
+_SMALL: Final = 16 * KIB
+_PIECE: Final = 64 * KIB
+
+
+class Reply:
+    """One answer. Whoever gets it closes it, or reads it to its end; then the connection can be used again."""
+
+    def __init__(self, response: requests.Response, request: Request, limits: Limits) -> None:
+        self._response = response
+        self._raw = response.raw
+        self._limits = limits
+        self.request = request
+        self.status: int = response.status_code
+
+    @property
+    def endpoint(self) -> str:
+        """Who really answered, as host and port."""
+        return self.request.target.origin.authority
+
+    def header(self, name: str) -> str | None:
+        """A header's value; of several lines, all joined by commas."""
+        return self._response.headers.get(name)
+
+    def header_lines(self, name: str) -> tuple[str, ...]:
+        """The values of all lines of a header."""
+        return tuple(self._raw.headers.getlist(name))
+
+    @property
+    def length(self) -> int | None:
+        """The size of the body in bytes, if the head tells it."""
+        if self.status in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}:
+            return 0
+        value = self.header("Content-Length") or ""
+        return int(value) if value.isascii() and value.isdecimal() else None
+
+    def read(self, size: int) -> bytes:
+        """At most ``size`` bytes: fewer at the end of the body or of what came before a failure, none only at the end.
+
+        Raises :class:`UpstreamError` when the connection fails, stalls or drips.
+        """
+        limits = self._limits
+        with step(limits.idle_timeout + size / limits.minimum_rate, idle=limits.idle_timeout) as running:
+            try:
+                data: bytes = self._raw.read(size, decode_content=False)
+            except HTTPError as error:
+                raise error_for_exception(
+                    running.failure or error, phase=self.request.phase, endpoint=self.endpoint
+                ) from None
+        return data
+
+    def read_all(self, limit: int) -> bytes | None:
+        """The whole body, and the reply is closed; None if it is longer than ``limit``."""
+        limits = self._limits
+        body = bytearray()
+        try:
+            if self.length is not None and self.length > limit:
+                return None
+            with step(limits.idle_timeout + limit / limits.minimum_rate, idle=limits.idle_timeout):
+                while len(body) <= limit and (piece := self.read(min(_PIECE, limit + 1 - len(body)))):
+                    body += piece
+        finally:
+            self.close()
+        return bytes(body) if len(body) <= limit else None
+
+    def error(self) -> UpstreamError:
+        """The error that this answer stands for; its body is read for error codes only, and the reply is closed."""
+        return error_for_status(
+            self.status,
+            parse_error_codes(self._error_body()),
+            phase=self.request.phase,
+            endpoint=self.endpoint,
+            retry_after=parse_retry_after(self.header("Retry-After")),
+        )
+
+    def _error_body(self) -> bytes:
+        with suppress(UpstreamError):
+            if not self.is_encoded:
+                return self.read_all(self._limits.error_size) or b""
+        self.close()
+        return b""
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether the body went through a coding that we did not accept."""
+        return (self.header("Content-Encoding") or "identity").strip().lower() not in {"", "identity"}
+
+    def refuse_encoding(self) -> Reply:
+        """This reply; :class:`RegistryError` if its content is encoded, for nothing is ever decoded."""
+        if self.is_encoded and self.status < HTTPStatus.MULTIPLE_CHOICES:
+            self.close()
+            raise RegistryError(
+                f"{self.endpoint} sent an encoded {self.request.phase}, though identity was asked for",
+                phase=self.request.phase,
+                endpoint=self.endpoint,
+                upstream_status=self.status,
+            )
+        return self
+
+    def discard(self) -> None:
+        """Be done with the reply; the connection survives if what is left is small."""
+        if self.length is not None and self.length <= _SMALL:
+            with suppress(UpstreamError):
+                self.read_all(_SMALL)
+        self.close()
+
+    def close(self) -> None:
+        """Give the connection back if the body was read to its end, else close it. May be called again."""
+        self._raw.close()
+        self._raw.release_conn()

@@ -1,0 +1,226 @@
+"""HTTP towards registries: one GET or POST, its redirects followed under our rules, its answer read within its limits.
+
+The only importer of ``requests``. Nothing of its comfort is used that would decide something for us: no environment,
+no cookies, no redirects, no decoding, no retries, no trust store of its own; so the adapter is called and not a
+``Session``, which reads the bodies of redirects whole even when it does not follow them. Knows no registry API, and
+no credentials beyond the one header that it is handed, which goes to the origin of the first URL and to no other.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urljoin
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError
+
+from container_image_proxy.config.certificates import TlsFiles
+from container_image_proxy.errors import InvalidReferenceError, RegistryError
+from container_image_proxy.registry.dial import POOL_CLASSES, resolve
+from container_image_proxy.registry.failures import error_for_exception
+from container_image_proxy.registry.origin import Target, parse_target
+from container_image_proxy.registry.reach import Reach, is_private, verify_reach
+from container_image_proxy.registry.reply import REDIRECTS, Reply
+from container_image_proxy.registry.tls import client_context
+from container_image_proxy.registry.wire import step
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Mapping
+
+    from container_image_proxy.config.certificates import CertificateDirectories
+    from container_image_proxy.config.limits import Limits
+    from container_image_proxy.registry.endpoints import Endpoint
+    from container_image_proxy.registry.proxies import Proxies
+
+# At DEBUG it shows URLs with their signatures; at WARNING that a pool was full, which is nothing to warn of.
+logging.getLogger("urllib3").setLevel(logging.ERROR)
+
+USER_AGENT: Final = "container-image-proxy/0.1"
+_HOSTS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to ask, and on behalf of which configured place; a POST if there is a ``form``.
+
+    ``trusts_target`` says that the target, though it is another host, belongs to the endpoint: it may see our client
+    certificate. ``may_leave_origin`` allows redirects to other origins.
+    """
+
+    target: Target
+    endpoint: Endpoint
+    phase: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    authorization: str | None = field(default=None, repr=False)
+    form: Mapping[str, str] | None = field(default=None, repr=False)
+    trusts_target: bool = False
+    may_leave_origin: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Profile:
+    """Everything that makes connections unfit to be shared: whom we trust, who we are, and where we may go."""
+
+    files: TlsFiles
+    verify: bool
+    reach: Reach
+
+
+class HttpSession:
+    """Connections to all registries, kept for reuse. Thread-safe."""
+
+    def __init__(self, *, limits: Limits, certificates: CertificateDirectories, proxies: Proxies) -> None:
+        self._limits = limits
+        self._certificates = certificates
+        self._proxies = proxies
+        self._adapters: dict[_Profile, _Adapter] = {}
+        self._files: dict[str, TlsFiles] = {}
+        self._private: dict[str, bool] = {}
+        self._lock = threading.Lock()
+
+    def send(self, request: Request) -> Reply:
+        """The answer, redirects followed; its status may be anything.
+
+        Raises :class:`UpstreamError` if there is none, :class:`RegistryError` for one that must not be used.
+        """
+        for _ in range(self._limits.redirects + 1):
+            reply = self._exchange(request)
+            location = reply.header("Location")
+            if reply.status not in REDIRECTS or location is None:
+                return reply.refuse_encoding()
+            reply.discard()
+            request = self._follow(request, location)
+        raise self._refused(request, f"redirects more than {self._limits.redirects} times")
+
+    def _follow(self, request: Request, location: str) -> Request:
+        """The request that a redirect asks for, without what is not for its target's eyes."""
+        here = request.target
+        there = parse_target(urljoin(here.url, location))
+        if there.origin == here.origin:
+            return replace(request, target=there)
+        if not request.may_leave_origin:
+            raise self._refused(request, "redirects to another host, where our credentials must not go")
+        if here.origin.scheme == "https" and there.origin.scheme == "http" and not request.endpoint.insecure:
+            raise self._refused(request, "redirects from https to http")
+        return replace(request, target=there, authorization=None, trusts_target=False)
+
+    def _refused(self, request: Request, reason: str) -> RegistryError:
+        return RegistryError(
+            f"{request.endpoint.domain} {reason}", phase=request.phase, endpoint=request.endpoint.domain
+        )
+
+    def _exchange(self, request: Request) -> Reply:
+        target = request.target
+        proxy = self._proxies.proxy_for(target.origin)
+        profile = self._profile(request)
+        if proxy is not None:
+            _verify_literal(profile.reach, target.origin.host)
+        limits = self._limits
+        with step(
+            2 * limits.connect_timeout + limits.first_byte_timeout, idle=limits.first_byte_timeout, reach=profile.reach
+        ) as running:
+            try:
+                response = self._adapter(profile).send(
+                    _prepare(request),
+                    stream=True,
+                    timeout=(limits.connect_timeout, limits.first_byte_timeout),
+                    verify=profile.verify,
+                    proxies={target.origin.scheme: proxy} if proxy is not None else {},
+                )
+            except (requests.RequestException, HTTPError) as error:
+                phase = request.phase if running.has_connected else "connect"
+                raise error_for_exception(
+                    running.failure or error, phase=phase, endpoint=target.origin.authority
+                ) from None
+        return Reply(response, request, limits)
+
+    def _profile(self, request: Request) -> _Profile:
+        origin, endpoint = request.target.origin, request.endpoint
+        is_same_host = origin.host == endpoint.host
+        return _Profile(
+            files=self._tls_files(request),
+            verify=not (endpoint.insecure and is_same_host),
+            reach=Reach.ANYWHERE if is_same_host else self._reach_from(endpoint),
+        )
+
+    def _tls_files(self, request: Request) -> TlsFiles:
+        """The registry's authorities hold for where it sends us, client certificates only for whom they are meant."""
+        own = self._files_for(request.endpoint.domain)
+        if request.target.origin.authority == request.endpoint.authority:
+            return own
+        theirs = self._files_for(request.target.origin.authority)
+        is_known = request.trusts_target or request.target.origin.host == request.endpoint.host
+        authorities = tuple(dict.fromkeys((*own.authorities, *theirs.authorities)))
+        return TlsFiles(authorities, theirs.client if is_known else ())
+
+    def _files_for(self, domain: str) -> TlsFiles:
+        if domain not in self._files:
+            files = TlsFiles()
+            with suppress(InvalidReferenceError):  # a host that an upstream named need not be a registry's
+                files = self._certificates.for_host(domain)
+            self._files[domain] = files
+        return self._files[domain]
+
+    def _reach_from(self, endpoint: Endpoint) -> Reach:
+        """Where ``endpoint`` may send us; when its own addresses are unknown, not into a private network."""
+        if endpoint.host not in self._private:
+            addresses = []
+            with suppress(OSError):
+                addresses = resolve(endpoint.host, 0, self._limits.connect_timeout)
+            self._private[endpoint.host] = any(is_private(address[0]) for _, address in addresses)
+        return Reach.PRIVATE if self._private[endpoint.host] else Reach.PUBLIC
+
+    def _adapter(self, profile: _Profile) -> _Adapter:
+        with self._lock:
+            if profile not in self._adapters:
+                context = client_context(profile.files, verify=profile.verify)
+                self._adapters[profile] = _Adapter(context, self._limits.connections)
+            return self._adapters[profile]
+
+    def close(self) -> None:
+        """Close the connections that are kept; those in use close with their replies."""
+        with self._lock:
+            for adapter in self._adapters.values():
+                adapter.close()
+            self._adapters.clear()
+
+
+def _prepare(request: Request) -> requests.PreparedRequest:
+    headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **request.headers}
+    if request.authorization is not None:
+        headers["Authorization"] = request.authorization
+    method = "GET" if request.form is None else "POST"
+    return requests.Request(method, request.target.url, headers=headers, data=request.form).prepare()
+
+
+def _verify_literal(reach: Reach, host: str) -> None:
+    """Behind a proxy nobody here sees what a name stands for; an address can be judged all the same."""
+    with suppress(ValueError):
+        verify_reach(reach, host, str(ipaddress.ip_address(host)))
+
+
+class _Adapter(HTTPAdapter):
+    """requests' adapter with our own TLS context and our own way to connect, to the proxy as well."""
+
+    def __init__(self, context: ssl.SSLContext, connections: int) -> None:
+        self._context = context
+        super().__init__(pool_connections=_HOSTS, pool_maxsize=connections)
+
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:  # noqa: FBT001, FBT002 - requests'
+        super().init_poolmanager(connections, maxsize, block, ssl_context=self._context, **options)
+        self.poolmanager.pool_classes_by_scheme = POOL_CLASSES
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, ssl_context=self._context, **options)
+        manager.pool_classes_by_scheme = POOL_CLASSES
+        return manager
+
+    def cert_verify(self, *_: Any) -> None:
+        """Leave the context as it is; the original would add a bundle of requests' own."""
