@@ -1,0 +1,101 @@
+"""The OCI distribution API's GETs: URLs, the protocol an endpoint speaks, and what the statuses mean."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from container_image_proxy.errors import RegistryUnavailableError, UnknownBlobError, UnknownManifestError, UpstreamError
+from container_image_proxy.registry.headers import parse_warning
+from container_image_proxy.registry.origin import parse_target
+from container_image_proxy.registry.session import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from container_image_proxy.errors import Error
+    from container_image_proxy.registry.endpoints import Repository
+    from container_image_proxy.registry.login import Login
+    from container_image_proxy.registry.reply import Reply
+
+_log = logging.getLogger(__name__)
+_UNKNOWN: Final = MappingProxyType({"manifest": UnknownManifestError, "blob": UnknownBlobError})
+_SHOWN_WARNING: Final = 200
+
+
+class DistributionApi:
+    """Asks repositories for what lies under their paths. Thread-safe."""
+
+    def __init__(self, login: Login) -> None:
+        self._login = login
+        self._schemes: dict[str, str] = {}
+
+    def get(
+        self,
+        repository: Repository,
+        path: str,
+        *,
+        phase: str,
+        headers: Mapping[str, str],
+        expected: frozenset[HTTPStatus],
+    ) -> Reply:
+        """The answer for ``/v2/<name>/<path>`` with one of the ``expected`` statuses.
+
+        Raises :class:`UnknownManifestError` or :class:`UnknownBlobError` for 404, :class:`UpstreamError` for the rest.
+        """
+        reply = self._send(repository, path, phase, headers)
+        for line in reply.header_lines("Warning"):
+            if warning := parse_warning(line):
+                _log.warning("%s warns: %.*r", repository.domain, _SHOWN_WARNING, warning)
+        if reply.status not in expected:
+            raise _unwanted(reply, repository)
+        return reply
+
+    def _send(self, repository: Repository, path: str, phase: str, headers: Mapping[str, str]) -> Reply:
+        """https, or http where that is allowed and https was never spoken; what worked is remembered."""
+        known = self._schemes.get(repository.authority)
+        first = known if known is not None and (known == "https" or repository.insecure) else "https"
+        try:
+            reply = self._login.send(_request(repository, first, path, phase, headers), repository)
+        except UpstreamError as error:
+            if error.phase != "connect" or known is not None or not repository.insecure:
+                raise
+            reply = self._send_plainly(repository, path, phase, headers, error)
+        else:
+            self._schemes[repository.authority] = first
+        return reply
+
+    def _send_plainly(
+        self, repository: Repository, path: str, phase: str, headers: Mapping[str, str], secure_error: UpstreamError
+    ) -> Reply:
+        try:
+            reply = self._login.send(_request(repository, "http", path, phase, headers), repository)
+        except UpstreamError as error:
+            raise secure_error if error.phase == "connect" else error from None
+        self._schemes[repository.authority] = "http"
+        return reply
+
+
+def _request(repository: Repository, scheme: str, path: str, phase: str, headers: Mapping[str, str]) -> Request:
+    url = f"{scheme}://{repository.authority}/v2/{repository.path}/{path}"
+    return Request(target=parse_target(url), endpoint=repository, phase=phase, headers=headers)
+
+
+def _unwanted(reply: Reply, repository: Repository) -> Error:
+    phase = reply.request.phase
+    error = reply.error()
+    if reply.endpoint != repository.authority:
+        # A link to storage that expired, or lies: the registry can give a new one.
+        return RegistryUnavailableError(
+            f"{reply.endpoint}, to which {repository.domain} redirects, answered {reply.status}",
+            phase=phase,
+            endpoint=reply.endpoint,
+            upstream_status=reply.status,
+            retryable=True,
+            retry_after=error.retry_after,
+        )
+    if reply.status == HTTPStatus.NOT_FOUND and phase in _UNKNOWN:
+        return _UNKNOWN[phase](f"{repository.domain}/{repository.path} has no such {phase}")
+    return error

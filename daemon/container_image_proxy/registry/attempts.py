@@ -1,0 +1,123 @@
+"""Who is asked next, when, and when it is enough: the one policy of retries and mirrors.
+
+All endpoints of an image are asked in their order, once a round, those that lately failed last. When all failed and
+some failure may pass, a pause and another round follow; rounds and pauses are bounded.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+from container_image_proxy.config.limits import MIB
+from container_image_proxy.errors import Error, UpstreamError
+from container_image_proxy.registry.endpoints import Endpoint
+from container_image_proxy.registry.failures import ConnectionLostError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from container_image_proxy.config.limits import Limits
+    from container_image_proxy.registry.endpoints import Health
+
+_log = logging.getLogger(__name__)
+_E = TypeVar("_E", bound=Endpoint)
+_ENOUGH_PROGRESS: Final = 1 * MIB
+_LONG_AGO: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Monotonic time and sleeping, both in seconds."""
+
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+def has_progressed(offset: int, last_retry_offset: int | None, since_last_retry: float) -> bool:
+    """Whether a transfer that broke at ``offset`` may simply go on from there, its count of failures starting anew.
+
+    The first time always; later after 1 MiB more, or a minute (seconds ``since_last_retry``) in which something
+    arrived.
+    """
+    if last_retry_offset is None:
+        return True
+    gained = offset - last_retry_offset
+    return gained >= _ENOUGH_PROGRESS or (gained > 0 and since_last_retry >= _LONG_AGO)
+
+
+class Attempts(Generic[_E]):
+    """The course of one request over its endpoints, ``first`` before the others; not shared between threads."""
+
+    def __init__(
+        self, endpoints: Sequence[_E], health: Health, limits: Limits, clock: Clock, *, first: _E | None = None
+    ) -> None:
+        self._endpoints = tuple(endpoints)
+        self._health = health
+        self._limits = limits
+        self._clock = clock
+        self._first = first
+        self._waiting = health.sort(self._endpoints, first)
+        self._failures: dict[_E, Error] = {}
+        self._rounds = 0
+        self._paused = 0.0
+
+    @property
+    def endpoint(self) -> _E:
+        """Whom to ask now."""
+        return self._waiting[0]
+
+    def progressed(self) -> None:
+        """Start the counts anew: what has failed so far was overcome."""
+        self._rounds = 0
+        self._paused = 0.0
+
+    def failed(self, error: Error, *, persist: bool = False) -> None:
+        """Turn to the next endpoint, after a pause if all had their turn; raise the final error if it is enough.
+
+        The failure of the last, which is the origin of the mirrors before it, decides whether another round can help;
+        with ``persist`` any that may pass does, since somebody is known to have what we want.
+        """
+        endpoint = self._waiting.pop(0)
+        self._failures[endpoint] = error
+        self._health.note(endpoint, error)
+        if self._waiting:
+            _log.warning("%s failed, trying %s: %s", endpoint.domain, self.endpoint.domain, error)
+            return
+        self._start_round(persist=persist)
+
+    def _start_round(self, *, persist: bool) -> None:
+        hopeful = [endpoint for endpoint in self._endpoints if _is_retryable(self._failures[endpoint])]
+        decisive = bool(hopeful) if persist else self._endpoints[-1] in hopeful
+        pause = self._next_pause([self._failures[endpoint] for endpoint in hopeful])
+        self._rounds += 1
+        if not decisive or self._rounds >= self._limits.attempts or self._paused + pause > self._limits.total_pause:
+            raise self._verdict()
+        if pause:
+            self._paused += pause
+            self._clock.sleep(pause)
+        self._waiting = self._health.sort(hopeful, self._first)
+
+    def _next_pause(self, errors: list[Error]) -> float:
+        """Exponential with jitter, or as long as upstream asks for; none for a first lost connection."""
+        if self._rounds == 0 and any(isinstance(error, ConnectionLostError) for error in errors):
+            return 0.0
+        asked = max((error.retry_after or 0.0 for error in errors if isinstance(error, UpstreamError)), default=0.0)
+        backoff: float = self._limits.backoff * 2**self._rounds * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+        return min(max(backoff, asked), self._limits.longest_pause)
+
+    def _verdict(self) -> Error:
+        """The last endpoint's error, telling of the others'."""
+        *others, last = self._endpoints
+        error = self._failures[last]
+        told = "; ".join(f"{other.domain}: {self._failures[other]}" for other in others if other in self._failures)
+        if told:
+            error.args = (f"{error} (before it: {told})", *error.args[1:])
+        return error
+
+
+def _is_retryable(error: Error) -> bool:
+    return isinstance(error, UpstreamError) and error.retryable

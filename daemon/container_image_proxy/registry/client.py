@@ -1,0 +1,169 @@
+"""The registry client: manifests and blobs of references, from wherever the registries configuration says.
+
+One for the daemon, shared by all threads. It puts the pieces together: connections are ``session``'s, logins
+``login``'s, the order of endpoints and retries ``attempts``'s. What comes out is unverified; only the digest of a
+manifest that was asked for by digest is compared here already, to turn to another mirror in time.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from container_image_proxy.errors import DigestMismatchError, Error, InvalidManifestError, RegistryError
+from container_image_proxy.image.manifest import UntrustedManifest
+from container_image_proxy.image.media_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+from container_image_proxy.registry.api import DistributionApi
+from container_image_proxy.registry.attempts import Attempts, Clock
+from container_image_proxy.registry.download import Download
+from container_image_proxy.registry.endpoints import Endpoint, Health, Repository, repository_of
+from container_image_proxy.registry.headers import parse_media_type
+from container_image_proxy.registry.login import Login
+from container_image_proxy.registry.origin import parse_target
+from container_image_proxy.registry.proxies import parse_proxies
+from container_image_proxy.registry.session import HttpSession, Request
+from container_image_proxy.registry.token import Tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Generator, Mapping
+
+    from container_image_proxy.config.certificates import CertificateDirectories
+    from container_image_proxy.config.keychain import Keychain
+    from container_image_proxy.config.limits import Limits
+    from container_image_proxy.config.registries import Registries
+    from container_image_proxy.image.digest import Digest
+    from container_image_proxy.image.manifest import Descriptor
+    from container_image_proxy.image.reference import Reference
+    from container_image_proxy.registry.reply import Reply
+
+_E = TypeVar("_E", bound=Endpoint)
+_T = TypeVar("_T")
+_ACCEPT: Final = f"{OCI_MANIFEST}, {OCI_INDEX}, {DOCKER_MANIFEST}, {DOCKER_LIST}"
+_OK: Final = frozenset({HTTPStatus.OK})
+_OK_OR_UNCHANGED: Final = frozenset({HTTPStatus.OK, HTTPStatus.NOT_MODIFIED})
+_OK_OR_PART: Final = frozenset({HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT})
+
+
+class RegistryClient:
+    """Speaks to all registries and mirrors. Thread-safe."""
+
+    def __init__(
+        self,
+        *,
+        registries: Registries,
+        keychain: Keychain,
+        certificates: CertificateDirectories,
+        limits: Limits,
+        tls_verify: bool | None = None,
+        environ: Mapping[str, str],
+        trusted_token_realms: Collection[str] = (),
+        clock: Clock = Clock(),  # noqa: B008 - frozen
+    ) -> None:
+        """``tls_verify`` overrides ``insecure`` of every registry; ``environ`` names the proxies.
+
+        :class:`ConfigurationError` if a proxy of the environment cannot be used.
+        """
+        self._registries = registries
+        self._limits = limits
+        self._tls_verify = tls_verify
+        self._clock = clock
+        self._session = HttpSession(limits=limits, certificates=certificates, proxies=parse_proxies(environ))
+        tokens = Tokens(self._session, limits, trusted_realms=trusted_token_realms, clock=clock.now)
+        self._api = DistributionApi(Login(self._session, tokens, keychain))
+        self._health = Health(limits, clock.now)
+        self._suppliers: dict[str, Repository] = {}
+
+    def fetch_manifest(
+        self, reference: Reference, digest: Digest | None = None, *, unless: Digest | None = None
+    ) -> UntrustedManifest | None:
+        """The manifest or index that ``reference`` names, or the one in its repository with ``digest``.
+
+        None only if that is the one with the digest ``unless``. Raises :class:`UnknownManifestError`,
+        :class:`UpstreamError`, :class:`IntegrityError`.
+        """
+        digest = digest or reference.digest
+        attempts = self._attempts(reference)
+        fetch = partial(self._fetch_manifest, digest=digest, unless=unless)
+        manifest = _ask(attempts, fetch)
+        self._suppliers[str(reference)] = attempts.endpoint
+        return manifest
+
+    def _fetch_manifest(
+        self, repository: Repository, *, digest: Digest | None, unless: Digest | None
+    ) -> UntrustedManifest | None:
+        name = str(digest) if digest is not None else repository.reference.tag
+        headers = {"Accept": _ACCEPT} | ({"If-None-Match": f'"{unless}"'} if unless is not None else {})
+        expected = _OK if unless is None else _OK_OR_UNCHANGED
+        reply = self._api.get(repository, f"manifests/{name}", phase="manifest", headers=headers, expected=expected)
+        if reply.status == HTTPStatus.NOT_MODIFIED:
+            reply.discard()
+            return None
+        manifest = self._read_manifest(reply)
+        if digest is not None and not digest.matches(manifest.raw):
+            raise DigestMismatchError(f"{reply.endpoint} sent another manifest than {digest}")
+        return None if unless is not None and unless.matches(manifest.raw) else manifest
+
+    def _read_manifest(self, reply: Reply) -> UntrustedManifest:
+        media_type = parse_media_type(reply.header("Content-Type") or "")
+        raw = reply.read_all(self._limits.manifest_size)
+        if raw is None:
+            raise InvalidManifestError(f"{reply.endpoint} sent a manifest of over {self._limits.manifest_size} bytes")
+        return UntrustedManifest(raw, media_type)
+
+    def open_blob(self, reference: Reference, descriptor: Descriptor) -> Generator[bytes, None, None]:
+        """The blob's bytes, unverified, in chunks of at most ``CHUNK_SIZE``; see :class:`Download`.
+
+        Raises, at the first chunk or between two, :class:`UnknownBlobError`, :class:`UpstreamError` or
+        :class:`SizeMismatchError`. The ``urls`` of the descriptor are never fetched.
+        """
+        attempts = self._attempts(reference, first=self._suppliers.get(str(reference)))
+        open_at = partial(self._open_blob, descriptor=descriptor)
+        return Download(open_at, attempts, descriptor.size, self._limits, self._clock).chunks()
+
+    def _open_blob(self, repository: Repository, offset: int, *, descriptor: Descriptor) -> Reply:
+        headers = {"Range": f"bytes={offset}-{descriptor.size - 1}"} if offset else {}
+        path = f"blobs/{descriptor.digest}"
+        return self._api.get(repository, path, phase="blob", headers=headers, expected=_OK_OR_PART)
+
+    def fetch_document(self, url: str, *, limit: int) -> bytes | None:
+        """The document at ``url`` (http or https), without any credentials; None if there is none (404).
+
+        Raises :class:`UpstreamError`, also for one of more than ``limit`` bytes.
+        """
+        target = parse_target(url)
+        request = Request(target=target, endpoint=Endpoint(domain=target.origin.authority), phase="signature")
+        attempts = Attempts((request.endpoint,), self._health, self._limits, self._clock)
+        return _ask(attempts, lambda _: self._fetch_document(request, limit))
+
+    def _fetch_document(self, request: Request, limit: int) -> bytes | None:
+        reply = self._session.send(request)
+        if reply.status == HTTPStatus.NOT_FOUND:
+            reply.discard()
+            return None
+        if reply.status != HTTPStatus.OK:
+            raise reply.error()
+        document = reply.read_all(limit)
+        if document is None:
+            raise RegistryError(
+                f"{reply.endpoint} sent a document of over {limit} bytes", phase=request.phase, endpoint=reply.endpoint
+            )
+        return document
+
+    def _attempts(self, reference: Reference, first: Repository | None = None) -> Attempts[Repository]:
+        sources = self._registries.pull_sources(reference)
+        repositories = [repository_of(source, tls_verify=self._tls_verify) for source in sources]
+        return Attempts(repositories, self._health, self._limits, self._clock, first=first)
+
+    def close(self) -> None:
+        """Close the connections that are kept for reuse."""
+        self._session.close()
+
+
+def _ask(attempts: Attempts[_E], question: Callable[[_E], _T]) -> _T:
+    """The first answer that an endpoint gives."""
+    while True:
+        try:
+            return question(attempts.endpoint)
+        except Error as error:
+            attempts.failed(error)

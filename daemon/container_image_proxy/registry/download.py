@@ -1,0 +1,144 @@
+"""The downloader: a blob's bytes in order, from whichever endpoint has them, resumed where a connection broke.
+
+Content addressing makes byte N the same anywhere, so that another endpoint can go on where one failed. Nothing is
+hashed here: whoever asked decides by the digest, at the end. Sizes and offsets are in bytes.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from http import HTTPStatus
+from time import monotonic
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+from container_image_proxy.config.limits import CHUNK_SIZE, KIB
+from container_image_proxy.errors import Error, RegistryError, SizeMismatchError
+from container_image_proxy.registry.attempts import has_progressed
+from container_image_proxy.registry.endpoints import Endpoint
+from container_image_proxy.registry.failures import ConnectionLostError
+from container_image_proxy.registry.headers import parse_content_range
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from container_image_proxy.config.limits import Limits
+    from container_image_proxy.registry.attempts import Attempts, Clock
+    from container_image_proxy.registry.reply import Reply
+
+_E = TypeVar("_E", bound=Endpoint)
+_SMALLEST_READ: Final = 64 * KIB
+_FIRST_READ: Final = 256 * KIB
+_SLOW: Final = 1.0
+_FAST: Final = 0.25
+
+
+class Download(Generic[_E]):
+    """One transfer of ``size`` bytes. ``open_at(endpoint, offset)`` asks for what follows ``offset``."""
+
+    def __init__(
+        self, open_at: Callable[[_E, int], Reply], attempts: Attempts[_E], size: int, limits: Limits, clock: Clock
+    ) -> None:
+        self._open_at = open_at
+        self._attempts = attempts
+        self._size = size
+        self._limits = limits
+        self._clock = clock
+        self._offset = 0
+        self._last_retry_offset: int | None = None
+        self._last_retry_time = 0.0
+
+    def chunks(self) -> Generator[bytes, None, None]:
+        """The bytes, in chunks of at most ``CHUNK_SIZE``; closing the generator closes the connection at once.
+
+        Raises what the endpoints raise when all of them failed, and :class:`SizeMismatchError` if all have another
+        size.
+        """
+        while True:
+            try:
+                yield from self._transfer(self._attempts.endpoint)
+            except Error as error:
+                self._recover(error)
+            else:
+                return
+
+    def _recover(self, error: Error) -> None:
+        """Go on where it broke: at the same endpoint if it had got somewhere, else as the attempts say."""
+        now = self._clock.now()
+        if isinstance(error, ConnectionLostError) and self._has_progressed(now):
+            self._attempts.progressed()
+        else:
+            self._attempts.failed(error, persist=self._offset > 0)
+        self._last_retry_offset, self._last_retry_time = self._offset, self._clock.now()
+
+    def _has_progressed(self, now: float) -> bool:
+        has_begun = self._offset > 0
+        return has_begun and has_progressed(self._offset, self._last_retry_offset, now - self._last_retry_time)
+
+    def _transfer(self, endpoint: _E) -> Generator[bytes, None, None]:
+        with closing(self._open_at(endpoint, self._offset)) as reply:
+            self._skip(reply, _verify_position(reply, self._offset, self._size))
+            read_size = _first_read(self._size - self._offset)
+            while self._offset < self._size:
+                began = monotonic()
+                chunk = reply.read(min(read_size, self._size - self._offset))
+                if not chunk:
+                    raise _lost(reply)
+                read_size = _next_read(read_size, monotonic() - began)
+                self._offset += len(chunk)
+                yield chunk
+            if reply.read(1):
+                raise SizeMismatchError(
+                    f"{reply.endpoint} has more than the {self._size} bytes of the blob's descriptor"
+                )
+
+    def _skip(self, reply: Reply, count: int) -> None:
+        """Read what a server sent again because it knows no ranges."""
+        if count > self._limits.discarded:
+            raise RegistryError(
+                f"{reply.endpoint} cannot resume a transfer, and too much of it would have to be fetched again",
+                phase=reply.request.phase,
+                endpoint=reply.endpoint,
+            )
+        while count > 0:
+            piece = reply.read(min(CHUNK_SIZE, count))
+            if not piece:
+                raise _lost(reply)
+            count -= len(piece)
+
+
+def _verify_position(reply: Reply, offset: int, size: int) -> int:
+    """How many bytes to skip before ``offset`` is reached; the answer must be for this place in a blob of this size."""
+    if reply.status == HTTPStatus.PARTIAL_CONTENT:
+        _verify_range(reply, offset, size)
+        return 0
+    if reply.length is not None and reply.length != size:
+        raise SizeMismatchError(f"{reply.endpoint} has {reply.length} bytes for a blob of {size}")
+    return offset
+
+
+def _verify_range(reply: Reply, offset: int, size: int) -> None:
+    found = parse_content_range(reply.header("Content-Range") or "")
+    if found.first != offset or found.last != size - 1 or found.complete not in {None, size}:
+        raise RegistryError(
+            f"{reply.endpoint} sent another part of the blob than asked for",
+            phase=reply.request.phase,
+            endpoint=reply.endpoint,
+        )
+
+
+def _lost(reply: Reply) -> ConnectionLostError:
+    return ConnectionLostError(
+        f"{reply.endpoint}: the connection was lost", phase=reply.request.phase, endpoint=reply.endpoint, retryable=True
+    )
+
+
+def _first_read(size: int) -> int:
+    """A blob that fits into one chunk comes as one; of a larger one the first bytes should soon be on their way."""
+    return CHUNK_SIZE if size <= CHUNK_SIZE else _FIRST_READ
+
+
+def _next_read(size: int, seconds: float) -> int:
+    """Large reads for speed, small ones where the bytes of a slow connection would otherwise wait for each other."""
+    if seconds > _SLOW:
+        return max(_SMALLEST_READ, size // 4)
+    return min(CHUNK_SIZE, size * 2) if seconds < _FAST else size
