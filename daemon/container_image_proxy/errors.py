@@ -67,6 +67,10 @@ class PolicyRejectedError(Error):
         self.reasons = reasons
 
 
+class SignatureRejectedError(Error):
+    """A signature that does not count: malformed, by nobody who is trusted, or about another image; stays in policy."""
+
+
 # --- what is not there ------------------------------------------------------------------------------------------------
 
 

@@ -8,21 +8,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from container_image_proxy.errors import InvalidInputError
+from container_image_proxy.policy.key_source import KeySource
 
 _T = TypeVar("_T")
 _JSON_NAMES = {dict: "an object", list: "an array", str: "a string", int: "an integer"}
-
-
-@dataclass(frozen=True, slots=True)
-class KeySource:
-    """Where keys or certificates come from: files, or bytes that the policy carries itself. One of the two is empty."""
-
-    paths: tuple[str, ...] = ()
-    datas: tuple[bytes, ...] = ()
 
 
 class Fields:

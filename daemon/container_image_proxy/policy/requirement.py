@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias
 
 from container_image_proxy.errors import InvalidInputError
-from container_image_proxy.policy.fields import Fields, KeySource
+from container_image_proxy.policy.fields import Fields
 from container_image_proxy.policy.identity import MATCH_REPO_DIGEST_OR_EXACT, SignedIdentity, parse_identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from container_image_proxy.policy.key_source import KeySource
+    from container_image_proxy.policy.signature_blob import SignatureKind
 
 KEY_TYPES: Final = ("GPGKeys", "signedByGPGKeys", "X509Certificates", "signedByX509CAs")
 
@@ -37,6 +40,7 @@ class SignedBy:
     """A simple signing signature by one of the OpenPGP keys, for the right identity."""
 
     type: ClassVar[str] = "signedBy"
+    signature_kind: ClassVar[SignatureKind] = "simple"
     key_type: str
     keys: KeySource
     identity: SignedIdentity
@@ -74,6 +78,7 @@ class SigstoreSigned:
     """A sigstore signature by a trusted signer for the right identity; also logged, if ``rekor`` says by whose log."""
 
     type: ClassVar[str] = "sigstoreSigned"
+    signature_kind: ClassVar[SignatureKind] = "sigstore"
     signer: KeySource | Fulcio | Pki
     rekor: KeySource | None
     identity: SignedIdentity

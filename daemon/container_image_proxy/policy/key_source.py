@@ -1,0 +1,30 @@
+"""Where a policy's keys and certificates come from: files that it names, or bytes that it carries itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from container_image_proxy.config.trusted_file import load_trusted_file
+
+MAX_KEY_FILE_SIZE: Final = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class KeySource:
+    """Files, or bytes as they are; one of the two is empty."""
+
+    paths: tuple[str, ...] = ()
+    datas: tuple[bytes, ...] = ()
+
+
+def load_keys(source: KeySource) -> tuple[bytes, ...]:
+    """The content of every file, read anew, so that a replaced key counts at once; or the bytes of the policy itself.
+
+    A file that is missing, too large, or that others could have written is a :class:`ConfigurationError`.
+    """
+    files = (
+        load_trusted_file(Path(path), limit=MAX_KEY_FILE_SIZE, refuse_writable_by_others=True) for path in source.paths
+    )
+    return (*files, *source.datas)

@@ -1,0 +1,70 @@
+"""Signatures as they lie in lookaside storage and ``dir:`` images: one blob each, of a kind that its first bytes tell.
+
+Owns the unverified signature and the reading of such blobs (containers-signature(5)); verifies nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+from container_image_proxy.errors import IntegrityError, InvalidInputError
+from container_image_proxy.image.strict_json import parse_strict_object
+from container_image_proxy.policy.fields import Fields
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SignatureKind: TypeAlias = Literal["simple", "sigstore"]
+
+_NAMED_FORMAT: Final = b"\0"
+_SIGSTORE_JSON: Final = b"sigstore-json"
+_SIMPLE_SIGNING: Final = b"simple-signing"
+_OPENPGP_PACKET: Final = 0x80
+_NEW_PACKET_FORMAT: Final = 0x40
+_SIGNATURE, _ONE_PASS_SIGNATURE, _COMPRESSED_DATA = 2, 4, 8
+
+
+@dataclass(frozen=True, slots=True)
+class UntrustedSignature:
+    """A signature as some place handed it out; nothing about it is verified.
+
+    ``blob`` is the OpenPGP message (simple) or the signed payload (sigstore, whose signature and certificates are in
+    ``annotations``); ``source`` says where it came from, for the receipt.
+    """
+
+    kind: SignatureKind
+    blob: bytes
+    media_type: str = ""
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
+
+
+def parse_signature_blob(blob: bytes, source: str) -> UntrustedSignature:
+    """Read one signature blob; :class:`IntegrityError` if it is of no known format. ``source`` is for the receipt."""
+    if is_openpgp_message(blob):
+        return UntrustedSignature("simple", blob, source=source)
+    name, newline, content = blob.removeprefix(_NAMED_FORMAT).partition(b"\n")
+    if blob.startswith(_NAMED_FORMAT) and newline and name == _SIMPLE_SIGNING:
+        return UntrustedSignature("simple", content, source=source)
+    if blob.startswith(_NAMED_FORMAT) and newline and name == _SIGSTORE_JSON:
+        return _parse_sigstore_json(content, source)
+    raise IntegrityError(f"{source}: is no signature of a known format")
+
+
+def is_openpgp_message(raw: bytes) -> bool:
+    """Whether this begins as a binary OpenPGP message that is signed, or compressed around one (RFC 4880, 4.2)."""
+    if not raw or not raw[0] & _OPENPGP_PACKET:
+        return False
+    tag = raw[0] & 0x3F if raw[0] & _NEW_PACKET_FORMAT else raw[0] >> 2 & 0xF
+    return tag in {_SIGNATURE, _ONE_PASS_SIGNATURE, _COMPRESSED_DATA}
+
+
+def _parse_sigstore_json(content: bytes, source: str) -> UntrustedSignature:
+    try:
+        fields = Fields(parse_strict_object(content, source), source)
+        annotations = fields.fields("annotations") if fields.has("annotations") else Fields({}, source)
+        texts = {key: annotations.text(key) for key in annotations.keys}
+        return UntrustedSignature("sigstore", fields.data("payload"), fields.text("mimeType"), texts, source)
+    except InvalidInputError as error:
+        raise IntegrityError(str(error)) from error
