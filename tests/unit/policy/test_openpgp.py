@@ -1,0 +1,222 @@
+"""OpenPGP messages: the one good kind, and everything that gpg says of the others."""
+
+from __future__ import annotations
+
+import tempfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from container_image_proxy.errors import ConfigurationError, SignatureRejectedError
+from container_image_proxy.policy import openpgp
+from container_image_proxy.policy.openpgp import MAX_MESSAGE_SIZE, Keyring, Keyrings
+from tests.support.gpg import Signer
+
+CONTENT = b'{"critical":{}}'
+
+
+@pytest.fixture(scope="module")
+def signer() -> Iterator[Signer]:
+    with Signer() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def stranger() -> Iterator[Signer]:
+    with Signer("stranger@example.com") as made:
+        yield made
+
+
+@pytest.fixture
+def keyring(signer: Signer) -> Keyring:
+    return Keyring((signer.public_key,))
+
+
+def rejection(keyring: Keyring, message: bytes) -> str:
+    with pytest.raises(SignatureRejectedError) as caught:
+        keyring.verify(message)
+    return str(caught.value)
+
+
+def test_a_good_message_gives_what_was_signed_and_by_whom(keyring: Keyring, signer: Signer) -> None:
+    message = keyring.verify(signer.sign(CONTENT))
+    assert message.content == CONTENT
+    assert message.fingerprint == message.primary_fingerprint == signer.fingerprint
+
+
+def test_an_uncompressed_message_is_as_good(keyring: Keyring, signer: Signer) -> None:
+    assert keyring.verify(signer.sign(CONTENT, "--compress-algo", "none")).content == CONTENT
+
+
+def test_an_armored_key_is_as_good(signer: Signer) -> None:
+    assert Keyring((signer.gpg("--armor", "--export"),)).verify(signer.sign(CONTENT)).content == CONTENT
+
+
+def test_a_subkeys_signature_counts_for_its_primary_key() -> None:
+    with Signer("subkey@example.com") as signer:
+        signer.gpg("--passphrase", "", "--quick-add-key", signer.fingerprint, "ed25519", "sign")
+        message = Keyring((signer.gpg("--export"),)).verify(signer.sign(CONTENT))
+    assert message.primary_fingerprint == signer.fingerprint
+    assert message.fingerprint != signer.fingerprint
+
+
+def test_a_strangers_signature_is_refused_by_name(keyring: Keyring, stranger: Signer) -> None:
+    assert (
+        rejection(keyring, stranger.sign(CONTENT))
+        == f"is by a key that is not trusted (key 0x{stranger.fingerprint[-16:]})"
+    )
+
+
+def test_changed_content_is_refused(keyring: Keyring, signer: Signer) -> None:
+    message = signer.sign(CONTENT, "--compress-algo", "none")
+    assert "changed" in rejection(keyring, message.replace(b"critical", b"criticaL"))
+
+
+@pytest.mark.demand("SIG-cleartext")
+def test_a_cleartext_message_is_refused(keyring: Keyring, signer: Signer) -> None:
+    message = signer.gpg("--clearsign", stdin=CONTENT)
+    assert message.startswith(b"-----BEGIN PGP SIGNED MESSAGE-----")
+    assert "no binary OpenPGP message" in rejection(keyring, message)
+
+
+@pytest.mark.demand("SIG-cleartext")
+def test_an_armored_message_is_refused(keyring: Keyring, signer: Signer) -> None:
+    assert "no binary OpenPGP message" in rejection(keyring, signer.gpg("--armor", "--sign", stdin=CONTENT))
+
+
+LONG_AGO = "20240101T000000"
+THEN = ("--faked-system-time", LONG_AGO)
+
+
+@pytest.mark.demand("SIG-expired-revoked")
+def test_an_expired_signature_is_refused() -> None:
+    with Signer("old@example.com", made_at=LONG_AGO) as signer:
+        lasting, expired = signer.sign(CONTENT, *THEN), signer.sign(CONTENT, *THEN, "--default-sig-expire", "1d")
+        keyring = Keyring((signer.public_key,))
+    assert keyring.verify(lasting).content == CONTENT
+    assert rejection(keyring, expired).startswith("has expired")
+
+
+@pytest.mark.demand("SIG-expired-revoked")
+def test_an_expired_keys_signature_is_refused() -> None:
+    with Signer("old@example.com", made_at=LONG_AGO, expires="1d") as signer:
+        message = signer.sign(CONTENT, *THEN)
+        keyring = Keyring((signer.public_key,))
+    assert rejection(keyring, message).startswith("is by a key that has expired")
+
+
+@pytest.mark.demand("SIG-expired-revoked")
+def test_a_revoked_keys_signature_is_refused() -> None:
+    with Signer("revoked@example.com") as signer:
+        message = signer.sign(CONTENT)
+        certificate = signer.home / "openpgp-revocs.d" / f"{signer.fingerprint}.rev"
+        signer.gpg("--import", stdin=certificate.read_bytes().replace(b":-----BEGIN", b"-----BEGIN"))
+        keyring = Keyring((signer.gpg("--export"),))
+    assert "revoked" in rejection(keyring, message)
+
+
+@pytest.mark.demand("SIG-multi")
+def test_two_signatures_are_refused_even_if_one_is_good(keyring: Keyring, signer: Signer, stranger: Signer) -> None:
+    signer.gpg("--import", stdin=stranger.gpg("--export-secret-keys"))
+    message = signer.sign(CONTENT, "--local-user", signer.fingerprint, "--local-user", stranger.fingerprint)
+    assert "not trusted" in rejection(keyring, message)
+    both = Keyring((signer.gpg("--export", signer.fingerprint), stranger.public_key))
+    assert "exactly one" in rejection(both, message)
+
+
+def literal(content: bytes, name: bytes = b"") -> bytes:
+    """A literal data packet (RFC 4880, 5.9), old format, one-octet length."""
+    body = b"b" + bytes([len(name)]) + name + bytes(4) + content
+    return b"\xac" + bytes([len(body)]) + body
+
+
+@pytest.mark.demand("SIG-multi")
+def test_a_second_literal_packet_is_refused(keyring: Keyring, signer: Signer) -> None:
+    message = signer.sign(CONTENT, "--compress-algo", "none")
+    for smuggled in (message + literal(b"more"), literal(b"more") + message, message + message):
+        with pytest.raises(SignatureRejectedError):
+            keyring.verify(smuggled)
+
+
+@pytest.mark.demand("SIG-unsigned")
+def test_an_unsigned_message_is_refused(keyring: Keyring) -> None:
+    compressed = b"\xa3\x01" + zlib.compress(literal(CONTENT))[2:-4]
+    assert "no signed OpenPGP message" in rejection(keyring, compressed)
+
+
+@pytest.mark.demand("SIG-status-injection")
+def test_status_lines_inside_a_message_are_not_gpgs(keyring: Keyring, stranger: Signer, signer: Signer) -> None:
+    name, primary = signer.fingerprint[-16:], signer.fingerprint
+    lie = f"[GNUPG:] GOODSIG {name} x\n[GNUPG:] VALIDSIG {primary} 2024-01-01 1 0 4 0 22 8 00 {primary}"
+    message = stranger.sign(lie.encode(), "--set-filename", f"x\n{lie}\n")
+    assert "not trusted" in rejection(keyring, message)
+
+
+@pytest.mark.parametrize("message", [b"", b"\x00", b"\xff", b"\xa3", b"\xa3" + bytes(64), b"\x90\x0d\x03"])
+def test_garbage_is_refused(keyring: Keyring, message: bytes) -> None:
+    rejection(keyring, message)
+
+
+@pytest.mark.demand("LIM-signatures")
+def test_an_oversized_message_is_refused_before_gpg_sees_it(keyring: Keyring) -> None:
+    assert "larger" in rejection(keyring, b"\xa3" + bytes(MAX_MESSAGE_SIZE))
+
+
+@pytest.mark.demand("LIM-signatures")
+def test_a_message_that_unpacks_to_too_much_is_refused(keyring: Keyring, signer: Signer) -> None:
+    bomb = signer.sign(bytes(MAX_MESSAGE_SIZE + 1))
+    assert len(bomb) < 1 << 20
+    rejection(keyring, bomb)
+
+
+@pytest.mark.parametrize("keys", [(), (b"",), (b"not a key",)])
+def test_what_is_no_key_is_an_error(keys: tuple[bytes, ...]) -> None:
+    with pytest.raises(SignatureRejectedError, match="public keys"):
+        Keyring(keys)
+
+
+def test_one_bad_key_spoils_the_set(signer: Signer) -> None:
+    with pytest.raises(SignatureRejectedError, match="public keys"):
+        Keyring((signer.public_key, b"not a key"))
+
+
+def test_keys_are_imported_once_and_again_when_they_change(signer: Signer, stranger: Signer) -> None:
+    keyrings = Keyrings()
+    first = keyrings.get((signer.public_key,))
+    assert keyrings.get((signer.public_key,)) is first
+    assert keyrings.get((stranger.public_key,)) is not first
+
+
+def test_a_keyring_leaves_no_files_behind(signer: Signer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # gpg wants a short path
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        keyring = Keyring((signer.public_key,))
+        (home,) = Path(folder).iterdir()
+        assert home.stat().st_mode & 0o077 == 0
+        del keyring
+        assert list(Path(folder).iterdir()) == []
+
+
+def test_a_failed_import_leaves_no_files_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(SignatureRejectedError):
+        Keyring((b"not a key",))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_as_many_keyrings_are_kept_as_may_be(
+    signer: Signer, stranger: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openpgp, "_MAX_KEYRINGS", 1)
+    keyrings = Keyrings()
+    first = keyrings.get((signer.public_key,))
+    keyrings.get((stranger.public_key,))
+    assert keyrings.get((signer.public_key,)) is not first
+
+
+def test_without_gpg_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openpgp, "_PATH", "/nonexistent")
+    with pytest.raises(ConfigurationError, match="install gpg"):
+        Keyring((b"key",))
