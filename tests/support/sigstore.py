@@ -1,0 +1,136 @@
+"""sigstore for tests: keys, certificates, log entries and signatures as cosign makes them, offline."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from container_image_proxy.policy.signature_blob import UntrustedSignature
+from container_image_proxy.policy.sigstore import SIGNATURE_MEDIA_TYPE
+
+PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
+SIGNED_AT = datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC)
+ISSUER = "https://accounts.example.com"
+EMAIL = "signer@example.com"
+
+
+def make_key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def public_pem(key: PrivateKey) -> bytes:
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def sign(key: PrivateKey, data: bytes, *, scheme: Any = None) -> bytes:
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return key.sign(data)
+    if isinstance(key, rsa.RSAPrivateKey):
+        return key.sign(data, scheme or padding.PKCS1v15(), SHA256())
+    return key.sign(data, ec.ECDSA(SHA256()))
+
+
+def make_payload(reference: str, digest: str) -> bytes:
+    critical = {
+        "identity": {"docker-reference": reference},
+        "image": {"docker-manifest-digest": digest},
+        "type": "cosign container image signature",
+    }
+    return json.dumps({"critical": critical, "optional": None}).encode()
+
+
+def make_bundle(
+    log: PrivateKey, signer_pem: bytes, signature: bytes, payload: bytes, at: float = SIGNED_AT.timestamp()
+) -> str:
+    """A signed entry timestamp: the log's promise about this signer, signature and payload, since ``at`` (Unix)."""
+    body = {
+        "apiVersion": "0.0.1",
+        "kind": "hashedrekord",
+        "spec": {
+            "data": {"hash": {"algorithm": "sha256", "value": hashlib.sha256(payload).hexdigest()}},
+            "signature": {"content": encode(signature), "publicKey": {"content": encode(signer_pem)}},
+        },
+    }
+    entry = {
+        "body": encode(json.dumps(body).encode()),
+        "integratedTime": int(at),
+        "logID": "c0d2",
+        "logIndex": 1,
+    }
+    signed = json.dumps(entry, separators=(",", ":"), sort_keys=True).encode()
+    return json.dumps({"SignedEntryTimestamp": encode(sign(log, signed)), "Payload": entry})
+
+
+def encode(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+@dataclass
+class Certificate:
+    """A certificate and its key; a root unless ``issuer`` is given."""
+
+    name: str = "ca"
+    issuer: Certificate | None = None
+    is_ca: bool = True
+    path_length: int | None = None
+    valid_from: datetime = SIGNED_AT - timedelta(days=1)
+    valid_until: datetime = SIGNED_AT + timedelta(days=1)
+    extensions: tuple[tuple[x509.ExtensionType, bool], ...] = ()
+    key: ec.EllipticCurvePrivateKey = field(default_factory=make_key)
+
+    def __post_init__(self) -> None:
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(_name(self.name))
+            .issuer_name(_name(self.issuer.name if self.issuer else self.name))
+            .public_key(self.key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(self.valid_from)
+            .not_valid_after(self.valid_until)
+        )
+        if self.is_ca:
+            builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=self.path_length), critical=True)
+        for extension, critical in self.extensions:
+            builder = builder.add_extension(extension, critical)
+        self.certificate = builder.sign(self.issuer.key if self.issuer else self.key, SHA256())
+        self.pem = self.certificate.public_bytes(Encoding.PEM)
+
+
+def _name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def make_leaf(issuer: Certificate, *extensions: tuple[x509.ExtensionType, bool], **fields: Any) -> Certificate:
+    """A signer's certificate; by default as Fulcio issues it."""
+    standard: tuple[tuple[x509.ExtensionType, bool], ...] = (
+        (x509.SubjectAlternativeName([x509.RFC822Name(EMAIL)]), True),
+        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), False),
+        (oidc_issuer(ISSUER), False),
+    )
+    return Certificate("leaf", issuer, is_ca=False, extensions=extensions or standard, **fields)
+
+
+def oidc_issuer(issuer: str, *, der: bool = False) -> x509.UnrecognizedExtension:
+    text = issuer.encode()
+    oid = x509.ObjectIdentifier(f"1.3.6.1.4.1.57264.1.{8 if der else 1}")
+    return x509.UnrecognizedExtension(oid, bytes([0x0C, len(text)]) + text if der else text)
+
+
+def make_signature(key: PrivateKey, payload: bytes, *, scheme: Any = None) -> UntrustedSignature:
+    """A signature as an attachment carries it."""
+    annotations = {"dev.cosignproject.cosign/signature": encode(sign(key, payload, scheme=scheme))}
+    return UntrustedSignature("sigstore", payload, SIGNATURE_MEDIA_TYPE, annotations)
+
+
+def signature_bytes(signature: UntrustedSignature) -> bytes:
+    return base64.b64decode(signature.annotations["dev.cosignproject.cosign/signature"])

@@ -1,0 +1,150 @@
+"""Certificate chains: what leads to a trusted root, and everything that must not."""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from hypothesis import given
+from hypothesis import strategies as st
+
+from container_image_proxy.errors import SignatureRejectedError
+from container_image_proxy.policy.x509_chain import MAX_CERTIFICATES, parse_certificates, verify_chain
+from tests.support.sigstore import SIGNED_AT, Certificate, make_leaf
+
+ROOT = Certificate("root")
+EMAIL_ONLY = (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), False)
+UNKNOWN_CRITICAL = (x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00"), True)
+UNKNOWN_HARMLESS = (x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00"), False)
+CONSTRAINED = (x509.NameConstraints([x509.RFC822Name("example.com")], None), True)
+NO_SIGNING = (
+    x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=False,
+        crl_sign=True,
+        encipher_only=False,
+        decipher_only=False,
+    ),
+    True,
+)
+
+
+def is_trusted(leaf: Certificate, *chain: Certificate, root: Certificate = ROOT, days: int = 0) -> bool:
+    untrusted = [link.certificate for link in chain]
+    try:
+        verify_chain(leaf.certificate, untrusted, [root.certificate], SIGNED_AT + timedelta(days=days))
+    except SignatureRejectedError:
+        return False
+    return True
+
+
+def build_chain(*fields: dict[str, object]) -> list[Certificate]:
+    """Authorities below the root, the highest first."""
+    chain = [ROOT]
+    for number, one in enumerate(fields):
+        chain.append(Certificate(f"ca{number}", chain[-1], **one))  # type: ignore[arg-type]
+    return chain[1:]
+
+
+@pytest.mark.parametrize("links", range(6))
+def test_a_chain_leads_to_the_root_in_any_order(links: int) -> None:
+    chain = build_chain(*({} for _ in range(links)))
+    leaf = make_leaf(chain[-1] if chain else ROOT)
+    assert is_trusted(leaf, *chain)
+    assert is_trusted(leaf, *reversed(chain))
+    assert not chain or not is_trusted(leaf, *chain[:-1])
+
+
+def test_an_endless_chain_is_not_followed_to_its_end() -> None:
+    chain = build_chain(*({} for _ in range(6)))
+    assert not is_trusted(make_leaf(chain[-1]), *chain)
+
+
+def test_authorities_that_vouch_for_each_other_lead_nowhere() -> None:
+    first = Certificate("first", ROOT)
+    second = Certificate("second", first)
+    looped = Certificate("first", second, key=first.key)
+    assert not is_trusted(make_leaf(second), looped, second, root=Certificate("root"))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"is_ca": False},
+        {"extensions": (EMAIL_ONLY,)},
+        {"extensions": (UNKNOWN_CRITICAL,)},
+        {"extensions": (CONSTRAINED,)},
+        {"extensions": (NO_SIGNING,)},
+        {"valid_until": SIGNED_AT - timedelta(hours=1)},
+        {"valid_from": SIGNED_AT + timedelta(hours=1)},
+    ],
+    ids=["no authority", "for e-mail", "critical", "name constraints", "key usage", "expired", "not yet valid"],
+)
+def test_an_unfit_authority_is_not_followed(fields: dict[str, object]) -> None:
+    (unfit,) = build_chain(fields)
+    assert not is_trusted(make_leaf(unfit), unfit)
+    assert not is_trusted(make_leaf(unfit), root=unfit)
+
+
+def test_a_path_length_limits_the_authorities_below() -> None:
+    upper, lower = build_chain({"path_length": 0}, {})
+    assert is_trusted(make_leaf(upper), upper)
+    assert not is_trusted(make_leaf(lower), upper, lower)
+    upper, lower = build_chain({"path_length": 1}, {})
+    assert is_trusted(make_leaf(lower), upper, lower)
+
+
+@pytest.mark.parametrize("extension", [EMAIL_ONLY, UNKNOWN_CRITICAL], ids=["for e-mail", "critical"])
+def test_an_unfit_leaf_is_refused(extension: tuple[x509.ExtensionType, bool]) -> None:
+    assert not is_trusted(make_leaf(ROOT, extension))
+    assert is_trusted(make_leaf(ROOT, UNKNOWN_HARMLESS))
+
+
+@pytest.mark.parametrize(("days", "trusted"), [(-2, False), (0, True), (2, False)])
+def test_time_is_the_time_in_question(days: int, *, trusted: bool) -> None:
+    assert is_trusted(make_leaf(ROOT), days=days) is trusted
+
+
+def test_a_forged_issuer_name_is_not_enough() -> None:
+    assert not is_trusted(make_leaf(Certificate("root")))
+
+
+def test_a_root_need_not_be_self_signed() -> None:
+    (middle,) = build_chain({})
+    assert is_trusted(make_leaf(middle), root=middle)
+
+
+def test_pem_may_have_text_before_each_certificate_but_no_other() -> None:
+    (middle,) = build_chain({})
+    bundle = b"# our root\n" + ROOT.pem + b"\n# and the other\n" + middle.pem + b"\n \n"
+    assert parse_certificates(bundle, "x") == (ROOT.certificate, middle.certificate)
+    for broken in (
+        b"text",
+        ROOT.pem + b"text",
+        ROOT.pem[:-3],
+        ROOT.pem.replace(b"\nMII", b"\n!II"),
+        b"-----BEGIN " + ROOT.pem,
+    ):
+        with pytest.raises(SignatureRejectedError):
+            parse_certificates(broken, "x")
+
+
+def test_too_many_certificates_are_refused() -> None:
+    with pytest.raises(SignatureRejectedError, match="more than"):
+        parse_certificates(ROOT.pem * (MAX_CERTIFICATES + 1), "x")
+
+
+@given(st.integers(0, len(ROOT.pem) - 1), st.integers(0, 255))
+def test_a_damaged_certificate_is_read_or_our_error(position: int, byte: int) -> None:
+    damaged = bytearray(ROOT.pem)
+    damaged[position] = byte
+    with contextlib.suppress(SignatureRejectedError):
+        for certificate in parse_certificates(bytes(damaged), "x"):
+            verify_chain(certificate, [], [ROOT.certificate], SIGNED_AT)
