@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from container_image_proxy.errors import PolicyRejectedError
+from container_image_proxy.policy.judge import Judge, Subject
 from container_image_proxy.policy.receipt import Receipt, Verdict
-from container_image_proxy.policy.requirement import InsecureAcceptAnything, Reject, Requirement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 class UnverifiedImage:
     """An image as a source delivered it, with the names that policy knows it by and the signatures that were found.
 
+    That ``manifest`` is one of ``index``'s (if it was chosen from one) is the caller's to see to, by digest.
     ``signatures`` are keyed by the digest that they are attached to: the index's, the manifest's, or both.
     """
 
@@ -52,17 +53,6 @@ class VerifiedImage:
     receipt: Receipt
 
 
-@dataclass(frozen=True, slots=True)
-class _Subject:
-    """The bytes that a signature may be about: those of the index or of the manifest."""
-
-    digest: Digest
-    raw: bytes
-    reference: Reference | None
-    signatures: tuple[UntrustedSignature, ...]
-    now: datetime
-
-
 def evaluate(
     policy: Policy,
     image: UnverifiedImage,
@@ -76,15 +66,17 @@ def evaluate(
     ``require_instance_signature`` the manifest must. If neither does, the reasons are the manifest's.
     """
     scope = policy.scope_for(image.transport, image.policy_identity, image.policy_namespaces)
-    now = now or datetime.now(UTC)
+    judge = Judge(policy.keyrings, now or datetime.now(UTC))
     verdicts: tuple[Verdict, ...] = ()
     for document in _candidates(image, require_instance_signature=require_instance_signature):
-        signatures = image.signatures.get(document.digest, ())
-        subject = _Subject(document.digest, document.raw, image.docker_reference, signatures, now)
-        verdicts = tuple(_judge(requirement, subject) for requirement in scope.requirements)
+        subject = _subject(image, document)
+        verdicts = tuple(judge.judge(requirement, subject) for requirement in scope.requirements)
         if all(verdict.accepted for verdict in verdicts):
-            return _allow(policy, scope, image, verdicts, subject)
-    raise _rejection(policy, scope, image, verdicts)
+            receipt = _make_receipt(policy, scope, verdicts, image, document.digest, judge.now)
+            return VerifiedImage(
+                image.transport, image.name, image.docker_reference, image.index, image.manifest, receipt
+            )
+    raise _rejection(policy, scope, verdicts, image)
 
 
 def _candidates(image: UnverifiedImage, *, require_instance_signature: bool) -> tuple[Index | Manifest, ...]:
@@ -93,36 +85,28 @@ def _candidates(image: UnverifiedImage, *, require_instance_signature: bool) -> 
     return (image.index, image.manifest)
 
 
-def _judge(requirement: Requirement, subject: _Subject) -> Verdict:
-    match requirement:
-        case InsecureAcceptAnything():
-            return Verdict(requirement.type, accepted=True, reason="anything is accepted")
-        case Reject():
-            return Verdict(requirement.type, accepted=False, reason="everything is rejected")
-        case _:
-            reason = f"not supported yet ({len(subject.signatures)} signatures found)"
-            return Verdict(requirement.type, accepted=False, reason=reason)
+def _subject(image: UnverifiedImage, document: Index | Manifest) -> Subject:
+    documents = (image.manifest.raw,) if image.index is None else (image.index.raw, image.manifest.raw)
+    return Subject(document.raw, documents, image.docker_reference, image.signatures.get(document.digest, ()))
 
 
-def _allow(
-    policy: Policy, scope: Scope, image: UnverifiedImage, verdicts: tuple[Verdict, ...], subject: _Subject
-) -> VerifiedImage:
-    receipt = Receipt(
+def _make_receipt(
+    policy: Policy, scope: Scope, verdicts: tuple[Verdict, ...], image: UnverifiedImage, signed: Digest, now: datetime
+) -> Receipt:
+    return Receipt(
         policy_file=policy.file,
         scope=scope.name,
         verdicts=verdicts,
         index_digest=image.index.digest if image.index is not None else None,
         manifest_digest=image.manifest.digest,
-        signed_digest=subject.digest if any(verdict.signers for verdict in verdicts) else None,
-        verified_at=subject.now.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        signed_digest=signed if any(verdict.signers for verdict in verdicts) else None,
+        verified_at=f"{now.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
     )
-    return VerifiedImage(image.transport, image.name, image.docker_reference, image.index, image.manifest, receipt)
 
 
 def _rejection(
-    policy: Policy, scope: Scope, image: UnverifiedImage, verdicts: tuple[Verdict, ...]
+    policy: Policy, scope: Scope, verdicts: tuple[Verdict, ...], image: UnverifiedImage
 ) -> PolicyRejectedError:
     reasons = tuple(f"{verdict.requirement}: {verdict.reason}" for verdict in verdicts if not verdict.accepted)
-    return PolicyRejectedError(
-        f"{image.name} is not allowed by {policy.file} (scope {scope.name}): {'; '.join(reasons)}", reasons
-    )
+    detail = f"{image.name} is not allowed by {policy.file} (scope {scope.name}): {'; '.join(reasons)}"
+    return PolicyRejectedError(detail, reasons)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.config.trusted_file import load_trusted_file_if_present
 from container_image_proxy.errors import ConfigurationError, IntegrityError, InvalidInputError
 from container_image_proxy.image.strict_json import parse_strict_object
 from container_image_proxy.policy.fields import Fields
+from container_image_proxy.policy.openpgp import Keyrings
 from container_image_proxy.policy.requirement import (
     InsecureAcceptAnything,
     Reject,
@@ -22,34 +23,21 @@ from container_image_proxy.policy.requirement import (
     parse_requirements,
 )
 from container_image_proxy.policy.scope import verify_scope
+from container_image_proxy.policy.signature_blob import SignatureKind, UntrustedSignature
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+__all__ = ["Policy", "Scope", "UntrustedSignature", "insecure_policy", "load_policy", "parse_policy"]
 
 SYSTEM_POLICY: Final = "/etc/containers/policy.json"
 USER_POLICY: Final = ".config/containers/policy.json"
 MAX_POLICY_SIZE: Final = 4 << 20
 
-SignatureKind = Literal["simple", "sigstore"]
 _NO_POLICY: Final = (
     "install your distribution's containers-common, or write one after containers-policy.json(5); "
     "--insecure-policy is there for trying things out"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class UntrustedSignature:
-    """A signature as some place handed it out; nothing about it is verified.
-
-    ``blob`` is the OpenPGP message (simple) or the signed payload (sigstore, whose signature and certificates are in
-    ``annotations``); ``source`` says where it came from, for the receipt.
-    """
-
-    kind: SignatureKind
-    blob: bytes
-    media_type: str = ""
-    annotations: Mapping[str, str] = field(default_factory=dict)
-    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +52,24 @@ class Scope:
         """The kinds of signatures worth fetching; none if the image is rejected anyway."""
         if any(isinstance(requirement, Reject) for requirement in self.requirements):
             return frozenset()
-        kinds: dict[type[Requirement], SignatureKind] = {SignedBy: "simple", SigstoreSigned: "sigstore"}
-        return frozenset(kinds[type(requirement)] for requirement in self.requirements if type(requirement) in kinds)
+        signed = (
+            requirement for requirement in self.requirements if isinstance(requirement, SignedBy | SigstoreSigned)
+        )
+        return frozenset(requirement.signature_kind for requirement in signed)
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A parsed policy.json; ``file`` is where it came from, as receipts and errors name it."""
+    """A parsed policy.json; ``file`` is where it came from, as receipts and errors name it.
+
+    ``keyrings`` keeps the OpenPGP keys that were needed so far in a form that gpg can use, for as long as the policy
+    lives.
+    """
 
     file: str
     default: tuple[Requirement, ...]
     transports: Mapping[str, Mapping[str, tuple[Requirement, ...]]] = field(default_factory=dict)
+    keyrings: Keyrings = field(default_factory=Keyrings, compare=False, repr=False)
 
     def scope_for(self, transport: str, identity: str, namespaces: tuple[str, ...]) -> Scope:
         """The most specific scope that holds the image: identity, namespaces, the transport's default, the default."""

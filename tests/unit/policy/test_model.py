@@ -103,11 +103,9 @@ def test_an_error_names_file_place_and_reason() -> None:
     )
 
 
-@pytest.mark.parametrize("value", [1, None, [], {}, True, "", "%%"])
+@pytest.mark.parametrize("value", [1, None, [], {}, True, ""])
 @pytest.mark.parametrize("key", ["keyPath", "keyPaths", "keyData", "keyDatas", "fulcio", "pki"])
 def test_a_signer_of_the_wrong_shape_is_an_error(key: str, value: object) -> None:
-    if (key, value) == ("keyPath", "%%"):
-        pytest.skip("a possible file name")
     with pytest.raises(ConfigurationError):
         policy_with({"type": "sigstoreSigned", key: value})
 

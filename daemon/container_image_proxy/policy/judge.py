@@ -1,0 +1,127 @@
+"""One requirement held against one document (index or manifest) and the signatures that were found for it.
+
+Everything ends in a verdict: whatever cannot be checked is rejected, with the reason. The verifiers of signatures are
+imported when the first signature needs them, because most of them are heavy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from container_image_proxy.errors import ConfigurationError, SignatureRejectedError
+from container_image_proxy.policy.key_source import load_keys
+from container_image_proxy.policy.receipt import Verdict
+from container_image_proxy.policy.requirement import (
+    InsecureAcceptAnything,
+    Reject,
+    Requirement,
+    SignedBaseLayer,
+    SignedBy,
+    SigstoreSigned,
+)
+from container_image_proxy.policy.simple_signing import Attestation, verify_claim, verify_simple_signature
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from container_image_proxy.image.reference import Reference
+    from container_image_proxy.policy.openpgp import Keyrings
+    from container_image_proxy.policy.signature_blob import UntrustedSignature
+
+    Verify: TypeAlias = Callable[[UntrustedSignature], Attestation]
+
+MAX_SIGNATURES: Final = 128
+_SUPPORTED_KEY_TYPE: Final = "GPGKeys"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What signatures may be about: the bytes ``raw`` of an index or manifest, known as ``reference``.
+
+    ``documents`` are all that the image consists of (its index, its manifest): a digest in the reference must be one of
+    theirs.
+    """
+
+    raw: bytes
+    documents: tuple[bytes, ...]
+    reference: Reference | None
+    signatures: tuple[UntrustedSignature, ...]
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the reference can be about these documents."""
+        digest = self.reference.digest if self.reference is not None else None
+        return digest is None or any(digest.matches(document) for document in self.documents)
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Decides requirements at one moment, with the key rings of one policy."""
+
+    keyrings: Keyrings
+    now: datetime
+
+    def judge(self, requirement: Requirement, subject: Subject) -> Verdict:
+        """Whether ``subject`` satisfies ``requirement``; never raises."""
+        match requirement:
+            case InsecureAcceptAnything():
+                return Verdict(requirement.type, accepted=True, reason="anything is accepted")
+            case Reject():
+                return _rejected(requirement, "everything is rejected")
+            case SignedBaseLayer():
+                return _rejected(requirement, "there is no definition of when this is satisfied, so it never is")
+            case SignedBy() if requirement.key_type != _SUPPORTED_KEY_TYPE:
+                return _rejected(
+                    requirement, f"keyType {requirement.key_type} is not supported, only {_SUPPORTED_KEY_TYPE}"
+                )
+            case SignedBy() | SigstoreSigned():
+                return self._judge_signatures(requirement, subject)
+
+    def _judge_signatures(self, requirement: SignedBy | SigstoreSigned, subject: Subject) -> Verdict:
+        signatures = [found for found in subject.signatures if found.kind == requirement.signature_kind]
+        if not signatures:
+            return _rejected(requirement, f"no {requirement.signature_kind} signature was found")
+        if not subject.is_named:
+            return _rejected(requirement, f"neither index nor manifest is the one that {subject.reference} names")
+        try:
+            verify = self._load_verifier(requirement)
+        except (ConfigurationError, SignatureRejectedError) as error:
+            return _rejected(requirement, f"the policy's keys cannot be used: {error}")
+        return _judge_each(requirement, subject, signatures, verify)
+
+    def _load_verifier(self, requirement: SignedBy | SigstoreSigned) -> Verify:
+        if isinstance(requirement, SignedBy):
+            keyring = self.keyrings.get(load_keys(requirement.keys))
+            return lambda signature: verify_simple_signature(keyring, signature)
+        from container_image_proxy.policy.sigstore import load_sigstore_trust  # noqa: PLC0415 - cryptography takes 30 ms
+
+        return load_sigstore_trust(requirement, self.now).verify
+
+
+def _judge_each(
+    requirement: SignedBy | SigstoreSigned, subject: Subject, signatures: list[UntrustedSignature], verify: Verify
+) -> Verdict:
+    """Accept by the first signature that is good and about the subject, or say what is wrong with each."""
+    complaints = []
+    for signature in signatures[:MAX_SIGNATURES]:
+        try:
+            attestation = verify(signature)
+            verify_claim(attestation, requirement.identity, subject.reference, subject.raw)
+        except (ConfigurationError, SignatureRejectedError) as error:
+            complaints.append(f"the signature {_place(signature)}{error}")
+        else:
+            reason = f"signed by {attestation.signer} as {attestation.claim.docker_reference}"
+            return Verdict(requirement.type, True, reason, (attestation.signer,), signature.source)  # noqa: FBT003
+    if len(signatures) > MAX_SIGNATURES:
+        complaints.append(f"only the first {MAX_SIGNATURES} of {len(signatures)} signatures were looked at")
+    return _rejected(requirement, "; ".join(complaints))
+
+
+def _place(signature: UntrustedSignature) -> str:
+    return f"from {signature.source} " if signature.source else ""
+
+
+def _rejected(requirement: Requirement, reason: str) -> Verdict:
+    return Verdict(requirement.type, accepted=False, reason=reason)

@@ -1,0 +1,204 @@
+"""Allowing and rejecting images by their signatures: which of them count, for what, and what a person is told."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from container_image_proxy.errors import PolicyRejectedError
+from container_image_proxy.image.digest import Digest
+from container_image_proxy.image.reference import parse_reference
+from container_image_proxy.policy import judge
+from container_image_proxy.policy.evaluate import UnverifiedImage, VerifiedImage, evaluate
+from container_image_proxy.policy.model import Policy, UntrustedSignature, parse_policy
+from tests.support.gpg import Signer
+from tests.support.sigstore import make_key, make_payload, make_signature, public_pem
+from tests.unit.policy.test_evaluate import IMAGE, MANIFEST, make_index
+
+INDEX = make_index(MANIFEST)
+OF_INDEX = replace(IMAGE, index=INDEX)
+NAME = "quay.io/example/os:1"
+
+
+@pytest.fixture(scope="module")
+def signer() -> Iterator[Signer]:
+    with Signer() as made:
+        yield made
+
+
+def simple(
+    signer: Signer, digest: Digest, name: str = NAME, source: str = "lookaside/signature-1"
+) -> UntrustedSignature:
+    critical = {
+        "type": "atomic container signature",
+        "image": {"docker-manifest-digest": str(digest)},
+        "identity": {"docker-reference": name},
+    }
+    content = json.dumps({"critical": critical, "optional": {}}).encode()
+    return UntrustedSignature("simple", signer.sign(content), source=source)
+
+
+def policy(*requirements: object) -> Policy:
+    return parse_policy(json.dumps({"default": requirements}).encode(), "policy.json")
+
+
+def signed_by(signer: Signer, **more: object) -> dict[str, object]:
+    return {"type": "signedBy", "keyType": "GPGKeys", "keyData": encode(signer.public_key), **more}
+
+
+def encode(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def judged(wanted: Policy, image: UnverifiedImage, digest: Digest, *found: UntrustedSignature) -> VerifiedImage:
+    return evaluate(wanted, replace(image, signatures={digest: found}))
+
+
+def reason(wanted: Policy, image: UnverifiedImage, digest: Digest, *found: UntrustedSignature) -> str:
+    with pytest.raises(PolicyRejectedError) as caught:
+        judged(wanted, image, digest, *found)
+    return "\n".join(caught.value.reasons)
+
+
+def test_a_signature_by_a_trusted_key_is_in_the_receipt(signer: Signer) -> None:
+    receipt = judged(policy(signed_by(signer)), IMAGE, MANIFEST.digest, simple(signer, MANIFEST.digest)).receipt
+    identity = f"openpgp:{signer.fingerprint}"
+    assert receipt.signed_by == (identity,)
+    (verdict,) = receipt.verdicts
+    assert (verdict.signature_source, verdict.reason) == ("lookaside/signature-1", f"signed by {identity} as {NAME}")
+    assert receipt.signed_digest == MANIFEST.digest
+
+
+def test_an_unsigned_image_is_rejected_without_starting_gpg(signer: Signer) -> None:
+    wanted = policy(signed_by(signer, keyData="bm8ga2V5"))
+    assert reason(wanted, IMAGE, MANIFEST.digest) == "signedBy: no simple signature was found"
+
+
+def test_the_rejection_of_each_signature_is_told(signer: Signer) -> None:
+    found = [
+        simple(signer, MANIFEST.digest, "quay.io/other/image:1"),
+        simple(signer, INDEX.digest, source="lookaside/signature-2"),
+    ]
+    text = reason(policy(signed_by(signer)), IMAGE, MANIFEST.digest, *found)
+    identity = f"openpgp:{signer.fingerprint}"
+    assert text == (
+        f"signedBy: the signature from lookaside/signature-1 by {identity} is valid, but for 'quay.io/other/image:1'; "
+        f"{NAME} is wanted; "
+        f"the signature from lookaside/signature-2 by {identity} is valid, but for other content: {INDEX.digest}"
+    )
+
+
+def test_one_good_signature_among_bad_ones_suffices(signer: Signer) -> None:
+    bad = UntrustedSignature("simple", b"\xa3garbage")
+    good = simple(signer, MANIFEST.digest)
+    assert judged(policy(signed_by(signer)), IMAGE, MANIFEST.digest, bad, good)
+
+
+@pytest.mark.demand("LIM-signatures")
+def test_only_so_many_signatures_are_looked_at(signer: Signer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge, "MAX_SIGNATURES", 2)
+    bad, good = UntrustedSignature("simple", b"not OpenPGP"), simple(signer, MANIFEST.digest)
+    assert judged(policy(signed_by(signer)), IMAGE, MANIFEST.digest, bad, good)
+    assert "only the first 2 of 3" in reason(policy(signed_by(signer)), IMAGE, MANIFEST.digest, bad, bad, good)
+
+
+@pytest.mark.demand("SIG-list-vs-instance")
+@pytest.mark.parametrize("signed", [INDEX.digest, MANIFEST.digest])
+def test_a_signed_index_or_a_signed_manifest_suffices(signer: Signer, signed: Digest) -> None:
+    receipt = judged(policy(signed_by(signer)), OF_INDEX, signed, simple(signer, signed)).receipt
+    assert (receipt.index_digest, receipt.manifest_digest) == (INDEX.digest, MANIFEST.digest)
+    assert receipt.signed_digest == signed
+
+
+@pytest.mark.demand("SIG-list-vs-instance")
+def test_if_neither_is_signed_the_manifests_reasons_are_told(signer: Signer) -> None:
+    assert reason(policy(signed_by(signer)), OF_INDEX, INDEX.digest, UntrustedSignature("simple", b"bad")) == (
+        "signedBy: no simple signature was found"
+    )
+
+
+@pytest.mark.demand("SIG-list-vs-instance")
+def test_a_signature_counts_only_for_what_it_is_about(signer: Signer) -> None:
+    text = reason(policy(signed_by(signer)), OF_INDEX, MANIFEST.digest, simple(signer, INDEX.digest))
+    assert f"other content: {INDEX.digest}" in text
+
+
+@pytest.mark.demand("SIG-list-vs-instance")
+def test_a_signed_manifest_can_be_demanded(signer: Signer) -> None:
+    of_index = replace(OF_INDEX, signatures={INDEX.digest: (simple(signer, INDEX.digest),)})
+    with pytest.raises(PolicyRejectedError):
+        evaluate(policy(signed_by(signer)), of_index, require_instance_signature=True)
+    of_manifest = replace(OF_INDEX, signatures={MANIFEST.digest: (simple(signer, MANIFEST.digest),)})
+    assert evaluate(policy(signed_by(signer)), of_manifest, require_instance_signature=True)
+
+
+def test_two_requirements_want_two_signatures(signer: Signer) -> None:
+    key = make_key()
+    sigstore = {
+        "type": "sigstoreSigned",
+        "keyData": encode(public_pem(key)),
+        "signedIdentity": {"type": "matchRepository"},
+    }
+    wanted = policy(signed_by(signer), sigstore)
+    openpgp = simple(signer, MANIFEST.digest)
+    cosign = make_signature(key, make_payload("quay.io/example/os", str(MANIFEST.digest)))
+    receipt = judged(wanted, IMAGE, MANIFEST.digest, openpgp, cosign).receipt
+    assert [identity.partition(":")[0] for identity in receipt.signed_by] == ["openpgp", "sigstore-key"]
+    assert reason(wanted, IMAGE, MANIFEST.digest, openpgp) == "sigstoreSigned: no sigstore signature was found"
+    assert reason(wanted, IMAGE, MANIFEST.digest, cosign) == "signedBy: no simple signature was found"
+
+
+def test_a_digest_in_the_reference_must_be_the_images(signer: Signer) -> None:
+    by_digest = f"quay.io/example/os@{INDEX.digest}"
+    image = replace(OF_INDEX, docker_reference=parse_reference(by_digest))
+    assert judged(policy(signed_by(signer)), image, MANIFEST.digest, simple(signer, MANIFEST.digest))
+    other = replace(image, index=None)
+    assert "neither index nor manifest" in reason(
+        policy(signed_by(signer)), other, MANIFEST.digest, simple(signer, MANIFEST.digest)
+    )
+
+
+@pytest.mark.parametrize(
+    ("requirement", "complaint"),
+    [
+        (
+            {"type": "signedBy", "keyType": "X509Certificates", "keyPath": "/k"},
+            "keyType X509Certificates is not supported",
+        ),
+        ({"type": "signedBaseLayer", "baseLayerIdentity": {"type": "matchExact"}}, "never is"),
+        ({"type": "signedBy", "keyType": "GPGKeys", "keyPath": "/nonexistent"}, "/nonexistent: cannot be read"),
+        ({"type": "sigstoreSigned", "keyPath": "/nonexistent"}, "no sigstore signature"),
+    ],
+)
+def test_what_cannot_be_satisfied_is_rejected_with_the_reason(
+    signer: Signer, requirement: object, complaint: str
+) -> None:
+    assert complaint in reason(policy(requirement), IMAGE, MANIFEST.digest, simple(signer, MANIFEST.digest))
+
+
+@pytest.mark.demand("CONF-perm")
+def test_a_key_file_that_others_may_write_is_no_key(signer: Signer, tmp_path: Path) -> None:
+    path = tmp_path / "key.gpg"
+    path.write_bytes(signer.public_key)
+    path.chmod(0o644)
+    wanted = policy({"type": "signedBy", "keyType": "GPGKeys", "keyPath": str(path)})
+    assert judged(wanted, IMAGE, MANIFEST.digest, simple(signer, MANIFEST.digest))
+    path.chmod(0o666)
+    assert "other users can write" in reason(wanted, IMAGE, MANIFEST.digest, simple(signer, MANIFEST.digest))
+
+
+def test_a_replaced_key_file_counts_at_once(signer: Signer, tmp_path: Path) -> None:
+    path = tmp_path / "key.gpg"
+    wanted = policy({"type": "signedBy", "keyType": "GPGKeys", "keyPath": str(path)})
+    with Signer("next@example.com") as successor:
+        path.write_bytes(signer.public_key)
+        path.chmod(0o644)
+        assert judged(wanted, IMAGE, MANIFEST.digest, simple(signer, MANIFEST.digest))
+        path.write_bytes(successor.public_key)
+        assert "not trusted" in reason(wanted, IMAGE, MANIFEST.digest, simple(signer, MANIFEST.digest))
+        assert judged(wanted, IMAGE, MANIFEST.digest, simple(successor, MANIFEST.digest))
