@@ -1,0 +1,166 @@
+"""Where signatures of images in registries are kept: containers-registries.d(5).
+
+Reads the directory of YAML files and says, for an image, where its signatures lie and whether sigstore attachments in
+the registry are used. Fetches nothing. Unknown settings are other programs' and are passed over.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+from container_image_proxy.config.locations import ROOT, exists, list_files
+from container_image_proxy.config.trusted_file import load_trusted_file
+from container_image_proxy.errors import ConfigurationError
+from container_image_proxy.image.reference import Reference, policy_namespaces
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from container_image_proxy.image.digest import Digest
+
+_T = TypeVar("_T")
+
+MAX_FILE_SIZE: Final = 1 << 20
+_SYSTEM_STORAGE: Final = "var/lib/containers/sigstore"
+_USER_STORAGE: Final = ".local/share/containers/sigstore"
+_NO_URL: Final = re.compile(r"^:|[\x00-\x20\x7f]|%(?![0-9A-Fa-f]{2})")
+_MERGE: Final = "tag:yaml.org,2002:merge"
+_TYPES: Final = {dict: "a mapping", str: "a string", bool: "true or false"}
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """What the configuration says of one registry, namespace or image; None where it says nothing."""
+
+    lookaside: str | None = None
+    use_sigstore_attachments: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LookasideConfiguration:
+    """The merged files: ``docker`` by scope, the ``default``, and the storage directory if nothing else is said."""
+
+    built_in: str
+    default: Section | None = None
+    docker: Mapping[str, Section] = field(default_factory=dict)
+
+    def lookaside_base_url(self, reference: Reference) -> str:
+        """The URL below which the signatures of the image's repository lie; perhaps of a scheme that nobody can fetch.
+
+        :class:`ConfigurationError` if it is no URL at all.
+        """
+        top = self._find(reference, lambda section: section.lookaside) or Path(self.built_in).as_uri()
+        return _extend_path(top, f"/{reference.path}")
+
+    def use_sigstore_attachments(self, reference: Reference) -> bool:
+        """Whether signatures that cosign attached to the image in its registry are looked for."""
+        return bool(self._find(reference, lambda section: section.use_sigstore_attachments))
+
+    def _find(self, reference: Reference, setting: Callable[[Section], _T | None]) -> _T | None:
+        """The setting of the most specific section that has it."""
+        named = reference.with_default_tag()
+        scopes = (str(named), *policy_namespaces(named))
+        sections = [*(self.docker.get(scope) for scope in scopes), self.default]
+        found = (setting(section) for section in sections if section is not None)
+        return next((value for value in found if value is not None), None)
+
+
+def load_lookaside(*, directory: Path | None, home: Path | None, uid: int, root: Path = ROOT) -> LookasideConfiguration:
+    """Read ``*.yaml`` in the directory that applies: the one given, else the user's if it exists, else the system's.
+
+    :class:`ConfigurationError` names file, place and reason; a scope that two files configure is one, too.
+    """
+    own = home / _USER_STORAGE if home is not None and uid != 0 else None
+    merged = LookasideConfiguration(built_in=str(own if own is not None else root / _SYSTEM_STORAGE))
+    for file in list_files(directory or _default_directory(home, root)):
+        if file.suffix == ".yaml":
+            merged = _merge(
+                merged, parse_registries_d(load_trusted_file(file, limit=MAX_FILE_SIZE), str(file)), str(file)
+            )
+    return merged
+
+
+def _default_directory(home: Path | None, root: Path) -> Path:
+    user = home / ".config/containers/registries.d" if home is not None else None
+    return user if user is not None and exists(user) else root / "etc/containers/registries.d"
+
+
+def _merge(one: LookasideConfiguration, other: LookasideConfiguration, file: str) -> LookasideConfiguration:
+    twice = sorted(one.docker.keys() & other.docker.keys())
+    if one.default is not None and other.default is not None:
+        twice.append("default-docker")
+    if twice:
+        raise ConfigurationError(
+            file, f"another file in the directory configures {twice[0]!r}, too", remedy="merge them"
+        )
+    return LookasideConfiguration(one.built_in, one.default or other.default, {**one.docker, **other.docker})
+
+
+def parse_registries_d(raw: bytes, file: str) -> LookasideConfiguration:
+    """Read one file; see :func:`load_lookaside` for errors."""
+    document = _typed(parse_yaml(raw, file), dict, file, "the document") or {}
+    default = document.get("default-docker")
+    scopes = _typed(document.get("docker"), dict, file, "docker") or {}
+    return LookasideConfiguration(
+        built_in="",
+        default=_parse_section(default, file, "default-docker") if default is not None else None,
+        docker={str(scope): _parse_section(section, file, f"docker.{scope}") for scope, section in scopes.items()},
+    )
+
+
+def _parse_section(value: object, file: str, place: str) -> Section:
+    section = _typed(value, dict, file, place) or {}
+    lookaside, before_rename = (
+        _typed(section.get(key), str, file, f"{place}.{key}") for key in ("lookaside", "sigstore")
+    )
+    key = "use-sigstore-attachments"
+    return Section(lookaside or before_rename or None, _typed(section.get(key), bool, file, f"{place}.{key}"))
+
+
+def _typed(value: object, kind: type[_T], file: str, place: str) -> _T | None:
+    if value is not None and not isinstance(value, kind):
+        raise ConfigurationError(file, f"must be {_TYPES[kind]}", key=place)
+    return value
+
+
+def parse_yaml(raw: bytes, file: str) -> object:
+    """Read a YAML document of plain types; a key that appears twice in a mapping is a :class:`ConfigurationError`."""
+    import yaml  # noqa: PLC0415 - takes 20 ms, and most hosts have nothing to read
+
+    class Loader(yaml.SafeLoader):
+        """Safe, and strict about keys."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:  # noqa: FBT001, FBT002
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != _MERGE]
+            if len(set(keys)) != len(keys):
+                raise yaml.constructor.ConstructorError(None, None, "a key appears twice", node.start_mark)
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(raw, Loader)  # noqa: S506 - the loader is a safe one
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise ConfigurationError(file, f"is not usable YAML: {_explain(error)}") from error
+
+
+def _explain(error: Exception) -> str:
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    return (problem or type(error).__name__) + (f" in line {mark.line + 1}" if mark is not None else "")
+
+
+def signature_url(base: str, digest: Digest, index: int) -> str:
+    """The URL of the ``index``-th signature (from 0) of the manifest with ``digest`` in a repository's storage."""
+    return _extend_path(base, f"@{digest.algorithm}={digest.hex}/signature-{index + 1}")
+
+
+def _extend_path(url: str, suffix: str) -> str:
+    try:
+        scheme, netloc, path, query, fragment = urlsplit(url)
+    except ValueError as error:
+        raise ConfigurationError(url, "is no URL of a signature storage") from error
+    if _NO_URL.search(url):
+        raise ConfigurationError(url, "is no URL of a signature storage")
+    return urlunsplit((scheme, netloc, path + suffix, query, fragment))
