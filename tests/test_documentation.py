@@ -56,10 +56,3 @@ def test_the_readme_points_at_files_that_exist() -> None:
 def test_every_decision_is_in_the_list() -> None:
     listed = (CONTRIB / "adr" / "README.md").read_text()
     assert [decision.name for decision in (CONTRIB / "adr").glob("0*.md") if decision.name not in listed] == []
-
-
-@pytest.mark.parametrize(
-    "script", ["contrib/quickstart", "contrib/setup", "tests/run", "tests/support/boot", ".ci/run"]
-)
-def test_the_shell_scripts_parse(script: str) -> None:
-    subprocess.run(["bash", "-n", ROOT / script], check=True)

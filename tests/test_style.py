@@ -25,3 +25,19 @@ def test_tool_is_content(command: list[str]) -> None:
     tool, *arguments = command
     done = subprocess.run([TOOLS / tool, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "contrib/quickstart",
+        "tests/run",
+        "tests/support/boot",
+        ".ci/run",
+        "contrib/completions/container-image-proxy.bash",
+    ],
+)
+def test_shellcheck_is_content(script: str) -> None:
+    command = ["shellcheck", "--external-sources", "--source-path=.", script]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
