@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import http.client
+import platform
 import signal
 import socket
 import subprocess
@@ -16,6 +18,7 @@ from tests.support.daemon import RunningDaemon, UnixConnection, activated, comma
 from tests.support.layouts import Layout, StoredImage, layer_tar, single_image
 
 SIZE = 24 << 20
+_SYS_TGKILL = {"x86_64": 234, "aarch64": 131}[platform.machine()]
 
 
 @pytest.fixture
@@ -61,6 +64,19 @@ def test_sigterm_lets_running_transfers_finish_and_then_exits(place: Path) -> No
         assert response.read() == image.layers[0][1000:]
         connection.close()
         assert daemon.process.wait(20) == 0
+
+
+def test_a_signal_that_another_thread_receives_is_not_left_lying(place: Path) -> None:
+    """The kernel may hand a signal to any thread; here the main one blocks it, as it does when it sleeps elsewhere."""
+    with activated(place / "run", arguments(place)) as daemon:
+        connection = UnixConnection(daemon.socket)
+        connection.request("GET", "/images")
+        connection.getresponse().read()
+        (worker,) = [int(task.name) for task in Path(f"/proc/{daemon.process.pid}/task").iterdir() if int(task.name) != daemon.process.pid]
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.syscall(_SYS_TGKILL, daemon.process.pid, worker, signal.SIGTERM) == 0
+        assert daemon.process.wait(8) == 0
+        connection.close()
 
 
 @pytest.mark.demand("sighup")

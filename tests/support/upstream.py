@@ -52,6 +52,7 @@ class Connection:
         self.socket = sock
         self.number = number
         self.sent = 0
+        self.ended = False
         self._stopping = stopping
 
     def send(self, data: bytes) -> None:
@@ -81,12 +82,14 @@ class Connection:
 
     def close(self) -> None:
         """End cleanly: what was sent arrives, then end of stream."""
+        self.ended = True
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
 
     def reset(self) -> None:
         """End with RST, after the peer has received what was sent."""
+        self.ended = True
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
 
@@ -157,7 +160,9 @@ class Upstream:
             if self.tls:
                 connection.socket = self.tls.wrap_socket(connection.socket, server_side=True)
             with connection.socket.makefile("rb") as stream:
-                while (request := _read_request(stream, connection.number)) and not self._stopping.is_set():
+                while not connection.ended and (request := _read_request(stream, connection.number)):
+                    if self._stopping.is_set():
+                        break
                     self.requests.append(request)
                     self.handler(request, connection)
         except ssl.SSLError:

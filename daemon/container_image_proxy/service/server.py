@@ -8,11 +8,13 @@ the next process that systemd starts. HTTP is none of its business: see ``connec
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import logging
 import os
 import resource
 import selectors
+import signal
 import sys
 import threading
 import time
@@ -27,7 +29,7 @@ from container_image_proxy.service.refusal import TurnedAway, refusal
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from container_image_proxy.service.peer import Peer
     from container_image_proxy.service.wsgi import Application
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _OTHER_DESCRIPTORS: Final = 16  # standard streams, listeners, selector, log, files being read
+_PIPE_SIZE: Final = 64 * 1024
 _PER_CONNECTION: Final = 2  # the client's socket and one towards a source
 _DENIED: Final = refusal(HTTPStatus.FORBIDDEN, "DENIED", "this user may not connect")
 
@@ -66,7 +69,7 @@ class Server:
         self._per_uid: collections.Counter[int | None] = collections.Counter()
         self._turned_away = TurnedAway(limits.linger_seconds)
         self._calls: collections.deque[Callable[[], None]] = collections.deque()
-        self._wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._wakeup_reader, self._wakeup_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._selector = selectors.DefaultSelector()
         self._ended = False
         self._accepting = False
@@ -85,7 +88,8 @@ class Server:
         self._calls.append(callback)
         with self._lock:
             if not self._ended:
-                os.eventfd_write(self._wakeup, 1)
+                with contextlib.suppress(BlockingIOError):  # a full pipe wakes, too
+                    os.write(self._wakeup_writer, b"\0")
 
     # --- for the caller ----------------------------------------------------------------------------------------------
 
@@ -102,13 +106,14 @@ class Server:
 
     def serve(self) -> None:
         """Serve until :meth:`stop`, or until idle for its time; without listeners, until the last connection ends."""
-        self._selector.register(self._wakeup, selectors.EVENT_READ, self._run_calls)
+        self._selector.register(self._wakeup_reader, selectors.EVENT_READ, self._run_calls)
         self._resume_accepting()
         try:
-            while not self._is_finished():
-                for key, _ in self._selector.select(self._timeout()):
-                    key.data()
-                self._do_what_is_due()
+            with _woken_by_signals(self._wakeup_writer):
+                while not self._is_finished():
+                    for key, _ in self._selector.select(self._timeout()):
+                        key.data()
+                    self._do_what_is_due()
         finally:
             self._close()
 
@@ -139,7 +144,7 @@ class Server:
             self._resume_accepting()
 
     def _run_calls(self) -> None:
-        os.eventfd_read(self._wakeup)
+        os.read(self._wakeup_reader, _PIPE_SIZE)
         while self._calls:
             self._calls.popleft()()
 
@@ -158,7 +163,8 @@ class Server:
         self._selector.close()
         with self._lock:
             self._ended = True
-            os.close(self._wakeup)
+            os.close(self._wakeup_reader)
+            os.close(self._wakeup_writer)
             for connection in self._connections:
                 connection.channel.abort()
             if self._connections:
@@ -257,6 +263,22 @@ class Server:
         self._idle_since = time.monotonic()
         if self._resume_at is not None:
             self._resume_accepting()
+
+
+@contextlib.contextmanager
+def _woken_by_signals(descriptor: int) -> Iterator[None]:
+    """Have every signal write to ``descriptor``.
+
+    The kernel gives a signal to any thread; the main one, which alone runs Python's handlers, would sleep on.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
 
 
 def _affordable_connections() -> int:
