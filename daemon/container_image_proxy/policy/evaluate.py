@@ -79,6 +79,13 @@ def evaluate(
     raise _rejection(policy, scope, verdicts, image)
 
 
+def prepare(policy: Policy, scope: Scope) -> None:
+    """Do now, perhaps in another thread, what the first decision in this scope would have to wait for. Never raises."""
+    judge = Judge(policy.keyrings, datetime.now(UTC))
+    for requirement in scope.requirements:
+        judge.prepare(requirement)
+
+
 def _candidates(image: UnverifiedImage, *, require_instance_signature: bool) -> tuple[Index | Manifest, ...]:
     if image.index is None or require_instance_signature:
         return (image.manifest,)

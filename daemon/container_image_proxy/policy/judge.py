@@ -6,6 +6,7 @@ imported when the first signature needs them, because most of them are heavy.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -78,6 +79,12 @@ class Judge:
                 )
             case SignedBy() | SigstoreSigned():
                 return self._judge_signatures(requirement, subject)
+
+    def prepare(self, requirement: Requirement) -> None:
+        """Load the keys and the programs that judging will need; what is wrong with them is for the verdict to say."""
+        if isinstance(requirement, SignedBy | SigstoreSigned):
+            with suppress(ConfigurationError, SignatureRejectedError):
+                self._load_verifier(requirement)
 
     def _judge_signatures(self, requirement: SignedBy | SigstoreSigned, subject: Subject) -> Verdict:
         signatures = [found for found in subject.signatures if found.kind == requirement.signature_kind]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from container_image_proxy.errors import PolicyRejectedError
 from container_image_proxy.image.digest import Digest
 from container_image_proxy.image.reference import parse_reference
 from container_image_proxy.policy import judge
-from container_image_proxy.policy.evaluate import UnverifiedImage, VerifiedImage, evaluate
+from container_image_proxy.policy.evaluate import UnverifiedImage, VerifiedImage, evaluate, prepare
 from container_image_proxy.policy.model import Policy, UntrustedSignature, parse_policy
 from tests.support.gpg import Signer
 from tests.support.sigstore import make_key, make_payload, make_signature, public_pem
@@ -202,3 +204,21 @@ def test_a_replaced_key_file_counts_at_once(signer: Signer, tmp_path: Path) -> N
         path.write_bytes(successor.public_key)
         assert "not trusted" in reason(wanted, IMAGE, MANIFEST.digest, simple(signer, MANIFEST.digest))
         assert judged(wanted, IMAGE, MANIFEST.digest, simple(successor, MANIFEST.digest))
+
+
+def test_keys_can_be_loaded_in_advance(signer: Signer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = policy(signed_by(signer), {"type": "sigstoreSigned", "keyPath": "/nonexistent"}, {"type": "reject"})
+    prepare(wanted, wanted.scope_for("docker", NAME, ()))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert "sigstoreSigned: no sigstore signature" in reason(
+        wanted, IMAGE, MANIFEST.digest, simple(signer, MANIFEST.digest)
+    )
+    assert list(tmp_path.iterdir()) == []  # no key was imported any more
+
+
+def test_images_are_judged_in_parallel(signer: Signer) -> None:
+    wanted = policy(signed_by(signer))
+    found = simple(signer, MANIFEST.digest)
+    with ThreadPoolExecutor(8) as threads:
+        verified = list(threads.map(lambda _: judged(wanted, IMAGE, MANIFEST.digest, found), range(24)))
+    assert {image.receipt.signed_by for image in verified} == {(f"openpgp:{signer.fingerprint}",)}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from container_image_proxy.errors import ConfigurationError, SignatureRejectedError
 from container_image_proxy.policy import openpgp
@@ -32,6 +35,11 @@ def stranger() -> Iterator[Signer]:
 @pytest.fixture
 def keyring(signer: Signer) -> Keyring:
     return Keyring((signer.public_key,))
+
+
+@pytest.fixture(scope="module")
+def damageable(signer: Signer) -> bytes:
+    return signer.sign(CONTENT, "--compress-algo", "none")
 
 
 def rejection(keyring: Keyring, message: bytes) -> str:
@@ -220,3 +228,14 @@ def test_without_gpg_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(openpgp, "_PATH", "/nonexistent")
     with pytest.raises(ConfigurationError, match="install gpg"):
         Keyring((b"key",))
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_message_says_the_same_or_nothing(keyring: Keyring, damageable: bytes, data: st.DataObject) -> None:
+    position = data.draw(st.integers(0, len(damageable) - 1))
+    damaged = (
+        damageable[:position] + data.draw(st.binary(max_size=3)) + damageable[position + data.draw(st.integers(0, 3)) :]
+    )
+    with contextlib.suppress(SignatureRejectedError):
+        assert keyring.verify(damaged).content == CONTENT
