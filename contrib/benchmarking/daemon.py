@@ -1,0 +1,73 @@
+"""container-image-proxy as systemd starts it: on a listening socket that it inherits, with an instance file."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from benchmarking import curl
+from benchmarking.processes import Transfer, cpu_seconds, peak_rss, running
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_INSTANCE: Final = "benchmark"
+_LISTEN: Final = 'LISTEN_PID=$$ exec "$@" 3<&0 0</dev/null'
+"""For sh(1): what systemd does between fork and exec, with the listening socket as standard input."""
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """A daemon on the socket at ``path``, perhaps still starting; ``started`` is when, by ``time.perf_counter``."""
+
+    pid: int
+    path: Path
+    started: float
+
+    def connect(self) -> socket.socket:
+        """A connection; it succeeds at once, even if the daemon is only starting."""
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(str(self.path))
+        return connection
+
+    def fetch_blob(self, digest: str) -> Transfer:
+        """Read a blob with curl; the cost is the daemon's."""
+        cpu = cpu_seconds(self.pid)
+        size, seconds, _, _ = curl.fetch(f"http://localhost/blobs/{digest}", "--unix-socket", str(self.path))
+        return Transfer(size, seconds, cpu_seconds(self.pid) - cpu, peak_rss(self.pid))
+
+
+def write_instance(directory: Path, reference: str, policy: Path, cert_dir: Path | None, *, fresh_for: float) -> None:
+    """An instance that serves one image."""
+    trust = f'cert-dir = "{cert_dir}"' if cert_dir else "tls-verify = false"
+    path = directory / f"{_INSTANCE}.toml"
+    path.write_text(
+        f'[images.os]\nreference = "{reference}"\nfresh-for = {fresh_for}\n'
+        f'[registry]\n{trust}\n[trust]\npolicy = "{policy}"\n'
+    )
+    path.chmod(0o600)
+
+
+@contextmanager
+def serving_daemon(
+    reference: str, policy: Path, cert_dir: Path | None = None, *, fresh_for: float = 1.0
+) -> Iterator[Daemon]:
+    """The daemon under this interpreter; it has been started, but need not be ready when this yields."""
+    with tempfile.TemporaryDirectory() as name, socket.socket(socket.AF_UNIX) as listener:
+        directory = Path(name)
+        write_instance(directory, reference, policy, cert_dir, fresh_for=fresh_for)
+        listener.bind(str(directory / "socket"))
+        listener.listen()
+        arguments = ["--instance", _INSTANCE, "--config-dir", name, "--log-level", "error"]
+        program = [sys.executable, "-m", "container_image_proxy", *arguments]
+        environ = os.environ | {"LISTEN_FDS": "1", "LISTEN_FDNAMES": _INSTANCE}
+        started = time.perf_counter()
+        with running(["/bin/sh", "-c", _LISTEN, "sh", *program], stdin=listener.fileno(), environ=environ) as process:
+            yield Daemon(process.pid, directory / "socket", started)

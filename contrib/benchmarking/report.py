@@ -1,0 +1,106 @@
+"""Rounds, medians, the table and the JSON document."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from benchmarking.rows import DIRECT, OURS, SKOPEO, Figure, Measurement
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from benchmarking.bench import Bench
+
+_HEAD: Final = f"{'':<36}{OURS:>10}{SKOPEO:>10}{DIRECT:>10}  {'':6}{'/skopeo':>9}{'/direct':>9}  expected"
+_VERSIONS: Final = {
+    "skopeo": ("skopeo", "--version"),
+    "docker-registry": ("docker-registry", "--version"),
+    "curl": ("curl", "--version"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure of one measurement: what each contender showed in each round."""
+
+    measurement: Measurement
+    figure: Figure
+    rounds: Mapping[str, Sequence[float]]
+
+    def median(self, contender: str) -> float:
+        """The middle of the rounds."""
+        return statistics.median(self.rounds[contender])
+
+    def ratio(self, contender: str) -> float:
+        """Ours by theirs."""
+        return self.median(OURS) / self.median(contender)
+
+
+def measure(measurement: Measurement, bench: Bench, rounds: int) -> Iterator[Row]:
+    """Run the probes in turn, A B C A B C, so that what disturbs the machine disturbs all alike."""
+    with measurement.prepare(bench) as probes:
+        taken: dict[str, list[Sequence[float]]] = {contender: [] for contender in probes}
+        for _ in range(rounds):
+            for contender, probe in probes.items():
+                taken[contender].append(probe())
+    for position, figure in enumerate(measurement.figures):
+        yield Row(measurement, figure, {name: [sample[position] for sample in each] for name, each in taken.items()})
+
+
+def format_table(rows: Iterable[Row]) -> Iterator[str]:
+    """Lines of a table of medians with the ratios ours/skopeo and ours/direct."""
+    yield _HEAD
+    for row in rows:
+        values = "".join(f"{row.median(contender):>10.4g}" for contender in (OURS, SKOPEO, DIRECT))
+        ratios = "".join(f"{row.ratio(contender):>9.2f}" for contender in (SKOPEO, DIRECT))
+        name = f"{row.measurement.title}: {row.figure.name}"
+        yield f"{name:<36}{values}  {row.figure.unit:6}{ratios}  {_expectation(row)}".rstrip()
+
+
+def _expectation(row: Row) -> str:
+    figure = row.figure
+    bound = f">= {figure.at_least}" if figure.at_least is not None else f"<= {figure.at_most}"
+    met = figure.is_met(row.ratio(SKOPEO))
+    return "" if met is None else f"{bound} {'ok' if met else 'MISSED'}"
+
+
+def describe_host() -> dict[str, Any]:
+    """What the figures depend on."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cpus": len(os.sched_getaffinity(0)),
+        "cpu": _cpu_model(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        **{name: _first_line(command) for name, command in _VERSIONS.items()},
+    }
+
+
+def _cpu_model() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _first_line(command: Sequence[str]) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.partition("\n")[0]
+
+
+def to_json(row: Row) -> dict[str, Any]:
+    """Everything about a row; ``expected_met`` is null where nothing is expected."""
+    return {
+        "measurement": row.measurement.name,
+        "title": row.measurement.title,
+        "figure": row.figure.name,
+        "unit": row.figure.unit,
+        "median": {contender: row.median(contender) for contender in row.rounds},
+        "rounds": dict(row.rounds),
+        "ratio": {contender: row.ratio(contender) for contender in row.rounds if contender != OURS},
+        "expected_met": row.figure.is_met(row.ratio(SKOPEO)),
+    }

@@ -1,0 +1,190 @@
+"""What is measured: each function is one measurement, a context manager that sets the contenders up and yields a probe
+for each. A probe, called once a round, returns one number for each of the measurement's figures.
+
+A new measurement is a new function with the decorator; table and JSON follow.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from socket import create_connection
+from typing import TYPE_CHECKING, Final
+
+from benchmarking import curl
+from benchmarking.daemon import serving_daemon
+from benchmarking.keepalive import KeepAliveClient
+from benchmarking.processes import cpu_seconds
+from benchmarking.skopeo import SkopeoProxy, serving_skopeo
+
+if TYPE_CHECKING:
+    from benchmarking.bench import Bench
+    from benchmarking.registries import Registry
+
+OURS: Final = "proxy"
+SKOPEO: Final = "skopeo"
+DIRECT: Final = "direct"
+"""The registry asked by curl, or by the smallest client that keeps its connection."""
+
+Probe = Callable[[], Sequence[float]]
+Probes = Iterator[Mapping[str, Probe]]
+_REQUESTS: Final = 500  # of a manifest in each round
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A number that is reported; ``at_least`` and ``at_most`` bound the expected ratio ours / skopeo."""
+
+    name: str
+    unit: str
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def is_met(self, ratio: float) -> bool | None:
+        """Whether a ratio is as expected; None without an expectation."""
+        if self.at_least is None and self.at_most is None:
+            return None
+        return (self.at_least or 0) <= ratio and (self.at_most is None or ratio <= self.at_most)
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """A measurement as ``--only`` names it, and its figures in the order in which probes return them."""
+
+    name: str
+    title: str
+    figures: tuple[Figure, ...]
+    prepare: Callable[[Bench], AbstractContextManager[Mapping[str, Probe]]]
+
+
+MEASUREMENTS: Final[dict[str, Measurement]] = {}
+
+
+def measurement(name: str, title: str, *figures: Figure) -> Callable[[Callable[[Bench], Probes]], None]:
+    """Enter a function into the table."""
+
+    def enter(function: Callable[[Bench], Probes]) -> None:
+        MEASUREMENTS[name] = Measurement(name, title, figures, contextmanager(function))
+
+    return enter
+
+
+def _transfer_figures(at_least: float) -> tuple[Figure, ...]:
+    return (
+        Figure("throughput", "MB/s", at_least=at_least),
+        Figure("CPU", "s/GiB", at_most=0.45),
+        Figure("peak RSS", "MiB"),
+    )
+
+
+@measurement("http", "blob over HTTP", *_transfer_figures(3.0))
+def _blob_over_http(bench: Bench) -> Probes:
+    return _blob(bench, bench.http)
+
+
+@measurement("https", "blob over HTTPS", *_transfer_figures(2.5))
+def _blob_over_https(bench: Bench) -> Probes:
+    return _blob(bench, bench.https)
+
+
+def _blob(bench: Bench, registry: Registry) -> Probes:
+    """The layer, by proxies that have already resolved the image. Of ``direct`` the cost is curl's."""
+    image, reference = bench.image, registry.reference
+    with (
+        serving_daemon(reference, bench.policy, registry.cert_dir) as daemon,
+        serving_skopeo(bench.policy, registry.cert_dir) as skopeo,
+    ):
+        number = skopeo.open_image(reference)
+        with closing(daemon.connect()) as connection:
+            KeepAliveClient(connection, "/manifest").get()
+        yield {
+            OURS: lambda: daemon.fetch_blob(image.layer_digest).figures,
+            SKOPEO: lambda: skopeo.fetch_blob(number, image.layer_digest, image.layer_size).figures,
+            DIRECT: lambda: curl.fetch_from_registry(registry, "blobs", image.layer_digest).figures,
+        }
+
+
+@measurement("manifest", "manifest, warm", Figure("p50", "ms", at_most=1.0), Figure("p99", "ms", at_most=1.0))
+def _manifest_warm(bench: Bench) -> Probes:
+    """A manifest that the proxy has, asked for again and again. ``direct`` keeps a connection to the registry."""
+    with ExitStack() as stack:
+        daemon = stack.enter_context(serving_daemon(bench.http.reference, bench.policy))
+        skopeo = stack.enter_context(serving_skopeo(bench.policy, None))
+        client = KeepAliveClient(stack.enter_context(closing(daemon.connect())), "/manifest")
+        number = skopeo.open_image(bench.http.reference)
+        yield {
+            OURS: partial(_percentiles, client.get),
+            SKOPEO: partial(_percentiles, lambda: skopeo.fetch_manifest(number)),
+            DIRECT: partial(_percentiles, stack.enter_context(_direct_manifest(bench.http))),
+        }
+
+
+@measurement("resolve", "manifest, asked of the registry again", Figure("p50", "ms"), Figure("p99", "ms"))
+def _manifest_resolved(bench: Bench) -> Probes:
+    """A tag that is resolved anew each time: ``fresh-for = 0`` here, OpenImage there."""
+    with ExitStack() as stack:
+        daemon = stack.enter_context(serving_daemon(bench.http.reference, bench.policy, fresh_for=0))
+        skopeo = stack.enter_context(serving_skopeo(bench.policy, None))
+        client = KeepAliveClient(stack.enter_context(closing(daemon.connect())), "/manifest")
+        yield {
+            OURS: partial(_percentiles, client.get),
+            SKOPEO: partial(_percentiles, lambda: _open_and_fetch(skopeo, bench.http.reference)),
+            DIRECT: partial(_percentiles, stack.enter_context(_direct_manifest(bench.http))),
+        }
+
+
+@measurement("start", "first manifest after activation", Figure("time", "ms"), Figure("CPU", "ms"))
+def _first_answer(bench: Bench) -> Probes:
+    """From the start of the program to the whole manifest; our client is connected before that, as when systemd
+    activates.
+    """
+    yield {
+        OURS: lambda: _first_of_ours(bench),
+        SKOPEO: lambda: _first_of_skopeo(bench),
+        DIRECT: lambda: _first_of_curl(bench.http),
+    }
+
+
+def _percentiles(fetch: Callable[[], object]) -> tuple[float, float]:
+    """Median and 99th percentile, in ms."""
+    seconds = []
+    for _ in range(_REQUESTS):
+        start = time.perf_counter()
+        fetch()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds) * 1e3, statistics.quantiles(seconds, n=100)[98] * 1e3
+
+
+@contextmanager
+def _direct_manifest(registry: Registry) -> Iterator[Callable[[], int]]:
+    with create_connection(("localhost", registry.port)) as connection:
+        yield KeepAliveClient(connection, registry.path("manifests", "latest")).get
+
+
+def _first_of_ours(bench: Bench) -> tuple[float, float]:
+    with serving_daemon(bench.http.reference, bench.policy) as daemon, closing(daemon.connect()) as connection:
+        KeepAliveClient(connection, "/manifest").get()
+        return (time.perf_counter() - daemon.started) * 1e3, cpu_seconds(daemon.pid) * 1e3
+
+
+def _first_of_skopeo(bench: Bench) -> tuple[float, float]:
+    start = time.perf_counter()
+    with serving_skopeo(bench.policy, None) as skopeo:
+        skopeo.fetch_manifest(skopeo.open_image(bench.http.reference))
+        return (time.perf_counter() - start) * 1e3, cpu_seconds(skopeo.pid) * 1e3
+
+
+def _first_of_curl(registry: Registry) -> tuple[float, float]:
+    start = time.perf_counter()
+    cpu = curl.fetch_from_registry(registry, "manifests", "latest").cpu_seconds
+    return (time.perf_counter() - start) * 1e3, cpu * 1e3
+
+
+def _open_and_fetch(skopeo: SkopeoProxy, reference: str) -> None:
+    image = skopeo.open_image(reference)
+    skopeo.fetch_manifest(image)
+    skopeo.close_image(image)

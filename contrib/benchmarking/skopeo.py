@@ -1,0 +1,89 @@
+"""A client of ``skopeo experimental-image-proxy``: JSON requests over a SOCK_SEQPACKET pair, answers with data in a
+pipe that comes along as a descriptor (skopeo-experimental-image-proxy(1)).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from benchmarking.processes import MIB, Transfer, cpu_seconds, peak_rss, running
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_MAX_MESSAGE: Final = 32 * 1024
+
+
+class SkopeoProxy:
+    """One proxy process and our end of its socket."""
+
+    def __init__(self, pid: int, connection: socket.socket) -> None:
+        self.pid = pid
+        self._connection = connection
+        self._buffer = bytearray(MIB)
+        self._call("Initialize")
+
+    def open_image(self, reference: str) -> int:
+        """The number that later calls know the image by."""
+        return int(self._call("OpenImage", reference)[0])
+
+    def close_image(self, image: int) -> None:
+        """Forget the image."""
+        self._call("CloseImage", image)
+
+    def fetch_manifest(self, image: int) -> int:
+        """Read the manifest; its size."""
+        return self._drain(*self._call("GetManifest", image)[1:])
+
+    def fetch_blob(self, image: int, digest: str, size: int) -> Transfer:
+        """Read a blob into nothing."""
+        cpu, start = cpu_seconds(self.pid), time.perf_counter()
+        received = self._drain(*self._call("GetBlob", image, digest, size)[1:])
+        seconds, cpu = time.perf_counter() - start, cpu_seconds(self.pid) - cpu
+        if received != size:
+            raise RuntimeError(f"skopeo sent {received} of {size} bytes")
+        return Transfer(size, seconds, cpu, peak_rss(self.pid))
+
+    def _call(self, method: str, *arguments: object) -> tuple[Any, int, int]:
+        """The answer's value, its pipe's number and our descriptor of that pipe (-1 if there is none)."""
+        self._send(method, *arguments)
+        return self._receive(method)
+
+    def _send(self, method: str, *arguments: object) -> None:
+        self._connection.send(json.dumps({"method": method, "args": arguments}).encode())
+
+    def _receive(self, method: str) -> tuple[Any, int, int]:
+        raw, descriptors, _, _ = socket.recv_fds(self._connection, _MAX_MESSAGE, 1)
+        answer = json.loads(raw)
+        if not answer["success"]:
+            raise RuntimeError(f"skopeo: {method}: {answer['error']}")
+        return answer["value"], answer["pipeid"], descriptors[0] if descriptors else -1
+
+    def _drain(self, pipe: int, descriptor: int) -> int:
+        """Read to the end, which comes only after FinishPipe has been asked for."""
+        self._send("FinishPipe", pipe)
+        received = 0
+        try:
+            while count := os.readv(descriptor, [self._buffer]):
+                received += count
+        finally:
+            os.close(descriptor)
+        self._receive("FinishPipe")
+        return received
+
+
+@contextmanager
+def serving_skopeo(policy: Path, cert_dir: Path | None) -> Iterator[SkopeoProxy]:
+    """A proxy that trusts the CA in ``cert_dir``, or speaks plain HTTP without one."""
+    transport = f"--cert-dir={cert_dir}" if cert_dir else "--tls-verify=false"
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    command = ["skopeo", "--policy", str(policy), "experimental-image-proxy", transport]
+    with ours, theirs, running([*command, f"--sockfd={theirs.fileno()}"], pass_fds=[theirs.fileno()]) as process:
+        theirs.close()
+        yield SkopeoProxy(process.pid, ours)

@@ -1,0 +1,34 @@
+"""contrib/benchmark measures all it promises; what the figures are is not a test's business."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_one_small_run_measures_every_row_for_every_contender(tmp_path: Path) -> None:
+    report, scratch = tmp_path / "report.json", tmp_path / "scratch"
+    scratch.mkdir()
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmarking", "--size", "1", "--rounds", "1"),
+            *("--json", str(report), "--directory", str(scratch)),
+        ],
+        env=os.environ | {"PYTHONPATH": f"{ROOT}/contrib:{ROOT}/daemon"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(report.read_text())["rows"]
+    assert {row["measurement"] for row in rows} == {"http", "https", "manifest", "resolve", "start"}
+    assert all(set(row["median"]) == {"proxy", "skopeo", "direct"} for row in rows)
+    assert all(value > 0 for row in rows for value in row["median"].values())
+    assert len(done.stdout.splitlines()) == 1 + len(rows)
+    assert not any(scratch.iterdir()), "something was left behind"
