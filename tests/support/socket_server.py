@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from container_image_proxy.service.peer import Peer
 
-PATIENCE = 30.0
+PATIENCE = 10.0
 DEFAULTS = ServerLimits()
 GET = b"GET /hello HTTP/1.1\r\nHost: test\r\n\r\n"
 

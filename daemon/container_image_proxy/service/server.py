@@ -62,13 +62,11 @@ class Server:
         later = (("Retry-After", str(limits.retry_after_seconds)),)
         self._busy = refusal(HTTPStatus.SERVICE_UNAVAILABLE, "TOOMANYREQUESTS", "too many connections", headers=later)
         self._capacity = min(limits.connections, _affordable_connections())
-        self._lock = (
-            threading.RLock()
-        )  # guards the two tables and the wake-up; reentrant for the sake of signal handlers
+        self._lock = threading.RLock()  # for the two tables and the wake-up; signal handlers may re-enter
         self._connections: set[Connection] = set()
         self._per_uid: collections.Counter[int | None] = collections.Counter()
         self._turned_away = TurnedAway(limits.linger_seconds)
-        self._calls: collections.deque[Callable[[], None]] = collections.deque()
+        self._calls: collections.deque[Callable[[], object]] = collections.deque()
         self._wakeup_reader, self._wakeup_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._selector = selectors.DefaultSelector()
         self._ended = False
@@ -83,7 +81,7 @@ class Server:
         """Accept nothing more, let running requests finish within the drain time, then let :meth:`serve` return."""
         self.call_soon(self._begin_drain)
 
-    def call_soon(self, callback: Callable[[], None]) -> None:
+    def call_soon(self, callback: Callable[[], object]) -> None:
         """Run ``callback`` in the thread of :meth:`serve`, between two connections; after its end: never."""
         self._calls.append(callback)
         with self._lock:

@@ -93,6 +93,7 @@ def test_a_descriptor_that_is_no_socket_is_an_error(tmp_path: Path) -> None:
 
 def test_a_passed_socket_says_whether_it_listens(tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()
+    ours.set_inheritable(True)
     with theirs, from_descriptor(ours.detach()) as connected, listen(tmp_path / "s") as listener:
         assert not is_listening(connected)
         assert is_listening(listener)

@@ -107,6 +107,10 @@ def test_only_a_request_line_of_http_1_is_accepted(line: bytes) -> None:
     assert refusal_of(line + b"\r\n") == 400
 
 
+def test_each_head_must_have_its_own_request_line() -> None:
+    assert refusal_of(FIRST + b"GET /\r\n") == 400
+
+
 @pytest.mark.demand("HTTP-body")
 def test_a_body_is_refused_by_its_announcement() -> None:
     assert refusal_of(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 10737418240\r\n\r\n") == 413

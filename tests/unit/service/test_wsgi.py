@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+CRLF = b"\r\n"
 PEER = Peer(1, 2, 3, frozenset({3}))
 
 
@@ -126,6 +127,28 @@ def test_an_answer_cannot_be_started_twice(tmp_path: Path, *, with_error: bool) 
 
     with running(tmp_path / "s", application) as server:
         assert server.ask().body == b"abc"
+
+
+def test_a_head_request_takes_no_more_of_a_body_than_its_begin(tmp_path: Path) -> None:
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        while True:
+            yield b"endless"
+
+    with running(tmp_path / "s", application) as server, server.connect() as client, client.makefile("rb") as stream:
+        for _ in range(2):
+            client.sendall(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert read_next(stream, head_only=True).status == 200
+
+
+@pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
+def test_http_1_0_needs_no_length_where_there_is_no_body(tmp_path: Path, status: str) -> None:
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        start_response(status, [])
+        return []
+
+    with running(tmp_path / "s", application) as server:
+        assert f"{server.ask(b'GET / HTTP/1.0' + CRLF * 2).status}" == status[:3]
 
 
 @pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
