@@ -174,7 +174,7 @@ def test_stderr_gets_lines_unless_it_is_the_journal(
 
 def test_libraries_get_through_with_warnings_only(untouched_logging: None, capsys: pytest.CaptureFixture[str]) -> None:
     set_up_logging(logging.DEBUG)
-    logging.getLogger("urllib3").debug("GET /?token=secret")
-    logging.getLogger("urllib3").warning("careful")
+    logging.getLogger("library").debug("GET /?token=secret")
+    logging.getLogger("library").warning("careful")
     logging.getLogger(f"{journal.PACKAGE}.x").debug("ours")
     assert capsys.readouterr().err == "warning careful\ndebug ours\n"
