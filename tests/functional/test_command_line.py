@@ -14,6 +14,7 @@ import pytest
 from container_image_proxy import __version__
 from tests.support.daemon import command, stand_alone, write_policy
 from tests.support.layouts import StoredImage, multi_arch, single_image
+from tests.support.privilege import needs_root
 
 REQUEST = b"GET /manifest HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
@@ -53,6 +54,7 @@ def test_a_stale_socket_is_replaced_and_a_served_one_is_not(tmp_path: Path, imag
 
 
 @pytest.mark.demand("HTTP-quit")
+@needs_root
 def test_quit_ends_a_stand_alone_daemon_for_its_owner_only(tmp_path: Path, image: StoredImage) -> None:
     tmp_path.chmod(0o755)
     for parent in tmp_path.parents:
