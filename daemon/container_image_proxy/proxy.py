@@ -203,7 +203,7 @@ class Proxy:
             policy_namespaces=reference.policy_namespaces,
             index=index,
             manifest=manifest,
-            signatures={digest: source.fetch_signatures(digest) for digest in signed},
+            signatures={digest: source.fetch_signatures(digest, scope.needs_signatures) for digest in signed},
         )
 
     def _verify(self, stored: StoredImage, *, checked_at: float | None) -> Snapshot:

@@ -87,7 +87,9 @@ GOOD_BY_FRAMING = {"surplus"}
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     place = tmp_path_factory.mktemp("hostile")
-    stored = Layout(place / "layout").image([layer_tar({"big": bytes(range(256)) * (BIG // 256)})], name="x", compression="")
+    stored = Layout(place / "layout").image(
+        [layer_tar({"big": bytes(range(256)) * (BIG // 256)})], name="x", compression=""
+    )
     (layer,) = stored.layers
     kinds = misbehaviours(layer)
     routes = {f"/{kind}/blobs/{stored.layer_digests[0]}": handler for kind, handler in kinds.items()}
@@ -162,7 +164,12 @@ def test_an_encoded_answer_is_refused_before_its_first_byte(bench: Bench) -> Non
 @pytest.mark.demand("LIM-manifest")
 def test_a_manifest_that_cannot_be_used_is_told_as_what_it_is(tmp_path: Path, handler: Handler, status: int) -> None:
     with Upstream(handler) as upstream:
-        arguments = ["--tls-verify=false", "--policy", str(write_policy(tmp_path)), f"docker://{upstream.authority}/x:1"]
+        arguments = [
+            "--tls-verify=false",
+            "--policy",
+            str(write_policy(tmp_path)),
+            f"docker://{upstream.authority}/x:1",
+        ]
         with stand_alone(tmp_path / "run", arguments) as daemon:
             reply = daemon.get("/manifest")
             assert (reply.status, reply.headers["content-type"]) == (status, "application/problem+json")

@@ -72,7 +72,11 @@ def test_a_signal_that_another_thread_receives_is_not_left_lying(place: Path) ->
         connection = UnixConnection(daemon.socket)
         connection.request("GET", "/images")
         connection.getresponse().read()
-        (worker,) = [int(task.name) for task in Path(f"/proc/{daemon.process.pid}/task").iterdir() if int(task.name) != daemon.process.pid]
+        (worker,) = [
+            int(task.name)
+            for task in Path(f"/proc/{daemon.process.pid}/task").iterdir()
+            if int(task.name) != daemon.process.pid
+        ]
         libc = ctypes.CDLL(None, use_errno=True)
         assert libc.syscall(_SYS_TGKILL, daemon.process.pid, worker, signal.SIGTERM) == 0
         assert daemon.process.wait(8) == 0

@@ -94,7 +94,5 @@ class Daemon:
         return f"Serving {len(images)} image{'s' * (len(images) != 1)}: {', '.join(images)}"
 
     def _warm_up(self) -> None:
-        """Load the HTTP library while nobody waits for it, neither before READY=1 nor during the first request."""
-        serving = self._serving
-        if any(image.reference.transport == "docker" for image in serving.images.values()):
-            threading.Thread(target=serving.registry, name="warm-up", daemon=True).start()
+        """Neither before READY=1 nor during the first request: while nobody waits."""
+        threading.Thread(target=self._serving.warm_up, name="warm-up", daemon=True).start()

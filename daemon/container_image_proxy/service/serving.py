@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING
 from container_image_proxy.config.certificates import load_certificates
 from container_image_proxy.config.keychain import load_keychain
 from container_image_proxy.config.limits import Limits
+from container_image_proxy.config.lookaside import load_lookaside
 from container_image_proxy.config.registries_conf import load_registries
 from container_image_proxy.config.short_names import resolve_short_name
 from container_image_proxy.errors import ConfigurationError, InvalidReferenceError
+from container_image_proxy.policy.evaluate import prepare
 from container_image_proxy.policy.model import insecure_policy, load_policy
 from container_image_proxy.proxy import Proxy, ServedImage
 from container_image_proxy.service.lazy import Lazy
+from container_image_proxy.transports.docker import RegistryAccess
 from container_image_proxy.transports.table import TRANSPORTS, open_source, parse_image_reference
 
 if TYPE_CHECKING:
@@ -79,6 +82,14 @@ class Serving:
         """Whether there is any image that the peer may have."""
         return any(self.permits(peer, name) for name in self.images)
 
+    def warm_up(self) -> None:
+        """Do what the first request would wait for: load the HTTP library, and the keys that policy asks for."""
+        references = [image.reference for image in self.images.values()]
+        if any(reference.docker_reference for reference in references):
+            self.registry()
+        for one in references:
+            prepare(self.policy, self.policy.scope_for(one.transport, one.policy_identity, one.policy_namespaces))
+
     def close(self) -> None:
         """Free the registry's connections, if there are any."""
         if self.registry.is_made:
@@ -97,10 +108,11 @@ def assemble(settings: InstanceSettings, store: SnapshotStore, surroundings: Sur
     images = {name: _serve(image, registries) for name, image in settings.images.items()}
     policy = _load_policy(settings.trust, surroundings)
     registry = _prepare_registry(settings.registry, registries, surroundings, images.values())
+    lookaside = load_lookaside(directory=settings.trust.registries_d, home=surroundings.home, uid=surroundings.uid)
     proxy = Proxy(
         images,
         policy,
-        partial(open_source, registry=registry),
+        partial(open_source, access=RegistryAccess(registry, lookaside)),
         store,
         require_instance_signature=settings.trust.require_instance_signature,
     )
@@ -160,6 +172,7 @@ def _prepare_registry(
             limits=Limits(),
             tls_verify=settings.tls_verify,
             environ=surroundings.environ,
+            trusted_token_realms=settings.trusted_token_realms,
         )
 
     return Lazy(make)

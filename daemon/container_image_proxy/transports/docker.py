@@ -6,20 +6,22 @@ what is fetched and what policy knows the image by; the tag is for the reader.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.errors import InvalidReferenceError
 from container_image_proxy.image.reference import parse_reference, policy_identity, policy_namespaces
+from container_image_proxy.transports.signatures import SignatureStorage
 from container_image_proxy.transports.source import ImageReference
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Collection, Generator
 
+    from container_image_proxy.config.lookaside import LookasideConfiguration
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.manifest import Descriptor, UntrustedManifest
     from container_image_proxy.image.reference import Reference
-    from container_image_proxy.policy.model import UntrustedSignature
+    from container_image_proxy.policy.signature_blob import SignatureKind, UntrustedSignature
     from container_image_proxy.registry.client import RegistryClient
 
 TRANSPORT: Final = "docker"
@@ -38,25 +40,34 @@ def parse(within: str) -> ImageReference:
     return ImageReference(
         transport=TRANSPORT,
         within=_START + reference.familiar,
-        docker_reference=reference,
+        docker_reference=fetched,
         policy_identity=policy_identity(fetched),
         policy_namespaces=policy_namespaces(fetched),
     )
 
 
-def open_source(reference: ImageReference, registry: RegistryClient) -> RegistrySource:
+@dataclass(frozen=True, slots=True)
+class RegistryAccess:
+    """What reaching registries takes. ``client`` makes it when first called: that loads an HTTP library."""
+
+    client: Callable[[], RegistryClient]
+    lookaside: LookasideConfiguration
+
+
+def open_source(reference: ImageReference, access: RegistryAccess) -> RegistrySource:
     """The source of a reference that :func:`parse` made; nothing is contacted yet."""
     if reference.docker_reference is None:
         raise InvalidReferenceError(f"{reference} is no docker:// reference")
-    return RegistrySource(reference.docker_reference, registry)
+    return RegistrySource(reference.docker_reference, access.client(), access.lookaside)
 
 
 class RegistrySource:
     """An image in a registry; the client, which is shared, outlives it."""
 
-    def __init__(self, reference: Reference, registry: RegistryClient) -> None:
+    def __init__(self, reference: Reference, registry: RegistryClient, lookaside: LookasideConfiguration) -> None:
         self._reference = reference
         self._registry = registry
+        self._signatures = SignatureStorage(lookaside, registry)
 
     def fetch_manifest(self, digest: Digest | None = None, *, unless: Digest | None = None) -> UntrustedManifest | None:
         """See :class:`ImageSource`."""
@@ -66,9 +77,9 @@ class RegistrySource:
         """See :class:`ImageSource`. The ``urls`` of a descriptor are never fetched."""
         return self._registry.open_blob(self._reference, descriptor)
 
-    def fetch_signatures(self, digest: Digest) -> tuple[UntrustedSignature, ...]:  # noqa: ARG002 - the protocol's
-        """None: registries keep no signatures of the simple signing kind, lookasides do."""
-        return ()
+    def fetch_signatures(self, digest: Digest, kinds: Collection[SignatureKind]) -> tuple[UntrustedSignature, ...]:
+        """See :class:`ImageSource`."""
+        return self._signatures.fetch(self._reference, digest, kinds)
 
     def close(self) -> None:
         """Nothing is held here."""

@@ -28,10 +28,10 @@ from container_image_proxy.image.media_types import OCI_INDEX
 from container_image_proxy.transports.source import ImageReference
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Collection, Generator, Iterator
 
     from container_image_proxy.image.digest import Digest
-    from container_image_proxy.policy.model import UntrustedSignature
+    from container_image_proxy.policy.signature_blob import SignatureKind, UntrustedSignature
 
 TRANSPORT: Final = "oci"
 _REF_NAME: Final = "org.opencontainers.image.ref.name"
@@ -138,7 +138,7 @@ class LayoutSource:
             while chunk := os.read(descriptor_number, CHUNK_SIZE):
                 yield chunk
 
-    def fetch_signatures(self, digest: Digest) -> tuple[UntrustedSignature, ...]:  # noqa: ARG002 - the protocol's shape
+    def fetch_signatures(self, digest: Digest, kinds: Collection[SignatureKind]) -> tuple[UntrustedSignature, ...]:  # noqa: ARG002 - the protocol's
         """A layout has no place for signatures."""
         return ()
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Collection, Generator
 
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.manifest import Descriptor, UntrustedManifest
     from container_image_proxy.image.reference import Reference
-    from container_image_proxy.policy.model import UntrustedSignature
+    from container_image_proxy.policy.signature_blob import SignatureKind, UntrustedSignature
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,8 @@ class ImageSource(Protocol):
         Raises :class:`UnknownBlobError` or :class:`UpstreamError`, before the first chunk or between two.
         """
 
-    def fetch_signatures(self, digest: Digest) -> tuple[UntrustedSignature, ...]:
-        """The signatures that the place keeps for the manifest with ``digest``; empty if it has none."""
+    def fetch_signatures(self, digest: Digest, kinds: Collection[SignatureKind]) -> tuple[UntrustedSignature, ...]:
+        """The signatures of ``kinds`` for the manifest with ``digest``; empty only if there are none for certain."""
 
     def close(self) -> None:
         """Free what the source holds; nothing may be called afterwards."""

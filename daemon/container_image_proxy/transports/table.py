@@ -11,24 +11,20 @@ from container_image_proxy.transports import docker, layout
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from container_image_proxy.registry.client import RegistryClient
+    from container_image_proxy.transports.docker import RegistryAccess
     from container_image_proxy.transports.source import ImageReference, ImageSource
 
 
 @dataclass(frozen=True, slots=True)
 class Transport:
-    """How one transport reads what stands behind its colon, and how it opens that.
-
-    ``open`` gets a function that gives the registry client, because making one loads an HTTP library that layouts never
-    need.
-    """
+    """How one transport reads what stands behind its colon, and how it opens that."""
 
     parse: Callable[[str], ImageReference]
-    open: Callable[[ImageReference, Callable[[], RegistryClient]], ImageSource]
+    open: Callable[[ImageReference, RegistryAccess], ImageSource]
 
 
 TRANSPORTS: Final = {
-    docker.TRANSPORT: Transport(docker.parse, lambda reference, registry: docker.open_source(reference, registry())),
+    docker.TRANSPORT: Transport(docker.parse, docker.open_source),
     layout.TRANSPORT: Transport(layout.parse, lambda reference, _: layout.LayoutSource(reference)),
 }
 
@@ -46,6 +42,6 @@ def parse_image_reference(text: str) -> ImageReference:
     return transport.parse(within)
 
 
-def open_source(reference: ImageReference, registry: Callable[[], RegistryClient]) -> ImageSource:
+def open_source(reference: ImageReference, access: RegistryAccess) -> ImageSource:
     """The source of a parsed reference; nothing is contacted yet."""
-    return TRANSPORTS[reference.transport].open(reference, registry)
+    return TRANSPORTS[reference.transport].open(reference, access)

@@ -1,0 +1,98 @@
+"""Where the signatures of an image in a registry are fetched from: lookaside storage and sigstore attachments.
+
+containers-registries.d(5) says where; containers-signature(5) and cosign's specification say how they lie there.
+Bounded in count and size, and fail closed: a storage that answers anything but "there is none" is an error, because a
+signature that was not seen must not count as one that is not there. Verifies nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote, urlsplit
+
+from container_image_proxy.config.lookaside import signature_url
+from container_image_proxy.config.trusted_file import load_trusted_file_if_present
+from container_image_proxy.errors import ConfigurationError, InvalidManifestError, SourceError, UnknownManifestError
+from container_image_proxy.image.manifest import Manifest, parse_manifest
+from container_image_proxy.policy.signature_blob import UntrustedSignature, parse_signature_blob
+from container_image_proxy.stream import verify_stream
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from container_image_proxy.config.lookaside import LookasideConfiguration
+    from container_image_proxy.image.digest import Digest
+    from container_image_proxy.image.manifest import Descriptor
+    from container_image_proxy.image.reference import Reference
+    from container_image_proxy.policy.signature_blob import SignatureKind
+    from container_image_proxy.registry.client import RegistryClient
+
+MAX_SIGNATURES: Final = 128
+MAX_SIGNATURE_SIZE: Final = 4 << 20
+_PAYLOAD_TYPE: Final = "application/vnd.dev.cosign.simplesigning.v1+json"
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureStorage:
+    """The places that keep signatures of registry images."""
+
+    lookaside: LookasideConfiguration
+    registry: RegistryClient
+
+    def fetch(
+        self, reference: Reference, digest: Digest, kinds: Collection[SignatureKind]
+    ) -> tuple[UntrustedSignature, ...]:
+        """The signatures of ``kinds`` for the manifest with ``digest`` in the repository of ``reference``.
+
+        Raises :class:`UpstreamError`, :class:`IntegrityError` or :class:`ConfigurationError`.
+        """
+        simple = self._in_lookaside(reference, digest) if "simple" in kinds else ()
+        attached = "sigstore" in kinds and self.lookaside.use_sigstore_attachments(reference)
+        return (*simple, *(self._attachments(reference, digest) if attached else ()))
+
+    def _in_lookaside(self, reference: Reference, digest: Digest) -> Iterator[UntrustedSignature]:
+        """signature-1, signature-2, ... until one is missing."""
+        base = self.lookaside.lookaside_base_url(reference)
+        for position in range(MAX_SIGNATURES):
+            url = signature_url(base, digest, position)
+            blob = self._load(url)
+            if blob is None:
+                return
+            yield parse_signature_blob(blob, url)
+        raise SourceError(f"{base} has more than {MAX_SIGNATURES} signatures for {digest}", phase="signature")
+
+    def _load(self, url: str) -> bytes | None:
+        parts = urlsplit(url)
+        if parts.scheme in {"http", "https"}:
+            return self.registry.fetch_document(url, limit=MAX_SIGNATURE_SIZE)
+        if parts.scheme != "file":
+            raise ConfigurationError(
+                url, "a signature storage has an http, https or file URL", remedy="mend registries.d"
+            )
+        try:
+            return load_trusted_file_if_present(Path(unquote(parts.path)), limit=MAX_SIGNATURE_SIZE)
+        except ConfigurationError as error:
+            raise SourceError(str(error), phase="signature", endpoint=parts.path) from error
+
+    def _attachments(self, reference: Reference, digest: Digest) -> Iterator[UntrustedSignature]:
+        """The layers of the image that cosign tags ``sha256-<hex>.sig`` in the same repository."""
+        place = replace(reference, tag=f"{digest.algorithm}-{digest.hex}.sig", digest=None)
+        for layer in self._attached_layers(place):
+            if layer.size > MAX_SIGNATURE_SIZE:
+                raise InvalidManifestError(f"{place}: a signature has more than {MAX_SIGNATURE_SIZE} bytes")
+            payload = b"".join(verify_stream(self.registry.open_blob(place, layer), layer))
+            yield UntrustedSignature("sigstore", payload, layer.media_type, layer.annotations, f"docker://{place}")
+
+    def _attached_layers(self, place: Reference) -> tuple[Descriptor, ...]:
+        try:
+            untrusted = self.registry.fetch_manifest(place)
+        except UnknownManifestError:
+            return ()
+        manifest = parse_manifest(untrusted) if untrusted is not None else None
+        if not isinstance(manifest, Manifest):
+            raise InvalidManifestError(f"{place} is not an image of signatures")
+        if len(manifest.layers) > MAX_SIGNATURES:
+            raise InvalidManifestError(f"{place} has more than {MAX_SIGNATURES} signatures")
+        return tuple(layer for layer in manifest.layers if layer.media_type == _PAYLOAD_TYPE)
