@@ -67,7 +67,7 @@ class PolicyRejectedError(Error):
         self.reasons = reasons
 
 
-class SignatureRejectedError(Error):
+class SignatureRejectedError(PolicyRejectedError):
     """A signature that does not count: malformed, by nobody who is trusted, or about another image; stays in policy."""
 
 
