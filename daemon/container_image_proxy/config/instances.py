@@ -26,8 +26,11 @@ DIRECTORIES: Final = tuple(Path(parent, "container-image-proxy") for parent in (
 DEFAULT_FRESH_FOR: Final = 1.0
 DEFAULT_IDLE_EXIT: Final = 300.0
 _MAX_FILE: Final = 1 << 20
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_NAME_RULE: Final = "a name is 1 to 64 letters, digits, '.', '_' or '-', and begins with a letter or digit"
+_IMAGE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_IMAGE_NAME_RULE: Final = "1 to 64 letters, digits, '.', '_' or '-', of which the first is a letter or digit"
+# The unit's user is cip-NAME, and systemd takes user names of at most 31 characters (systemd.exec(5), User=).
+_INSTANCE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,26}")
+_INSTANCE_NAME_RULE: Final = "1 to 27 letters, digits, '_' or '-', of which the first is a letter or digit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +82,10 @@ class InstanceSettings:
     idle_exit: float = DEFAULT_IDLE_EXIT
 
 
-def check_name(name: str) -> bool:
-    """Whether ``name`` can be that of an instance or an image; it goes into paths, unit names and URLs."""
-    return _NAME.fullmatch(name) is not None
-
-
 def load_instance(name: str, directories: Sequence[Path] = DIRECTORIES) -> InstanceSettings:
     """Read ``NAME.toml`` and its drop-ins from ``directories``, the first of which counts most."""
-    if not check_name(name):
-        raise ConfigurationError(f"instance {name!r}", "not an instance name", remedy=_NAME_RULE)
+    if not _INSTANCE_NAME.fullmatch(name):
+        raise ConfigurationError(f"instance {name[:100]!r}", "not an instance name", remedy=_INSTANCE_NAME_RULE)
     return parse_instance(name, _load_document(name, directories))
 
 
@@ -143,8 +141,8 @@ def _read_default(root: TomlTable, images: Mapping[str, ImageSettings]) -> str |
 
 
 def _read_image(name: str, table: TomlTable, root: TomlTable, access: AccessRule) -> ImageSettings:
-    if not check_name(name):
-        raise root.error("images", f"{name!r} is not an image name", remedy=_NAME_RULE)
+    if not _IMAGE_NAME.fullmatch(name):
+        raise root.error("images", f"{name!r} is not an image name", remedy=_IMAGE_NAME_RULE)
     reference = table.get("reference", str)
     if reference is None:
         raise table.error("reference", "missing", remedy='for example "docker://quay.io/example/os:latest"')

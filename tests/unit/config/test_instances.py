@@ -174,8 +174,9 @@ def test_a_complaint_names_the_drop_in_that_is_wrong(directories: tuple[Path, ..
 def test_a_missing_file_and_a_bad_instance_name_are_told_apart(directories: tuple[Path, ...]) -> None:
     with pytest.raises(ConfigurationError, match=r"none\.toml: no such file in .*etc"):
         load_instance("none", directories)
-    with pytest.raises(ConfigurationError, match="not an instance name"):
-        load_instance("../host", directories)
+    for name in ("../host", "", "a.b", "-a", "a" * 28):
+        with pytest.raises(ConfigurationError, match="not an instance name"):
+            load_instance(name, directories)
 
 
 @pytest.mark.demand("CONF-perm")
