@@ -9,9 +9,9 @@ works outside the interpreter lock.
 from __future__ import annotations
 
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 from queue import Queue
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from container_image_proxy.errors import DigestMismatchError, SizeMismatchError
 from container_image_proxy.image.digest import Digest
@@ -28,8 +28,8 @@ def verify_stream(chunks: Generator[bytes, None, None], descriptor: Descriptor) 
     """Yield ``chunks`` unchanged, each one chunk late, the last only once size and digest are those of ``descriptor``.
 
     A blob that arrives in one chunk is thus verified before anything of it is yielded. Raises
-    :class:`SizeMismatchError` as soon as one byte too many arrives, :class:`DigestMismatchError` at the end; errors of
-    ``chunks`` pass through. ``chunks`` is closed in every case.
+    :class:`SizeMismatchError` as soon as one byte too many arrives, :class:`DigestMismatchError` at the end, and that
+    within ``chunks``, too; errors of ``chunks`` pass through. ``chunks`` is closed in every case.
     """
     received = 0
     withheld = b""
@@ -44,12 +44,22 @@ def verify_stream(chunks: Generator[bytes, None, None], descriptor: Descriptor) 
                 content.update(withheld)
                 yield withheld
             withheld = chunk
+            if received == descriptor.size and content.finish(withheld) != descriptor.digest:
+                _reject(chunks, descriptor)
         if received != descriptor.size:
             raise SizeMismatchError(f"{descriptor.digest} ended after {received} of {descriptor.size} bytes")
-        if content.finish(withheld) != descriptor.digest:
-            raise DigestMismatchError(f"the source sent other content for {descriptor.digest}")
         if withheld:
             yield withheld
+        elif content.finish(b"") != descriptor.digest:
+            _reject(chunks, descriptor)
+
+
+def _reject(chunks: Generator[bytes, None, None], descriptor: Descriptor) -> NoReturn:
+    """Fail, and let ``chunks`` fail alike: whoever supplied the content should be the last to be asked again."""
+    error = DigestMismatchError(f"the source sent other content for {descriptor.digest}")
+    with suppress(StopIteration):
+        chunks.throw(error)
+    raise error
 
 
 class _BackgroundHash:

@@ -57,6 +57,21 @@ def test_a_wrong_last_byte_withholds_the_last_chunk() -> None:
     assert received == CONTENT[:10000]
 
 
+@pytest.mark.demand("mirror-corrupt-blob")
+@pytest.mark.parametrize("size", [1000, len(CONTENT), 2 * len(CONTENT)])
+def test_the_source_learns_that_its_content_was_wrong(size: int) -> None:
+    told: list[BaseException] = []
+
+    def source() -> Generator[bytes, None, None]:
+        try:
+            yield from chunks_of(CONTENT[:-1] + b"!", size)
+        except DigestMismatchError as error:
+            told.append(error)
+
+    _, error = drain(verify_stream(source(), describe(CONTENT)))
+    assert told == [error]
+
+
 def test_a_wrong_blob_of_one_chunk_yields_nothing() -> None:
     received, error = drain(verify_stream(chunks_of(b"wrong", 100), describe(b"right")))
     assert (received, type(error)) == (b"", DigestMismatchError)

@@ -37,6 +37,8 @@ class Limits:
     """The cap on all pauses of one request together."""
     endpoint_rest: float = 60.0
     """For so long an endpoint that could not be reached is asked only after all others."""
+    endpoint_distrust: float = 3600.0
+    """The same for an endpoint that sent other content than was asked for, a mirror whose disk is damaged for one."""
 
     redirects: int = 10
     manifest_size: int = 4 * MIB

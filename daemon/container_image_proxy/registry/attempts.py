@@ -18,7 +18,7 @@ from container_image_proxy.registry.endpoints import Endpoint
 from container_image_proxy.registry.failures import ConnectionLostError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from container_image_proxy.config.limits import Limits
     from container_image_proxy.registry.endpoints import Health
@@ -88,6 +88,15 @@ class Attempts(Generic[_E]):
             _log.warning("%s failed, trying %s: %s", endpoint.domain, self.endpoint.domain, error)
             return
         self._start_round(persist=persist)
+
+    def distrust(self, suppliers: Collection[_E], error: Error) -> None:
+        """Remember who supplied wrong content. Not so the origin: it comes after its mirrors anyway, and is right when
+        one of them was wrong.
+        """
+        for endpoint in self._endpoints[:-1]:
+            if endpoint in suppliers:
+                _log.warning("%s is asked last from now on: %s", endpoint.domain, error)
+                self._health.note(endpoint, error)
 
     def _start_round(self, *, persist: bool) -> None:
         hopeful = [endpoint for endpoint in self._endpoints if _is_retryable(self._failures[endpoint])]

@@ -1,7 +1,8 @@
 """The downloader: a blob's bytes in order, from whichever endpoint has them, resumed where a connection broke.
 
 Content addressing makes byte N the same anywhere, so that another endpoint can go on where one failed. Nothing is
-hashed here: whoever asked decides by the digest, at the end. Sizes and offsets are in bytes.
+hashed here: whoever asked decides by the digest, at the end, and tells, so that a mirror that spoiled a blob does not
+spoil the next attempt. Sizes and offsets are in bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from container_image_proxy.config.limits import CHUNK_SIZE, KIB
-from container_image_proxy.errors import Error, RegistryError, SizeMismatchError
+from container_image_proxy.errors import DigestMismatchError, Error, RegistryError, SizeMismatchError
 from container_image_proxy.registry.attempts import has_progressed
 from container_image_proxy.registry.endpoints import Endpoint
 from container_image_proxy.registry.failures import ConnectionLostError
@@ -44,6 +45,7 @@ class Download(Generic[_E]):
         self._limits = limits
         self._clock = clock
         self._offset = 0
+        self._suppliers: set[_E] = set()
         self._last_retry_offset: int | None = None
         self._last_retry_time = 0.0
 
@@ -51,11 +53,14 @@ class Download(Generic[_E]):
         """The bytes, in chunks of at most ``CHUNK_SIZE``; closing the generator closes the connection at once.
 
         Raises what the endpoints raise when all of them failed, and :class:`SizeMismatchError` if all have another
-        size.
+        size. Whoever finds the content wrong throws :class:`DigestMismatchError` into the generator.
         """
         while True:
             try:
                 yield from self._transfer(self._attempts.endpoint)
+            except DigestMismatchError as error:
+                self._attempts.distrust(self._suppliers, error)
+                raise
             except Error as error:
                 self._recover(error)
             else:
@@ -85,6 +90,7 @@ class Download(Generic[_E]):
                     raise _lost(reply)
                 read_size = _next_read(read_size, monotonic() - began)
                 self._offset += len(chunk)
+                self._suppliers.add(endpoint)
                 yield chunk
             if reply.read(1):
                 raise SizeMismatchError(

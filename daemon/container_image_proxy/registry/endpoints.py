@@ -7,7 +7,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from container_image_proxy.errors import RateLimitedError, RegistryUnavailableError, UpstreamTimeoutError
+from container_image_proxy.errors import (
+    IntegrityError,
+    RateLimitedError,
+    RegistryUnavailableError,
+    UpstreamTimeoutError,
+)
 from container_image_proxy.registry.failures import ConnectionLostError
 
 if TYPE_CHECKING:
@@ -70,6 +75,7 @@ class Health:
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self._rest = limits.endpoint_rest
+        self._distrust = limits.endpoint_distrust
         self._longest_pause = limits.longest_pause
         self._clock = clock
         self._resting: dict[str, float] = {}
@@ -83,6 +89,8 @@ class Health:
                 self._resting[endpoint.authority] = self._clock() + seconds
 
     def _penalty(self, error: Error) -> float:
+        if isinstance(error, IntegrityError):
+            return self._distrust
         if isinstance(error, RateLimitedError):
             return min(error.retry_after or self._rest, self._longest_pause)
         is_dead = isinstance(error, RegistryUnavailableError | UpstreamTimeoutError) and error.upstream_status is None
