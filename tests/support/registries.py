@@ -112,7 +112,7 @@ def docker_registry(
             ["docker-registry", "serve", str(file)], stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT
         )
     try:
-        _await_listening(authority, process, log)
+        await_listening(authority, process, log)
         login = (USER, PASSWORD) if htpasswd or token_server else None
         yield DockerRegistry(authority, log, directory / "storage", login, ca, process)
     finally:
@@ -126,14 +126,15 @@ def free_port(host: str = "127.0.0.1") -> int:
         return int(listener.getsockname()[1])
 
 
-def _await_listening(authority: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def await_listening(authority: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until a server that was just started takes connections; its log is the failure's message."""
     host, _, port = authority.rpartition(":")
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 1):
             return
         process_wait(process, 0.01)
-    raise AssertionError(f"docker-registry did not start:\n{log.read_text(errors='replace')}")
+    raise AssertionError(f"{process.args!r} did not start:\n{log.read_text(errors='replace')}")
 
 
 def process_wait(process: subprocess.Popen[bytes], seconds: float) -> None:
