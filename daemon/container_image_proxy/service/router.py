@@ -7,7 +7,9 @@ once, after they were split: an encoded slash stays within its segment.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Generic, TypeVar
 from urllib.parse import unquote
 
@@ -42,17 +44,15 @@ class Route(Generic[Handler]):
 
     def match(self, path: str) -> dict[str, str] | None:
         """The decoded values of the pattern's names, or None."""
-        wanted, given = self.pattern.split("/"), path.split("/")
-        if wanted[-1].endswith("...}") and len(given) >= len(wanted):
-            given = [*given[: len(wanted) - 1], "/".join(given[len(wanted) - 1 :])]
-        if len(wanted) != len(given):
-            return None
-        if any(want != have for want, have in zip(wanted, given, strict=True) if not want.startswith("{")):
-            return None
-        pairs = zip(wanted, given, strict=True)
-        return {
-            want.strip("{.}"): unquote(have, errors="surrogateescape") for want, have in pairs if want.startswith("{")
-        }
+        found = _compile(self.pattern).fullmatch(path)
+        return found and {name: unquote(value, errors="surrogateescape") for name, value in found.groupdict().items()}
+
+
+@cache
+def _compile(pattern: str) -> re.Pattern[str]:
+    """A pattern of ours as a regular expression."""
+    whole = re.sub(r"\\\{(\w+)\\\.\\\.\\\.\\\}", r"(?P<\1>.*)", re.escape(pattern))
+    return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]*)", whole), re.DOTALL)
 
 
 def find_route(routes: Sequence[Route[Handler]], method: str, path: str) -> tuple[Handler, dict[str, str]]:
