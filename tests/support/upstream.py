@@ -20,6 +20,7 @@ from tests.support.layouts import StoredImage
 
 _REASONS = {200: "OK", 206: "Partial Content", 304: "Not Modified", 307: "Temporary Redirect", 401: "Unauthorized"}
 _PIECE = 64 * 1024
+_TLS_HANDSHAKE = b"\x16"  # the first byte of a ClientHello record (RFC 8446 section 5.1)
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,8 @@ class Upstream:
 
     def _serve(self, connection: Connection) -> None:
         try:
+            if not self.tls and connection.socket.recv(1, socket.MSG_PEEK) == _TLS_HANDSHAKE:
+                return  # as real servers do, instead of waiting for a line to end
             if self.tls:
                 connection.socket = self.tls.wrap_socket(connection.socket, server_side=True)
             with connection.socket.makefile("rb") as stream:

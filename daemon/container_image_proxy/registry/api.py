@@ -48,7 +48,7 @@ class DistributionApi:
         reply = self._send(repository, path, phase, headers)
         for line in reply.header_lines("Warning"):
             if warning := parse_warning(line):
-                _log.warning("%s warns: %.*r", repository.domain, _SHOWN_WARNING, warning)
+                _log.warning("%s warns: %r", repository.domain, warning[:_SHOWN_WARNING])
         if reply.status not in expected:
             raise _unwanted(reply, repository)
         return reply

@@ -131,7 +131,7 @@ def _words(causes: tuple[BaseException, ...], cause: BaseException) -> str:
     if isinstance(cause, ssl.SSLCertVerificationError):
         return cause.verify_message
     if isinstance(cause, ssl.SSLError):
-        return cause.reason or "no reason given"
+        return getattr(cause, "reason", None) or "no reason given"
     return next(
         (error.strerror for error in causes if isinstance(error, OSError) and error.strerror), "no reason given"
     )

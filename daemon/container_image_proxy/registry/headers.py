@@ -11,7 +11,9 @@ from typing import Final
 from container_image_proxy.errors import RegistryError
 
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII)
-_MEDIA_TYPE: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+/[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_WORD = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_PARAMETER = rf'\s*;\s*{_WORD}=(?:{_WORD}|"(?:[^"\\]|\\.)*")'
+_MEDIA_TYPE: Final = re.compile(rf"\s*({_WORD}(?:/{_WORD})?)(?:{_PARAMETER})*\s*;?\s*")
 _WARNING: Final = re.compile(r'299 - "((?:[^"\\]|\\.)*)"', re.DOTALL)
 _ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
 _SECONDS: Final = re.compile(r"\s*\d{1,10}\s*", re.ASCII)
@@ -36,9 +38,9 @@ def parse_content_range(value: str) -> ContentRange:
 
 
 def parse_media_type(value: str) -> str:
-    """The media type of a ``Content-Type``, lower case and without parameters; empty if there is none."""
-    media_type = value.partition(";")[0].strip().lower()
-    return media_type if _MEDIA_TYPE.fullmatch(media_type) else ""
+    """The media type of a ``Content-Type``, lower case and without parameters; empty if the value is malformed."""
+    match = _MEDIA_TYPE.fullmatch(value)
+    return match[1].lower() if match else ""
 
 
 def parse_warning(value: str) -> str:

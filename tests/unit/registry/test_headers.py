@@ -1,0 +1,67 @@
+"""Reading response headers."""
+
+from __future__ import annotations
+
+import email.utils
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from container_image_proxy.errors import RegistryError
+from container_image_proxy.registry.headers import (
+    ContentRange,
+    parse_content_range,
+    parse_media_type,
+    parse_retry_after,
+    parse_warning,
+)
+
+
+@given(st.integers(0, 2**60), st.integers(0, 2**60), st.none() | st.integers(0, 2**60))
+def test_content_range_round_trip(first: int, last: int, complete: int | None) -> None:
+    text = f"bytes {first}-{last}/{'*' if complete is None else complete}"
+    assert parse_content_range(text) == ContentRange(first, last, complete)
+
+
+@pytest.mark.parametrize(
+    "value", ["", "bytes */10", "items 1-2/3", "bytes 1-2/3, bytes 4-5/6", "bytes \u0661-2/3", "1-2/3"]
+)
+def test_what_is_no_content_range(value: str) -> None:
+    with pytest.raises(RegistryError):
+        parse_content_range(value)
+
+
+@pytest.mark.demand("429-retry-after")
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("3", 3.0),
+        (" 0 ", 0.0),
+        ("100000", 86400.0),
+        ("-5", None),
+        ("soon", None),
+        ("", None),
+        (None, None),
+        ("1.5", None),
+    ],
+)
+def test_retry_after_in_seconds(value: str | None, seconds: float | None) -> None:
+    assert parse_retry_after(value) == seconds
+
+
+@pytest.mark.demand("429-retry-after")
+def test_retry_after_as_a_date() -> None:
+    coming = parse_retry_after(email.utils.formatdate(time.time() + 3600, usegmt=True))
+    assert coming is not None
+    assert 0 < coming <= 3600
+    assert parse_retry_after(email.utils.formatdate(time.time() - 3600, usegmt=True)) is None
+
+
+def test_media_types_lose_case_and_parameters() -> None:
+    assert parse_media_type("Application/JSON ; charset=UTF-8") == "application/json"
+
+
+def test_other_warnings_than_the_registrys_are_ignored() -> None:
+    assert parse_warning('110 - "stale"') == ""
