@@ -20,7 +20,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
 from container_image_proxy.registry.reach import Reach, verify_reach
-from container_image_proxy.registry.wire import PunctualSocket, current_reach
+from container_image_proxy.registry.wire import PunctualSocket, current_reach, note_connected
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -130,6 +130,10 @@ def _detached(contender: PunctualSocket) -> PunctualSocket:
 
 class _Dialling(HTTPConnection):
     """Opens its connections by :func:`dial`, a proxy's included."""
+
+    def connect(self) -> None:
+        super().connect()
+        note_connected()
 
     def _new_conn(self) -> socket.socket:
         # The proxy is the administrator's choice; what lies behind it is the proxy's to resolve.

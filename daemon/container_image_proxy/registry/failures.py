@@ -6,6 +6,7 @@ distribution-spec, so that neither secrets nor somebody else's text get into log
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 import ssl
@@ -69,6 +70,8 @@ _KINDS: Final[tuple[tuple[_Kind, type[UpstreamError], str, bool], ...]] = (
         True,
     ),
     (ssl.SSLError, RegistryUnavailableError, "TLS failed ({})", True),
+    ((ConnectionError, http.client.IncompleteRead), ConnectionLostError, "the connection was lost", True),
+    (http.client.HTTPException, RegistryError, "its answer is malformed or has too many or too long headers", False),
 )
 
 

@@ -56,14 +56,14 @@ class Login:
         """
         visit = self._begin(repository)
         reply = self._ask(request, visit)
-        if self._hides_challenge(reply, visit):
-            reply = self._knock(request, visit, reply)
-        while reply.status in _DENIALS and self._answer(reply, visit):
+        if _hides_challenge(reply, visit):
             reply.discard()
+            reply = self._knock(request, visit) or reply
+        while reply.status in _DENIALS and _is_own(reply, visit):
+            reply.discard()
+            if not self._answer(reply, visit):
+                raise rejected_login(visit.endpoint, visit.credentials, phase=request.phase, status=reply.status)
             reply = self._ask(request, visit)
-        if reply.status in _DENIALS and _is_own(reply, visit):
-            reply.discard()
-            raise rejected_login(visit.endpoint, visit.credentials, phase=request.phase, status=reply.status)
         return reply
 
     def _begin(self, repository: Repository) -> _Visit:
@@ -81,25 +81,15 @@ class Login:
     def _ask(self, request: Request, visit: _Visit) -> Reply:
         return self._session.send(replace(request, authorization=visit.authorization))
 
-    def _hides_challenge(self, reply: Reply, visit: _Visit) -> bool:
-        """Some registries deny the existence of what a stranger may not see, and challenge only at the door."""
-        is_stranger = visit.authorization is None and visit.credentials is not None
-        return is_stranger and reply.status in _DISGUISES and _is_own(reply, visit) and not _challenges(reply)
-
-    def _knock(self, request: Request, visit: _Visit, reply: Reply) -> Reply:
-        """Ask ``/v2/`` (distribution-spec, end-1) for the challenge; without one the first answer stands."""
+    def _knock(self, request: Request, visit: _Visit) -> Reply | None:
+        """Ask ``/v2/`` (distribution-spec, end-1) for the challenge, and again with its answer; None without one."""
         origin = request.target.origin
         door = self._session.send(replace(request, target=parse_target(f"{origin.scheme}://{origin.authority}/v2/")))
         door.discard()
-        if not self._answer(door, visit):
-            return reply
-        reply.discard()
-        return self._ask(request, visit)
+        return self._ask(request, visit) if self._answer(door, visit) else None
 
     def _answer(self, reply: Reply, visit: _Visit) -> bool:
-        """Find a better ``Authorization`` in the challenges of a denial; False if there is none."""
-        if not _is_own(reply, visit):
-            return False
+        """Find a better ``Authorization`` by the challenges of a denial; False if there is none."""
         challenges = _challenges(reply)
         scope = missing_scope(challenges)
         if scope is not None and not visit.has_widened and scope not in visit.scopes:
@@ -139,6 +129,12 @@ def _can_answer(challenge: Challenge, credentials: Credentials | None) -> bool:
 
 def _challenges(reply: Reply) -> tuple[Challenge, ...]:
     return parse_challenges(reply.header_lines("WWW-Authenticate"))
+
+
+def _hides_challenge(reply: Reply, visit: _Visit) -> bool:
+    """Some registries deny the existence of what a stranger may not see, and challenge only at the door."""
+    is_stranger = visit.authorization is None and visit.credentials is not None
+    return is_stranger and reply.status in _DISGUISES and _is_own(reply, visit) and not _challenges(reply)
 
 
 def _is_own(reply: Reply, visit: _Visit) -> bool:

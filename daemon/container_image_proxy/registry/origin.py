@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+from urllib.parse import SplitResult, urljoin, urlsplit, urlunsplit
 
 from container_image_proxy.errors import RegistryError
 
@@ -74,10 +74,10 @@ class Target:
     url: str
 
 
-def parse_target(url: str) -> Target:
-    """Read an absolute URL; :class:`RegistryError`, which does not show it, if it is not one that can be requested."""
+def parse_target(url: str, base: str = "") -> Target:
+    """Read a URL, perhaps relative to ``base``; :class:`RegistryError`, which does not show it, if it is unusable."""
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(urljoin(base, url))
         origin = _origin(parts)
     except (ValueError, KeyError):
         raise RegistryError("the registry named a URL that is not http:// or https://, or is malformed") from None

@@ -14,7 +14,6 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urljoin
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -102,7 +101,7 @@ class HttpSession:
     def _follow(self, request: Request, location: str) -> Request:
         """The request that a redirect asks for, without what is not for its target's eyes."""
         here = request.target
-        there = parse_target(urljoin(here.url, location))
+        there = parse_target(location, here.url)
         if there.origin == here.origin:
             return replace(request, target=there)
         if not request.may_leave_origin:
@@ -224,3 +223,10 @@ class _Adapter(HTTPAdapter):
 
     def cert_verify(self, *_: Any) -> None:
         """Leave the context as it is; the original would add a bundle of requests' own."""
+
+    def close(self) -> None:
+        """Close the idle connections now; the original leaves them to the garbage collector."""
+        for manager in (self.poolmanager, *self.proxy_manager.values()):
+            for key in manager.pools.keys():  # noqa: SIM118 - iterating over it is not implemented
+                manager.pools[key].close()
+        super().close()

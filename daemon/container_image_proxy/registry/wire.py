@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Step:
-    """What one step may do and how far it came: ``has_connected`` with the first receive, ``failure`` if one failed."""
+    """What one step may do and how far it came: ``failure`` is what broke its connection."""
 
     __slots__ = ("deadline", "failure", "has_connected", "idle", "reach")
 
@@ -58,6 +58,13 @@ def step(seconds: float, *, idle: float, reach: Reach = Reach.ANYWHERE) -> Gener
         yield running
     finally:
         _current.reset(token)
+
+
+def note_connected() -> None:
+    """The running step has its connection, TLS included."""
+    running = _current.get()
+    if running is not None:
+        running.has_connected = True
 
 
 def current_reach() -> Reach:
