@@ -7,9 +7,12 @@ nothing, or resets the connection. Ready-made handlers below. Nothing sleeps: wh
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import socket
 import ssl
 import struct
+import termios
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +23,7 @@ from tests.support.layouts import StoredImage
 
 _REASONS = {200: "OK", 206: "Partial Content", 304: "Not Modified", 307: "Temporary Redirect", 401: "Unauthorized"}
 _PIECE = 64 * 1024
+_MOMENT = 0.001
 _TLS_HANDSHAKE = b"\x16"  # the first byte of a ClientHello record (RFC 8446 section 5.1)
 
 
@@ -86,13 +90,21 @@ class Connection:
         self.ended = True
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
-        self.socket.close()
+        self._close()
 
     def reset(self) -> None:
-        """End with RST, after the peer has received what was sent."""
+        """End with RST, after the peer's system has acknowledged what was sent."""
         self.ended = True
+        while fcntl.ioctl(self.socket, termios.TIOCOUTQ, b"\0\0\0\0") != b"\0\0\0\0" and self.pause(_MOMENT):
+            pass
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.socket.close()
+        self._close()
+
+    def _close(self) -> None:
+        """Close the descriptor itself, now: the stream that reads requests would keep the socket open."""
+        descriptor = self.socket.detach()
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 Handler = Callable[[ReceivedRequest, Connection], None]
@@ -108,7 +120,7 @@ class Upstream:
     tls: ssl.SSLContext | None = None
     requests: list[ReceivedRequest] = field(default_factory=list)
     connections: list[Connection] = field(default_factory=list)
-    tls_failures: int = 0
+    client_certificates: list[bool] = field(default_factory=list)
 
     def __enter__(self) -> Self:
         self._stopping = threading.Event()
@@ -150,6 +162,7 @@ class Upstream:
                 accepted, _ = self._listener.accept()
             except OSError:
                 return
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection = Connection(accepted, len(self.connections), self._stopping)
             self.connections.append(connection)
             thread = threading.Thread(target=self._serve, args=(connection,), name=f"upstream-{connection.number}")
@@ -162,14 +175,13 @@ class Upstream:
                 return  # as real servers do, instead of waiting for a line to end
             if self.tls:
                 connection.socket = self.tls.wrap_socket(connection.socket, server_side=True)
+                self.client_certificates.append(bool(connection.socket.getpeercert()))
             with connection.socket.makefile("rb") as stream:
                 while not connection.ended and (request := _read_request(stream, connection.number)):
                     if self._stopping.is_set():
                         break
                     self.requests.append(request)
                     self.handler(request, connection)
-        except ssl.SSLError:
-            self.tls_failures += 1
         except (OSError, ValueError):  # the peer is gone, or the handler closed the connection
             pass
         finally:
