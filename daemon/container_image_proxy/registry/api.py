@@ -56,11 +56,11 @@ class DistributionApi:
     def _send(self, repository: Repository, path: str, phase: str, headers: Mapping[str, str]) -> Reply:
         """https, or http where that is allowed and https was never spoken; what worked is remembered."""
         known = self._schemes.get(repository.authority)
-        first = known if known is not None and (known == "https" or repository.insecure) else "https"
+        first = "http" if known == "http" and repository.insecure else "https"
         try:
             reply = self._login.send(_request(repository, first, path, phase, headers), repository)
         except UpstreamError as error:
-            if error.phase != "connect" or known is not None or not repository.insecure:
+            if known is not None or not repository.insecure or not _could_not_connect(error, repository):
                 raise
             reply = self._send_plainly(repository, path, phase, headers, error)
         else:
@@ -73,9 +73,14 @@ class DistributionApi:
         try:
             reply = self._login.send(_request(repository, "http", path, phase, headers), repository)
         except UpstreamError as error:
-            raise secure_error if error.phase == "connect" else error from None
+            raise secure_error if _could_not_connect(error, repository) else error from None
         self._schemes[repository.authority] = "http"
         return reply
+
+
+def _could_not_connect(error: UpstreamError, repository: Repository) -> bool:
+    """Whether the registry itself could not be reached; a host it sent us to is no reason to speak http with it."""
+    return error.phase == "connect" and error.endpoint == repository.authority
 
 
 def _request(repository: Repository, scheme: str, path: str, phase: str, headers: Mapping[str, str]) -> Request:
@@ -86,7 +91,7 @@ def _request(repository: Repository, scheme: str, path: str, phase: str, headers
 def _unwanted(reply: Reply, repository: Repository) -> Error:
     phase = reply.request.phase
     error = reply.error()
-    if reply.endpoint != repository.authority:
+    if not repository.is_at(reply.request.target.origin):
         # A link to storage that expired, or lies: the registry can give a new one.
         return RegistryUnavailableError(
             f"{reply.endpoint}, to which {repository.domain} redirects, answered {reply.status}",

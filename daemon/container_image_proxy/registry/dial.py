@@ -135,6 +135,11 @@ class _Dialling(HTTPConnection):
         super().connect()
         note_connected()
 
+    def request(self, *arguments: Any, **options: Any) -> None:
+        if not self.is_closed:
+            note_connected()
+        super().request(*arguments, **options)
+
     def _new_conn(self) -> socket.socket:
         # The proxy is the administrator's choice; what lies behind it is the proxy's to resolve.
         reach = Reach.ANYWHERE if self.proxy is not None else current_reach()

@@ -14,6 +14,7 @@ from container_image_proxy.errors import (
     UpstreamTimeoutError,
 )
 from container_image_proxy.registry.failures import ConnectionLostError
+from container_image_proxy.registry.origin import DEFAULT_PORTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from container_image_proxy.config.registries import PullSource
     from container_image_proxy.errors import Error
     from container_image_proxy.image.reference import Reference
+    from container_image_proxy.registry.origin import Origin
 
 _DOCKER_HUB: Final = "docker.io"
 _DOCKER_HUB_REGISTRY: Final = "registry-1.docker.io"
@@ -43,8 +45,17 @@ class Endpoint:
     @property
     def host(self) -> str:
         """The host alone, as in :class:`Origin`."""
+        return self._split()[0]
+
+    def is_at(self, origin: Origin) -> bool:
+        """Whether ``origin`` is the endpoint itself, over whichever protocol."""
+        host, port = self._split()
+        return origin.host == host and origin.port == (port or DEFAULT_PORTS[origin.scheme])
+
+    def _split(self) -> tuple[str, int | None]:
         host, colon, port = self.authority.rpartition(":")
-        return (host if colon and port.isdecimal() else self.authority).strip("[]").lower()
+        has_port = bool(colon) and port.isdecimal()
+        return (host if has_port else self.authority).strip("[]").lower(), int(port) if has_port else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -139,4 +139,4 @@ def _hides_challenge(reply: Reply, visit: _Visit) -> bool:
 
 def _is_own(reply: Reply, visit: _Visit) -> bool:
     """Whether the registry itself answered, not somebody it redirected us to."""
-    return reply.endpoint == visit.endpoint.authority
+    return visit.endpoint.is_at(reply.request.target.origin)

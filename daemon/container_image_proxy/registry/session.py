@@ -152,7 +152,7 @@ class HttpSession:
     def _tls_files(self, request: Request) -> TlsFiles:
         """The registry's authorities hold for where it sends us, client certificates only for whom they are meant."""
         own = self._files_for(request.endpoint.domain)
-        if request.target.origin.authority == request.endpoint.authority:
+        if request.endpoint.is_at(request.target.origin):
             return own
         theirs = self._files_for(request.target.origin.authority)
         is_known = request.trusts_target or request.target.origin.host == request.endpoint.host

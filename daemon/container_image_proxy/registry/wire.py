@@ -34,7 +34,6 @@ class Step:
 
     def patience(self) -> float:
         """How long the next receive may wait; ``TimeoutError`` if the step has had its time."""
-        self.has_connected = True
         left = self.deadline - monotonic()
         if left <= 0:
             raise TimeoutError("too slow")
