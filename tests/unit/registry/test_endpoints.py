@@ -16,6 +16,7 @@ from container_image_proxy.errors import (
 from container_image_proxy.image.reference import parse_reference
 from container_image_proxy.registry.endpoints import Endpoint, Health, repository_of
 from container_image_proxy.registry.failures import ConnectionLostError
+from container_image_proxy.registry.origin import Origin
 from tests.support.registry_client import FakeClock
 
 MIRROR = Endpoint(domain="mirror.example", is_mirror=True)
@@ -74,3 +75,21 @@ def test_who_is_preferred_goes_first_unless_it_rests() -> None:
     assert health.sort([MIRROR, ORIGIN], ORIGIN) == [ORIGIN, MIRROR]
     health.note(ORIGIN, UpstreamTimeoutError("stalled"))
     assert health.sort([MIRROR, ORIGIN], ORIGIN) == [MIRROR, ORIGIN]
+
+
+@pytest.mark.parametrize(
+    ("domain", "origin", "same"),
+    [
+        ("a.example", Origin("https", "a.example", 443), True),
+        ("a.example:443", Origin("https", "a.example", 443), True),
+        ("a.example", Origin("http", "a.example", 80), True),
+        ("a.example:5000", Origin("http", "a.example", 5000), True),
+        ("a.example", Origin("https", "a.example", 444), False),
+        ("a.example:443", Origin("http", "a.example", 80), False),
+        ("a.example", Origin("https", "b.example", 443), False),
+        ("docker.io", Origin("https", "registry-1.docker.io", 443), True),
+        ("[::1]:5000", Origin("https", "::1", 5000), True),
+    ],
+)
+def test_which_origin_is_the_endpoint_itself(domain: str, origin: Origin, *, same: bool) -> None:
+    assert Endpoint(domain=domain).is_at(origin) is same

@@ -1,0 +1,152 @@
+"""How much a registry may send: manifests, error bodies, headers, and nothing that would have to be decoded."""
+
+from __future__ import annotations
+
+import gzip
+
+import pytest
+
+from container_image_proxy.config.limits import MIB
+from container_image_proxy.errors import Error, InvalidManifestError, RegistryError, UpstreamError
+from container_image_proxy.image.digest import digest_of
+from container_image_proxy.image.manifest import Descriptor
+from container_image_proxy.image.reference import Reference, parse_reference
+from tests.support.registry_client import FakeClock, registry_client
+from tests.support.upstream import (
+    Connection,
+    Handler,
+    ReceivedRequest,
+    Upstream,
+    answering,
+    by_path,
+    content,
+    in_order,
+    sending,
+)
+
+SOCKET_BUFFERS = 12 * MIB
+
+
+def reference_at(upstream: Upstream) -> Reference:
+    return parse_reference(f"{upstream.authority}/some/image:latest")
+
+
+def endless(status: int, headers: dict[str, str], piece: bytes) -> Handler:
+    def handle(_: ReceivedRequest, connection: Connection) -> None:
+        connection.head(status, headers)
+        while True:
+            connection.send(piece)
+
+    return handle
+
+
+def refusal(handler: Handler) -> tuple[Error, int]:
+    """The error for a manifest, and how much the upstream could send at most on one connection."""
+    with Upstream(handler) as upstream:
+        with registry_client(clock=FakeClock()) as client, pytest.raises(Error) as caught:
+            client.fetch_manifest(reference_at(upstream))
+        return caught.value, max(connection.sent for connection in upstream.connections)
+
+
+@pytest.mark.demand("LIM-manifest")
+def test_a_manifest_of_exactly_the_limit_is_read() -> None:
+    with Upstream(answering(200, b"x" * (4 * MIB))) as upstream, registry_client() as client:
+        manifest = client.fetch_manifest(reference_at(upstream))
+        assert manifest is not None
+        assert len(manifest.raw) == 4 * MIB
+
+
+@pytest.mark.demand("LIM-manifest")
+@pytest.mark.parametrize(
+    "handler",
+    [
+        answering(200, b"x" * (4 * MIB + 1)),
+        endless(200, {}, b"x" * 65536),
+        endless(200, {"Transfer-Encoding": "chunked"}, b"10000\r\n" + b"x" * 65536 + b"\r\n"),
+        endless(200, {"Content-Length": "1000000000"}, b"x" * 65536),
+        endless(200, {"Content-Length": "9" * 30}, b"x" * 65536),
+    ],
+    ids=["one-more", "endless", "chunked", "announced", "absurd"],
+)
+def test_a_larger_manifest_is_refused(handler: Handler) -> None:
+    error, sent = refusal(handler)
+    assert isinstance(error, InvalidManifestError)
+    assert sent < 4 * MIB + SOCKET_BUFFERS
+
+
+@pytest.mark.demand("LIM-errorbody")
+@pytest.mark.parametrize("headers", [{}, {"Transfer-Encoding": "chunked"}, {"Content-Length": "1000000000"}])
+def test_an_endless_error_is_told_and_not_read(headers: dict[str, str]) -> None:
+    piece = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+    error, sent = refusal(endless(400, headers, piece))
+    assert isinstance(error, RegistryError)
+    assert error.upstream_status == 400
+    assert sent < SOCKET_BUFFERS
+
+
+@pytest.mark.demand("LIM-headers")
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK\r\n" + b"X: " + b"x" * (10 * MIB) + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"X: x\r\n" * 10_000 + b"\r\n",
+        b"HTTP/1.1 200 " + b"x" * (10 * MIB),
+        b"x" * (10 * MIB),
+        b"SSH-2.0-OpenSSH\r\n",
+        b"HTTP/1.1 2000 OK\r\n\r\n",
+        b"HTTP/1.1 OK\r\n\r\n",
+    ],
+    ids=["long", "many", "endless-line", "no-line", "ssh", "status", "no-status"],
+)
+def test_a_head_beyond_all_measure_is_an_error(head: bytes) -> None:
+    error, _ = refusal(sending(head))
+    assert isinstance(error, UpstreamError)
+    assert "x" * 100 not in str(error)
+
+
+@pytest.mark.demand("BOMB-content-encoding")
+@pytest.mark.parametrize("encoding", ["gzip", "gzip, gzip", "deflate", "zstd", "br", "x-unknown", "GZIP"])
+def test_nothing_encoded_is_asked_for_or_decoded(encoding: str) -> None:
+    body = gzip.compress(b"{}")
+    encoded = answering(200, body, {"Content-Encoding": encoding})
+    error, _ = refusal(encoded)
+    assert isinstance(error, RegistryError)
+    assert "encoded" in str(error)
+    with Upstream(encoded) as upstream, registry_client() as client:
+        with pytest.raises(RegistryError, match="encoded"):
+            list(client.open_blob(reference_at(upstream), Descriptor("", digest_of(body), len(body))))
+        assert all(request.headers["accept-encoding"] == "identity" for request in upstream.requests)
+
+
+@pytest.mark.demand("BOMB-content-encoding")
+def test_a_bomb_in_an_error_or_a_redirect_does_not_go_off() -> None:
+    bomb = gzip.compress(b"[" * (64 * MIB))
+    headers = {"Content-Encoding": "gzip", "Location": "/next"}
+    handler = in_order(answering(307, bomb, headers), answering(400, bomb, headers))
+    error, _ = refusal(handler)
+    assert isinstance(error, RegistryError)
+    assert error.upstream_status == 400
+
+
+@pytest.mark.demand("BOMB-content-encoding")
+def test_a_bomb_for_a_token_is_refused() -> None:
+    with Upstream(answering(500)) as upstream:
+        challenge = answering(401, headers={"WWW-Authenticate": f'Bearer realm="{upstream.url}/token"'})
+        bomb = answering(200, gzip.compress(b'{"token":"x"}'), {"Content-Encoding": "gzip"})
+        upstream.handler = by_path({"/token": bomb}, default=challenge)
+        with registry_client() as client, pytest.raises(RegistryError, match="encoded token"):
+            client.fetch_manifest(reference_at(upstream))
+
+
+def test_identity_may_be_named() -> None:
+    with (
+        Upstream(answering(200, b"{}", {"Content-Encoding": "identity"})) as upstream,
+        registry_client() as client,
+    ):
+        assert client.fetch_manifest(reference_at(upstream)) is not None
+
+
+def test_an_endless_redirect_body_is_not_read() -> None:
+    forever = endless(307, {"Location": "/next"}, b"x" * 65536)
+    with Upstream(in_order(forever, content(b"{}"))) as upstream, registry_client() as client:
+        assert client.fetch_manifest(reference_at(upstream)) is not None
