@@ -67,13 +67,12 @@ class Keyring:
     def __init__(self, keys: tuple[bytes, ...]) -> None:
         """Import the keys, binary or armored; :class:`SignatureRejectedError` unless all are OpenPGP public keys."""
         self._home = Path(tempfile.mkdtemp(prefix="container-image-proxy-gpg-"))
-        self.close = weakref.finalize(self, shutil.rmtree, self._home, ignore_errors=True)
+        weakref.finalize(self, shutil.rmtree, self._home, ignore_errors=True)
         files = [self._home / f"key-{number}" for number in range(len(keys))]
         for file, key in zip(files, keys, strict=True):
             file.write_bytes(key)
         ran = _run_gpg(self._home, ("--import", *map(str, files)), b"")
         if ran.returncode != 0 or "IMPORT_OK" not in {keyword for keyword, _ in ran.status}:
-            self.close()
             raise SignatureRejectedError("not all of them are OpenPGP public keys")
 
     def verify(self, untrusted_message: bytes) -> SignedMessage:

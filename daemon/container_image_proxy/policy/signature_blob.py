@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 
 SignatureKind: TypeAlias = Literal["simple", "sigstore"]
 
-_NAMED_FORMAT: Final = b"\0"
-_SIGSTORE_JSON: Final = b"sigstore-json"
-_SIMPLE_SIGNING: Final = b"simple-signing"
+_SIGSTORE_JSON: Final = b"\0sigstore-json"
+_SIMPLE_SIGNING: Final = b"\0simple-signing"
 _OPENPGP_PACKET: Final = 0x80
 _NEW_PACKET_FORMAT: Final = 0x40
 _SIGNATURE, _ONE_PASS_SIGNATURE, _COMPRESSED_DATA = 2, 4, 8
@@ -44,10 +43,10 @@ def parse_signature_blob(blob: bytes, source: str) -> UntrustedSignature:
     """Read one signature blob; :class:`IntegrityError` if it is of no known format. ``source`` is for the receipt."""
     if is_openpgp_message(blob):
         return UntrustedSignature("simple", blob, source=source)
-    name, newline, content = blob.removeprefix(_NAMED_FORMAT).partition(b"\n")
-    if blob.startswith(_NAMED_FORMAT) and newline and name == _SIMPLE_SIGNING:
+    name, newline, content = blob.partition(b"\n")
+    if newline and name == _SIMPLE_SIGNING:
         return UntrustedSignature("simple", content, source=source)
-    if blob.startswith(_NAMED_FORMAT) and newline and name == _SIGSTORE_JSON:
+    if newline and name == _SIGSTORE_JSON:
         return _parse_sigstore_json(content, source)
     raise IntegrityError(f"{source}: is no signature of a known format")
 

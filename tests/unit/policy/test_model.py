@@ -110,6 +110,25 @@ def test_a_signer_of_the_wrong_shape_is_an_error(key: str, value: object) -> Non
         policy_with({"type": "sigstoreSigned", key: value})
 
 
+@pytest.mark.parametrize(
+    "transports", [None, [], {"docker": []}, {"dir": {"relative": [{"type": "reject"}]}}, {"oci": {"": []}}]
+)
+def test_an_unusable_section_of_a_transport_is_an_error(transports: object) -> None:
+    with pytest.raises(ConfigurationError, match="transports"):
+        parse_policy(json.dumps({**REJECT, "transports": transports}).encode(), "policy.json")
+
+
+def test_the_most_specific_scope_applies() -> None:
+    scopes = ["", "*.io", "quay.io", "quay.io/a", "quay.io/a/b", "quay.io/a/b:1"]
+    namespaces = ("quay.io/a/b", "quay.io/a", "quay.io", "*.io")
+    for number in range(len(scopes) + 1):
+        written = {scope: [{"type": "reject"}] for scope in scopes[:number]}
+        policy = parse_policy(json.dumps({**REJECT, "transports": {"docker": written}}).encode(), "policy.json")
+        expected = f"docker|{scopes[number - 1]}" if number else "default"
+        assert policy.scope_for("docker", "quay.io/a/b:1", namespaces).name == expected
+        assert policy.scope_for("oci", "quay.io/a/b:1", namespaces).name == "default"
+
+
 def test_only_signatures_that_could_help_are_asked_for() -> None:
     simple = {"type": "signedBy", "keyType": "GPGKeys", "keyPath": "/k"}
     sigstore = {"type": "sigstoreSigned", "keyPath": "/k"}

@@ -185,6 +185,41 @@ def test_what_is_no_key_is_an_error(keys: tuple[bytes, ...]) -> None:
         Keyring(keys)
 
 
+def test_a_signature_is_no_key(signer: Signer) -> None:
+    with pytest.raises(SignatureRejectedError, match="public keys"):
+        Keyring((signer.sign(CONTENT),))
+
+
+def test_a_good_word_counts_only_if_gpg_ends_well(
+    keyring: Keyring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["PLAINTEXT 62 1", "GOODSIG ABC x", "VALIDSIG ABC 2024-01-01 1 0 4 0 22 8 00 DEF"]
+    script = "while [ $1 != --status-fd ]; do shift; done\n" + "".join(
+        f"echo '[GNUPG:] {line}' >&$2\n" for line in lines
+    )
+    monkeypatch.setattr(openpgp, "_PATH", f"{tmp_path}:/usr/bin:/bin")
+    write_program(tmp_path / "gpg", script)
+    assert keyring.verify(b"\xa3").primary_fingerprint == "DEF"
+    write_program(tmp_path / "gpg", f"{script}exit 2\n")
+    assert "exactly one" in rejection(keyring, b"\xa3")
+    write_program(tmp_path / "gpg", script.replace(" 00 DEF", ""))
+    assert "unknown way" in rejection(keyring, b"\xa3")
+    write_program(tmp_path / "gpg", f"{script}yes '[GNUPG:] NOTATION_DATA x' | head -c 100000 >&$2\n")
+    assert "more than" in rejection(keyring, b"\xa3")
+
+
+def test_a_gpg_that_hangs_is_given_up(keyring: Keyring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_program(tmp_path / "gpg", "exec sleep 60\n")
+    monkeypatch.setattr(openpgp, "_PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(openpgp, "_TIMEOUT", 0.05)
+    assert "could not be checked by gpg within" in rejection(keyring, b"\xa3")
+
+
+def write_program(path: Path, script: str) -> None:
+    path.write_text(f"#!/bin/bash\n{script}")
+    path.chmod(0o755)
+
+
 def test_one_bad_key_spoils_the_set(signer: Signer) -> None:
     with pytest.raises(SignatureRejectedError, match="public keys"):
         Keyring((signer.public_key, b"not a key"))

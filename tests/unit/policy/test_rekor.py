@@ -57,6 +57,18 @@ def test_a_repeated_key_is_refused() -> None:
         verify(BUNDLE.replace('"logIndex"', '"logIndex": 0, "logIndex"').encode())
 
 
+@pytest.mark.parametrize("place", ['{"SignedEntryTimestamp"', '{"body"'])
+def test_an_unknown_key_is_refused(place: str) -> None:
+    with pytest.raises(SignatureRejectedError, match="unknown key"):
+        verify(BUNDLE.replace(place, '{"unknown": 1, ' + place[1:]).encode())
+
+
+def test_a_hash_that_is_not_sha256_is_refused() -> None:
+    spec = {"data": {"hash": {"algorithm": "sha512", "value": "aa"}}, "signature": {}}
+    with pytest.raises(SignatureRejectedError, match="not SHA-256"):
+        verify(signed_entry({"kind": "hashedrekord", "apiVersion": "0.0.1", "spec": spec}))
+
+
 def test_an_entry_of_another_kind_is_refused() -> None:
     with pytest.raises(SignatureRejectedError, match=r"no hashedrekord 0\.0\.1"):
         verify(signed_entry({"kind": "intoto", "apiVersion": "0.0.1", "spec": {}}))

@@ -42,7 +42,9 @@ def test_a_named_simple_signature_is_what_follows_the_name() -> None:
         b"\0",
         b"\0sigstore-json",
         b"\0other\n{}",
-        b"sigstore-json\n{}",
+        b"\0simple-signing",
+        b"simple-signing\n\xa3x",
+        sigstore()[1:],
         b"-----BEGIN PGP MESSAGE-----",
         b"\x99\x01",  # an OpenPGP public key
         b"\xac\x01",  # an OpenPGP literal, not signed

@@ -50,6 +50,20 @@ def test_the_kinds_of_payload_are_not_mixed_up() -> None:
         parse_claim(payload(), COSIGN)
 
 
+@pytest.mark.parametrize("timestamp", [True, 0.5, "7", None])
+def test_a_timestamp_is_a_whole_number(timestamp: object) -> None:
+    assert parse_claim(payload(optional={"timestamp": 7.0}), ATOMIC).timestamp == 7
+    with pytest.raises(SignatureRejectedError, match="timestamp"):
+        parse_claim(payload(optional={"timestamp": timestamp}), ATOMIC)
+
+
+@pytest.mark.parametrize("place", [b'{"critical"', b'{"type"', b'{"docker-manifest-digest"', b'{"docker-reference"'])
+def test_an_unknown_key_is_refused_except_among_the_optional_ones(place: bytes) -> None:
+    assert parse_claim(payload().replace(b'{"creator"', b'{"unknown": 1, "creator"'), ATOMIC)
+    with pytest.raises(SignatureRejectedError, match="unknown key"):
+        parse_claim(payload().replace(place, b'{"unknown": 1, ' + place[1:]), ATOMIC)
+
+
 def test_only_cosign_may_leave_the_optional_part_null() -> None:
     with pytest.raises(SignatureRejectedError, match="optional"):
         parse_claim(payload(optional=None), ATOMIC)

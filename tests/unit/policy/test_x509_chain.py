@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
+import subprocess
+from contextlib import nullcontext, suppress
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given
 from hypothesis import strategies as st
 
 from container_image_proxy.errors import SignatureRejectedError
 from container_image_proxy.policy.x509_chain import MAX_CERTIFICATES, parse_certificates, verify_chain
-from tests.support.sigstore import SIGNED_AT, Certificate, make_leaf
+from tests.support.sigstore import SIGNED_AT, Certificate, make_key, make_leaf
 
 ROOT = Certificate("root")
 EMAIL_ONLY = (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), False)
 UNKNOWN_CRITICAL = (x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00"), True)
 UNKNOWN_HARMLESS = (x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00"), False)
 CONSTRAINED = (x509.NameConstraints([x509.RFC822Name("example.com")], None), True)
+CONSTRAINED_MILDLY = (x509.NameConstraints([x509.RFC822Name("example.com")], None), False)
+NO_AUTHORITY = (x509.BasicConstraints(ca=False, path_length=None), True)
 NO_SIGNING = (
     x509.KeyUsage(
         digital_signature=True,
@@ -80,12 +85,24 @@ def test_authorities_that_vouch_for_each_other_lead_nowhere() -> None:
         {"is_ca": False},
         {"extensions": (EMAIL_ONLY,)},
         {"extensions": (UNKNOWN_CRITICAL,)},
+        {"is_ca": False, "extensions": (NO_AUTHORITY,)},
         {"extensions": (CONSTRAINED,)},
+        {"extensions": (CONSTRAINED_MILDLY,)},
         {"extensions": (NO_SIGNING,)},
         {"valid_until": SIGNED_AT - timedelta(hours=1)},
         {"valid_from": SIGNED_AT + timedelta(hours=1)},
     ],
-    ids=["no authority", "for e-mail", "critical", "name constraints", "key usage", "expired", "not yet valid"],
+    ids=[
+        "no constraints",
+        "for e-mail",
+        "critical",
+        "not an authority",
+        "name constraints",
+        "uncritical ones",
+        "key usage",
+        "expired",
+        "not yet valid",
+    ],
 )
 def test_an_unfit_authority_is_not_followed(fields: dict[str, object]) -> None:
     (unfit,) = build_chain(fields)
@@ -114,6 +131,26 @@ def test_time_is_the_time_in_question(days: int, *, trusted: bool) -> None:
 
 def test_a_forged_issuer_name_is_not_enough() -> None:
     assert not is_trusted(make_leaf(Certificate("root")))
+
+
+OPENSSL = (
+    "openssl req -x509 -CA ca.pem -CAkey ca.key -subj /CN=leaf -days 9 "
+    "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -keyout /dev/null"
+)
+
+
+@pytest.mark.parametrize(("algorithm", "trusted"), [("-sha256", True), ("-sha1", False)])
+def test_a_signature_over_sha1_is_none(tmp_path: Path, algorithm: str, *, trusted: bool) -> None:
+    key = make_key()
+    named = (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)  # openssl wants it
+    root = Certificate("root", key=key, valid_until=SIGNED_AT + timedelta(days=36500), extensions=(named,))
+    (tmp_path / "ca.pem").write_bytes(root.pem)
+    (tmp_path / "ca.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    made = subprocess.run([*OPENSSL.split(), algorithm], cwd=tmp_path, capture_output=True, check=False)
+    assert made.returncode == 0, made.stderr
+    (leaf,) = parse_certificates(made.stdout, "the leaf")
+    with nullcontext() if trusted else pytest.raises(SignatureRejectedError, match="trusted authority"):
+        verify_chain(leaf, [], [root.certificate], leaf.not_valid_before_utc)
 
 
 def test_a_root_need_not_be_self_signed() -> None:
@@ -145,6 +182,6 @@ def test_too_many_certificates_are_refused() -> None:
 def test_a_damaged_certificate_is_read_or_our_error(position: int, byte: int) -> None:
     damaged = bytearray(ROOT.pem)
     damaged[position] = byte
-    with contextlib.suppress(SignatureRejectedError):
+    with suppress(SignatureRejectedError):
         for certificate in parse_certificates(bytes(damaged), "x"):
             verify_chain(certificate, [], [ROOT.certificate], SIGNED_AT)

@@ -1,0 +1,62 @@
+"""Public keys: one PEM block each, of a kind that signs images."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import given
+from hypothesis import strategies as st
+
+from container_image_proxy.errors import SignatureRejectedError
+from container_image_proxy.policy.public_key import is_signed_by, name_key, parse_public_key, public_der
+from tests.support.sigstore import Certificate, make_key, public_pem, sign
+
+KEYS = [make_key(), ec.generate_private_key(ec.SECP521R1()), ed25519.Ed25519PrivateKey.generate()]
+KEYS += [rsa.generate_private_key(65537, 2048)]
+PEM = public_pem(KEYS[0])
+OTHER_KIND = x25519.X25519PrivateKey.generate().public_key()
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_key_is_read_and_named_by_its_digest(key: ec.EllipticCurvePrivateKey) -> None:
+    parsed = parse_public_key(b"a comment\n" + public_pem(key), "the key")
+    assert public_der(parsed) == public_der(key.public_key())
+    assert name_key(parsed) == name_key(key.public_key())
+
+
+@pytest.mark.parametrize(
+    "pem",
+    [
+        b"",
+        b"no key",
+        PEM + PEM,
+        PEM + b"more",
+        PEM.replace(b"MFkw", b"MFkx"),
+        Certificate().pem,
+        OTHER_KIND.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
+    ],
+    ids=["empty", "text", "two", "trailing text", "damaged", "certificate", "X25519"],
+)
+def test_anything_else_is_an_error(pem: bytes) -> None:
+    with pytest.raises(SignatureRejectedError, match="the key"):
+        parse_public_key(pem, "the key")
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_are_a_signature_by_chance(signature: bytes) -> None:
+    assert not any(is_signed_by(key.public_key(), signature, b"data") for key in KEYS)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_signature_is_for_its_data_only(key: ec.EllipticCurvePrivateKey) -> None:
+    assert is_signed_by(key.public_key(), sign(key, b"data"), b"data")
+    assert not is_signed_by(key.public_key(), sign(key, b"data"), b"Data")
+
+
+@given(st.integers(0, len(PEM) - 1), st.binary(max_size=2))
+def test_a_damaged_key_is_read_or_our_error(position: int, damage: bytes) -> None:
+    with contextlib.suppress(SignatureRejectedError):
+        parse_public_key(PEM[:position] + damage + PEM[position + 1 :], "the key")
