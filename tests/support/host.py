@@ -25,14 +25,18 @@ class Host:
     directory: Path
 
     def __post_init__(self) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.registries_conf.parent.mkdir(parents=True, exist_ok=True)
         write_policy(self.directory)
         self.write_registries("")
         self.write_credentials({})
 
     @property
+    def _own(self) -> Path:
+        return self.directory / "home/.config/containers"
+
+    @property
     def registries_conf(self) -> Path:
-        return self.directory / "registries.conf"
+        return self._own / "registries.conf"
 
     @property
     def authfile(self) -> Path:
@@ -40,7 +44,7 @@ class Host:
 
     @property
     def environ(self) -> dict[str, str]:
-        """A home of its own, for certs.d; it holds nothing else."""
+        """A home of its own, in which all these tools look for certs.d and registries.conf."""
         return {"HOME": str(self.directory / "home")}
 
     def write_registries(self, text: str) -> None:
@@ -53,7 +57,7 @@ class Host:
 
     def trust(self, domain: str, authority: Path, client: Issued | None = None) -> None:
         """Enter the registry ``host[:port]`` into certs.d."""
-        place = self.directory / "home/.config/containers/certs.d" / domain
+        place = self._own / "certs.d" / domain
         place.mkdir(parents=True, exist_ok=True)
         shutil.copy(authority, place / "ca.crt")
         if client:
@@ -80,8 +84,7 @@ class Host:
     def skopeo(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """skopeo under the same files, as the same user."""
         command = ["skopeo", "--policy", str(self.directory / "policy.json"), *arguments]
-        environ = {**os.environ, **self.environ, "CONTAINERS_REGISTRIES_CONF": str(self.registries_conf)}
-        environ |= {"REGISTRY_AUTH_FILE": str(self.authfile)}
+        environ = {**os.environ, **self.environ, "REGISTRY_AUTH_FILE": str(self.authfile)}
         return subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=60)
 
 
