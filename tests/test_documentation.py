@@ -45,7 +45,7 @@ def test_the_manual_page_has_no_option_that_does_not_exist() -> None:
 
 
 def test_the_readme_points_at_files_that_exist() -> None:
-    documents = [ROOT / "README.md", *(CONTRIB / "adr").glob("*.md")]
+    documents = [ROOT / "README.md", CONTRIB / "fleet.md", *(CONTRIB / "adr").glob("*.md")]
     links = [
         (document, link) for document in documents for link in re.findall(r"\]\(([^)#:]+)\)", document.read_text())
     ]

@@ -1,6 +1,6 @@
 """A fleet's pull-through cache: Debian's docker-registry in proxy mode as the mirror, the origin behind it.
 
-The set-up is the one that contrib/fleet.md documents. Cache up, down, corrupt, and stalled in mid-blob.
+The set-up is the one of contrib/fleet.md, read from there. Cache up, down, corrupt, and stalled in mid-blob.
 """
 
 from __future__ import annotations
@@ -13,20 +13,24 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic, sleep
+from typing import Any
 
 import pytest
+import yaml
 
-from container_image_proxy.config.registries import Endpoint, Registries, Registry
+from container_image_proxy.config.registries_conf import load_registries
 from container_image_proxy.image.digest import parse_digest
 from container_image_proxy.image.manifest import Descriptor
 from container_image_proxy.image.reference import parse_reference
+from tests.support.authority import Authority, Issued
 from tests.support.host import Host, fetch_image
 from tests.support.layouts import Layout, StoredImage, layer_tar
-from tests.support.registries import DockerRegistry, docker_registry, needs_docker_registry
+from tests.support.registries import DockerRegistry, docker_registry, free_port, needs_docker_registry
 from tests.support.registry_client import LIMITS, registry_client
 
 pytestmark = needs_docker_registry
 
+DOCUMENT = Path(__file__).resolve().parents[2] / "contrib" / "fleet.md"
 MIB = 1 << 20
 CURL_PARTIAL_FILE = 18
 
@@ -39,6 +43,7 @@ class Fleet:
     stored: StoredImage
     origin: DockerRegistry
     cache: DockerRegistry
+    authority: Authority
 
     @property
     def small(self) -> str:
@@ -51,10 +56,15 @@ class Fleet:
     def host(self, name: str) -> Host:
         """One more host of the fleet; nothing but registries.conf tells it of the cache."""
         host = Host(self.directory / name)
-        host.write_registries(
-            f'[[registry]]\nlocation = "{self.origin.authority}"\ninsecure = true\n'
-            f'[[registry.mirror]]\nlocation = "{self.cache.authority}"\ninsecure = true\n'
-        )
+        text = documented("toml")
+        for place, real in {
+            "registry.example.com": f'{self.origin.authority}"\ninsecure = true #',
+            "cache.example.com:5000": self.cache.authority,
+        }.items():
+            assert text.count(f'"{place}"') == 1
+            text = text.replace(place, real)
+        host.write_registries(text)
+        host.trust(self.cache.authority, self.authority.certificate)
         return host
 
     @property
@@ -72,6 +82,23 @@ class Fleet:
     def spoil(self, digest: str, content: bytes) -> None:
         """Let the cache's disk have other content than it should."""
         self.cache.blob_file(digest).write_bytes(content)
+
+
+def documented(language: str) -> str:
+    """The document's first example in a language."""
+    example = re.search(rf"```{language}\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    assert example
+    return example[1]
+
+
+def cache_settings(directory: Path, origin: str, address: str, certificate: Issued) -> dict[str, Any]:
+    """The documented configuration of the cache, with our own places, names and certificate."""
+    settings: dict[str, Any] = yaml.safe_load(documented("yaml"))
+    settings["storage"]["filesystem"]["rootdirectory"] = str(directory / "storage")
+    settings["http"]["addr"] = address
+    settings["http"]["tls"] = {"certificate": str(certificate.certificate), "key": str(certificate.key)}
+    settings["proxy"]["remoteurl"] = f"http://{origin}"
+    return settings
 
 
 def await_true(condition: Callable[[], bool], seconds: float = 30.0) -> None:
@@ -108,8 +135,11 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
     stored = Layout(tmp_path / "layout").image(layers, name="latest", compression="")
     with docker_registry(tmp_path / "origin") as origin:
         origin.push(tmp_path / "layout", "os:1", "--preserve-digests")
-        with docker_registry(tmp_path / "cache", proxy_of=f"http://{origin.authority}") as cache:
-            yield Fleet(tmp_path, stored, origin, cache)
+        authority, port = Authority(tmp_path), free_port()
+        certificate = authority.issue("127.0.0.1")
+        settings = cache_settings(tmp_path / "cache", origin.authority, f"127.0.0.1:{port}", certificate)
+        with docker_registry(tmp_path / "cache", port=port, settings=settings) as cache:
+            yield Fleet(tmp_path, stored, origin, cache, authority)
 
 
 def test_the_origin_serves_a_fleet_once(fleet: Fleet) -> None:
@@ -138,8 +168,9 @@ def test_without_the_cache_the_origin_serves(fleet: Fleet) -> None:
 def test_a_cache_that_has_lost_its_origin_serves_what_it_has(fleet: Fleet) -> None:
     fleet.fill()
     fleet.origin.stop()
-    with fleet.host("second").daemon({"os": f"docker://{fleet.origin.authority}/os@{fleet.stored.digest}"}) as daemon:
-        assert fetch_image(daemon, "os") == fleet.stored.blobs
+    images = {"tag": fleet.images["os"], "digest": f"docker://{fleet.origin.authority}/os@{fleet.stored.digest}"}
+    with fleet.host("second").daemon(images) as daemon:
+        assert [fetch_image(daemon, name) for name in images] == [fleet.stored.blobs] * 2
 
 
 @pytest.mark.demand("mirror-corrupt-blob")
@@ -161,10 +192,10 @@ def test_wrong_bytes_of_a_corrupt_cache_are_never_complete_and_the_next_try_goes
 
 
 @pytest.mark.demand("mirror-corrupt-blob")
-@pytest.mark.parametrize("keep", [0, 3 * MIB])
-def test_a_blob_that_the_cache_has_lost_a_part_of_comes_from_the_origin(fleet: Fleet, keep: int) -> None:
+def test_blobs_that_the_cache_has_lost_a_part_of_come_from_the_origin(fleet: Fleet) -> None:
     fleet.fill()
-    fleet.spoil(fleet.big, fleet.stored.blobs[fleet.big][:keep])
+    fleet.spoil(fleet.small, b"")
+    fleet.spoil(fleet.big, fleet.stored.blobs[fleet.big][: 3 * MIB])
     with fleet.host("second").daemon(fleet.images) as daemon:
         assert fetch_image(daemon, "os") == fleet.stored.blobs
 
@@ -172,13 +203,13 @@ def test_a_blob_that_the_cache_has_lost_a_part_of_comes_from_the_origin(fleet: F
 @pytest.mark.demand("stall-mid-blob")
 def test_a_cache_that_stalls_in_mid_blob_costs_the_idle_timeout_once(fleet: Fleet) -> None:
     fleet.fill()
+    host = fleet.host("only")
     reference = parse_reference(f"{fleet.origin.authority}/os@{fleet.stored.digest}")
-    mirrors = (Endpoint(fleet.cache.authority, insecure=True),)
-    origin = fleet.origin.authority
-    registries = Registries((Registry(origin, origin, insecure=True, mirrors=mirrors),))
+    registries = load_registries(path=host.registries_conf, environ={}, home=host.directory, uid=0)
+    certificates = host.registries_conf.parent / "certs.d"
     limits = replace(LIMITS, idle_timeout=0.5)
     before = asked(fleet.cache, f"/v2/os/blobs/{fleet.small}")
-    with registry_client(registries=registries, limits=limits, tls_verify=None) as client:
+    with registry_client(registries=registries, certificates=certificates, limits=limits, tls_verify=None) as client:
 
         def fetch(digest: str, *, after_first_chunk: Callable[[], None] = lambda: None) -> None:
             content = fleet.stored.blobs[digest]
