@@ -128,5 +128,6 @@ def test_http_is_refused_unless_it_is_allowed(tmp_path: Path) -> None:
         arguments = ["--policy", str(write_policy(tmp_path)), f"docker://{reference}"]
         with stand_alone(tmp_path / "run", arguments) as daemon:
             reply = daemon.get("/manifest")
-    assert reply.status in (502, 503)
-    assert reply.json["phase"] == "connect"
+    problem = reply.json
+    assert (reply.status, problem["phase"], problem["retryable"]) == (502, "connect", False)
+    assert "--tls-verify=false" in problem["detail"]

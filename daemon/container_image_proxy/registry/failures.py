@@ -50,6 +50,8 @@ _CODES: Final = frozenset(
     ]
 )
 _Kind = type[BaseException] | tuple[type[BaseException], ...]
+_NO_TLS: Final = frozenset({"HTTP_REQUEST", "WRONG_VERSION_NUMBER"})  # how OpenSSL calls plain text instead of TLS
+_PLAIN_HTTP: Final = "it does not speak TLS (to allow that, insecure = true in registries.conf, or --tls-verify=false)"
 _NEVER_BETTER: Final = frozenset({HTTPStatus.NOT_IMPLEMENTED, HTTPStatus.HTTP_VERSION_NOT_SUPPORTED})
 
 
@@ -122,6 +124,8 @@ def error_for_exception(error: BaseException, *, phase: str, endpoint: str) -> U
 
 def _diagnose(causes: tuple[BaseException, ...]) -> tuple[type[UpstreamError], str, bool]:
     """Class, reason, and whether it may pass: the first of the known kinds that is among the causes."""
+    if any(getattr(cause, "reason", None) in _NO_TLS for cause in causes if isinstance(cause, ssl.SSLError)):
+        return RegistryError, _PLAIN_HTTP, False
     for kind, error, reason, retryable in _KINDS:
         cause = next((cause for cause in causes if isinstance(cause, kind)), None)
         if cause is not None:
