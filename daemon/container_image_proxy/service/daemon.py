@@ -72,13 +72,16 @@ class Daemon:
         they began with.
         """
         self._notifier.reloading()
+        old = self._serving
         try:
             self._serving = self._load()
-        except Error as error:
-            _log.error("the new configuration cannot be used, the old one stays in force: %s", error)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with the new one, the old one works
+            foreign = error if not isinstance(error, Error) else None
+            _log.error("the new configuration is not usable, the old one stays in force: %s", error, exc_info=foreign)
             self._notifier.ready(f"Old configuration in force; the new one is wrong: {error}")
         else:
             _log.info("the configuration was read anew")
+            old.close()
             self._notifier.ready(self._status())
             self._warm_up()
 

@@ -91,7 +91,7 @@ class Serving:
             prepare(self.policy, self.policy.scope_for(one.transport, one.policy_identity, one.policy_namespaces))
 
     def close(self) -> None:
-        """Free the registry's connections, if there are any."""
+        """Close the connections to registries that nobody uses; those in use close with their transfers."""
         if self.registry.is_made:
             self.registry().close()
 
