@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     Verify: TypeAlias = Callable[[UntrustedSignature], Attestation]
 
 MAX_SIGNATURES: Final = 128
+_SHOWN_COMPLAINTS: Final = 8
 _SUPPORTED_KEY_TYPE: Final = "GPGKeys"
 
 
@@ -110,7 +111,10 @@ class Judge:
 def _judge_each(
     requirement: SignedBy | SigstoreSigned, subject: Subject, signatures: list[UntrustedSignature], verify: Verify
 ) -> Verdict:
-    """Accept by the first signature that is good and about the subject, or say what is wrong with each."""
+    """Accept by the first signature that is good and about the subject, or say what is wrong with them.
+
+    Of more than ``MAX_SIGNATURES`` the rest is not looked at: nobody who means well attaches that many.
+    """
     complaints = []
     for signature in signatures[:MAX_SIGNATURES]:
         try:
@@ -121,9 +125,8 @@ def _judge_each(
         else:
             reason = f"signed by {attestation.signer} as {attestation.claim.docker_reference}"
             return Verdict(requirement.type, True, reason, (attestation.signer,), signature.source)  # noqa: FBT003
-    if len(signatures) > MAX_SIGNATURES:
-        complaints.append(f"only the first {MAX_SIGNATURES} of {len(signatures)} signatures were looked at")
-    return _rejected(requirement, "; ".join(complaints))
+    shown, hidden = complaints[:_SHOWN_COMPLAINTS], len(signatures) - _SHOWN_COMPLAINTS
+    return _rejected(requirement, "; ".join(shown) + (f"; and {hidden} more do not count" if hidden > 0 else ""))
 
 
 def _place(signature: UntrustedSignature) -> str:

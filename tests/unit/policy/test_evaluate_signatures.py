@@ -106,7 +106,13 @@ def test_only_so_many_signatures_are_looked_at(signer: Signer, monkeypatch: pyte
     monkeypatch.setattr(judge, "MAX_SIGNATURES", 2)
     bad, good = UntrustedSignature("simple", b"not OpenPGP"), simple(signer, MANIFEST.digest)
     assert judged(policy(signed_by(signer)), IMAGE, MANIFEST.digest, bad, good)
-    assert "only the first 2 of 3" in reason(policy(signed_by(signer)), IMAGE, MANIFEST.digest, bad, bad, good)
+    assert "no binary OpenPGP" in reason(policy(signed_by(signer)), IMAGE, MANIFEST.digest, bad, bad, good)
+
+
+def test_a_rejection_does_not_go_on_for_ever(signer: Signer) -> None:
+    text = reason(policy(signed_by(signer)), IMAGE, MANIFEST.digest, *[UntrustedSignature("simple", b"bad")] * 30)
+    assert text.count("no binary OpenPGP") == 8
+    assert text.endswith("; and 22 more do not count")
 
 
 @pytest.mark.demand("SIG-list-vs-instance")

@@ -93,6 +93,15 @@ def test_a_repeated_or_respelled_key_is_an_error(text: str) -> None:
         parse_policy(text.encode(), "policy.json")
 
 
+@pytest.mark.demand("JSON-depth")
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"default":' * 50_000, '{"default":1e999}', f'{{"default":{"9" * 100_000}}}']
+)
+def test_hostile_json_is_an_error(text: str) -> None:
+    with pytest.raises(ConfigurationError):
+        parse_policy(text.encode(), "policy.json")
+
+
 def test_an_error_names_file_place_and_reason() -> None:
     text = json.dumps({**REJECT, "transports": {"docker": {"quay.io": [{"type": "signedby"}]}}})
     with pytest.raises(ConfigurationError) as caught:
