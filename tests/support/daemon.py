@@ -124,7 +124,7 @@ def write_policy(directory: Path, policy: object = ACCEPT_ANYTHING) -> Path:
 
 def write_instance(directory: Path, name: str, text: str) -> Path:
     """An instance file in a ``--config-dir``."""
-    directory.mkdir(exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{name}.toml"
     path.write_text(text)
     path.chmod(0o644)

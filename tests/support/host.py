@@ -64,19 +64,19 @@ class Host:
             shutil.copy(client.certificate, place / "client.cert")
             shutil.copy(client.key, place / "client.key")
 
-    def write_instance(self, images: Mapping[str, str], more: str = "") -> None:
-        """The instance "test" with these images, name -> reference."""
-        text = "".join(f'[images.{name}]\nreference = "{reference}"\n' for name, reference in images.items())
+    def write_instance(self, images: Mapping[str, str], keys: str = "") -> None:
+        """The instance "test" with these images, name -> reference; ``keys`` are added to each."""
+        text = "".join(f'[images.{name}]\nreference = "{reference}"\n{keys}\n' for name, reference in images.items())
         text += f'[registry]\nregistries-conf = "{self.registries_conf}"\nauthfile = "{self.authfile}"\n'
         text += f'[trust]\npolicy = "{self.directory}/policy.json"\n'
-        write_instance(self.directory / "config", "test", text + more)
+        write_instance(self.directory / "config", "test", text)
 
     @contextlib.contextmanager
     def daemon(
-        self, images: Mapping[str, str], *options: str, environ: Mapping[str, str] | None = None, more: str = ""
+        self, images: Mapping[str, str], *options: str, environ: Mapping[str, str] | None = None, keys: str = ""
     ) -> Iterator[RunningDaemon]:
         """The daemon with the instance "test"."""
-        self.write_instance(images, more)
+        self.write_instance(images, keys)
         arguments = ["--instance", "test", "--config-dir", str(self.directory / "config"), *options]
         with activated(self.directory / "run", arguments, environ={**self.environ, **(environ or {})}) as daemon:
             yield daemon
