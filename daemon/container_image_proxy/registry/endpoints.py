@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from container_image_proxy.errors import (
-    IntegrityError,
+    DigestMismatchError,
     RateLimitedError,
     RegistryUnavailableError,
     UpstreamTimeoutError,
@@ -100,7 +100,7 @@ class Health:
                 self._resting[endpoint.authority] = self._clock() + seconds
 
     def _penalty(self, error: Error) -> float:
-        if isinstance(error, IntegrityError):
+        if isinstance(error, DigestMismatchError):
             return self._distrust
         if isinstance(error, RateLimitedError):
             return min(error.retry_after or self._rest, self._longest_pause)
