@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from container_image_proxy.__main__ import build_parser
+from container_image_proxy.config.registries_conf import merge_registries, parse_registries
+from container_image_proxy.image.reference import parse_reference
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTRIB = ROOT / "contrib"
@@ -51,6 +53,15 @@ def test_the_readme_points_at_files_that_exist() -> None:
     ]
     assert links
     assert [link for document, link in links if not (document.parent / link).exists()] == []
+
+
+def test_every_example_for_fleets_names_a_mirror_that_is_asked_first() -> None:
+    examples = re.findall(r"```toml\n(.*?)```", (CONTRIB / "fleet.md").read_text(), re.DOTALL)
+    reference = parse_reference(f"registry.example.com/os@sha256:{64 * '0'}")
+    for example in examples:
+        registries = merge_registries([parse_registries(example.encode(), "contrib/fleet.md")])
+        assert registries.pull_sources(reference)[0].is_mirror
+    assert len(examples) > 1
 
 
 def test_every_decision_is_in_the_list() -> None:
