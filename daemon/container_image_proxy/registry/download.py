@@ -13,7 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from container_image_proxy.config.limits import CHUNK_SIZE, KIB
-from container_image_proxy.errors import DigestMismatchError, Error, RegistryError, SizeMismatchError
+from container_image_proxy.errors import DigestMismatchError, Error, RegistryError, SizeMismatchError, UpstreamError
 from container_image_proxy.registry.attempts import has_progressed
 from container_image_proxy.registry.endpoints import Endpoint
 from container_image_proxy.registry.failures import ConnectionLostError
@@ -92,7 +92,7 @@ class Download(Generic[_E]):
                 self._offset += len(chunk)
                 self._suppliers.add(endpoint)
                 yield chunk
-            if reply.read(1):
+            if _has_more(reply):
                 raise SizeMismatchError(
                     f"{reply.endpoint} has more than the {self._size} bytes of the blob's descriptor"
                 )
@@ -130,6 +130,14 @@ def _verify_range(reply: Reply, offset: int, size: int) -> None:
             phase=reply.request.phase,
             endpoint=reply.endpoint,
         )
+
+
+def _has_more(reply: Reply) -> bool:
+    """Whether bytes follow the last that belongs to the blob; how the connection ended does not matter any more."""
+    try:
+        return bool(reply.read(1))
+    except UpstreamError:
+        return False
 
 
 def _lost(reply: Reply) -> ConnectionLostError:

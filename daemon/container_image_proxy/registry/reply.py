@@ -74,10 +74,13 @@ class Reply:
             try:
                 data: bytes = self._raw.read(size, decode_content=False)
             except HTTPError as error:
-                raise error_for_exception(
-                    running.failure or error, phase=self.request.phase, endpoint=self.endpoint
-                ) from None
+                raise self._failed(running.failure or error) from None
+        if not data and running.failure is not None:  # a trailer that never ended, taken for its end
+            raise self._failed(running.failure)
         return data
+
+    def _failed(self, cause: Exception) -> UpstreamError:
+        return error_for_exception(cause, phase=self.request.phase, endpoint=self.endpoint)
 
     def read_all(self, limit: int) -> bytes | None:
         """The whole body, and the reply is closed; None if it is longer than ``limit``."""
