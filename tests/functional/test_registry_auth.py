@@ -386,6 +386,26 @@ def test_a_missing_scope_is_asked_for_once(world: World, status: int) -> None:
         assert registry.paths().count("/token") == 2
 
 
+@pytest.mark.demand("403-scope")
+def test_ever_more_missing_scopes_end(world: World) -> None:
+    count = [0]
+
+    def handle(request: ReceivedRequest, connection: Connection) -> None:
+        own = f"http://{REGISTRY}:{registry.port}/token"
+        count[0] += 1
+        if request.path == "/token":
+            issuing(f"token-{count[0]}")(request, connection)
+        else:
+            scope = f"repository:another/{count[0]}:pull"
+            lacking = f'Bearer realm="{own}",scope="{scope}",error="insufficient_scope"'
+            connection.answer(401, headers={"WWW-Authenticate": lacking})
+
+    with Upstream(handle, host="127.0.0.2") as registry:
+        with registry_client() as client, pytest.raises(RegistryAuthError):
+            client.fetch_manifest(at(registry, REGISTRY))
+        assert count[0] < 8
+
+
 # --- Basic -----------------------------------------------------------------------------------------------------------
 
 

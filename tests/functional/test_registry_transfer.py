@@ -275,6 +275,17 @@ def test_a_blob_without_length_arrives(handler: Handler) -> None:
     assert received == BLOB
 
 
+def test_an_end_that_never_comes_after_the_last_byte_does_no_harm() -> None:
+    def handle(_: ReceivedRequest, connection: Connection) -> None:
+        connection.head(200, {"Transfer-Encoding": "chunked"})
+        connection.send(f"{len(BLOB):x}\r\n".encode() + BLOB + b"\r\n")
+        connection.wait_for_end()
+
+    received, upstream = transfer(handle, limits=IMPATIENT)
+    assert received == BLOB
+    assert len(upstream.requests) == 1
+
+
 def test_a_broken_chunked_transfer_goes_on() -> None:
     received, _ = transfer(in_order(chunked(BLOB[:200_000], complete=False), content(BLOB)))
     assert received == BLOB
@@ -351,6 +362,24 @@ def test_a_thousand_manifests_from_a_registry_that_fails_one_in_five(tmp_path: P
             assert manifest is not None
             assert manifest.raw == stored.manifest
         assert count[0] > 1200
+
+
+def test_an_unchanged_manifest_is_not_handed_out_again(tmp_path: Path) -> None:
+    """Whether the registry knows conditional requests, or sends it all the same."""
+    stored = single_image(tmp_path)
+    digest = digest_of(stored.manifest)
+
+    def conditional(request: ReceivedRequest, connection: Connection) -> None:
+        assert request.headers["if-none-match"] == f'"{digest}"'
+        connection.answer(304, headers={"ETag": request.headers["if-none-match"]})
+
+    for handler in (conditional, by_path(image(stored))):
+        with Upstream(handler) as upstream, registry_client() as client:
+            assert client.fetch_manifest(reference_at(upstream), unless=digest) is None
+            assert client.fetch_manifest(reference_at(upstream), unless=digest) is None
+            assert len({request.connection for request in upstream.requests}) == 1, "the connection is kept"
+    with Upstream(answering(304)) as upstream, registry_client() as client, pytest.raises(RegistryError):
+        client.fetch_manifest(reference_at(upstream))
 
 
 # --- redirects -------------------------------------------------------------------------------------------------------
