@@ -96,9 +96,9 @@ class UnknownBlobError(NotFoundError):
 class UpstreamError(Error):
     """Trouble with the place an image comes from.
 
-    ``phase`` says during what ("connect", "token", "manifest", "blob", "signature"), ``endpoint`` where (host and port,
-    or path), ``upstream_status`` the HTTP status if there was one, ``retryable`` whether the same request may succeed
-    later and ``retry_after`` (seconds) when.
+    ``phase`` says during what ("connect", "token", "manifest", "blob", "signature", "referrers"), ``endpoint`` where
+    (host and port, or path), ``upstream_status`` the HTTP status if there was one, ``retryable`` whether the same
+    request may succeed later and ``retry_after`` (seconds) when.
     """
 
     def __init__(

@@ -27,7 +27,9 @@ _ABSOLUTE_URI: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+")
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """A blob or manifest by its digest; ``size`` is in bytes, ``platform`` is given only in an index."""
+    """A blob or manifest by its digest; ``size`` is in bytes, ``platform`` and ``artifact_type`` ("" if it is not told)
+    are given only in an index.
+    """
 
     media_type: str
     digest: Digest
@@ -35,6 +37,7 @@ class Descriptor:
     urls: tuple[str, ...] = ()
     annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
     platform: Platform | None = None
+    artifact_type: str = ""
 
 
 def parse_descriptor(value: object, where: str, *, max_size: int = MAX_BLOB_SIZE) -> Descriptor:
@@ -50,6 +53,7 @@ def parse_descriptor(value: object, where: str, *, max_size: int = MAX_BLOB_SIZE
         urls=_parse_urls(fields.get("urls"), f"{where}.urls"),
         annotations=_parse_annotations(fields.get("annotations"), f"{where}.annotations"),
         platform=_parse_platform(fields.get("platform"), f"{where}.platform"),
+        artifact_type=_parse_artifact_type(fields.get("artifactType")),
     )
 
 
@@ -66,6 +70,11 @@ def _parse_media_type(value: object, where: str) -> str:
     if not isinstance(value, str) or not _MEDIA_TYPE.fullmatch(value):
         raise InvalidManifestError(f"{where} is not a media type")
     return value
+
+
+def _parse_artifact_type(value: object) -> str:
+    """A hint for choosing; what is no text tells nothing."""
+    return value if isinstance(value, str) else ""
 
 
 def _parse_digest(value: object, where: str) -> Digest:

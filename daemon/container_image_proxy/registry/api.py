@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from container_image_proxy.registry.reply import Reply
 
 _log = logging.getLogger(__name__)
-_UNKNOWN: Final = MappingProxyType({"manifest": UnknownManifestError, "blob": UnknownBlobError})
+_UNKNOWN: Final = MappingProxyType(
+    {"manifest": UnknownManifestError, "blob": UnknownBlobError, "referrers": UnknownManifestError}
+)
 _SHOWN_WARNING: Final = 200
 
 

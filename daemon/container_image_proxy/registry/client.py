@@ -11,7 +11,13 @@ from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from container_image_proxy.errors import DigestMismatchError, Error, InvalidManifestError, RegistryError
+from container_image_proxy.errors import (
+    DigestMismatchError,
+    Error,
+    InvalidManifestError,
+    RegistryError,
+    UnknownManifestError,
+)
 from container_image_proxy.image.manifest import UntrustedManifest
 from container_image_proxy.image.media_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from container_image_proxy.registry.api import DistributionApi
@@ -22,6 +28,14 @@ from container_image_proxy.registry.headers import parse_media_type
 from container_image_proxy.registry.login import Login
 from container_image_proxy.registry.origin import parse_target
 from container_image_proxy.registry.proxies import parse_proxies
+from container_image_proxy.registry.referrers import (
+    MAX_PAGES,
+    first_page,
+    next_page,
+    parse_referrers,
+    referrers_tag,
+    select_referrers,
+)
 from container_image_proxy.registry.session import HttpSession, Request
 from container_image_proxy.registry.token import Tokens
 
@@ -125,6 +139,40 @@ class RegistryClient:
         headers = {"Range": f"bytes={offset}-{descriptor.size - 1}"} if offset else {}
         path = f"blobs/{descriptor.digest}"
         return self._api.get(repository, path, phase="blob", headers=headers, expected=_OK_OR_PART)
+
+    def fetch_referrers(self, reference: Reference, digest: Digest, artifact_type: str) -> tuple[Descriptor, ...]:
+        """The manifests in the repository of ``reference`` that say they are about ``digest``, of ``artifact_type`` or
+        of a type that is not told; at most ``MAX_REFERRERS``.
+
+        Where the registry has no API for them, the index that clients keep under a tag. Raises
+        :class:`UpstreamError` or :class:`IntegrityError`.
+        """
+        path = first_page(digest, artifact_type)
+        try:
+            found = _ask(self._attempts(reference), partial(self._list_referrers, path=path))
+        except UnknownManifestError:
+            found = self._fetch_tagged_referrers(reference, digest)
+        return select_referrers(found, artifact_type)
+
+    def _list_referrers(self, repository: Repository, *, path: str) -> tuple[Descriptor, ...]:
+        found: tuple[Descriptor, ...] = ()
+        for _ in range(MAX_PAGES):
+            headers = {"Accept": OCI_INDEX}
+            reply = self._api.get(repository, path, phase="referrers", headers=headers, expected=_OK)
+            found += parse_referrers(self._read_manifest(reply), reply.endpoint)
+            following = next_page(reply, repository)
+            if following is None:
+                return found
+            path = following
+        raise RegistryError(f"{repository.domain} lists referrers on more than {MAX_PAGES} pages", phase="referrers")
+
+    def _fetch_tagged_referrers(self, reference: Reference, digest: Digest) -> tuple[Descriptor, ...]:
+        place = referrers_tag(reference, digest)
+        try:
+            index = self.fetch_manifest(place)
+        except UnknownManifestError:
+            return ()
+        return parse_referrers(index, str(place)) if index is not None else ()
 
     def fetch_document(self, url: str, *, limit: int) -> bytes | None:
         """The document at ``url`` (http or https), without any credentials; None if there is none (404).

@@ -16,6 +16,8 @@ _PARAMETER = rf'\s*;\s*{_WORD}=(?:{_WORD}|"(?:[^"\\]|\\.)*")'
 _MEDIA_TYPE: Final = re.compile(rf"\s*({_WORD}(?:/{_WORD})?)(?:{_PARAMETER})*\s*;?\s*")
 _WARNING: Final = re.compile(r'299 - "((?:[^"\\]|\\.)*)"', re.DOTALL)
 _ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
+_LINK: Final = re.compile(rf"<([^<>]*)>((?:{_PARAMETER})*)")
+_IS_NEXT: Final = re.compile(r';\s*rel=("?)next\1\s*(?:;|$)', re.IGNORECASE)
 _SECONDS: Final = re.compile(r"\s*\d{1,10}\s*", re.ASCII)
 _LONGEST_RETRY_AFTER: Final = 24 * 3600.0
 
@@ -47,6 +49,11 @@ def parse_warning(value: str) -> str:
     """The text of a ``Warning: 299 - "..."`` (OCI distribution-spec, Warnings); empty for every other warning."""
     match = _WARNING.fullmatch(value)
     return _ESCAPE.sub(r"\1", match[1]) if match else ""
+
+
+def parse_next_link(value: str) -> str | None:
+    """The URL, perhaps relative, that a ``Link`` names as the next page (RFC 8288); None if it names none."""
+    return next((link[1] for link in _LINK.finditer(value) if _IS_NEXT.search(link[2])), None)
 
 
 def parse_retry_after(value: str | None) -> float | None:

@@ -14,6 +14,7 @@ from container_image_proxy.registry.headers import (
     ContentRange,
     parse_content_range,
     parse_media_type,
+    parse_next_link,
     parse_retry_after,
     parse_warning,
 )
@@ -65,3 +66,19 @@ def test_media_types_lose_case_and_parameters() -> None:
 
 def test_other_warnings_than_the_registrys_are_ignored() -> None:
     assert parse_warning('110 - "stale"') == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "url"),
+    [
+        ('</v2/os/referrers/x?n=2>; rel="next"', "/v2/os/referrers/x?n=2"),
+        ("<https://r.example/2>; title=two; rel=next", "https://r.example/2"),
+        ('<1>; rel="prev", <3>; REL="next"', "3"),
+        ('<1>; rel="prev"', None),
+        ('<1>; rel="nextish"', None),
+        ("", None),
+        ("1; rel=next", None),
+    ],
+)
+def test_the_link_to_the_next_page(value: str, url: str | None) -> None:
+    assert parse_next_link(value) == url

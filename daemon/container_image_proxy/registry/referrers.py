@@ -1,0 +1,78 @@
+"""Referrers: the manifests in a repository that are about another one, as a registry lists them.
+
+Reads the pages of the referrers API and the index that clients keep under a tag where a registry has no such API.
+Pure; asking is ``client``'s. OCI distribution-spec 1.1, "Listing Referrers" and "Referrers Tag Schema".
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote, urlsplit
+
+from container_image_proxy.errors import InvalidManifestError, RegistryError
+from container_image_proxy.image.manifest import Index, parse_manifest
+from container_image_proxy.image.media_types import OCI_INDEX
+from container_image_proxy.registry.headers import parse_next_link
+from container_image_proxy.registry.origin import parse_target
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from container_image_proxy.image.digest import Digest
+    from container_image_proxy.image.manifest import Descriptor, UntrustedManifest
+    from container_image_proxy.image.reference import Reference
+    from container_image_proxy.registry.endpoints import Repository
+    from container_image_proxy.registry.reply import Reply
+
+MAX_REFERRERS: Final = 128
+MAX_PAGES: Final = 16
+_TAG_DIGITS: Final = 64
+# Some clients enter the type of the artifact's configuration instead of its own, which for most is that of nothing.
+_UNTOLD: Final = frozenset({"", "application/vnd.oci.empty.v1+json"})
+
+
+def first_page(digest: Digest, artifact_type: str) -> str:
+    """The path below the repository that lists the referrers of ``digest``."""
+    return f"referrers/{digest}?artifactType={quote(artifact_type, safe='')}"
+
+
+def next_page(reply: Reply, repository: Repository) -> str | None:
+    """The path below the repository of the page after this one, which was read; None after the last.
+
+    :class:`RegistryError` if it is elsewhere, where our credentials must not go.
+    """
+    link = parse_next_link(reply.header("Link") or "")
+    if link is None:
+        return None
+    here = reply.request.target
+    there = parse_target(link, here.url)
+    parts, root = urlsplit(there.url), f"/v2/{repository.path}/"
+    if there.origin != here.origin or not parts.path.startswith(f"{root}referrers/"):
+        raise RegistryError(
+            f"{reply.endpoint} continues its list of referrers outside of the repository",
+            phase="referrers",
+            endpoint=reply.endpoint,
+        )
+    return f"{parts.path.removeprefix(root)}?{parts.query}"
+
+
+def referrers_tag(reference: Reference, digest: Digest) -> Reference:
+    """Where clients keep the list of the referrers of ``digest`` in a registry without the API."""
+    return replace(reference, tag=f"{digest.algorithm}-{digest.hex[:_TAG_DIGITS]}", digest=None)
+
+
+def parse_referrers(untrusted: UntrustedManifest, where: str) -> tuple[Descriptor, ...]:
+    """Read a list of referrers; :class:`InvalidManifestError` for anything that is not an OCI index."""
+    index = parse_manifest(untrusted) if untrusted.media_type == OCI_INDEX else None
+    if not isinstance(index, Index):
+        raise InvalidManifestError(f"{where}: the list of referrers is not an OCI index")
+    return index.manifests
+
+
+def select_referrers(found: Iterable[Descriptor], artifact_type: str) -> tuple[Descriptor, ...]:
+    """Those that are, or may be, of ``artifact_type``: a registry need not filter, whatever it was asked."""
+    wanted = tuple(one for one in found if one.artifact_type in _UNTOLD | {artifact_type})
+    if len(wanted) > MAX_REFERRERS:
+        raise InvalidManifestError(f"the image has more than {MAX_REFERRERS} referrers of type {artifact_type}")
+    return wanted
