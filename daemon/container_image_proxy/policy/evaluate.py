@@ -58,15 +58,17 @@ def evaluate(
     image: UnverifiedImage,
     *,
     require_instance_signature: bool = False,
+    accept_unnamed_bundles: bool = False,
     now: datetime | None = None,
 ) -> VerifiedImage:
     """Allow the image or raise :class:`PolicyRejectedError` with one reason for each requirement that is not satisfied.
 
     An image that was chosen from an index is allowed if index or manifest satisfies all requirements; with
     ``require_instance_signature`` the manifest must. If neither does, the reasons are the manifest's.
+    ``accept_unnamed_bundles`` lets sigstore bundles that name no image count for the image's digest.
     """
     scope = policy.scope_for(image.transport, image.policy_identity, image.policy_namespaces)
-    judge = Judge(policy.keyrings, now or datetime.now(UTC))
+    judge = Judge(policy.keyrings, now or datetime.now(UTC), accept_unnamed_bundles)
     verdicts: tuple[Verdict, ...] = ()
     for document in _candidates(image, require_instance_signature=require_instance_signature):
         subject = _subject(image, document)

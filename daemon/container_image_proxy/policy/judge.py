@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from container_image_proxy.errors import ConfigurationError, SignatureRejectedError
+from container_image_proxy.policy.bundle import BUNDLE_MEDIA_TYPE
 from container_image_proxy.policy.key_source import load_keys
 from container_image_proxy.policy.receipt import Verdict
 from container_image_proxy.policy.requirement import (
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from container_image_proxy.policy.openpgp import Keyrings
     from container_image_proxy.policy.signature_blob import UntrustedSignature
 
-    Verify: TypeAlias = Callable[[UntrustedSignature], Attestation]
+    Verify: TypeAlias = "Callable[[UntrustedSignature, Subject], Attestation]"
 
 MAX_SIGNATURES: Final = 128
 _SHOWN_COMPLAINTS: Final = 8
@@ -60,10 +61,14 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Decides requirements at one moment, with the key rings of one policy."""
+    """Decides requirements at one moment, with the key rings of one policy.
+
+    ``accept_unnamed_bundles``: see ``bundle_trust``.
+    """
 
     keyrings: Keyrings
     now: datetime
+    accept_unnamed_bundles: bool = False
 
     def judge(self, requirement: Requirement, subject: Subject) -> Verdict:
         """Whether ``subject`` satisfies ``requirement``; never raises."""
@@ -102,10 +107,23 @@ class Judge:
     def _load_verifier(self, requirement: SignedBy | SigstoreSigned) -> Verify:
         if isinstance(requirement, SignedBy):
             keyring = self.keyrings.get(load_keys(requirement.keys))
-            return lambda signature: verify_simple_signature(keyring, signature)
-        from container_image_proxy.policy.sigstore import load_sigstore_trust  # noqa: PLC0415 - cryptography takes 30 ms
+            return lambda signature, _: verify_simple_signature(keyring, signature)
+        return self._load_sigstore_verifier(requirement)
 
-        return load_sigstore_trust(requirement, self.now).verify
+    def _load_sigstore_verifier(self, requirement: SigstoreSigned) -> Verify:
+        # cryptography takes 30 ms
+        from container_image_proxy.policy.bundle_trust import verify_bundle  # noqa: PLC0415
+        from container_image_proxy.policy.sigstore import load_sigstore_trust  # noqa: PLC0415
+
+        trust = load_sigstore_trust(requirement, self.now)
+
+        def verify(signature: UntrustedSignature, subject: Subject) -> Attestation:
+            if signature.media_type != BUNDLE_MEDIA_TYPE:
+                return trust.verify(signature)
+            place = subject.reference if self.accept_unnamed_bundles else None
+            return verify_bundle(trust, signature.blob, subject.raw, unnamed_as=place)
+
+        return verify
 
 
 def _judge_each(
@@ -118,7 +136,7 @@ def _judge_each(
     complaints = []
     for signature in signatures[:MAX_SIGNATURES]:
         try:
-            attestation = verify(signature)
+            attestation = verify(signature, subject)
             verify_claim(attestation, requirement.identity, subject.reference, subject.raw)
         except (ConfigurationError, SignatureRejectedError) as error:
             complaints.append(f"the signature {_place(signature)}{error}")

@@ -108,17 +108,24 @@ def verify_set(
     try:
         signed = parse_set(untrusted_set)
         entry = parse_log_entry(signed.payload)
-        if find_signing_key(logs, signed.signature, entry.signed_bytes) is None:
-            raise SignatureRejectedError("the Rekor bundle is not signed by a trusted log")
-        _verify_about(parse_hashed_rekord(decode_base64(entry.body, "Payload.body")), signer, signature, payload)
+        integrated = verify_promise(entry, signed.signature, logs)
+        verify_about(parse_hashed_rekord(decode_base64(entry.body, "Payload.body")), signer, signature, payload)
     except (IntegrityError, InvalidInputError) as error:
         raise SignatureRejectedError(f"the Rekor bundle is malformed: {error}") from error
+    return integrated
+
+
+def verify_promise(entry: LogEntry, promise: bytes, logs: Sequence[PublicKey]) -> datetime:
+    """When one of the trusted logs took in the entry, as its signature ``promise`` says."""
+    if find_signing_key(logs, promise, entry.signed_bytes) is None:
+        raise SignatureRejectedError("the Rekor bundle is not signed by a trusted log")
     if not 0 <= entry.integrated_time < _MAX_TIME:
         raise SignatureRejectedError("the Rekor bundle has an impossible time")
     return datetime.fromtimestamp(entry.integrated_time, UTC)
 
 
-def _verify_about(entry: HashedRekord, signer: bytes, signature: bytes, payload: bytes) -> None:
+def verify_about(entry: HashedRekord, signer: bytes, signature: bytes, payload: bytes) -> None:
+    """Raise :class:`SignatureRejectedError` unless the entry is about this payload, signature and signer (DER)."""
     if parse_single_pem(entry.public_key, "the log entry's key") != signer:
         raise SignatureRejectedError("the Rekor bundle is about another key")
     if entry.signature != signature:

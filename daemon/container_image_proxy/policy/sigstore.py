@@ -7,7 +7,7 @@ the payload is read before its signature is known to be a trusted signer's. Form
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from container_image_proxy.errors import InvalidInputError, SignatureRejectedError
 from container_image_proxy.policy.certificate_identity import FulcioRoot, PkiRoot, UntrustedCertificate
@@ -28,6 +28,7 @@ from container_image_proxy.policy.simple_signing import COSIGN, Attestation, par
 from container_image_proxy.policy.x509_chain import parse_certificates
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from cryptography.x509 import Certificate
@@ -39,6 +40,27 @@ _SIGNATURE: Final = "dev.cosignproject.cosign/signature"
 _BUNDLE: Final = "dev.sigstore.cosign/bundle"
 _CERTIFICATE: Final = "dev.sigstore.cosign/certificate"
 _CHAIN: Final = "dev.sigstore.cosign/chain"
+
+
+class Material(Protocol):
+    """A signature with what it takes to check it, in whichever format that came; nothing of it is verified."""
+
+    @property
+    def signature(self) -> bytes:
+        """The bare signature."""
+
+    @property
+    def signed_bytes(self) -> bytes:
+        """The bytes that it signs."""
+
+    @property
+    def certificate(self) -> UntrustedCertificate:
+        """The signer's certificate; :class:`SignatureRejectedError` if there is none."""
+
+    def verify_logged(self, logs: Sequence[PublicKey], signer: bytes) -> datetime:
+        """When one of the logs took in this signature by ``signer`` (DER of a key or certificate), or
+        :class:`SignatureRejectedError`.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,38 +75,54 @@ class SigstoreTrust:
         """What a trusted signer says in this signature; :class:`SignatureRejectedError` if it is none of theirs."""
         if untrusted.media_type != SIGNATURE_MEDIA_TYPE:
             raise SignatureRejectedError(f"is no signature, but {untrusted.media_type[:100]!r}")
-        signature = _decode_signature(untrusted)
-        if isinstance(self.signers, tuple):
-            signer = self._verify_by_key(self.signers, untrusted, signature)
-        else:
-            signer = self._verify_by_certificate(self.signers, untrusted, signature)
+        signer = self.identify(_Attachment(untrusted, _decode_signature(untrusted)))
         return Attestation(signer, parse_claim(untrusted.blob, COSIGN))
 
-    def _verify_by_key(self, keys: tuple[PublicKey, ...], untrusted: UntrustedSignature, signature: bytes) -> str:
-        key = find_signing_key(keys, signature, untrusted.blob)
+    def identify(self, material: Material) -> str:
+        """Which trusted signer made the signature, as receipts name signers; the content is not looked at."""
+        if isinstance(self.signers, tuple):
+            return self._identify_key(self.signers, material)
+        return self._identify_holder(self.signers, material)
+
+    def _identify_key(self, keys: tuple[PublicKey, ...], material: Material) -> str:
+        key = find_signing_key(keys, material.signature, material.signed_bytes)
         if key is None:
             raise SignatureRejectedError("is by no trusted key, or what it signs was changed")
         if self.logs:
-            self._verify_logged(public_der(key), untrusted, signature)
+            material.verify_logged(self.logs, public_der(key))
         return name_key(key)
 
-    def _verify_by_certificate(
-        self, root: FulcioRoot | PkiRoot, untrusted: UntrustedSignature, signature: bytes
-    ) -> str:
-        leaf = _require_annotation(untrusted, _CERTIFICATE)
-        certificate = UntrustedCertificate(leaf, untrusted.annotations.get(_CHAIN, "").encode())
+    def _identify_holder(self, root: FulcioRoot | PkiRoot, material: Material) -> str:
+        certificate = material.certificate
         at = self.now
         if isinstance(
             root, FulcioRoot
         ):  # its certificates live for minutes: what counts is when the log saw the signature
-            at = self._verify_logged(parse_single_pem(leaf, "the certificate"), untrusted, signature)
-        if not is_signed_by(root.verify(certificate, at), signature, untrusted.blob):
+            at = material.verify_logged(self.logs, parse_single_pem(certificate.leaf, "the certificate"))
+        if not is_signed_by(root.verify(certificate, at), material.signature, material.signed_bytes):
             raise SignatureRejectedError("is not by its certificate's key, or what it signs was changed")
         return str(root)
 
-    def _verify_logged(self, signer: bytes, untrusted: UntrustedSignature, signature: bytes) -> datetime:
-        bundle = _require_annotation(untrusted, _BUNDLE)
-        return verify_set(bundle, self.logs, signer=signer, signature=signature, payload=untrusted.blob)
+
+@dataclass(frozen=True, slots=True)
+class _Attachment:
+    """A signature as cosign attaches it to an image: the payload, and all that belongs to it in annotations."""
+
+    untrusted: UntrustedSignature
+    signature: bytes
+
+    @property
+    def signed_bytes(self) -> bytes:
+        return self.untrusted.blob
+
+    @property
+    def certificate(self) -> UntrustedCertificate:
+        leaf = _require_annotation(self.untrusted, _CERTIFICATE)
+        return UntrustedCertificate(leaf, self.untrusted.annotations.get(_CHAIN, "").encode())
+
+    def verify_logged(self, logs: Sequence[PublicKey], signer: bytes) -> datetime:
+        bundle = _require_annotation(self.untrusted, _BUNDLE)
+        return verify_set(bundle, logs, signer=signer, signature=self.signature, payload=self.signed_bytes)
 
 
 def load_sigstore_trust(requirement: SigstoreSigned, now: datetime) -> SigstoreTrust:
