@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import time
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ from container_image_proxy.image.convert import to_oci
 from container_image_proxy.image.digest import HEX_LENGTHS, parse_digest
 from container_image_proxy.image.manifest import Index, Manifest, UntrustedManifest, choose_manifest, parse_manifest
 from container_image_proxy.policy.evaluate import UnverifiedImage, evaluate
+from container_image_proxy.single_flight import SingleFlight
 from container_image_proxy.snapshots import Snapshot, Snapshots, StoredImage
 from container_image_proxy.stream import verify_stream
 
@@ -41,10 +41,11 @@ if TYPE_CHECKING:
     from container_image_proxy.image.platform import Platform
     from container_image_proxy.policy.model import Policy
     from container_image_proxy.policy.receipt import Receipt
+    from container_image_proxy.policy.signature_blob import UntrustedSignature
     from container_image_proxy.snapshots import SnapshotStore
     from container_image_proxy.transports.source import ImageReference, ImageSource
 
-_MAX_NESTED_INDEXES: Final = 3
+_MAX_INDEXES: Final = 4
 _SHORTEST_PREFIX: Final = 7
 _log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class Proxy:
         self._snapshots = Snapshots(store, self._restore)
         self._require_instance_signature = require_instance_signature
         self._clock = clock
-        self._locks = {name: threading.Lock() for name in images}
+        self._resolutions: SingleFlight[Snapshot] = SingleFlight()
 
     def image(self, name: str) -> ServedImage:
         """The image of that name; :class:`UnknownImageError` if the instance serves none."""
@@ -95,20 +96,19 @@ class Proxy:
     def resolve(self, name: str, platform: Platform | None = None) -> Snapshot:
         """What the reference names now, verified: a new snapshot, or the last one if it is fresh or still the same.
 
-        Concurrent calls for one image share one look at the source.
+        Concurrent calls for one image and platform share one look at the source, and its outcome.
         """
         image = self.image(name)
         platform = platform or image.platform
-        with self._locks[name]:
-            last = self._newest(name, platform)
-            if last is not None and self._is_fresh(image, last):
-                return last
-            return self._resolve(image, platform, last)
+        last = self._newest(image, platform)
+        if last is not None and self._is_fresh(image, last):
+            return last
+        return self._resolutions.run((name, platform), lambda: self._resolve(image, platform, last))
 
     def current(self, name: str, platform: Platform | None = None) -> Snapshot:
         """The newest snapshot, however old; resolves only if there is none."""
-        platform = platform or self.image(name).platform
-        return self._newest(name, platform) or self.resolve(name, platform)
+        image = self.image(name)
+        return self._newest(image, platform or image.platform) or self.resolve(name, platform)
 
     def read_config(self, snapshot: Snapshot) -> bytes:
         """The image's configuration, whole and verified, byte for byte as its author made it; ``MAX_CONFIG_SIZE`` at
@@ -124,8 +124,7 @@ class Proxy:
         :class:`InvalidDigestError`, :class:`AmbiguousDigestError` or :class:`UnknownBlobError`.
         """
         prefix = check_digest_prefix(wanted)
-        self.image(name)
-        kept = [one for one in self._snapshots.of(name) if platform in (None, one.platform)]
+        kept = [one for one in self._kept(self.image(name)) if platform in (None, one.platform)]
         for snapshot in kept or [self.resolve(name, platform)]:
             if descriptor := _choose_blob(snapshot, prefix):
                 return snapshot, descriptor
@@ -136,16 +135,23 @@ class Proxy:
         with closing(self._open_source(self.image(snapshot.name).reference)) as source:
             yield from verify_stream(source.open_blob(descriptor), descriptor)
 
-    def _newest(self, name: str, platform: Platform) -> Snapshot | None:
-        return next((one for one in self._snapshots.of(name) if one.platform == platform), None)
+    def _kept(self, image: ServedImage) -> tuple[Snapshot, ...]:
+        """All snapshots of the image, those of its configured platform first, newest first."""
+        return (*self._snapshots.of(image.name), *self._snapshots.of(_side_shelf(image)))
+
+    def _newest(self, image: ServedImage, platform: Platform) -> Snapshot | None:
+        return next((one for one in self._kept(image) if one.platform == platform), None)
+
+    def _keep(self, image: ServedImage, snapshot: Snapshot) -> None:
+        """Other platforms, which any client may ask for, have a shelf of their own and push nothing off the image's."""
+        self._snapshots.add(image.name if snapshot.platform == image.platform else _side_shelf(image), snapshot)
 
     def _restore(self, stored: StoredImage) -> Snapshot | None:
         """A kept image verified anew; None if it is not what the configuration names now."""
-        image, kept = self.image(stored.name), stored.image
-        reference = image.reference
-        same_name = (kept.name, kept.policy_identity) == (str(reference), reference.policy_identity)
-        if not same_name or not _is_consistent(kept, image.pinned_digest):
+        image = self._images.get(stored.name)
+        if image is None or (stored.reference, stored.place) != _names(image):
             return None
+        _verify_chain(stored, image.pinned_digest)
         return self._verify(stored, checked_at=None)
 
     def _is_fresh(self, image: ServedImage, snapshot: Snapshot) -> bool:
@@ -156,19 +162,19 @@ class Proxy:
     def _resolve(self, image: ServedImage, platform: Platform, last: Snapshot | None) -> Snapshot:
         began = self._clock()
         with closing(self._open_source(image.reference)) as source:
-            unverified = self._fetch(image, platform, source, last.top_digest if last else None)
-        if unverified is not None:
-            snapshot = self._verify(StoredImage(image.name, platform, unverified), checked_at=began)
+            stored = self._fetch(image, platform, source, last.top_digest if last else None)
+        if stored is not None:
+            snapshot = self._verify(stored, checked_at=began)
         elif last is not None:
             snapshot = replace(last, checked_at=began)
         else:
             raise UnknownManifestError(f"{image.reference}: the source says 'not modified' to a first request")
-        self._snapshots.add(snapshot)
+        self._keep(image, snapshot)
         return snapshot
 
     def _fetch(
         self, image: ServedImage, platform: Platform, source: ImageSource, known: Digest | None
-    ) -> UnverifiedImage | None:
+    ) -> StoredImage | None:
         """The manifest for the platform, every step held against the digest that the step before named."""
         top = source.fetch_manifest(image.pinned_digest, unless=known)
         if top is None:
@@ -176,46 +182,63 @@ class Proxy:
         document = parse_manifest(top)
         if image.pinned_digest is not None and not image.pinned_digest.matches(document.raw):
             raise DigestMismatchError(f"{image.reference}: the source sent another manifest")
-        index = document if isinstance(document, Index) else None
-        for _ in range(_MAX_NESTED_INDEXES):
-            if isinstance(document, Manifest):
-                break
+        indexes: list[Index] = []
+        while isinstance(document, Index):
+            if len(indexes) == _MAX_INDEXES:
+                raise InvalidManifestError(f"{image.reference}: indexes are nested more than {_MAX_INDEXES} deep")
+            indexes.append(document)
             document = _fetch_instance(source, choose_manifest(document, platform))
-        if not isinstance(document, Manifest):
-            raise InvalidManifestError(f"{image.reference}: indexes are nested more than {_MAX_NESTED_INDEXES} deep")
-        return self._unverified(image, index, document, source)
+        signatures = self._fetch_signatures(image, source, [*indexes[:1], document])
+        return StoredImage(image.name, platform, *_names(image), tuple(indexes), document, signatures)
 
-    def _unverified(
-        self, image: ServedImage, index: Index | None, manifest: Manifest, source: ImageSource
-    ) -> UnverifiedImage:
+    def _fetch_signatures(
+        self, image: ServedImage, source: ImageSource, signed: list[Index | Manifest]
+    ) -> dict[Digest, tuple[UntrustedSignature, ...]]:
+        """What policy wants to see, of the index that the reference named and of the manifest."""
         reference = image.reference
         scope = self._policy.scope_for(reference.transport, reference.policy_identity, reference.policy_namespaces)
-        signed = (
-            [document.digest for document in (index, manifest) if document is not None]
-            if scope.needs_signatures
-            else []
-        )
-        return UnverifiedImage(
+        kinds = scope.needs_signatures
+        return {document.digest: source.fetch_signatures(document.digest, kinds) for document in signed if kinds}
+
+    def _verify(self, stored: StoredImage, *, checked_at: float | None) -> Snapshot:
+        reference = self.image(stored.name).reference
+        unverified = UnverifiedImage(
             transport=reference.transport,
             name=str(reference),
             docker_reference=reference.docker_reference,
             policy_identity=reference.policy_identity,
             policy_namespaces=reference.policy_namespaces,
-            index=index,
-            manifest=manifest,
-            signatures={digest: source.fetch_signatures(digest, scope.needs_signatures) for digest in signed},
+            index=stored.indexes[0] if stored.indexes else None,
+            manifest=stored.manifest,
+            signatures=stored.signatures,
         )
-
-    def _verify(self, stored: StoredImage, *, checked_at: float | None) -> Snapshot:
         try:
-            verified = evaluate(self._policy, stored.image, require_instance_signature=self._require_instance_signature)
+            verified = evaluate(self._policy, unverified, require_instance_signature=self._require_instance_signature)
         except PolicyRejectedError as error:
-            _log.warning(
-                "rejected: %s", error, extra={"fields": {"IMAGE": stored.name, "REFERENCE": stored.image.name}}
-            )
+            _log.warning("rejected: %s", error, extra={"fields": {"IMAGE": stored.name, "REFERENCE": stored.reference}})
             raise
         _log_receipt(stored, verified.receipt)
         return Snapshot(stored, verified, to_oci(verified.manifest), checked_at)
+
+
+def _names(image: ServedImage) -> tuple[str, str]:
+    """What a stored image was resolved by: the reference, and the place that it meant."""
+    return str(image.reference), image.reference.policy_identity
+
+
+def _side_shelf(image: ServedImage) -> str:
+    """For snapshots of other platforms than the configured one; no image can have that name."""
+    return f"{image.name}+platforms"
+
+
+def _verify_chain(stored: StoredImage, pinned: Digest | None) -> None:
+    """Each document must be the one that the document before chooses, the first the one that is pinned."""
+    documents: tuple[Index | Manifest, ...] = (*stored.indexes, stored.manifest)
+    if pinned is not None and not pinned.matches(documents[0].raw):
+        raise DigestMismatchError("it is not what the reference pins")
+    for index, chosen in zip(stored.indexes, documents[1:], strict=True):
+        if not choose_manifest(index, stored.platform).digest.matches(chosen.raw):
+            raise DigestMismatchError("its index chooses another manifest")
 
 
 def _choose_blob(snapshot: Snapshot, prefix: str) -> Descriptor | None:
@@ -230,13 +253,13 @@ def _log_receipt(stored: StoredImage, receipt: Receipt) -> None:
     """The decision as one record: what it was about, and the whole receipt."""
     fields = {
         "IMAGE": stored.name,
-        "REFERENCE": stored.image.name,
+        "REFERENCE": stored.reference,
         "DIGEST": str(receipt.manifest_digest),
         "POLICY_SCOPE": receipt.scope,
         "SIGNED_BY": ", ".join(receipt.signed_by),
         "RECEIPT": json.dumps(receipt.as_json()),
     }
-    _log.info("verified %s as %s", stored.image.name, receipt.manifest_digest, extra={"fields": fields})
+    _log.info("verified %s as %s", stored.reference, receipt.manifest_digest, extra={"fields": fields})
 
 
 def _fetch_instance(source: ImageSource, descriptor: Descriptor) -> Manifest | Index:
@@ -251,16 +274,6 @@ def _fetch_instance(source: ImageSource, descriptor: Descriptor) -> Manifest | I
             f"{descriptor.digest} has {len(untrusted.raw)} bytes, its index entry says {descriptor.size}"
         )
     return parse_manifest(UntrustedManifest(untrusted.raw, untrusted.media_type or descriptor.media_type))
-
-
-def _is_consistent(image: UnverifiedImage, pinned: Digest | None) -> bool:
-    """Whether the manifest is the one pinned, or an entry of the index; through a nested index that cannot be told any
-    more.
-    """
-    if image.index is None:
-        return pinned is None or pinned.matches(image.manifest.raw)
-    is_entry = any(entry.digest.matches(image.manifest.raw) for entry in image.index.manifests)
-    return is_entry and (pinned is None or pinned.matches(image.index.raw))
 
 
 def check_digest_prefix(text: str) -> str:

@@ -1,8 +1,9 @@
 """Snapshots: what an image was when it was last resolved, kept so that its blobs stay servable though its tag moves.
 
-The last ``KEPT`` of each image are kept in memory and, if there is a directory for it, on disk, so that they survive an
-exit when idle. A file holds the *unverified* image with its signatures: whoever reads it back evaluates it against the
-policy in force then, so that neither a changed policy nor a changed file can make the daemon serve what it should not.
+The last ``KEPT`` of each shelf are kept in memory and, if there is a directory for it, on disk, so that they survive an
+exit when idle. A file holds what a source delivered, *unverified*, with its signatures: whoever reads it back judges it
+under the names that the configuration gives and by the policy in force then, so that neither a changed policy nor a
+changed file can make the daemon serve what it should not.
 """
 
 from __future__ import annotations
@@ -12,20 +13,17 @@ import json
 import logging
 import os
 import threading
-import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from container_image_proxy.errors import Error, InvalidManifestError
 from container_image_proxy.image.digest import parse_digest
 from container_image_proxy.image.manifest import Index, Manifest, UntrustedManifest, parse_manifest
 from container_image_proxy.image.platform import Platform, parse_platform
-from container_image_proxy.image.reference import parse_reference
-from container_image_proxy.policy.evaluate import UnverifiedImage
-from container_image_proxy.policy.model import UntrustedSignature
+from container_image_proxy.policy.signature_blob import UntrustedSignature
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from container_image_proxy.image.digest import Digest
@@ -33,22 +31,32 @@ if TYPE_CHECKING:
 
 KEPT: Final = 8
 _MAX_FILE: Final = 32 << 20
+_Document = TypeVar("_Document", Manifest, Index)
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
-    """What is kept of a resolved image: everything that verifying it again needs."""
+    """What is kept of a resolved image: what its source delivered, and for which reference.
+
+    ``place`` is the reference's policy identity then. ``indexes`` go from the one that the reference named to the one
+    that names the manifest; none if it named the manifest itself.
+    """
 
     name: str
     platform: Platform
-    image: UnverifiedImage
+    reference: str
+    place: str
+    indexes: tuple[Index, ...]
+    manifest: Manifest
+    signatures: Mapping[Digest, tuple[UntrustedSignature, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A verified image as it is served. ``manifest`` is its OCI form; ``checked_at`` is on the monotonic clock, None if
-    restored.
+    """A verified image as it is served.
+
+    ``manifest`` is its OCI form; ``checked_at`` is on the monotonic clock, None if restored.
     """
 
     stored: StoredImage
@@ -69,12 +77,12 @@ class Snapshot:
     @property
     def manifest_digest(self) -> Digest:
         """The digest of the original manifest, before any conversion."""
-        return self.stored.image.manifest.digest
+        return self.verified.manifest.digest
 
     @property
     def index_digest(self) -> Digest | None:
         """The digest of the index that the reference named, if it named one."""
-        return self.stored.image.index.digest if self.stored.image.index else None
+        return self.verified.index.digest if self.verified.index else None
 
     @property
     def top_digest(self) -> Digest:
@@ -83,89 +91,101 @@ class Snapshot:
 
 
 class SnapshotStore:
-    """Stored images by name, newest first; outlives a reload, and the process if it has a ``directory``."""
+    """Stored images by shelf, newest first; outlives a reload, and the process if it has a ``directory``."""
 
     def __init__(self, directory: Path | None) -> None:
         self._directory = directory
         self._lock = threading.Lock()
-        self._images: dict[str, list[StoredImage]] = {}
+        self._shelves: dict[str, list[StoredImage]] = {}
 
-    def of(self, name: str) -> tuple[StoredImage, ...]:
-        """All that are kept of the image, newest first."""
+    def of(self, shelf: str) -> tuple[StoredImage, ...]:
+        """All that are kept on the shelf, newest first."""
         with self._lock:
-            return tuple(self._load(name))
+            return tuple(self._load(shelf))
 
-    def add(self, stored: StoredImage) -> None:
+    def add(self, shelf: str, stored: StoredImage) -> None:
         """Make ``stored`` the newest; the same content is kept once, the oldest goes."""
         with self._lock:
-            kept = self._load(stored.name)
+            kept = self._load(shelf)
             if kept and kept[0] == stored:
                 return
             kept[:] = [stored, *(one for one in kept if one != stored)][:KEPT]
-            self._write(kept)
+            self._write(shelf, stored)
 
-    def _load(self, name: str) -> list[StoredImage]:
-        if name not in self._images:
-            self._images[name] = [one for path in reversed(self._files(name)) if (one := _read(path, name)) is not None]
-        return self._images[name]
+    def _load(self, shelf: str) -> list[StoredImage]:
+        if shelf not in self._shelves:
+            files = reversed(self._files(shelf))
+            self._shelves[shelf] = [stored for path in files if (stored := _read(path)) is not None]
+        return self._shelves[shelf]
 
-    def _files(self, name: str) -> list[Path]:
-        return sorted((self._directory / name).glob("*.json")) if self._directory else []
+    def _files(self, shelf: str) -> list[Path]:
+        """By age: their names are numbers of one length."""
+        return sorted((self._directory / shelf).glob("*.json")) if self._directory else []
 
-    def _write(self, kept: list[StoredImage]) -> None:
+    def _write(self, shelf: str, stored: StoredImage) -> None:
         """Put the newest on disk. Failing costs a resolution after the next start, so it is no reason to fail a
         request.
         """
-        if self._directory is None:
+        content = encode(stored)
+        if self._directory is None or len(content) > _MAX_FILE:
             return
-        place = self._directory / kept[0].name
+        place = self._directory / shelf
         try:
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            files = self._files(shelf)
             temporary = place / ".new"
-            temporary.write_bytes(encode(kept[0]))
-            temporary.replace(place / f"{time.time_ns():020d}.json")
-            for path in self._files(kept[0].name)[: -len(kept)]:
+            temporary.write_bytes(content)
+            temporary.replace(place / f"{_number(files) + 1:020d}.json")
+            for path in files[: 1 - KEPT]:
                 path.unlink()
         except OSError as error:
-            _log.warning("cannot keep a snapshot of %s in %s: %s", kept[0].name, place, os.strerror(error.errno or 0))
+            _log.warning("cannot keep a snapshot of %s in %s: %s", stored.name, place, os.strerror(error.errno or 0))
 
 
-def _read(path: Path, name: str) -> StoredImage | None:
+def _number(files: list[Path]) -> int:
+    """The number of the newest file."""
+    return max((int(path.stem) for path in files if path.stem.isdecimal()), default=0)
+
+
+def _read(path: Path) -> StoredImage | None:
     try:
         if path.stat().st_size > _MAX_FILE:
             raise InvalidManifestError("larger than any snapshot")
-        stored = decode(path.read_bytes())
+        return decode(path.read_bytes())
     except (OSError, Error) as error:
         _log.warning("ignoring the snapshot %s: %s", path, error)
         return None
-    return stored if stored.name == name else None
 
 
 class Snapshots:
-    """The verified snapshots of one configuration; ``verify`` turns what the store has into them, or refuses with an
-    error.
+    """The verified snapshots of one configuration.
+
+    ``verify`` turns what the store has into them; None or an error for what is not to be used.
     """
 
     def __init__(self, store: SnapshotStore, verify: Callable[[StoredImage], Snapshot | None]) -> None:
         self._store = store
         self._verify = verify
         self._lock = threading.Lock()
-        self._snapshots: dict[str, tuple[Snapshot, ...]] = {}
+        self._shelves: dict[str, tuple[Snapshot, ...]] = {}
 
-    def of(self, name: str) -> tuple[Snapshot, ...]:
-        """The image's snapshots, newest first."""
+    def of(self, shelf: str) -> tuple[Snapshot, ...]:
+        """The shelf's snapshots, newest first."""
         with self._lock:
-            if name not in self._snapshots:
-                restored = (self._restore(stored) for stored in self._store.of(name))
-                self._snapshots[name] = tuple(snapshot for snapshot in restored if snapshot is not None)
-            return self._snapshots[name]
+            return self._load(shelf)
 
-    def add(self, snapshot: Snapshot) -> None:
+    def add(self, shelf: str, snapshot: Snapshot) -> None:
         """Make it the newest; one with the same content is replaced."""
-        others = [one for one in self.of(snapshot.name) if one.stored != snapshot.stored]
         with self._lock:
-            self._snapshots[snapshot.name] = (snapshot, *others)[:KEPT]
-        self._store.add(snapshot.stored)
+            others = [one for one in self._load(shelf) if one.stored != snapshot.stored]
+            self._shelves[shelf] = (snapshot, *others)[:KEPT]
+        self._store.add(shelf, snapshot.stored)
+
+    def _load(self, shelf: str) -> tuple[Snapshot, ...]:
+        if shelf not in self._shelves:
+            restored = (self._restore(stored) for stored in self._store.of(shelf))
+            self._shelves[shelf] = tuple(snapshot for snapshot in restored if snapshot is not None)
+        return self._shelves[shelf]
 
     def _restore(self, stored: StoredImage) -> Snapshot | None:
         try:
@@ -177,26 +197,22 @@ class Snapshots:
 
 def encode(stored: StoredImage) -> bytes:
     """The file's bytes: JSON with every document in base64."""
-    image = stored.image
     record = {
         "name": stored.name,
         "platform": str(stored.platform),
-        "transport": image.transport,
-        "reference": image.name,
-        "docker-reference": str(image.docker_reference) if image.docker_reference else None,
-        "policy-identity": image.policy_identity,
-        "policy-namespaces": image.policy_namespaces,
-        "index": _encode_document(image.index),
-        "manifest": _encode_document(image.manifest),
+        "reference": stored.reference,
+        "place": stored.place,
+        "indexes": [_encode_document(index) for index in stored.indexes],
+        "manifest": _encode_document(stored.manifest),
         "signatures": {
-            str(digest): [_encode_signature(one) for one in group] for digest, group in image.signatures.items()
+            str(digest): [_encode_signature(one) for one in group] for digest, group in stored.signatures.items()
         },
     }
     return json.dumps(record).encode()
 
 
-def _encode_document(document: Manifest | Index | None) -> dict[str, str] | None:
-    return {"media-type": document.media_type, "raw": _base64(document.raw)} if document else None
+def _encode_document(document: Manifest | Index) -> dict[str, str]:
+    return {"media-type": document.media_type, "raw": _base64(document.raw)}
 
 
 def _encode_signature(signature: UntrustedSignature) -> dict[str, Any]:
@@ -217,32 +233,27 @@ def decode(raw: bytes) -> StoredImage:
     """Read what :func:`encode` wrote; :class:`InvalidManifestError` (or another :class:`Error`) for anything else."""
     try:
         record = json.loads(raw)
-        docker_reference = record["docker-reference"]
-        index, manifest = _decode_document(record["index"]), _decode_document(record["manifest"])
-        if not isinstance(manifest, Manifest) or not (index is None or isinstance(index, Index)):
-            raise InvalidManifestError("a snapshot whose documents have changed places")
-        image = UnverifiedImage(
-            transport=record["transport"],
-            name=record["reference"],
-            docker_reference=parse_reference(docker_reference) if docker_reference is not None else None,
-            policy_identity=record["policy-identity"],
-            policy_namespaces=tuple(record["policy-namespaces"]),
-            index=index,
-            manifest=manifest,
+        return StoredImage(
+            name=str(record["name"]),
+            platform=parse_platform(record["platform"]),
+            reference=str(record["reference"]),
+            place=str(record["place"]),
+            indexes=tuple(_decode_document(index, Index) for index in record["indexes"]),
+            manifest=_decode_document(record["manifest"], Manifest),
             signatures={
                 parse_digest(digest): tuple(_decode_signature(one) for one in group)
                 for digest, group in record["signatures"].items()
             },
         )
-        return StoredImage(record["name"], parse_platform(record["platform"]), image)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidManifestError(f"not a snapshot that this version wrote ({type(error).__name__})") from error
 
 
-def _decode_document(record: dict[str, str] | None) -> Manifest | Index | None:
-    if record is None:
-        return None
-    return parse_manifest(UntrustedManifest(base64.b64decode(record["raw"], validate=True), record["media-type"]))
+def _decode_document(record: dict[str, str], kind: type[_Document]) -> _Document:
+    document = parse_manifest(UntrustedManifest(base64.b64decode(record["raw"], validate=True), record["media-type"]))
+    if not isinstance(document, kind):
+        raise InvalidManifestError("a snapshot whose documents have changed places")
+    return document
 
 
 def _decode_signature(record: dict[str, Any]) -> UntrustedSignature:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import signal
 import socket
 import stat
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from container_image_proxy import __version__
-from tests.support.daemon import command, stand_alone, write_policy
+from tests.support.daemon import command, stand_alone, write_instance, write_policy
 from tests.support.layouts import StoredImage, multi_arch, single_image
 from tests.support.privilege import needs_root
 
@@ -92,6 +93,11 @@ def test_port_serves_loopback_and_says_that_anybody_here_can_connect(tmp_path: P
         assert connection.getresponse().read() == image.manifest
         connection.request("POST", "/quit")
         assert connection.getresponse().status == 403
+        connection.close()
+        for host, status in {"evil.example": 403, "localhost:1234": 200, "127.0.0.1.evil.example": 403}.items():
+            connection.request("GET", "/images", headers={"Host": host})
+            assert connection.getresponse().status == status
+            connection.close()
         connection.close()
     finally:
         process.send_signal(signal.SIGINT)
@@ -174,6 +180,13 @@ def test_an_insecure_policy_is_logged(tmp_path: Path, image: StoredImage) -> Non
         ["--no-creds", "--creds", "a:b", "oci:/x"],
         ["--socket-mode", "999", "oci:/x"],
         ["--tls-verify=perhaps", "oci:/x"],
+        ["--port", "1", "--allow-user", "root", "oci:/x"],
+        ["--instance", "x", "--allow-group", "adm"],
+        ["--instance", "x", "--socket-mode", "0600"],
+        ["--policy", "/x", "--insecure-policy", "oci:/x"],
+        ["--insecure", "oci:/x"],
+        ["--idle-exit", "-1", "oci:/x"],
+        ["--idle-exit", "nan", "oci:/x"],
         ["--colour"],
     ],
 )
@@ -188,6 +201,54 @@ def test_an_unreadable_image_ends_with_78_and_one_line(reference: str) -> None:
     result = run("--insecure-policy", reference)
     assert result.returncode == 78
     assert result.stderr.splitlines()[-1].startswith("error command line: images.image.reference: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--sockfd", "-1"], "--sockfd -1"),
+        (["--sockfd", "99"], "--sockfd 99"),
+        (["--override-arch", "a b/c"], "--override-"),
+    ],
+)
+def test_what_cannot_be_is_one_line(tmp_path: Path, image: StoredImage, arguments: list[str], complaint: str) -> None:
+    result = run(*arguments, *options(tmp_path))
+    assert (result.returncode, result.stderr.count("\n")) == (78, 1)
+    assert complaint in result.stderr
+
+
+@pytest.mark.demand("ENV-proxy")
+def test_a_proxy_that_cannot_be_used_is_told_at_once(tmp_path: Path) -> None:
+    environ = {**os.environ, "HTTPS_PROXY": "socks5://user:hunter2@127.0.0.1:1"}
+    result = run("--check", "--insecure-policy", "docker://quay.io/x/y", env=environ)
+    assert (result.returncode, result.stderr.count("\n")) == (78, 1)
+    assert "hunter2" not in result.stderr
+
+
+def test_check_without_a_name_checks_every_instance(tmp_path: Path, image: StoredImage) -> None:
+    policy = f'[trust]\npolicy = "{tmp_path}/policy.json"\n'
+    write_instance(tmp_path / "config", "good", f'[images.os]\nreference = "oci:{tmp_path}/os"\n{policy}')
+    assert run("--check", "--config-dir", str(tmp_path / "config")).returncode == 0
+    write_instance(tmp_path / "config", "bad", "colour = 1\n")
+    result = run("--check", "--config-dir", str(tmp_path / "config"))
+    assert result.returncode == 78
+    assert "bad.toml: images: no image is declared" in result.stderr
+    assert f"oci:{tmp_path}/os" in result.stdout
+
+
+def test_a_month_of_idleness_is_a_time_like_any_other(tmp_path: Path, image: StoredImage) -> None:
+    with stand_alone(tmp_path / "run", ["--idle-exit", "2592000", *options(tmp_path)]) as daemon:
+        assert daemon.get("/manifest").status == 200
+
+
+def test_a_path_that_is_no_utf_8_is_served_and_named(tmp_path: Path) -> None:
+    place = tmp_path / os.fsdecode(b"lay\xff")
+    stored = single_image(place)
+    with stand_alone(tmp_path / "run", ["--policy", str(write_policy(tmp_path)), f"oci:{place}"]) as daemon:
+        reply = daemon.get("/manifest")
+        assert (reply.status, reply.body) == (200, stored.manifest)
+        assert reply.headers["image-reference"].endswith("/lay%FF:")
+        assert daemon.get("/images").status == 200
 
 
 def test_credentials_of_the_command_line_are_not_in_any_message(tmp_path: Path, image: StoredImage) -> None:

@@ -153,6 +153,16 @@ def test_an_idle_daemon_exits_and_keeps_its_snapshots(place: Path) -> None:
         assert daemon.get("/manifest").headers["manifest-digest"] != old.digest
 
 
+def test_a_reload_changes_the_time_of_idleness_too(place: Path) -> None:
+    configure(place, "idle-exit = 0")
+    with activated(place / "run", arguments(place)) as daemon:
+        daemon.wait_for_notification("READY=1")
+        configure(place, "idle-exit = 0.05")
+        daemon.signal(signal.SIGHUP)
+        daemon.wait_for_notification("READY=1")
+        assert daemon.process.wait(20) == 0
+
+
 @pytest.mark.demand("sigkill")
 @pytest.mark.demand("idle-exit-race")
 def test_no_connection_is_lost_between_one_process_and_the_next(place: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +25,8 @@ from container_image_proxy.errors import (
     UnknownImageError,
     UnknownManifestError,
 )
-from container_image_proxy.image.digest import digest_of, parse_digest
+from container_image_proxy.image.digest import Digest, digest_of, parse_digest
+from container_image_proxy.image.manifest import UntrustedManifest
 from container_image_proxy.image.platform import Platform
 from container_image_proxy.policy.model import Policy, insecure_policy, parse_policy
 from container_image_proxy.proxy import Proxy, ServedImage, check_digest_prefix
@@ -290,6 +293,110 @@ def test_a_kept_snapshot_of_another_reference_is_not_used(tmp_path: Path) -> Non
     store = SnapshotStore(tmp_path / "kept")
     assert str(Bench(tmp_path / "layout", image="a", store=store).proxy.resolve("os").manifest_digest) == first.digest
     assert str(Bench(tmp_path / "layout", image="b", store=store).proxy.current("os").manifest_digest) == second.digest
+
+
+def test_a_nested_choice_outlives_the_process(tmp_path: Path) -> None:
+    images = nested_index(tmp_path / "layout", "linux/amd64")
+    Bench(tmp_path / "layout", store=SnapshotStore(tmp_path / "kept")).proxy.resolve("os")
+    again = Bench(tmp_path / "layout", store=SnapshotStore(tmp_path / "kept"))
+    assert str(again.proxy.current("os").manifest_digest) == images["linux/amd64"].digest
+    assert again.opened == 0
+
+
+def test_names_in_a_kept_file_do_not_decide_which_policy_applies(tmp_path: Path) -> None:
+    single_image(tmp_path / "layout")
+    kept = tmp_path / "kept"
+    Bench(tmp_path / "layout", store=SnapshotStore(kept)).proxy.resolve("os")
+    (file,) = (kept / "os").glob("*.json")
+    record = json.loads(file.read_bytes())
+    record |= {
+        "transport": "docker",
+        "policy-namespaces": [],
+        "policy-identity": "",
+        "docker-reference": "quay.io/x/y:1",
+    }
+    file.write_text(json.dumps(record))
+    scoped = {
+        "default": [{"type": "insecureAcceptAnything"}],
+        "transports": {"oci": {str(tmp_path): [{"type": "reject"}]}},
+    }
+    policy = parse_policy(json.dumps(scoped).encode(), "policy.json")
+    with pytest.raises(PolicyRejectedError):
+        Bench(tmp_path / "layout", store=SnapshotStore(kept), policy=policy).proxy.current("os")
+
+
+def test_the_newest_on_disk_is_the_one_that_was_kept_last_whatever_the_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = Layout(tmp_path / "layout")
+    bench = Bench(tmp_path / "layout", store=SnapshotStore(tmp_path / "kept"))
+    for number in range(KEPT + 2):
+        newest = layout.image([layer_tar({"n": str(number).encode()})], name="latest")
+        monkeypatch.setattr("time.time_ns", lambda number=number: 10**18 - number)
+        bench.now += 2
+        bench.proxy.resolve("os")
+    again = Bench(tmp_path / "layout", store=SnapshotStore(tmp_path / "kept"))
+    assert str(again.proxy.current("os").manifest_digest) == newest.digest
+
+
+def test_asking_for_other_platforms_pushes_no_snapshot_off_the_shelf(tmp_path: Path) -> None:
+    old = single_image(tmp_path)
+    bench = Bench(tmp_path)
+    bench.proxy.resolve("os")
+    retag(tmp_path, {"new": b"x"})
+    bench.now += 2
+    bench.proxy.resolve("os")
+    for number in range(3 * KEPT):
+        bench.proxy.resolve("os", Platform("linux", "amd64", f"v{number}"))
+    assert bench.proxy.find_blob("os", None, old.layer_digests[0])
+
+
+def test_concurrent_requests_share_one_look_at_the_source_and_its_failure(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    looking, go_on = threading.Event(), threading.Event()
+
+    class Slow(LayoutSource):
+        def fetch_manifest(
+            self, digest: Digest | None = None, *, unless: Digest | None = None
+        ) -> UntrustedManifest | None:
+            looking.set()
+            assert go_on.wait(20)
+            return super().fetch_manifest(digest, unless=unless)
+
+    def open_slowly(reference: ImageReference) -> ImageSource:
+        bench.opened += 1
+        return Slow(reference)
+
+    bench.proxy._open_source = open_slowly
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(bench.proxy.resolve, "os")
+        assert looking.wait(20)
+        others = [pool.submit(bench.proxy.resolve, "os") for _ in range(3)]
+        while len(bench.proxy._resolutions._flights) == 0 or pool._work_queue.qsize():
+            threading.Event().wait(0.001)
+        go_on.set()
+        assert {type(one.exception(20)) for one in (first, *others)} == {SourceError}
+    assert bench.opened < 4
+
+
+def test_a_slow_look_for_one_platform_does_not_hold_up_another(tmp_path: Path) -> None:
+    image = single_image(tmp_path)
+    bench = Bench(tmp_path)
+    bench.proxy.resolve("os")
+    looking, go_on = threading.Event(), threading.Event()
+
+    def open_slowly(reference: ImageReference) -> ImageSource:
+        looking.set()
+        assert go_on.wait(20)
+        return LayoutSource(reference)
+
+    bench.proxy._open_source = open_slowly
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(bench.proxy.resolve, "os", Platform("linux", "made-up"))
+        assert looking.wait(20)
+        assert str(bench.proxy.resolve("os").manifest_digest) == image.digest
+        go_on.set()
+        slow.result(20)
 
 
 def test_a_kept_manifest_that_its_index_does_not_name_is_not_used(tmp_path: Path) -> None:

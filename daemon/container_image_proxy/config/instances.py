@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.config.access import AccessRule, owner_access, resolve_groups, resolve_users
+from container_image_proxy.config.locations import list_files
 from container_image_proxy.config.toml_table import TomlDocument, TomlTable, merge_documents, parse_toml
 from container_image_proxy.config.trusted_file import load_trusted_file
 from container_image_proxy.errors import ConfigurationError, InvalidPlatformError
@@ -26,6 +27,7 @@ DIRECTORIES: Final = tuple(Path(parent, "container-image-proxy") for parent in (
 DEFAULT_FRESH_FOR: Final = 1.0
 DEFAULT_IDLE_EXIT: Final = 300.0
 _MAX_FILE: Final = 1 << 20
+_REMEDY: Final = "write it as container-image-proxy.toml(5) says"
 _IMAGE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _IMAGE_NAME_RULE: Final = "1 to 64 letters, digits, '.', '_' or '-', of which the first is a letter or digit"
 # The unit's user is cip-NAME, and systemd takes user names of at most 31 characters (systemd.exec(5), User=).
@@ -89,23 +91,38 @@ def load_instance(name: str, directories: Sequence[Path] = DIRECTORIES) -> Insta
     return parse_instance(name, _load_document(name, directories))
 
 
+def find_instances(directories: Sequence[Path] = DIRECTORIES) -> tuple[str, ...]:
+    """The names of all instances that have a file in ``directories``."""
+    files = (file for directory in directories for file in list_files(directory))
+    return tuple(sorted({file.stem for file in files if file.suffix == ".toml"}))
+
+
 def _load_document(name: str, directories: Sequence[Path]) -> TomlDocument:
-    main = next((path for path in (directory / f"{name}.toml" for directory in directories) if path.exists()), None)
+    main = next((path for path in (directory / f"{name}.toml" for directory in directories) if _is_there(path)), None)
     if main is None or _is_mask(main):
         places = ", ".join(str(directory) for directory in directories)
         reason = "masked by a link to /dev/null" if main else f"no such file in {places}"
-        raise ConfigurationError(
-            str(main or f"{name}.toml"), reason, remedy="write it as container-image-proxy.toml(5) says"
-        )
+        raise ConfigurationError(str(main or f"{name}.toml"), reason, remedy=_REMEDY)
     drop_ins: dict[str, Path] = {}
     for directory in reversed(directories):
-        drop_ins |= {path.name: path for path in (directory / f"{name}.toml.d").glob("*.toml")}
+        drop_ins |= {path.name: path for path in list_files(directory / f"{name}.toml.d") if path.suffix == ".toml"}
     files = [main, *(drop_ins[key] for key in sorted(drop_ins) if not _is_mask(drop_ins[key]))]
     return merge_documents([(str(path), parse_toml(_read(path), str(path))) for path in files])
 
 
+def _is_there(path: Path) -> bool:
+    """Whether there is a file or a link, even one that leads nowhere: the next directory must not stand in for it."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise ConfigurationError(str(path), f"cannot be read: {error.strerror}") from error
+    return True
+
+
 def _is_mask(path: Path) -> bool:
-    return path.is_symlink() and path.resolve() == Path("/dev/null")
+    return path.is_symlink() and str(path.readlink()) == "/dev/null"
 
 
 def _read(path: Path) -> bytes:
@@ -140,8 +157,13 @@ def _read_default(root: TomlTable, images: Mapping[str, ImageSettings]) -> str |
     return default if default is not None or len(images) > 1 else next(iter(images))
 
 
+def is_image_name(name: str) -> bool:
+    """Whether an image of an instance can have that name."""
+    return _IMAGE_NAME.fullmatch(name) is not None
+
+
 def _read_image(name: str, table: TomlTable, root: TomlTable, access: AccessRule) -> ImageSettings:
-    if not _IMAGE_NAME.fullmatch(name):
+    if not is_image_name(name):
         raise root.error("images", f"{name!r} is not an image name", remedy=_IMAGE_NAME_RULE)
     reference = table.get("reference", str)
     if reference is None:
@@ -153,7 +175,7 @@ def _read_image(name: str, table: TomlTable, root: TomlTable, access: AccessRule
         platform=_read_platform(table),
         fresh_for=DEFAULT_FRESH_FOR if fresh_for is None else fresh_for,
         access=_read_access(table.table("access"), access),
-        file=root.document.origins[("images", name)],
+        file=table.place("reference")[0],
     )
     table.finish()
     return settings
@@ -170,7 +192,7 @@ def _read_platform(table: TomlTable) -> Platform:
 
 
 def _read_access(table: TomlTable, default: AccessRule) -> AccessRule:
-    """An access table replaces the default as a whole as soon as it names anybody."""
+    """An access table replaces the default as a whole as soon as it has a list, be it empty."""
     users, groups = table.array("users", (str, int)), table.array("groups", (str, int))
     table.finish()
     if users is None and groups is None:

@@ -60,9 +60,9 @@ def from_descriptor(descriptor: int) -> socket.socket:
 def _adopt(descriptor: int, what: str) -> socket.socket:
     try:
         sock = socket.socket(fileno=descriptor)
-    except OSError as error:
+    except (OSError, ValueError, OverflowError) as error:
         remedy = "pass the number of an open socket"
-        raise ConfigurationError(what, f"it is not a socket: {error.strerror}", remedy=remedy) from error
+        raise ConfigurationError(what, f"it is not a socket: {_reason(error)}", remedy=remedy) from error
     if sock.type != socket.SOCK_STREAM:
         sock.close()
         raise ConfigurationError(what, "it is not a stream socket", remedy="use SOCK_STREAM; in a unit, ListenStream=")

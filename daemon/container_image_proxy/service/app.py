@@ -9,17 +9,20 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import re
 from contextlib import closing
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, quote
 
+from container_image_proxy.config.instances import is_image_name
 from container_image_proxy.errors import InvalidInputError, PeerDeniedError, UnknownImageError
 from container_image_proxy.image.digest import digest_of
 from container_image_proxy.image.platform import parse_platform
 from container_image_proxy.service.problem import Answer, is_expected, problem, problem_of
 from container_image_proxy.service.router import MethodNotAllowedError, Route, find_route
+from container_image_proxy.service.wsgi import LOG_FIELDS, PEER, RAW_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, MutableMapping
@@ -31,12 +34,9 @@ if TYPE_CHECKING:
     from container_image_proxy.service.serving import Serving
     from container_image_proxy.snapshots import Snapshot
 
-PEER: Final = "container_image_proxy.peer"
-RAW_PATH: Final = "container_image_proxy.raw_path"
-LOG_FIELDS: Final = "container_image_proxy.log"
-
 # What a header value may hold as it is; a comma separates values, everything else is percent-encoded.
 _HEADER_SAFE: Final = "/:@!$&'()*+;=~._-[]"
+_LOCAL_HOST: Final = re.compile(r"(?i:127\.0\.0\.1|\[::1\]|localhost)(?::[0-9]+)?")
 _HTTP_DIGEST_NAMES: Final = {"sha256": "sha-256", "sha512": "sha-512"}
 _log = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ class Request:
     method: str
     path: str
     query: str
+    host: str
     if_none_match: str | None
     peer: Peer
     log: MutableMapping[str, str]
@@ -59,6 +60,7 @@ class Request:
             method=environ["REQUEST_METHOD"],
             path=environ[RAW_PATH],
             query=environ.get("QUERY_STRING", ""),
+            host=environ.get("HTTP_HOST", ""),
             if_none_match=environ.get("HTTP_IF_NONE_MATCH"),
             peer=environ[PEER],
             log=environ[LOG_FIELDS],
@@ -100,6 +102,7 @@ class Application:
 
     def _answer(self, request: Request) -> Answer:
         try:
+            _refuse_web_pages(request)
             if request.path == "/quit" and self._stop is not None:
                 return self._quit(request, self._stop)
             handler, values = find_route(ROUTES, request.method, request.path)
@@ -132,7 +135,7 @@ def list_images(request: Request, serving: Serving) -> Answer:
     images = [
         {
             "name": name,
-            "reference": str(image.reference),
+            "reference": _printable(str(image.reference)),
             "platform": str(image.platform),
             "default": name == serving.default,
         }
@@ -211,10 +214,18 @@ ROUTES: Final[tuple[Route[Callable[..., Answer]], ...]] = (
 # --- what they share --------------------------------------------------------------------------------------------------
 
 
+def _refuse_web_pages(request: Request) -> None:
+    """Over TCP a browser may ask for a web page whose host name leads to 127.0.0.1 (DNS rebinding)."""
+    if request.peer.over_tcp and not _LOCAL_HOST.fullmatch(request.host):
+        raise PeerDeniedError("over TCP only requests for 127.0.0.1, [::1] or localhost are answered")
+
+
 def _choose(request: Request, serving: Serving, name: str | None) -> str:
     """The image that the request is about; it must exist and the peer must be on its list."""
     if name is None and serving.default is None:
         raise UnknownImageError("this instance has several images and no default: ask for /images/NAME/...")
+    if name is not None and not is_image_name(name):
+        raise InvalidInputError(f"{name[:100]!r} cannot be the name of an image")
     chosen = serving.default if name is None else name
     if chosen is None or chosen not in serving.images:
         raise UnknownImageError(f"this instance serves no image {chosen!r}; GET /images lists those it serves")
@@ -230,7 +241,7 @@ def _image_headers(request: Request, serving: Serving, snapshot: Snapshot) -> tu
     request.log.setdefault("DIGEST", str(snapshot.manifest_digest))
     index = (("Index-Digest", str(snapshot.index_digest)),) if snapshot.index_digest else ()
     return (
-        ("Image-Reference", quote(reference, safe=_HEADER_SAFE)),
+        ("Image-Reference", quote(reference, safe=_HEADER_SAFE, errors="surrogateescape")),
         ("Manifest-Digest", str(snapshot.manifest_digest)),
         *index,
     )
@@ -266,6 +277,11 @@ def _is_known(request: Request, headers: tuple[tuple[str, str], ...]) -> bool:
 def _not_modified(headers: tuple[tuple[str, str], ...]) -> Answer:
     omitted = {"Content-Type", "Content-Length", "Repr-Digest"}
     return Answer(HTTPStatus.NOT_MODIFIED, tuple(pair for pair in headers if pair[0] not in omitted), b"")
+
+
+def _printable(text: str) -> str:
+    """A path need not be UTF-8, JSON must."""
+    return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _repr_digest(digest: Digest) -> str:

@@ -82,6 +82,7 @@ class Daemon:
         else:
             _log.info("the configuration was read anew")
             old.close()
+            self._server.idle_exit_seconds = self._serving.settings.idle_exit
             self._notifier.ready(self._status())
             self._warm_up()
 

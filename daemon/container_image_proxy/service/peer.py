@@ -26,19 +26,22 @@ class Peer:
     uid: int | None
     gid: int | None
     groups: frozenset[int] = frozenset()
+    over_tcp: bool = False
+    """Whether it came over the network stack, where a web page in a browser can come from, too."""
 
     def __str__(self) -> str:
         return "unauthenticated local" if self.uid is None else f"uid {self.uid} (pid {self.pid})"
 
 
 UNAUTHENTICATED: Final = Peer(pid=None, uid=None, gid=None)
-"""The peer of a loopback TCP connection or of stdin and stdout: some local process, the kernel does not say which."""
+"""The peer on stdin and stdout: some local process, the kernel does not say which."""
+_LOOPBACK: Final = Peer(pid=None, uid=None, gid=None, over_tcp=True)
 
 
 def read_peer(sock: socket.socket) -> Peer:
     """The peer of a connected socket; ``OSError`` if the kernel does not tell for a Unix socket."""
     if sock.family != socket.AF_UNIX:
-        return UNAUTHENTICATED
+        return _LOOPBACK
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, gid = _CREDENTIALS.unpack(raw)
     return Peer(pid, uid, gid, _read_groups(sock) | {gid})

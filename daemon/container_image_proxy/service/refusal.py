@@ -16,7 +16,7 @@ from container_image_proxy.service.problem import problem
 if TYPE_CHECKING:
     from http import HTTPStatus
 
-_KEPT: Final = 32
+KEPT: Final = 32
 
 
 def refusal(
@@ -45,7 +45,7 @@ class TurnedAway:
             sock.settimeout(0)
             sock.send(answer)
             sock.shutdown(socket.SHUT_WR)
-        if len(self._waiting) == _KEPT:
+        if len(self._waiting) == KEPT:
             self._close_oldest()
         self._waiting.append((time.monotonic() + self._seconds, sock))
 

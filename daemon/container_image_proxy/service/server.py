@@ -25,7 +25,7 @@ from container_image_proxy.service.channel import SocketChannel, StdioChannel
 from container_image_proxy.service.connection import Connection
 from container_image_proxy.service.limits import ServerLimits
 from container_image_proxy.service.peer import UNAUTHENTICATED, read_peer
-from container_image_proxy.service.refusal import TurnedAway, refusal
+from container_image_proxy.service.refusal import KEPT, TurnedAway, refusal
 
 if TYPE_CHECKING:
     import socket
@@ -36,9 +36,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_OTHER_DESCRIPTORS: Final = 16  # standard streams, listeners, selector, log, files being read
+_OTHER_DESCRIPTORS: Final = 16 + KEPT  # standard streams, listeners, selector, log; clients that were turned away
+_LONGEST_SLEEP: Final = 3600.0  # seconds; epoll_wait(2) takes no more than 24 days
 _PIPE_SIZE: Final = 64 * 1024
-_PER_CONNECTION: Final = 2  # the client's socket and one towards a source
+_PER_CONNECTION: Final = 3  # the client's socket, one towards a source, one on the way there
 _DENIED: Final = refusal(HTTPStatus.FORBIDDEN, "DENIED", "this user may not connect")
 
 
@@ -74,6 +75,8 @@ class Server:
         self._resume_at: float | None = None
         self._drain_until: float | None = None
         self._idle_since = time.monotonic()
+        self.idle_exit_seconds = limits.idle_exit_seconds
+        """As in the limits; a reload may change it."""
 
     # --- for any thread and signal handlers ---------------------------------------------------------------------------
 
@@ -123,18 +126,18 @@ class Server:
             return not self._connections or now >= self._drain_until
         if not self._listeners:
             return not self._connections
-        return bool(self._limits.idle_exit_seconds) and not self._connections and now >= self._idle_until()
+        return bool(self.idle_exit_seconds) and not self._connections and now >= self._idle_until()
 
     def _idle_until(self) -> float:
-        return self._idle_since + self._limits.idle_exit_seconds
+        return self._idle_since + self.idle_exit_seconds
 
     def _timeout(self) -> float | None:
         """Seconds until something is due without any event."""
         moments = [self._drain_until, self._resume_at, self._turned_away.due()]
-        if self._limits.idle_exit_seconds and not self._connections:
+        if self.idle_exit_seconds and not self._connections:
             moments.append(self._idle_until())
         due = [moment for moment in moments if moment is not None]
-        return max(0.0, min(due) - time.monotonic()) if due else None
+        return min(_LONGEST_SLEEP, max(0.0, min(due) - time.monotonic())) if due else None
 
     def _do_what_is_due(self) -> None:
         self._turned_away.close_due()
@@ -196,7 +199,6 @@ class Server:
     def _accept(self, listener: socket.socket) -> None:
         if not self._accepting:  # stopped or paused by what was ready before this listener
             return
-        self._idle_since = time.monotonic()
         try:
             sock, _ = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
@@ -234,6 +236,7 @@ class Server:
     # --- connections --------------------------------------------------------------------------------------------------
 
     def _start(self, connection: Connection) -> None:
+        self._idle_since = time.monotonic()
         with self._lock:
             self._connections.add(connection)
             self._per_uid[connection.peer.uid] += 1

@@ -1,56 +1,24 @@
-"""One configuration in force: settings turned into policy, registries, credentials and the proxy over them, whole or
-not at all.
-
-Made at start, by ``--check``, and by every reload; a reload replaces the old one only when the new one stands.
-"""
+"""One configuration in force: what is served under it, and to whom. ``assembly`` makes it, a reload replaces it."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
-from container_image_proxy.config.certificates import load_certificates
-from container_image_proxy.config.keychain import load_keychain
-from container_image_proxy.config.limits import Limits
-from container_image_proxy.config.lookaside import load_lookaside
-from container_image_proxy.config.registries_conf import load_registries
-from container_image_proxy.config.short_names import resolve_short_name
-from container_image_proxy.errors import ConfigurationError, InvalidReferenceError
+from container_image_proxy.errors import Error
 from container_image_proxy.policy.evaluate import prepare
-from container_image_proxy.policy.model import insecure_policy, load_policy
-from container_image_proxy.proxy import Proxy, ServedImage
-from container_image_proxy.service.lazy import Lazy
-from container_image_proxy.transports.docker import RegistryAccess
-from container_image_proxy.transports.table import TRANSPORTS, open_source, parse_image_reference
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from pathlib import Path
+    from collections.abc import Mapping
 
     from container_image_proxy.config.access import AccessRule
-    from container_image_proxy.config.instances import ImageSettings, InstanceSettings, RegistrySettings, TrustSettings
-    from container_image_proxy.config.keychain import Credentials
-    from container_image_proxy.config.registries import Registries
+    from container_image_proxy.config.instances import InstanceSettings
     from container_image_proxy.policy.model import Policy
+    from container_image_proxy.proxy import Proxy, ServedImage
     from container_image_proxy.registry.client import RegistryClient
+    from container_image_proxy.service.lazy import Lazy
     from container_image_proxy.service.peer import Peer
-    from container_image_proxy.snapshots import SnapshotStore
-    from container_image_proxy.transports.source import ImageReference
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What the process was started with, as far as configuration depends on it; only ``__main__`` reads the real ones.
-
-    ``credentials`` are those of ``--creds``; ``no_credentials`` is ``--no-creds``.
-    """
-
-    environ: Mapping[str, str]
-    home: Path
-    uid: int
-    credentials: Credentials | None = None
-    no_credentials: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +54,8 @@ class Serving:
         """Do what the first request would wait for: load the HTTP library, and the keys that policy asks for."""
         references = [image.reference for image in self.images.values()]
         if any(reference.docker_reference for reference in references):
-            self.registry()
+            with suppress(Error):  # the first request will meet it again and tell
+                self.registry()
         for one in references:
             prepare(self.policy, self.policy.scope_for(one.transport, one.policy_identity, one.policy_namespaces))
 
@@ -94,85 +63,3 @@ class Serving:
         """Close the connections to registries that nobody uses; those in use close with their transfers."""
         if self.registry.is_made:
             self.registry().close()
-
-
-def assemble(settings: InstanceSettings, store: SnapshotStore, surroundings: Surroundings) -> Serving:
-    """Read every file that the settings need; :class:`ConfigurationError` if one of them cannot be used."""
-    registries = load_registries(
-        path=settings.registry.registries_conf,
-        directory=settings.registry.registries_conf_dir,
-        environ=surroundings.environ,
-        home=surroundings.home,
-        uid=surroundings.uid,
-    )
-    images = {name: _serve(image, registries) for name, image in settings.images.items()}
-    policy = _load_policy(settings.trust, surroundings)
-    registry = _prepare_registry(settings.registry, registries, surroundings, images.values())
-    lookaside = load_lookaside(directory=settings.trust.registries_d, home=surroundings.home, uid=surroundings.uid)
-    proxy = Proxy(
-        images,
-        policy,
-        partial(open_source, access=RegistryAccess(registry, lookaside)),
-        store,
-        require_instance_signature=settings.trust.require_instance_signature,
-    )
-    return Serving(settings, images, policy, proxy, registry)
-
-
-def _serve(image: ImageSettings, registries: Registries) -> ServedImage:
-    try:
-        reference = _parse_reference(image.reference, registries)
-    except InvalidReferenceError as error:
-        raise ConfigurationError(image.file, str(error), key=f"images.{image.name}.reference") from error
-    return ServedImage(image.name, reference, image.platform, image.fresh_for)
-
-
-def _parse_reference(text: str, registries: Registries) -> ImageReference:
-    """``transport:reference``, or a bare name as podman takes it, which registries.conf must make unambiguous."""
-    if text.partition(":")[0] in TRANSPORTS or "://" in text:
-        return parse_image_reference(text)
-    meant, *others = resolve_short_name(registries, text)
-    if others:
-        raise InvalidReferenceError(
-            f"{text!r} is ambiguous: write docker:// and one of {', '.join(map(str, (meant, *others)))}"
-        )
-    return parse_image_reference(f"docker://{meant}")
-
-
-def _load_policy(trust: TrustSettings, surroundings: Surroundings) -> Policy:
-    if trust.insecure_policy:
-        return insecure_policy()
-    return load_policy(str(trust.policy) if trust.policy else None, home=str(surroundings.home))
-
-
-def _prepare_registry(
-    settings: RegistrySettings, registries: Registries, surroundings: Surroundings, images: Iterable[ServedImage]
-) -> Lazy[RegistryClient]:
-    """The client for all registries, its configuration read now and the HTTP library loaded when it is first needed."""
-    given = surroundings.credentials
-    domains = {image.reference.docker_reference.domain for image in images if image.reference.docker_reference}
-    keychain = load_keychain(
-        authfile=settings.authfile,
-        environ=surroundings.environ,
-        home=surroundings.home,
-        uid=surroundings.uid,
-        creds=dict.fromkeys(domains, given) if given else {},
-        no_creds=surroundings.no_credentials,
-        credential_helpers=registries.credential_helpers,
-    )
-    certificates = load_certificates(cert_dir=settings.cert_dir, home=surroundings.home)
-
-    def make() -> RegistryClient:
-        from container_image_proxy.registry.client import RegistryClient  # noqa: PLC0415 - 60 ms that layouts never need
-
-        return RegistryClient(
-            registries=registries,
-            keychain=keychain,
-            certificates=certificates,
-            limits=Limits(),
-            tls_verify=settings.tls_verify,
-            environ=surroundings.environ,
-            trusted_token_realms=settings.trusted_token_realms,
-        )
-
-    return Lazy(make)

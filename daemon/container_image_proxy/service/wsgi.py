@@ -32,6 +32,11 @@ ExceptionInfo = tuple[type[BaseException], BaseException, "TracebackType"]
 Application = Callable[[Environ, Callable[..., Callable[[bytes], None]]], Iterable[bytes]]
 
 _TARGET: Final = re.compile(rb"(?:[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*|(?=/))(/[^?#]*)?(?:\?([^#]*))?")
+# Our own keys of the environ: the peer, the path before percent-decoding, and a dict for fields of the access record.
+PEER: Final = "container_image_proxy.peer"
+RAW_PATH: Final = "container_image_proxy.raw_path"
+LOG_FIELDS: Final = "container_image_proxy.log"
+
 _UNPREFIXED: Final = {"CONTENT_TYPE", "CONTENT_LENGTH"}
 _STATUS: Final = re.compile(r"[2-9][0-9]{2} [ -~]*")
 _SHOWN: Final = 50
@@ -48,7 +53,7 @@ def split_target(target: bytes) -> tuple[str, str]:
 
 
 def build_environ(request: h11.Request, peer: Peer, details: dict[str, str]) -> Environ:
-    """The PEP 3333 environ of a request; ``container_image_proxy.raw_path`` is its path before percent-decoding."""
+    """The PEP 3333 environ of a request; ``RAW_PATH`` is its path before percent-decoding."""
     path, query = split_target(request.target)
     environ: Environ = {
         "REQUEST_METHOD": request.method.decode("ascii"),
@@ -65,9 +70,9 @@ def build_environ(request: h11.Request, peer: Peer, details: dict[str, str]) -> 
         "wsgi.multithread": True,
         "wsgi.multiprocess": False,
         "wsgi.run_once": False,
-        "container_image_proxy.raw_path": path,
-        "container_image_proxy.peer": peer,
-        "container_image_proxy.log": details,
+        RAW_PATH: path,
+        PEER: peer,
+        LOG_FIELDS: details,
     }
     for name, value in request.headers:
         _add_header(environ, name, value)

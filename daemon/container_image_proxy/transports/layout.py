@@ -8,12 +8,13 @@ daemon wait on a FIFO.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from container_image_proxy.config.limits import CHUNK_SIZE
 from container_image_proxy.errors import (
@@ -39,6 +40,7 @@ _IMAGE_NAME: Final = re.compile(
     r"[A-Za-z0-9]+(?:(?:[-._:@+]|--)[A-Za-z0-9]+)*(?:/[A-Za-z0-9]+(?:(?:[-._:@+]|--)[A-Za-z0-9]+)*)*"
 )
 _POSITION: Final = re.compile(r"@([0-9]+)")
+_PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # O_NONBLOCK: opening a FIFO must not wait for its writer
 
@@ -117,6 +119,7 @@ class LayoutSource:
     """An :class:`ImageSource` over a layout directory; opened anew for every use, so that a replaced layout is seen."""
 
     def __init__(self, reference: ImageReference) -> None:
+        self._place = split_reference(reference.within)[0]
         self._path = reference.policy_identity
         self._image = split_reference(reference.within)[1]
 
@@ -159,21 +162,45 @@ class LayoutSource:
     @contextmanager
     def _open(self, components: tuple[str, ...]) -> Iterator[int]:
         """A descriptor of the regular file, reached without following a link below the layout's directory."""
-        opened: list[int] = []
         try:
-            opened.append(os.open(self._path, _DIRECTORY))
-            for name in components[:-1]:
-                opened.append(os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=opened[-1]))
-            opened.append(os.open(components[-1], _FILE | os.O_NOFOLLOW, dir_fd=opened[-1]))
-            if not stat.S_ISREG(os.fstat(opened[-1]).st_mode):
-                raise SourceError(f"{self._path}/{'/'.join(components)} is not a regular file", endpoint=self._path)
-            yield opened[-1]
+            with _Descriptor(os.open(self._real_place(), _DIRECTORY)) as current:
+                for name in components[:-1]:
+                    current.replace(os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=current.number))
+                current.replace(os.open(components[-1], _FILE | os.O_NOFOLLOW, dir_fd=current.number))
+                if not stat.S_ISREG(os.fstat(current.number).st_mode):
+                    raise SourceError(f"{self._path}/{'/'.join(components)} is not a regular file", endpoint=self._path)
+                yield current.number
         except OSError as error:
             raise self._failure(components, error) from error
-        finally:
-            for number in opened:
-                os.close(number)
+
+    def _real_place(self) -> str:
+        """The directory that policy knows; :class:`SourceError` if a link has been turned to another one since."""
+        if os.path.realpath(self._place) != self._path:
+            reason = f"{self._place} led to {self._path} when the configuration was read, and does no more: reload"
+            raise SourceError(reason, endpoint=self._place)
+        return self._path
 
     def _failure(self, components: tuple[str, ...], error: OSError) -> SourceError:
         place = "/".join((self._path, *components))
-        return SourceError(f"the layout is broken: {place}: {os.strerror(error.errno or 0)}", endpoint=self._path)
+        reason = f"{place}: {os.strerror(error.errno or 0)}"
+        if error.errno in _PASSING:
+            return SourceError(reason, endpoint=self._path, retryable=True)
+        return SourceError(f"the layout is broken: {reason}", endpoint=self._path)
+
+
+class _Descriptor:
+    """An open descriptor on its way down a path: each step closes the one before."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.number)
+
+    def replace(self, number: int) -> None:
+        """Go on with ``number``."""
+        os.close(self.number)
+        self.number = number

@@ -8,6 +8,7 @@ signature that was not seen must not count as one that is not there. Verifies no
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
@@ -20,7 +21,7 @@ from container_image_proxy.policy.signature_blob import UntrustedSignature, pars
 from container_image_proxy.stream import verify_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from container_image_proxy.config.lookaside import LookasideConfiguration
     from container_image_proxy.image.digest import Digest
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 MAX_SIGNATURES: Final = 128
 MAX_SIGNATURE_SIZE: Final = 4 << 20
+MAX_TOTAL_SIZE: Final = 8 << 20  # of all signatures of one manifest, which are kept as long as its snapshot
 _PAYLOAD_TYPE: Final = "application/vnd.dev.cosign.simplesigning.v1+json"
 
 
@@ -50,7 +52,7 @@ class SignatureStorage:
         """
         simple = self._in_lookaside(reference, digest) if "simple" in kinds else ()
         attached = "sigstore" in kinds and self.lookaside.use_sigstore_attachments(reference)
-        return (*simple, *(self._attachments(reference, digest) if attached else ()))
+        return tuple(_within_budget(chain(simple, self._attachments(reference, digest) if attached else ())))
 
     def _in_lookaside(self, reference: Reference, digest: Digest) -> Iterator[UntrustedSignature]:
         """signature-1, signature-2, ... until one is missing."""
@@ -96,3 +98,14 @@ class SignatureStorage:
         if len(manifest.layers) > MAX_SIGNATURES:
             raise InvalidManifestError(f"{place} has more than {MAX_SIGNATURES} signatures")
         return tuple(layer for layer in manifest.layers if layer.media_type == _PAYLOAD_TYPE)
+
+
+def _within_budget(signatures: Iterable[UntrustedSignature]) -> Iterator[UntrustedSignature]:
+    total = 0
+    for signature in signatures:
+        total += len(signature.blob)
+        if total > MAX_TOTAL_SIZE:
+            raise SourceError(
+                f"{signature.source}: all signatures together exceed {MAX_TOTAL_SIZE} bytes", phase="signature"
+            )
+        yield signature

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from container_image_proxy.config.instances import InstanceSettings, load_instance
+from container_image_proxy.config.instances import InstanceSettings, find_instances, load_instance
 from container_image_proxy.errors import ConfigurationError
 from container_image_proxy.image.platform import Platform, host_platform
+from tests.support.privilege import needs_root
 
 IMAGE = '[images.os]\nreference = "docker://quay.io/example/os:1"\n'
 
@@ -177,6 +178,50 @@ def test_a_missing_file_and_a_bad_instance_name_are_told_apart(directories: tupl
     for name in ("../host", "", "a.b", "-a", "a" * 28):
         with pytest.raises(ConfigurationError, match="not an instance name"):
             load_instance(name, directories)
+
+
+def test_a_link_that_leads_nowhere_hides_the_vendor_s_file_and_is_an_error(directories: tuple[Path, ...]) -> None:
+    etc, _, usr = directories
+    (usr / "host.toml").write_text(IMAGE)
+    (etc / "host.toml").symlink_to("/nonexistent")
+    with pytest.raises(ConfigurationError, match=r"etc/host\.toml: cannot be read"):
+        load_instance("host", directories)
+
+
+def test_a_loop_of_links_is_a_complaint(directories: tuple[Path, ...]) -> None:
+    (directories[1] / "host.toml.d/loop.toml").symlink_to("loop.toml")
+    with pytest.raises(ConfigurationError, match=r"loop\.toml"):
+        load(directories, IMAGE)
+
+
+@needs_root
+def test_drop_ins_that_cannot_be_read_are_not_passed_over(directories: tuple[Path, ...]) -> None:
+    """What a drop-in takes away must not be granted to a daemon that cannot read it."""
+    (directories[0] / "host.toml").write_text(IMAGE)
+    lockdown = directories[0] / "host.toml.d"
+    (lockdown / "99.toml").write_text('[access]\nusers = ["root"]\n')
+    for parent in (*reversed(lockdown.parents), lockdown):
+        if str(parent).startswith("/tmp/"):
+            parent.chmod(0o755)
+    lockdown.chmod(0o700)
+    os.seteuid(1)
+    try:
+        with pytest.raises(ConfigurationError, match="Permission denied"):
+            load_instance("host", directories)
+    finally:
+        os.seteuid(0)
+
+
+def test_a_wrong_reference_is_blamed_on_the_file_that_wrote_it(directories: tuple[Path, ...]) -> None:
+    (directories[1] / "host.toml.d/10.toml").write_text('[images.os]\nplatform = "linux/arm64"\n')
+    assert load(directories, IMAGE).images["os"].file == str(directories[0] / "host.toml")
+
+
+def test_all_instances_are_found(directories: tuple[Path, ...]) -> None:
+    (directories[0] / "a.toml").write_text(IMAGE)
+    (directories[2] / "b.toml").write_text(IMAGE)
+    (directories[2] / "a.toml").write_text(IMAGE)
+    assert find_instances(directories) == ("a", "b")
 
 
 @pytest.mark.demand("CONF-perm")

@@ -436,7 +436,7 @@ def test_a_stop_ends_a_silent_client_on_standard_input() -> None:
 
 
 def test_the_soft_limit_on_files_is_read_at_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda _which: (20, 20))
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: (54, 54))
     with running(tmp_path / "s", limits=QUICK) as server, server.connect() as first, server.connect() as second:
         for client in (first, second):
             client.sendall(GET)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -136,3 +137,38 @@ def test_a_linked_blobs_directory_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "layout/blobs").symlink_to(tmp_path / "outside/blobs")
     with pytest.raises(SourceError):
         next(source(tmp_path / "layout").open_blob(layer_of(image)))
+
+
+def test_a_link_that_was_turned_to_another_layout_is_not_followed_under_the_old_one_s_policy(tmp_path: Path) -> None:
+    single_image(tmp_path / "v1")
+    single_image(tmp_path / "v2")
+    (tmp_path / "current").symlink_to("v1")
+    opened = source(tmp_path / "current")
+    opened.fetch_manifest()
+    (tmp_path / "current").unlink()
+    (tmp_path / "current").symlink_to("v2")
+    with pytest.raises(SourceError, match="reload"):
+        opened.fetch_manifest()
+
+
+def test_a_transfer_holds_one_descriptor(tmp_path: Path) -> None:
+    image = single_image(tmp_path)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    transfer = source(tmp_path).open_blob(layer_of(image))
+    next(transfer)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before + 1
+    transfer.close()
+
+
+def test_having_no_descriptor_left_is_not_the_layout_s_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = single_image(tmp_path)
+    opened = source(tmp_path)
+
+    def no_more(*_: object, **__: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "open", no_more)
+    with pytest.raises(SourceError, match="Too many open files") as caught:
+        next(opened.open_blob(layer_of(image)))
+    assert caught.value.retryable
+    assert "broken" not in str(caught.value)

@@ -1,0 +1,190 @@
+"""The command line: its options, which are the ones that skopeo's users know, and the settings that they make.
+
+Options go over what an instance file says; an IMAGE stands for an instance file of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from container_image_proxy import __version__
+from container_image_proxy.config.access import AccessRule, owner_access, resolve_groups, resolve_users
+from container_image_proxy.config.instances import (
+    DEFAULT_FRESH_FOR,
+    DIRECTORIES,
+    ImageSettings,
+    InstanceSettings,
+    RegistrySettings,
+    TrustSettings,
+    load_instance,
+)
+from container_image_proxy.errors import ConfigurationError, InvalidPlatformError
+from container_image_proxy.image.platform import Platform, host_platform, parse_platform
+
+_COMMAND_LINE: Final = "command line"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options, which are the ones that skopeo's users know."""
+    parser = argparse.ArgumentParser(
+        prog="container-image-proxy",
+        description="Serve a verified container image, its manifest and blobs, over a socket.",
+        allow_abbrev=False,
+        epilog="Without --port, --socket and --sockfd the one client is on standard input and output.",
+    )
+    parser.add_argument("image", metavar="IMAGE", nargs="?", help="what to serve, as transport:reference")
+    parser.add_argument(
+        "--instance", metavar="NAME", help="serve the images of NAME.toml on the sockets that systemd passes"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="validate the configuration, print what would be served, and exit"
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--port", type=int, metavar="N", help="listen on 127.0.0.1:N; any local user can connect")
+    where.add_argument("--socket", type=Path, metavar="PATH", help="listen on a new Unix socket")
+    where.add_argument("--sockfd", type=int, metavar="N", help="use the socket that is open as descriptor N")
+    parser.add_argument("--socket-mode", type=_octal, metavar="MODE", help="mode of --socket (default 0600)")
+    parser.add_argument(
+        "--allow-user", action="append", default=[], metavar="USER", help="who else may connect, by name or uid"
+    )
+    parser.add_argument(
+        "--allow-group", action="append", default=[], metavar="GROUP", help="which groups may connect, by name or gid"
+    )
+    _add_upstream_options(parser)
+    parser.add_argument(
+        "--idle-exit", type=_seconds, metavar="SECONDS", help="exit when idle for so long; 0 means never"
+    )
+    parser.add_argument(
+        "--config-dir", type=Path, metavar="DIR", help="where instance files are, instead of /etc, /run, /usr/lib"
+    )
+    parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser
+
+
+def _add_upstream_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("where the image comes from, and whether it may be used")
+    secrets = group.add_mutually_exclusive_group()
+    secrets.add_argument("--authfile", type=Path, metavar="FILE", help="credentials, as containers-auth.json(5)")
+    secrets.add_argument("--creds", metavar="USER[:PASSWORD]", help="credentials for the registry")
+    secrets.add_argument("--no-creds", action="store_true", help="access the registry anonymously")
+    group.add_argument("--cert-dir", type=Path, metavar="DIR", help="CA and client certificates for the registry")
+    group.add_argument("--tls-verify", type=_boolean, metavar="BOOL", help="require HTTPS and verify it")
+    trust = group.add_mutually_exclusive_group()
+    trust.add_argument(
+        "--policy", type=Path, metavar="FILE", help="signature policy instead of containers-policy.json(5)'s places"
+    )
+    trust.add_argument("--insecure-policy", action="store_true", help="accept any image; for trying out")
+    group.add_argument("--registries-conf", type=Path, metavar="FILE")
+    group.add_argument("--registries-conf-dir", type=Path, metavar="DIR")
+    group.add_argument(
+        "--registries.d", dest="registries_d", type=Path, metavar="DIR", help="where signatures are kept"
+    )
+    group.add_argument("--override-os", metavar="OS")
+    group.add_argument("--override-arch", metavar="ARCH")
+    group.add_argument("--override-variant", metavar="VARIANT")
+
+
+def _octal(text: str) -> int:
+    mode = int(text, 8)
+    if not 0 <= mode <= 0o777:  # noqa: PLR2004 - permission bits
+        raise ValueError(text)
+    return mode
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < float("inf"):
+        raise ValueError(text)
+    return seconds
+
+
+def _boolean(text: str) -> bool:
+    try:
+        return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
+    except KeyError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false") from error
+
+
+def check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse combinations of which one part would silently not count."""
+    named = [value for value in (options.image, options.instance) if value is not None]
+    if len(named) > 1 or not (named or options.check):
+        parser.error("give either an IMAGE or --instance NAME")
+    listens = {"--port": options.port, "--socket": options.socket, "--sockfd": options.sockfd}
+    where = next((name for name, value in listens.items() if value is not None), None)
+    if options.image is None and where is not None:
+        parser.error(f"{where} serves an IMAGE; an instance has the sockets that systemd passes")
+    if (options.allow_user or options.allow_group) and where != "--socket":
+        parser.error("--allow-user and --allow-group are for --socket; for an instance, its file says who may connect")
+    if options.socket_mode is not None and where != "--socket":
+        parser.error("--socket-mode is for --socket")
+
+
+def instance_directories(options: argparse.Namespace) -> tuple[Path, ...]:
+    """Where instance files are looked for."""
+    return (options.config_dir,) if options.config_dir else DIRECTORIES
+
+
+def load_settings(options: argparse.Namespace) -> InstanceSettings:
+    """What the instance file says, or the one image of the command line; options go over the file."""
+    if options.instance is not None:
+        settings = load_instance(options.instance, instance_directories(options))
+    else:
+        settings = _stand_alone_settings(options)
+    return replace(
+        settings,
+        images={
+            name: replace(image, platform=_override(image.platform, options)) for name, image in settings.images.items()
+        },
+        registry=_override_registry(settings.registry, options),
+        trust=_override_trust(settings.trust, options),
+        idle_exit=settings.idle_exit if options.idle_exit is None else options.idle_exit,
+    )
+
+
+def _stand_alone_settings(options: argparse.Namespace) -> InstanceSettings:
+    """The settings of ``IMAGE``: served to root, ourselves and whoever else an option names."""
+    access = AccessRule(
+        owner_access().users | resolve_users(options.allow_user, _COMMAND_LINE, "--allow-user"),
+        resolve_groups(options.allow_group, _COMMAND_LINE, "--allow-group"),
+    )
+    image = ImageSettings("image", options.image, host_platform(), DEFAULT_FRESH_FOR, access, _COMMAND_LINE)
+    return InstanceSettings("image", _COMMAND_LINE, {"image": image}, "image", idle_exit=0)
+
+
+def _override(platform: Platform, options: argparse.Namespace) -> Platform:
+    """The platform with what ``--override-*`` say; another architecture does not keep the host's variant."""
+    if options.override_arch is not None:
+        platform = replace(platform, architecture=options.override_arch, variant="")
+    if options.override_variant is not None:
+        platform = replace(platform, variant=options.override_variant)
+    if options.override_os is not None:
+        platform = replace(platform, os=options.override_os)
+    try:
+        return parse_platform(str(platform))
+    except InvalidPlatformError as error:
+        raise ConfigurationError(_COMMAND_LINE, str(error), key="--override-*") from error
+
+
+def _override_registry(settings: RegistrySettings, options: argparse.Namespace) -> RegistrySettings:
+    return replace(
+        settings,
+        authfile=options.authfile or settings.authfile,
+        cert_dir=options.cert_dir or settings.cert_dir,
+        registries_conf=options.registries_conf or settings.registries_conf,
+        registries_conf_dir=options.registries_conf_dir or settings.registries_conf_dir,
+        tls_verify=settings.tls_verify if options.tls_verify is None else options.tls_verify,
+    )
+
+
+def _override_trust(settings: TrustSettings, options: argparse.Namespace) -> TrustSettings:
+    return replace(
+        settings,
+        policy=options.policy or settings.policy,
+        registries_d=options.registries_d or settings.registries_d,
+        insecure_policy=options.insecure_policy,
+    )
