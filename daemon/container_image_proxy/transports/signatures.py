@@ -1,4 +1,4 @@
-"""Where the signatures of an image in a registry are fetched from: lookaside storage and sigstore attachments.
+"""Where the signatures of an image in a registry are fetched from: lookaside storage, sigstore attachments, bundles.
 
 containers-registries.d(5) says where; containers-signature(5) and cosign's specification say how they lie there.
 Bounded in count and size, and fail closed: a storage that answers anything but "there is none" is an error, because a
@@ -15,23 +15,20 @@ from urllib.parse import unquote, urlsplit
 
 from container_image_proxy.config.lookaside import signature_url
 from container_image_proxy.config.trusted_file import load_trusted_file_if_present
-from container_image_proxy.errors import ConfigurationError, InvalidManifestError, SourceError, UnknownManifestError
-from container_image_proxy.image.manifest import Manifest, parse_manifest
+from container_image_proxy.errors import ConfigurationError, SourceError
 from container_image_proxy.policy.signature_blob import UntrustedSignature, parse_signature_blob
-from container_image_proxy.stream import verify_stream
+from container_image_proxy.transports.attached import MAX_SIGNATURE_SIZE, MAX_SIGNATURES, fetch_attached
+from container_image_proxy.transports.bundles import fetch_bundles
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
     from container_image_proxy.config.lookaside import LookasideConfiguration
     from container_image_proxy.image.digest import Digest
-    from container_image_proxy.image.manifest import Descriptor
     from container_image_proxy.image.reference import Reference
     from container_image_proxy.policy.signature_blob import SignatureKind
     from container_image_proxy.registry.client import RegistryClient
 
-MAX_SIGNATURES: Final = 128
-MAX_SIGNATURE_SIZE: Final = 4 << 20
 MAX_TOTAL_SIZE: Final = 8 << 20  # of all signatures of one manifest, which are kept as long as its snapshot
 _PAYLOAD_TYPE: Final = "application/vnd.dev.cosign.simplesigning.v1+json"
 
@@ -52,7 +49,7 @@ class SignatureStorage:
         """
         simple = self._in_lookaside(reference, digest) if "simple" in kinds else ()
         attached = "sigstore" in kinds and self.lookaside.use_sigstore_attachments(reference)
-        return tuple(_within_budget(chain(simple, self._attachments(reference, digest) if attached else ())))
+        return tuple(_within_budget(chain(simple, self._attached(reference, digest) if attached else ())))
 
     def _in_lookaside(self, reference: Reference, digest: Digest) -> Iterator[UntrustedSignature]:
         """signature-1, signature-2, ... until one is missing."""
@@ -78,26 +75,14 @@ class SignatureStorage:
         except ConfigurationError as error:
             raise SourceError(str(error), phase="signature", endpoint=parts.path) from error
 
+    def _attached(self, reference: Reference, digest: Digest) -> Iterator[UntrustedSignature]:
+        yield from self._attachments(reference, digest)
+        yield from fetch_bundles(self.registry, reference, digest)
+
     def _attachments(self, reference: Reference, digest: Digest) -> Iterator[UntrustedSignature]:
         """The layers of the image that cosign tags ``sha256-<hex>.sig`` in the same repository."""
         place = replace(reference, tag=f"{digest.algorithm}-{digest.hex}.sig", digest=None)
-        for layer in self._attached_layers(place):
-            if layer.size > MAX_SIGNATURE_SIZE:
-                raise InvalidManifestError(f"{place}: a signature has more than {MAX_SIGNATURE_SIZE} bytes")
-            payload = b"".join(verify_stream(self.registry.open_blob(place, layer), layer))
-            yield UntrustedSignature("sigstore", payload, layer.media_type, layer.annotations, f"docker://{place}")
-
-    def _attached_layers(self, place: Reference) -> tuple[Descriptor, ...]:
-        try:
-            untrusted = self.registry.fetch_manifest(place)
-        except UnknownManifestError:
-            return ()
-        manifest = parse_manifest(untrusted) if untrusted is not None else None
-        if not isinstance(manifest, Manifest):
-            raise InvalidManifestError(f"{place} is not an image of signatures")
-        if len(manifest.layers) > MAX_SIGNATURES:
-            raise InvalidManifestError(f"{place} has more than {MAX_SIGNATURES} signatures")
-        return tuple(layer for layer in manifest.layers if layer.media_type == _PAYLOAD_TYPE)
+        return fetch_attached(self.registry, place, _PAYLOAD_TYPE)
 
 
 def _within_budget(signatures: Iterable[UntrustedSignature]) -> Iterator[UntrustedSignature]:
