@@ -70,6 +70,7 @@ def assemble(settings: InstanceSettings, store: SnapshotStore, surroundings: Sur
         partial(open_source, access=RegistryAccess(registry, lookaside)),
         store,
         require_instance_signature=settings.trust.require_instance_signature,
+        accept_unnamed_bundles=settings.trust.accept_unnamed_bundles,
     )
     return Serving(settings, images, policy, proxy, registry)
 

@@ -12,6 +12,7 @@ import logging
 import time
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.errors import (
@@ -76,13 +77,19 @@ class Proxy:
         store: SnapshotStore,
         *,
         require_instance_signature: bool = False,
+        accept_unnamed_bundles: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._images = images
         self._policy = policy
         self._open_source = open_source
         self._snapshots = Snapshots(store, self._restore)
-        self._require_instance_signature = require_instance_signature
+        self._evaluate = partial(
+            evaluate,
+            policy,
+            require_instance_signature=require_instance_signature,
+            accept_unnamed_bundles=accept_unnamed_bundles,
+        )
         self._clock = clock
         self._resolutions: SingleFlight[Snapshot] = SingleFlight()
 
@@ -213,7 +220,7 @@ class Proxy:
             signatures=stored.signatures,
         )
         try:
-            verified = evaluate(self._policy, unverified, require_instance_signature=self._require_instance_signature)
+            verified = self._evaluate(unverified)
         except PolicyRejectedError as error:
             _log.warning("rejected: %s", error, extra={"fields": {"IMAGE": stored.name, "REFERENCE": stored.reference}})
             raise

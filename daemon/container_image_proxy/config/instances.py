@@ -66,6 +66,7 @@ class TrustSettings:
     policy: Path | None = None
     registries_d: Path | None = None
     require_instance_signature: bool = False
+    accept_unnamed_bundles: bool = False
     insecure_policy: bool = False
 
 
@@ -221,6 +222,7 @@ def _read_trust(table: TomlTable) -> TrustSettings:
         policy=_read_path(table, "policy"),
         registries_d=_read_path(table, "registries-d"),
         require_instance_signature=table.get("require-instance-signature", bool) or False,
+        accept_unnamed_bundles=table.get("accept-unnamed-bundles", bool) or False,
     )
     table.finish()
     return settings

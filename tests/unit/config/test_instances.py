@@ -73,6 +73,7 @@ def test_everything_that_may_be_said_is_read(directories: tuple[Path, ...]) -> N
         policy = "/etc/policy.json"
         registries-d = "/etc/registries.d"
         require-instance-signature = true
+        accept-unnamed-bundles = true
         """,
     )
     a, b = loaded.images["a"], loaded.images["b"]
@@ -89,6 +90,7 @@ def test_everything_that_may_be_said_is_read(directories: tuple[Path, ...]) -> N
     assert loaded.registry.trusted_token_realms == ("auth.example.org",)
     assert loaded.trust.policy == Path("/etc/policy.json")
     assert loaded.trust.require_instance_signature
+    assert loaded.trust.accept_unnamed_bundles
 
 
 def test_several_images_have_no_default_unless_one_is_named(directories: tuple[Path, ...]) -> None:
@@ -118,6 +120,10 @@ def test_several_images_have_no_default_unless_one_is_named(directories: tuple[P
         (
             IMAGE + "[trust]\nrequire-instance-signature = 1\n",
             "trust.require-instance-signature: must be true or false, not an integer",
+        ),
+        (
+            IMAGE + "[trust]\naccept-unnamed-bundles = 1\n",
+            "trust.accept-unnamed-bundles: must be true or false, not an integer",
         ),
         (IMAGE + '[registry]\npassword = "x"\n', "registry.password: unknown key"),
         ('default = "x"\n' + IMAGE, "default: there is no image 'x' (one of: os)"),
