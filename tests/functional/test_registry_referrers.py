@@ -12,12 +12,13 @@ from container_image_proxy.image.digest import digest_of
 from container_image_proxy.image.manifest import Descriptor
 from container_image_proxy.image.reference import parse_reference
 from tests.support.bundles import BUNDLE, list_of
-from tests.support.layouts import OCI_EMPTY, OCI_INDEX, OCI_MANIFEST
+from tests.support.layouts import DOCKER_LIST, OCI_EMPTY, OCI_INDEX, OCI_MANIFEST, encode
 from tests.support.registry_client import registry_client
 from tests.support.upstream import Connection, Handler, ReceivedRequest, Upstream, answering, by_path
 
 SUBJECT = digest_of(b"the subject")
 PATH = f"/v2/some/os/referrers/{SUBJECT}"
+DOCKER_LISTING = encode({"schemaVersion": 2, "mediaType": DOCKER_LIST, "manifests": []})
 TAG = f"/manifests/sha256-{SUBJECT.hex}"
 
 
@@ -104,6 +105,13 @@ def test_without_the_api_the_tag_has_the_list() -> None:
         assert upstream.paths() == [PATH, f"/v2/some/os{TAG}"]
 
 
+def test_the_tag_of_a_longer_digest_is_cut() -> None:
+    digest = digest_of(b"the subject", "sha512")
+    routes = {f"/manifests/sha512-{digest.hex[:64]}": listing("a")}
+    with Upstream(by_path(routes)) as upstream, registry_client() as client:
+        assert client.fetch_referrers(parse_reference(f"{upstream.authority}/some/os:1"), digest, BUNDLE)
+
+
 def test_without_api_and_tag_there_are_none() -> None:
     with Upstream(by_path({})) as upstream:
         assert fetch(upstream) == ()
@@ -118,6 +126,7 @@ def test_without_api_and_tag_there_are_none() -> None:
         (answering(200, b"<html>", {"Content-Type": "text/html"}), None, InvalidManifestError),
         (answering(200, b"{}", {"Content-Type": OCI_INDEX}), None, InvalidManifestError),
         (listing("a", media_type="application/json"), None, InvalidManifestError),
+        (answering(200, DOCKER_LISTING, {"Content-Type": DOCKER_LIST}), None, InvalidManifestError),
         (answering(404), answering(500), UpstreamError),
         (answering(404), answering(200, b"{}", {"Content-Type": OCI_MANIFEST}), InvalidManifestError),
     ],
