@@ -2,12 +2,13 @@
 
 The consumer holds all but the last chunk before the digest is known, and never the last chunk of a wrong blob. With the
 answer's ``Content-Length`` being the descriptor's size, framing itself fails then, so that a complete answer is proof.
-Hashing runs in a thread of its own, because that is as much work as receiving and sending together and ``hashlib``
-works outside the interpreter lock.
+Hashing runs in a thread of its own as long as there are processors for that, because it is as much work as receiving
+and sending together and ``hashlib`` works outside the interpreter lock.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from contextlib import closing, suppress
 from queue import Queue
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from container_image_proxy.image.manifest import Descriptor
 
 _QUEUED_CHUNKS: Final = 4
+_helpers = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
+"""One for each processor: with more streams than that, their own threads keep all of them busy, and need no queues."""
 
 
 def verify_stream(chunks: Generator[bytes, None, None], descriptor: Descriptor) -> Generator[bytes, None, None]:
@@ -63,7 +66,9 @@ def _reject(chunks: Generator[bytes, None, None], descriptor: Descriptor) -> NoR
 
 
 class _BackgroundHash:
-    """A running digest, computed by a thread from the second chunk; at most ``_QUEUED_CHUNKS`` chunks wait for it."""
+    """A running digest, computed from the second chunk by a helping thread, for which at most ``_QUEUED_CHUNKS`` wait;
+    in the caller's own thread while there is no helper to be had.
+    """
 
     def __init__(self, digest: Digest) -> None:
         self._algorithm = digest.algorithm
@@ -74,9 +79,22 @@ class _BackgroundHash:
     def update(self, chunk: bytes) -> None:
         """Have ``chunk`` (not empty) hashed soon; blocks while the queue is full."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="blob-hash")
-            self._thread.start()
-        self._queue.put(chunk)
+            self._thread = self._find_helper()
+        if self._thread is None:
+            self._hash.update(chunk)
+        else:
+            self._queue.put(chunk)
+
+    def _find_helper(self) -> threading.Thread | None:
+        if not _helpers.acquire(blocking=False):
+            return None
+        thread = threading.Thread(target=self._run, name="blob-hash")
+        try:
+            thread.start()
+        except RuntimeError:  # the system has no more threads for us
+            _helpers.release()
+            return None
+        return thread
 
     def finish(self, last_chunk: bytes) -> Digest:
         """The digest of everything, ``last_chunk`` included."""
@@ -90,6 +108,7 @@ class _BackgroundHash:
             self._queue.put(b"")
             self._thread.join()
             self._thread = None
+            _helpers.release()
 
     def _run(self) -> None:
         while chunk := self._queue.get():

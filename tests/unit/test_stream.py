@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from container_image_proxy import stream
 from container_image_proxy.errors import DigestMismatchError, IntegrityError, SizeMismatchError
 from container_image_proxy.image.digest import digest_of
 from container_image_proxy.image.manifest import Descriptor
@@ -111,12 +112,58 @@ def test_leaving_early_closes_the_source_and_ends_the_hashing_thread() -> None:
             closed.set()
 
     before = threading.active_count()
-    stream = verify_stream(source(), describe(CONTENT))
-    assert [next(stream), next(stream)] == [CONTENT[:10], CONTENT[10:20]]
+    content = verify_stream(source(), describe(CONTENT))
+    assert [next(content), next(content)] == [CONTENT[:10], CONTENT[10:20]]
     assert threading.active_count() == before + 1
-    stream.close()
+    content.close()
     assert closed.is_set()
     assert threading.active_count() == before
+
+
+@pytest.fixture
+def no_helpers() -> Iterator[None]:
+    """Every helping thread is taken by other streams, which end with the test."""
+    taken = 0
+    while stream._helpers.acquire(blocking=False):
+        taken += 1
+    yield
+    stream._helpers.release(taken)
+
+
+@pytest.mark.demand("mem-limit")
+def test_a_stream_without_a_helper_hashes_in_its_own_thread(no_helpers: None) -> None:
+    before = threading.active_count()
+    content = verify_stream(chunks_of(CONTENT, 10), describe(CONTENT))
+    started = [next(content), next(content)]
+    assert threading.active_count() == before
+    assert drain(content) == (CONTENT[20:], None)
+    assert b"".join(started) == CONTENT[:20]
+    assert drain(verify_stream(chunks_of(CONTENT[:-1] + b"!", 10), describe(CONTENT)))[1] is not None
+
+
+def test_a_helper_that_comes_free_takes_over_in_mid_stream() -> None:
+    taken = 0
+    while stream._helpers.acquire(blocking=False):
+        taken += 1
+    content = verify_stream(chunks_of(CONTENT, 10), describe(CONTENT))
+    started, before = next(content), threading.active_count()
+    stream._helpers.release(taken)
+    started += next(content)
+    assert threading.active_count() == before + 1
+    assert drain(content) == (CONTENT[20:], None)
+    assert started == CONTENT[:20]
+
+
+def test_a_system_without_threads_to_spare_costs_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    for _ in range(100):  # more than there are helpers: none is lost
+        assert drain(verify_stream(chunks_of(CONTENT, 4096), describe(CONTENT))) == (CONTENT, None)
+    monkeypatch.undo()
+    assert stream._helpers.acquire(blocking=False)
+    stream._helpers.release()
 
 
 def test_an_error_of_the_source_passes_through() -> None:

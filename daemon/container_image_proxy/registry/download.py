@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from contextlib import closing
 from http import HTTPStatus
-from time import monotonic
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from container_image_proxy.config.limits import CHUNK_SIZE, KIB
+from container_image_proxy.config.limits import CHUNK_SIZE
+from container_image_proxy.config.pace import Pace
 from container_image_proxy.errors import DigestMismatchError, Error, RegistryError, SizeMismatchError, UpstreamError
 from container_image_proxy.registry.attempts import has_progressed
 from container_image_proxy.registry.endpoints import Endpoint
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     from container_image_proxy.registry.reply import Reply
 
 _E = TypeVar("_E", bound=Endpoint)
-_SMALLEST_READ: Final = 64 * KIB
-_FIRST_READ: Final = 256 * KIB
-_SLOW: Final = 1.0
-_FAST: Final = 0.25
 
 
 class Download(Generic[_E]):
@@ -82,13 +78,11 @@ class Download(Generic[_E]):
     def _transfer(self, endpoint: _E) -> Generator[bytes, None, None]:
         with closing(self._open_at(endpoint, self._offset)) as reply:
             self._skip(reply, _verify_position(reply, self._offset, self._size))
-            read_size = _first_read(self._size - self._offset)
+            pace = Pace(self._size - self._offset)
             while self._offset < self._size:
-                began = monotonic()
-                chunk = reply.read(min(read_size, self._size - self._offset))
+                chunk = reply.read(min(pace.next(), self._size - self._offset))
                 if not chunk:
                     raise _lost(reply)
-                read_size = _next_read(read_size, monotonic() - began)
                 self._offset += len(chunk)
                 self._suppliers.add(endpoint)
                 yield chunk
@@ -144,15 +138,3 @@ def _lost(reply: Reply) -> ConnectionLostError:
     return ConnectionLostError(
         f"{reply.endpoint}: the connection was lost", phase=reply.request.phase, endpoint=reply.endpoint, retryable=True
     )
-
-
-def _first_read(size: int) -> int:
-    """A blob that fits into one chunk comes as one; of a larger one the first bytes should soon be on their way."""
-    return CHUNK_SIZE if size <= CHUNK_SIZE else _FIRST_READ
-
-
-def _next_read(size: int, seconds: float) -> int:
-    """Large reads for speed, small ones where the bytes of a slow connection would otherwise wait for each other."""
-    if seconds > _SLOW:
-        return max(_SMALLEST_READ, size // 4)
-    return min(CHUNK_SIZE, size * 2) if seconds < _FAST else size

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from container_image_proxy.config.limits import CHUNK_SIZE
+from container_image_proxy.config.pace import Pace
 from container_image_proxy.errors import (
     DigestMismatchError,
     InvalidManifestError,
@@ -138,7 +138,8 @@ class LayoutSource:
     def open_blob(self, descriptor: Descriptor) -> Generator[bytes, None, None]:
         """As in :class:`ImageSource`."""
         with self._open(blob_path(descriptor.digest)) as descriptor_number:
-            while chunk := os.read(descriptor_number, CHUNK_SIZE):
+            pace = Pace(descriptor.size)
+            while chunk := os.read(descriptor_number, pace.next()):
                 yield chunk
 
     def fetch_signatures(self, digest: Digest, kinds: Collection[SignatureKind]) -> tuple[UntrustedSignature, ...]:  # noqa: ARG002 - the protocol's
