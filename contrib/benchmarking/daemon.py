@@ -44,25 +44,39 @@ class Daemon:
         return Transfer(size, seconds, cpu_seconds(self.pid) - cpu, peak_rss(self.pid))
 
 
-def write_instance(directory: Path, reference: str, policy: Path, cert_dir: Path | None, *, fresh_for: float) -> None:
+def write_instance(
+    directory: Path,
+    reference: str,
+    policy: Path,
+    cert_dir: Path | None,
+    *,
+    fresh_for: float,
+    registries_d: Path | None,
+) -> None:
     """An instance that serves one image."""
     trust = f'cert-dir = "{cert_dir}"' if cert_dir else "tls-verify = false"
     path = directory / f"{_INSTANCE}.toml"
     path.write_text(
         f'[images.os]\nreference = "{reference}"\nfresh-for = {fresh_for}\n'
         f'[registry]\n{trust}\n[trust]\npolicy = "{policy}"\n'
+        + (f'registries-d = "{registries_d}"\n' if registries_d else "")
     )
     path.chmod(0o600)
 
 
 @contextmanager
 def serving_daemon(
-    reference: str, policy: Path, cert_dir: Path | None = None, *, fresh_for: float = 1.0
+    reference: str,
+    policy: Path,
+    cert_dir: Path | None = None,
+    *,
+    fresh_for: float = 1.0,
+    registries_d: Path | None = None,
 ) -> Iterator[Daemon]:
     """The daemon under this interpreter; it has been started, but need not be ready when this yields."""
     with tempfile.TemporaryDirectory() as name, socket.socket(socket.AF_UNIX) as listener:
         directory = Path(name)
-        write_instance(directory, reference, policy, cert_dir, fresh_for=fresh_for)
+        write_instance(directory, reference, policy, cert_dir, fresh_for=fresh_for, registries_d=registries_d)
         listener.bind(str(directory / "socket"))
         listener.listen()
         arguments = ["--instance", _INSTANCE, "--config-dir", name, "--log-level", "error"]

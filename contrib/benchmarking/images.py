@@ -29,6 +29,7 @@ class Image:
     """An image in an OCI layout under the name ``latest``, with one layer."""
 
     layout: Path
+    manifest_digest: str
     layer_digest: str
     layer_size: int
 
@@ -46,13 +47,19 @@ def make_image(layout: Path, size: int) -> Image:
     manifest = {
         "schemaVersion": 2,
         "mediaType": MANIFEST,
-        "config": _write_json(layout, config, _CONFIG),
+        "config": write_json(layout, config, _CONFIG),
         "layers": [layer],
     }
-    named = _write_json(layout, manifest, MANIFEST) | {"annotations": {"org.opencontainers.image.ref.name": "latest"}}
+    descriptor = write_json(layout, manifest, MANIFEST)
+    write_layout(layout, descriptor)
+    return Image(layout, descriptor["digest"], layer["digest"], layer["size"])
+
+
+def write_layout(layout: Path, descriptor: dict[str, Any]) -> None:
+    """Make a directory with blobs an OCI layout in which the manifest is named ``latest``."""
+    named = descriptor | {"annotations": {"org.opencontainers.image.ref.name": "latest"}}
     (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [named]}))
     (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
-    return Image(layout, layer["digest"], layer["size"])
 
 
 def _write_layer(layout: Path, size: int) -> tuple[dict[str, Any], str]:
@@ -86,7 +93,9 @@ def _tar_header(size: int) -> bytes:
     return member.tobuf()
 
 
-def _write_json(layout: Path, document: dict[str, Any], media_type: str) -> dict[str, Any]:
+def write_json(layout: Path, document: dict[str, Any], media_type: str) -> dict[str, Any]:
+    """Store a document as a blob; its descriptor."""
+    (layout / "blobs/sha256").mkdir(parents=True, exist_ok=True)
     raw = json.dumps(document).encode()
     encoded = hashlib.sha256(raw).hexdigest()
     (layout / "blobs/sha256" / encoded).write_bytes(raw)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from benchmarking.rows import DIRECT, OURS, SKOPEO, Figure, Measurement
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from benchmarking.bench import Bench
 
@@ -58,14 +58,24 @@ def format_table(rows: Iterable[Row]) -> Iterator[str]:
     """Lines of a table of medians with the ratios ours/skopeo and ours/direct."""
     yield _HEAD
     for row in rows:
-        values = "".join(f"{row.median(contender):>10.4g}" for contender in (OURS, SKOPEO, DIRECT))
-        ratios = "".join(f"{row.ratio(contender):>9.2f}" for contender in (SKOPEO, DIRECT))
+        values = "".join(_cell(row, row.median, contender, ">10.4g") for contender in (OURS, SKOPEO, DIRECT))
+        ratios = "".join(_cell(row, row.ratio, contender, ">9.2f") for contender in (SKOPEO, DIRECT))
         name = f"{row.measurement.title}: {row.figure.name}"
         yield f"{name:<36}{values}  {row.figure.unit:6}{ratios}  {_expectation(row)}".rstrip()
 
 
+def _cell(row: Row, value: Callable[[str], float], contender: str, form: str) -> str:
+    """A number, or a dash for a contender that cannot take part."""
+    width = form.partition(".")[0]
+    return format(value(contender), form) if contender in row.rounds else format("-", width)
+
+
 def _expectation(row: Row) -> str:
     figure = row.figure
+    if figure.limit is not None:
+        return f"< {figure.limit:g} {'ok' if row.median(OURS) < figure.limit else 'MISSED'}"
+    if SKOPEO not in row.rounds:
+        return ""
     bound = f">= {figure.at_least}" if figure.at_least is not None else f"<= {figure.at_most}"
     met = figure.is_met(row.ratio(SKOPEO))
     return "" if met is None else f"{bound} {'ok' if met else 'MISSED'}"
@@ -102,5 +112,5 @@ def to_json(row: Row) -> dict[str, Any]:
         "median": {contender: row.median(contender) for contender in row.rounds},
         "rounds": dict(row.rounds),
         "ratio": {contender: row.ratio(contender) for contender in row.rounds if contender != OURS},
-        "expected_met": row.figure.is_met(row.ratio(SKOPEO)),
+        "expected_met": row.figure.is_met(row.ratio(SKOPEO)) if SKOPEO in row.rounds else None,
     }

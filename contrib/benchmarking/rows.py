@@ -12,13 +12,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from socket import create_connection
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 from benchmarking import curl
 from benchmarking.daemon import serving_daemon
 from benchmarking.keepalive import KeepAliveClient
 from benchmarking.processes import cpu_seconds
+from benchmarking.signing import Signed, signed_by_gpg, signed_by_sigstore
 from benchmarking.skopeo import SkopeoProxy, serving_skopeo
 
 if TYPE_CHECKING:
@@ -33,16 +36,20 @@ DIRECT: Final = "direct"
 Probe = Callable[[], Sequence[float]]
 Probes = Iterator[Mapping[str, Probe]]
 _REQUESTS: Final = 500  # of a manifest in each round
+_WARM_UP: Final = 1.0  # seconds in which a daemon that was just started loads its libraries and keys
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A number that is reported; ``at_least`` and ``at_most`` bound the expected ratio ours / skopeo."""
+    """A number that is reported; ``at_least`` and ``at_most`` bound the expected ratio ours / skopeo, ``limit`` our own
+    number.
+    """
 
     name: str
     unit: str
     at_least: float | None = None
     at_most: float | None = None
+    limit: float | None = None
 
     def is_met(self, ratio: float) -> bool | None:
         """Whether a ratio is as expected; None without an expectation."""
@@ -61,6 +68,7 @@ class Measurement:
     prepare: Callable[[Bench], AbstractContextManager[Mapping[str, Probe]]]
 
 
+_LATER: Final = Figure("added to later ones", "ms")
 MEASUREMENTS: Final[dict[str, Measurement]] = {}
 
 
@@ -147,6 +155,62 @@ def _first_answer(bench: Bench) -> Probes:
         SKOPEO: lambda: _first_of_skopeo(bench),
         DIRECT: lambda: _first_of_curl(bench.http),
     }
+
+
+@measurement("gpg", "signed by GPG", Figure("first manifest", "ms"), Figure("added", "ms", limit=60), _LATER)
+def _signed_by_gpg(bench: Bench) -> Probes:
+    with _directory() as directory, signed_by_gpg(directory, bench.http) as signed:
+        yield {OURS: partial(_added_by_us, bench, signed), SKOPEO: partial(_added_by_skopeo, bench, signed)}
+
+
+@measurement("sigstore", "signed, sigstore", Figure("first manifest", "ms"), Figure("added", "ms", limit=15), _LATER)
+def _signed_by_sigstore(bench: Bench) -> Probes:
+    """Without skopeo, which Debian 12 builds without sigstore."""
+    with _directory() as directory, signed_by_sigstore(directory, bench.http) as signed:
+        yield {OURS: partial(_added_by_us, bench, signed)}
+
+
+@contextmanager
+def _directory() -> Iterator[Path]:
+    with TemporaryDirectory() as name:
+        yield Path(name)
+
+
+def _added_by_us(bench: Bench, signed: Signed) -> tuple[float, float, float]:
+    """The first manifest that a daemon is asked for, in ms; what the signature adds to it, and to later ones."""
+    first, later = _first_and_later_of_ours(signed.reference, signed.policy, signed.registries_d)
+    plain, plain_later = _first_and_later_of_ours(signed.reference, bench.policy, signed.registries_d)
+    return first, first - plain, later - plain_later
+
+
+def _first_and_later_of_ours(reference: str, policy: Path, registries_d: Path) -> tuple[float, float]:
+    with (
+        serving_daemon(reference, policy, fresh_for=60, registries_d=registries_d) as daemon,
+        closing(daemon.connect()) as connection,
+    ):
+        KeepAliveClient(connection, "/images").get()
+        time.sleep(_WARM_UP)
+        client = KeepAliveClient(connection, "/manifest")
+        return _milliseconds(client.get), _percentiles(client.get)[0]
+
+
+def _added_by_skopeo(bench: Bench, signed: Signed) -> tuple[float, float, float]:
+    first, later = _first_and_later_of_skopeo(signed.reference, signed.policy, signed.registries_d)
+    plain, plain_later = _first_and_later_of_skopeo(signed.reference, bench.policy, signed.registries_d)
+    return first, first - plain, later - plain_later
+
+
+def _first_and_later_of_skopeo(reference: str, policy: Path, registries_d: Path) -> tuple[float, float]:
+    with serving_skopeo(policy, None, registries_d=registries_d) as skopeo:
+        first = _milliseconds(lambda: skopeo.fetch_manifest(skopeo.open_image(reference)))
+        number = skopeo.open_image(reference)
+        return first, _percentiles(lambda: skopeo.fetch_manifest(number))[0]
+
+
+def _milliseconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return (time.perf_counter() - start) * 1e3
 
 
 def _percentiles(fetch: Callable[[], object]) -> tuple[float, float]:

@@ -79,11 +79,12 @@ class SkopeoProxy:
 
 
 @contextmanager
-def serving_skopeo(policy: Path, cert_dir: Path | None) -> Iterator[SkopeoProxy]:
+def serving_skopeo(policy: Path, cert_dir: Path | None, *, registries_d: Path | None = None) -> Iterator[SkopeoProxy]:
     """A proxy that trusts the CA in ``cert_dir``, or speaks plain HTTP without one."""
     transport = f"--cert-dir={cert_dir}" if cert_dir else "--tls-verify=false"
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    command = ["skopeo", "--policy", str(policy), "experimental-image-proxy", transport]
+    lookaside = ["--registries.d", str(registries_d)] if registries_d else []
+    command = ["skopeo", "--policy", str(policy), *lookaside, "experimental-image-proxy", transport]
     with ours, theirs, running([*command, f"--sockfd={theirs.fileno()}"], pass_fds=[theirs.fileno()]) as process:
         theirs.close()
         yield SkopeoProxy(process.pid, ours)

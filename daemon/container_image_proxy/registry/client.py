@@ -88,6 +88,11 @@ class RegistryClient:
         self._health = Health(limits, clock.now)
         self._suppliers: dict[str, Repository] = {}
 
+    def prepare(self, reference: Reference) -> None:
+        """Do what needs no network before the first request for ``reference``; raises :class:`Error` as that would."""
+        for source in self._registries.pull_sources(reference):
+            self._session.prepare(repository_of(source, tls_verify=self._tls_verify))
+
     def fetch_manifest(
         self, reference: Reference, digest: Digest | None = None, *, unless: Digest | None = None
     ) -> UntrustedManifest | None:

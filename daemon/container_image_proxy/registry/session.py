@@ -84,6 +84,11 @@ class HttpSession:
         self._private: dict[str, bool] = {}
         self._lock = threading.Lock()
 
+    def prepare(self, endpoint: Endpoint) -> None:
+        """Load what the first request to ``endpoint`` would wait for, the trust store; :class:`ConfigurationError`."""
+        target = parse_target(f"https://{endpoint.authority}/")
+        self._adapter(self._profile(Request(target=target, endpoint=endpoint, phase="connect")))
+
     def send(self, request: Request) -> Reply:
         """The answer, redirects followed; its status may be anything.
 

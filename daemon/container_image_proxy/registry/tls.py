@@ -19,7 +19,7 @@ def client_context(files: TlsFiles, *, verify: bool) -> ssl.SSLContext:
 
     Raises :class:`ConfigurationError` if a file is unusable.
     """
-    context = ssl.create_default_context()
+    context = ssl.create_default_context() if verify else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     # Newer Pythons are stricter than the tools whose files these are: private CAs without key identifiers must work.
     context.verify_flags &= ~ssl.VerifyFlags.VERIFY_X509_STRICT
     context.sslsocket_class = cast("type[ssl.SSLSocket]", PunctualTLSSocket)

@@ -51,13 +51,13 @@ class Serving:
         return any(self.permits(peer, name) for name in self.images)
 
     def warm_up(self) -> None:
-        """Do what the first request would wait for: load the HTTP library, and the keys that policy asks for."""
-        references = [image.reference for image in self.images.values()]
-        if any(reference.docker_reference for reference in references):
-            with suppress(Error):  # the first request will meet it again and tell
-                self.registry()
-        for one in references:
-            prepare(self.policy, self.policy.scope_for(one.transport, one.policy_identity, one.policy_namespaces))
+        """Do what the first request would wait for: load the HTTP library, trusted certificates, and keys."""
+        for reference in (image.reference for image in self.images.values()):
+            if reference.docker_reference is not None:
+                with suppress(Error):  # the first request will meet it again and tell
+                    self.registry().prepare(reference.docker_reference)
+            scope = self.policy.scope_for(reference.transport, reference.policy_identity, reference.policy_namespaces)
+            prepare(self.policy, scope)
 
     def close(self) -> None:
         """Close the connections to registries that nobody uses; those in use close with their transfers."""
