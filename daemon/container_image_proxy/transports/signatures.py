@@ -7,7 +7,6 @@ signature that was not seen must not count as one that is not there. Verifies no
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -77,11 +76,8 @@ class SignatureStorage:
             raise SourceError(str(error), phase="signature", endpoint=parts.path) from error
 
     def _attached(self, reference: Reference, digest: Digest) -> Iterator[UntrustedSignature]:
-        """Both kinds at once: each takes a round trip or two that the first manifest would wait for."""
-        with ThreadPoolExecutor(1) as helper:
-            bundles = helper.submit(lambda: list(_within_budget(fetch_bundles(self.registry, reference, digest))))
-            yield from self._attachments(reference, digest)
-            yield from bundles.result()
+        yield from self._attachments(reference, digest)
+        yield from fetch_bundles(self.registry, reference, digest)
 
     def _attachments(self, reference: Reference, digest: Digest) -> Iterator[UntrustedSignature]:
         """The layers of the image that cosign tags ``sha256-<hex>.sig`` in the same repository."""
