@@ -28,14 +28,14 @@ _helpers = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
 
 
 def verify_stream(chunks: Generator[bytes, None, None], descriptor: Descriptor) -> Generator[bytes, None, None]:
-    """Yield ``chunks`` unchanged, the last only once size and digest are those of ``descriptor``.
+    """Yield ``chunks`` unchanged, each one chunk late, the last only once size and digest are those of ``descriptor``.
 
     A blob that arrives in one chunk is thus verified before anything of it is yielded. Raises
     :class:`SizeMismatchError` as soon as one byte too many arrives, :class:`DigestMismatchError` at the end, and that
     within ``chunks``, too; errors of ``chunks`` pass through. ``chunks`` is closed in every case.
     """
     received = 0
-    last = b""
+    withheld = b""
     with closing(chunks), closing(_BackgroundHash(descriptor.digest)) as content:
         for chunk in chunks:
             received += len(chunk)
@@ -43,17 +43,16 @@ def verify_stream(chunks: Generator[bytes, None, None], descriptor: Descriptor) 
                 raise SizeMismatchError(
                     f"{descriptor.digest} is longer than the {descriptor.size} bytes that its descriptor says"
                 )
-            if received < descriptor.size:
-                content.update(chunk)
-                yield chunk
-            elif content.finish(chunk) == descriptor.digest:
-                last = chunk
-            else:
+            if withheld:
+                content.update(withheld)
+                yield withheld
+            withheld = chunk
+            if received == descriptor.size and content.finish(withheld) != descriptor.digest:
                 _reject(chunks, descriptor)
         if received != descriptor.size:
             raise SizeMismatchError(f"{descriptor.digest} ended after {received} of {descriptor.size} bytes")
-        if last:
-            yield last
+        if withheld:
+            yield withheld
         elif content.finish(b"") != descriptor.digest:
             _reject(chunks, descriptor)
 
