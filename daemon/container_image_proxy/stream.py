@@ -14,6 +14,7 @@ from contextlib import closing, suppress
 from queue import Queue
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from container_image_proxy.config.limits import CHUNK_SIZE
 from container_image_proxy.errors import DigestMismatchError, SizeMismatchError
 from container_image_proxy.image.digest import Digest
 
@@ -28,27 +29,29 @@ _helpers = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
 
 
 def verify_stream(chunks: Generator[bytes, None, None], descriptor: Descriptor) -> Generator[bytes, None, None]:
-    """Yield ``chunks`` unchanged, each one chunk late, the last only once size and digest are those of ``descriptor``.
+    """Yield ``chunks`` (none empty) unchanged, the last only once size and digest are those of ``descriptor``.
 
-    A blob that arrives in one chunk is thus verified before anything of it is yielded. Raises
-    :class:`SizeMismatchError` as soon as one byte too many arrives, :class:`DigestMismatchError` at the end, and that
-    within ``chunks``, too; errors of ``chunks`` pass through. ``chunks`` is closed in every case.
+    A blob that fits into ``CHUNK_SIZE`` is yielded in one piece, however many it came in, so that nothing of it leaves
+    unverified. Raises :class:`SizeMismatchError` as soon as one byte too many arrives, :class:`DigestMismatchError` at
+    the end, and that within ``chunks``, too; errors of ``chunks`` pass through. ``chunks`` is closed in every case.
     """
     received = 0
     withheld = b""
     with closing(chunks), closing(_BackgroundHash(descriptor.digest)) as content:
         for chunk in chunks:
             received += len(chunk)
+            withheld += chunk
             if received > descriptor.size:
                 raise SizeMismatchError(
                     f"{descriptor.digest} is longer than the {descriptor.size} bytes that its descriptor says"
                 )
-            if withheld:
+            if received == descriptor.size:
+                if content.finish(withheld) != descriptor.digest:
+                    _reject(chunks, descriptor)
+            elif descriptor.size > CHUNK_SIZE:
                 content.update(withheld)
                 yield withheld
-            withheld = chunk
-            if received == descriptor.size and content.finish(withheld) != descriptor.digest:
-                _reject(chunks, descriptor)
+                withheld = b""
         if received != descriptor.size:
             raise SizeMismatchError(f"{descriptor.digest} ended after {received} of {descriptor.size} bytes")
         if withheld:

@@ -15,7 +15,16 @@ from container_image_proxy.image.digest import digest_of
 from container_image_proxy.image.manifest import Descriptor
 from container_image_proxy.stream import verify_stream
 
+CHUNK_SIZE = 64
 CONTENT = bytes(range(256)) * 40
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_chunks() -> Iterator[None]:
+    """What is held whole is so small here that ``CONTENT`` is not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stream, "CHUNK_SIZE", CHUNK_SIZE)
+        yield
 
 
 def describe(content: bytes, *, size: int | None = None, algorithm: str = "sha256") -> Descriptor:
@@ -76,6 +85,21 @@ def test_the_source_learns_that_its_content_was_wrong(size: int) -> None:
 def test_a_wrong_blob_of_one_chunk_yields_nothing() -> None:
     received, error = drain(verify_stream(chunks_of(b"wrong", 100), describe(b"right")))
     assert (received, type(error)) == (b"", DigestMismatchError)
+
+
+@pytest.mark.demand("DIG-blob-short")
+@pytest.mark.parametrize("size", [1, 7, CHUNK_SIZE])
+@pytest.mark.parametrize("content", [CONTENT[: CHUNK_SIZE - 1], CONTENT[: CHUNK_SIZE - 1] + b"!"])
+def test_a_bad_blob_that_fits_into_a_chunk_yields_nothing_however_it_comes(size: int, content: bytes) -> None:
+    received, error = drain(verify_stream(chunks_of(content, size), describe(CONTENT[:CHUNK_SIZE])))
+    assert received == b""
+    assert isinstance(error, IntegrityError)
+
+
+def test_a_blob_that_fits_into_a_chunk_is_yielded_in_one_and_any_larger_one_as_it_comes() -> None:
+    small, large = CONTENT[:CHUNK_SIZE], CONTENT[: CHUNK_SIZE + 1]
+    assert list(verify_stream(chunks_of(small, 10), describe(small))) == [small]
+    assert list(verify_stream(chunks_of(large, 10), describe(large))) == list(chunks_of(large, 10))
 
 
 @pytest.mark.demand("DIG-blob-trailing")
@@ -172,7 +196,7 @@ def test_an_error_of_the_source_passes_through() -> None:
         raise SizeMismatchError("from below")
 
     received, error = drain(verify_stream(source(), describe(CONTENT)))
-    assert (received, str(error)) == (b"", "from below")
+    assert (received, str(error)) == (b"x", "from below")
 
 
 @given(sent=st.lists(st.binary(min_size=1, max_size=50), max_size=8), expected=st.binary(max_size=200))

@@ -10,7 +10,7 @@ from typing import Final
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
-CHUNK_SIZE: Final = 512 * KIB
+CHUNK_SIZE: Final = 1 * MIB
 """The most bytes of a blob that are handed on at once."""
 
 

@@ -29,7 +29,7 @@ def sizes(seconds: list[float], size: int = BIG) -> Iterator[int]:
 
 
 def test_a_fast_stream_comes_to_read_whole_chunks() -> None:
-    first, *_, last = sizes([0.001] * 10)
+    first, *_, last = sizes([0.001] * 20)
     assert (first, last) == (SMALLEST, CHUNK_SIZE)
 
 
@@ -39,7 +39,7 @@ def test_a_stream_that_shares_the_machine_keeps_its_pieces_small() -> None:
 
 @pytest.mark.demand("client-stall")
 def test_a_stream_that_becomes_slow_comes_to_small_pieces_again() -> None:
-    assert list(sizes([0.001] * 10 + [0.1] * 10))[-1] == SMALLEST
+    assert list(sizes([0.001] * 20 + [0.1] * 20))[-1] == SMALLEST
 
 
 @pytest.mark.parametrize(("size", "first"), [(1, CHUNK_SIZE), (CHUNK_SIZE, CHUNK_SIZE), (CHUNK_SIZE + 1, SMALLEST)])
