@@ -15,30 +15,27 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from container_image_proxy.chain import fetch_chain, verify_chain
 from container_image_proxy.errors import (
     AmbiguousDigestError,
-    DigestMismatchError,
     InvalidDigestError,
-    InvalidManifestError,
     PolicyRejectedError,
-    SizeMismatchError,
     UnknownBlobError,
     UnknownImageError,
     UnknownManifestError,
 )
 from container_image_proxy.image.convert import to_oci
 from container_image_proxy.image.digest import HEX_LENGTHS, parse_digest
-from container_image_proxy.image.manifest import Index, Manifest, UntrustedManifest, choose_manifest, parse_manifest
 from container_image_proxy.policy.evaluate import UnverifiedImage, evaluate
 from container_image_proxy.single_flight import SingleFlight
 from container_image_proxy.snapshots import Snapshot, Snapshots, StoredImage
 from container_image_proxy.stream import verify_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Callable, Generator, Iterator, Mapping
 
     from container_image_proxy.image.digest import Digest
-    from container_image_proxy.image.manifest import Descriptor
+    from container_image_proxy.image.manifest import Descriptor, Index, Manifest
     from container_image_proxy.image.platform import Platform
     from container_image_proxy.policy.model import Policy
     from container_image_proxy.policy.receipt import Receipt
@@ -46,7 +43,6 @@ if TYPE_CHECKING:
     from container_image_proxy.snapshots import SnapshotStore
     from container_image_proxy.transports.source import ImageReference, ImageSource
 
-_MAX_INDEXES: Final = 4
 _SHORTEST_PREFIX: Final = 7
 _log = logging.getLogger(__name__)
 
@@ -59,11 +55,6 @@ class ServedImage:
     reference: ImageReference
     platform: Platform
     fresh_for: float
-
-    @property
-    def pinned_digest(self) -> Digest | None:
-        """The digest that the reference itself names, if it does."""
-        return self.reference.docker_reference.digest if self.reference.docker_reference else None
 
 
 class Proxy:
@@ -158,58 +149,64 @@ class Proxy:
         image = self._images.get(stored.name)
         if image is None or (stored.reference, stored.place) != _names(image):
             return None
-        _verify_chain(stored, image.pinned_digest)
-        return self._verify(stored, checked_at=None)
+        verify_chain(stored.indexes, stored.manifest, image.reference, stored.platform)
+        return self._verify(stored, iter(()), checked_at=None)
 
     def _is_fresh(self, image: ServedImage, snapshot: Snapshot) -> bool:
-        if image.pinned_digest is not None:
+        if image.reference.pinned_digest is not None:
             return True
         return snapshot.checked_at is not None and self._clock() - snapshot.checked_at < image.fresh_for
 
     def _resolve(self, image: ServedImage, platform: Platform, last: Snapshot | None) -> Snapshot:
         began = self._clock()
         with closing(self._open_source(image.reference)) as source:
-            stored = self._fetch(image, platform, source, last.top_digest if last else None)
-        if stored is not None:
-            snapshot = self._verify(stored, checked_at=began)
-        elif last is not None:
-            snapshot = replace(last, checked_at=began)
-        else:
-            raise UnknownManifestError(f"{image.reference}: the source says 'not modified' to a first request")
+            chain = fetch_chain(source, image.reference, platform, last.top_digest if last else None)
+            if chain is not None:
+                unsigned = StoredImage(image.name, platform, *_names(image), *chain, signatures={})
+                snapshot = self._verify(unsigned, self._gather_signatures(unsigned, source), checked_at=began)
+            elif last is not None:
+                snapshot = replace(last, checked_at=began)
+            else:
+                raise UnknownManifestError(f"{image.reference}: the source says 'not modified' to a first request")
         self._keep(image, snapshot)
         return snapshot
 
-    def _fetch(
-        self, image: ServedImage, platform: Platform, source: ImageSource, known: Digest | None
-    ) -> StoredImage | None:
-        """The manifest for the platform, every step held against the digest that the step before named."""
-        top = source.fetch_manifest(image.pinned_digest, unless=known)
-        if top is None:
-            return None
-        document = parse_manifest(top)
-        if image.pinned_digest is not None and not image.pinned_digest.matches(document.raw):
-            raise DigestMismatchError(f"{image.reference}: the source sent another manifest")
-        indexes: list[Index] = []
-        while isinstance(document, Index):
-            if len(indexes) == _MAX_INDEXES:
-                raise InvalidManifestError(f"{image.reference}: indexes are nested more than {_MAX_INDEXES} deep")
-            indexes.append(document)
-            document = _fetch_instance(source, choose_manifest(document, platform))
-        signatures = self._fetch_signatures(image, source, [*indexes[:1], document])
-        return StoredImage(image.name, platform, *_names(image), tuple(indexes), document, signatures)
+    def _gather_signatures(self, unsigned: StoredImage, source: ImageSource) -> Iterator[StoredImage]:
+        """The image with more and more of the signatures that policy wants to see.
 
-    def _fetch_signatures(
-        self, image: ServedImage, source: ImageSource, signed: list[Index | Manifest]
-    ) -> dict[Digest, tuple[UntrustedSignature, ...]]:
-        """What policy wants to see, of the index that the reference named and of the manifest."""
-        reference = image.reference
+        Those of the index that the reference named come first, then the manifest's own.
+        """
+        reference = self.image(unsigned.name).reference
         scope = self._policy.scope_for(reference.transport, reference.policy_identity, reference.policy_namespaces)
-        kinds = scope.needs_signatures
-        return {document.digest: source.fetch_signatures(document.digest, kinds) for document in signed if kinds}
+        signatures: dict[Digest, tuple[UntrustedSignature, ...]] = {}
+        documents: tuple[Index | Manifest, ...] = (*unsigned.indexes[:1], unsigned.manifest)
+        for document in documents:
+            for found in source.fetch_signatures(document.digest, scope.needs_signatures):
+                if found:
+                    signatures[document.digest] = signatures.get(document.digest, ()) + found
+                    yield replace(unsigned, signatures=dict(signatures))
 
-    def _verify(self, stored: StoredImage, *, checked_at: float | None) -> Snapshot:
+    def _verify(self, stored: StoredImage, more: Iterator[StoredImage], *, checked_at: float | None) -> Snapshot:
+        """What policy allows: ``stored``, or the first of ``more``, the same image with more and more signatures.
+
+        Raises what policy has against the last of them if it allows none.
+        """
+        try:
+            verified = self._evaluate(self._unverified(stored))
+        except PolicyRejectedError as error:
+            fuller = next(more, None)
+            if fuller is None:
+                fields = {"IMAGE": stored.name, "REFERENCE": stored.reference}
+                _log.warning("rejected: %s", error, extra={"fields": fields})
+                raise
+        else:
+            _log_receipt(stored, verified.receipt)
+            return Snapshot(stored, verified, to_oci(verified.manifest), checked_at)
+        return self._verify(fuller, more, checked_at=checked_at)
+
+    def _unverified(self, stored: StoredImage) -> UnverifiedImage:
         reference = self.image(stored.name).reference
-        unverified = UnverifiedImage(
+        return UnverifiedImage(
             transport=reference.transport,
             name=str(reference),
             docker_reference=reference.docker_reference,
@@ -219,13 +216,6 @@ class Proxy:
             manifest=stored.manifest,
             signatures=stored.signatures,
         )
-        try:
-            verified = self._evaluate(unverified)
-        except PolicyRejectedError as error:
-            _log.warning("rejected: %s", error, extra={"fields": {"IMAGE": stored.name, "REFERENCE": stored.reference}})
-            raise
-        _log_receipt(stored, verified.receipt)
-        return Snapshot(stored, verified, to_oci(verified.manifest), checked_at)
 
 
 def _names(image: ServedImage) -> tuple[str, str]:
@@ -236,16 +226,6 @@ def _names(image: ServedImage) -> tuple[str, str]:
 def _side_shelf(image: ServedImage) -> str:
     """For snapshots of other platforms than the configured one; no image can have that name."""
     return f"{image.name}+platforms"
-
-
-def _verify_chain(stored: StoredImage, pinned: Digest | None) -> None:
-    """Each document must be the one that the document before chooses, the first the one that is pinned."""
-    documents: tuple[Index | Manifest, ...] = (*stored.indexes, stored.manifest)
-    if pinned is not None and not pinned.matches(documents[0].raw):
-        raise DigestMismatchError("it is not what the reference pins")
-    for index, chosen in zip(stored.indexes, documents[1:], strict=True):
-        if not choose_manifest(index, stored.platform).digest.matches(chosen.raw):
-            raise DigestMismatchError("its index chooses another manifest")
 
 
 def _choose_blob(snapshot: Snapshot, prefix: str) -> Descriptor | None:
@@ -267,20 +247,6 @@ def _log_receipt(stored: StoredImage, receipt: Receipt) -> None:
         "RECEIPT": json.dumps(receipt.as_json()),
     }
     _log.info("verified %s as %s", stored.reference, receipt.manifest_digest, extra={"fields": fields})
-
-
-def _fetch_instance(source: ImageSource, descriptor: Descriptor) -> Manifest | Index:
-    """The manifest or nested index that an index entry names, as its digest, size and type say."""
-    untrusted = source.fetch_manifest(descriptor.digest)
-    if untrusted is None:
-        raise UnknownManifestError(f"the source has no manifest {descriptor.digest}")
-    if not descriptor.digest.matches(untrusted.raw):
-        raise DigestMismatchError(f"the source sent another manifest for {descriptor.digest}")
-    if len(untrusted.raw) != descriptor.size:
-        raise SizeMismatchError(
-            f"{descriptor.digest} has {len(untrusted.raw)} bytes, its index entry says {descriptor.size}"
-        )
-    return parse_manifest(UntrustedManifest(untrusted.raw, untrusted.media_type or descriptor.media_type))
 
 
 def check_digest_prefix(text: str) -> str:

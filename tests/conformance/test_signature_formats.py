@@ -15,8 +15,8 @@ from container_image_proxy.policy.certificate_identity import FulcioRoot, PkiRoo
 from container_image_proxy.policy.fields import decode_base64
 from container_image_proxy.policy.public_key import parse_public_key, parse_single_pem, public_der
 from container_image_proxy.policy.rekor import parse_log_entry, parse_set, verify_set
-from container_image_proxy.policy.signature_blob import UntrustedSignature, parse_signature_blob
-from container_image_proxy.policy.sigstore import SIGNATURE_MEDIA_TYPE, SigstoreTrust
+from container_image_proxy.policy.signature_blob import SIGNATURE_MEDIA_TYPE, UntrustedSignature, parse_signature_blob
+from container_image_proxy.policy.sigstore import SigstoreTrust
 from container_image_proxy.policy.simple_signing import ATOMIC, COSIGN, parse_claim
 from container_image_proxy.policy.x509_chain import parse_single_certificate
 from tests.support.conformance import deviation, rows, to_bytes

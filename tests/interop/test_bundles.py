@@ -13,7 +13,17 @@ from tests.support.bundles import bundle, envelope, fallback, list_of, listed, l
 from tests.support.daemon import Reply, activated, write_instance, write_policy
 from tests.support.layouts import OCI_EMPTY, OCI_INDEX, Layout, StoredImage, single_image
 from tests.support.registries import docker_registry, needs_docker_registry
-from tests.support.sigstore import EMAIL, ISSUER, Certificate, encode, make_key, make_leaf, public_pem
+from tests.support.sigstore import (
+    EMAIL,
+    ISSUER,
+    Certificate,
+    attachment,
+    attachment_tag,
+    encode,
+    make_key,
+    make_leaf,
+    public_pem,
+)
 from tests.support.upstream import Upstream, answering, by_path, content, image
 
 KEY, LOG = make_key(), make_key()
@@ -142,6 +152,19 @@ def test_what_says_that_it_is_no_signature_is_not_fetched(tmp_path: Path) -> Non
         assert reply.status == 403
         assert reply.json["reasons"] == ["sigstoreSigned: no sigstore signature was found"]
         assert not any(made.artifacts[0].digest in path for path in upstream.paths())
+
+
+@pytest.mark.parametrize("signer", ["signer", "stranger"])
+def test_bundles_are_searched_for_only_if_attachments_do_not_satisfy_the_policy(tmp_path: Path, signer: str) -> None:
+    made = ReferrersRegistry(tmp_path, nameless)
+    with Upstream(by_path(made.routes)) as upstream:
+        key = KEY if signer == "signer" else make_key()
+        reference = f"{upstream.authority}/os"
+        attached = attachment(Layout(tmp_path / "attached"), key, reference, made.stored.digest)
+        made.routes |= image(attached, tag=attachment_tag(made.stored.digest))
+        (reply,) = ask(tmp_path / "a", f"{reference}:1", by_key(), accept_unnamed=True)
+        assert reply.status == 200, reply.body
+        assert any("/referrers/" in path for path in upstream.paths()) == (signer == "stranger")
 
 
 @pytest.mark.parametrize("fault", ["listing", "artifact", "bundle", "substituted"])

@@ -15,15 +15,14 @@ import pytest
 
 from tests.support.daemon import Reply, activated, stand_alone, write_instance, write_policy
 from tests.support.gpg import Signer
-from tests.support.layouts import OCI_CONFIG, OCI_MANIFEST, Layout, StoredImage, encode, single_image
+from tests.support.layouts import Layout, StoredImage, single_image
 from tests.support.registries import DockerRegistry, docker_registry, needs_docker_registry
-from tests.support.sigstore import encode as base64_text
-from tests.support.sigstore import make_key, make_payload, public_pem, sign
+from tests.support.sigstore import attachment, attachment_tag, make_key, public_pem
 from tests.support.upstream import Handler, Upstream, answering, by_path, content, image
 
 pytestmark = needs_docker_registry
 
-SIGSTORE_TYPE = "application/vnd.dev.cosign.simplesigning.v1+json"
+
 IMAGES = ("gpg", "stranger", "unsigned", "sigstore", "moved")
 
 
@@ -103,15 +102,8 @@ def push(place: Path, registry: DockerRegistry, name: str, signer: Signer | None
 def attach(place: Path, registry: DockerRegistry, name: str, key: Any, digest: str, *, claimed: str = "") -> None:
     """What cosign pushes: an image of signatures, tagged after the digest."""
     layout = Layout(place / f"attachment-{name}")
-    payload = make_payload(f"{registry.authority}/{claimed or name}", digest)
-    layer = layout.blob(payload, SIGSTORE_TYPE)
-    layer["annotations"] = {"dev.cosignproject.cosign/signature": base64_text(sign(key, payload))}
-    config = layout.blob(
-        encode({"architecture": "", "os": "", "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]}}), OCI_CONFIG
-    )
-    manifest = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": [layer]}
-    layout.manifest(manifest, b"", (payload,), name="x")
-    registry.push(f"{layout.path}:x", f"{name}:{digest.replace(':', '-')}.sig")
+    attachment(layout, key, f"{registry.authority}/{claimed or name}", digest)
+    registry.push(f"{layout.path}:x", f"{name}:{attachment_tag(digest)}")
 
 
 def skopeo_accepts(place: Path, registry: DockerRegistry, policy: str, name: str) -> bool | None:

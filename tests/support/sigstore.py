@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from container_image_proxy.policy.signature_blob import UntrustedSignature
-from container_image_proxy.policy.sigstore import SIGNATURE_MEDIA_TYPE
+from container_image_proxy.policy.signature_blob import SIGNATURE_MEDIA_TYPE, UntrustedSignature
+from tests.support.layouts import OCI_CONFIG, OCI_MANIFEST, Layout, StoredImage
+from tests.support.layouts import encode as encode_json
 
 PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
 SIGNED_AT = datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC)
@@ -134,3 +135,24 @@ def make_signature(key: PrivateKey, payload: bytes, *, scheme: Any = None) -> Un
 
 def signature_bytes(signature: UntrustedSignature) -> bytes:
     return base64.b64decode(signature.annotations["dev.cosignproject.cosign/signature"])
+
+
+def attachment(layout: Layout, key: PrivateKey, reference: str, digest: str) -> StoredImage:
+    """The image of one signature, named ``x``, that cosign pushes beside the image, tagged after its digest."""
+    payload = make_payload(reference, digest)
+    layer = layout.blob(payload, SIGNATURE_MEDIA_TYPE)
+    layer["annotations"] = {"dev.cosignproject.cosign/signature": encode(sign(key, payload))}
+    rootfs = {"type": "layers", "diff_ids": [layer["digest"]]}
+    config = encode_json({"architecture": "", "os": "", "rootfs": rootfs})
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": layout.blob(config, OCI_CONFIG),
+        "layers": [layer],
+    }
+    return layout.manifest(manifest, config, (payload,), name="x")
+
+
+def attachment_tag(digest: str) -> str:
+    """``sha256:<hex>`` as the tag of its attachment."""
+    return f"{digest.replace(':', '-')}.sig"

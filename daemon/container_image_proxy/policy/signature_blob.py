@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SignatureKind: TypeAlias = Literal["simple", "sigstore"]
+SIGNATURE_MEDIA_TYPE: Final = "application/vnd.dev.cosign.simplesigning.v1+json"
+"""Of a payload that cosign signed, which containers-signature(5) calls a sigstore signature."""
 
 _SIGSTORE_JSON: Final = b"\0sigstore-json"
 _SIMPLE_SIGNING: Final = b"\0simple-signing"

@@ -24,6 +24,7 @@ from container_image_proxy.policy.public_key import (
 )
 from container_image_proxy.policy.rekor import verify_set
 from container_image_proxy.policy.requirement import Fulcio, Pki, SigstoreSigned
+from container_image_proxy.policy.signature_blob import SIGNATURE_MEDIA_TYPE
 from container_image_proxy.policy.simple_signing import COSIGN, Attestation, parse_claim
 from container_image_proxy.policy.x509_chain import parse_certificates
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
     from container_image_proxy.policy.signature_blob import UntrustedSignature
 
-SIGNATURE_MEDIA_TYPE: Final = "application/vnd.dev.cosign.simplesigning.v1+json"
 _SIGNATURE: Final = "dev.cosignproject.cosign/signature"
 _BUNDLE: Final = "dev.sigstore.cosign/bundle"
 _CERTIFICATE: Final = "dev.sigstore.cosign/certificate"

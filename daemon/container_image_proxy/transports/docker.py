@@ -15,7 +15,7 @@ from container_image_proxy.transports.signatures import SignatureStorage
 from container_image_proxy.transports.source import ImageReference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Generator
+    from collections.abc import Callable, Collection, Generator, Iterator
 
     from container_image_proxy.config.lookaside import LookasideConfiguration
     from container_image_proxy.image.digest import Digest
@@ -77,7 +77,9 @@ class RegistrySource:
         """See :class:`ImageSource`. The ``urls`` of a descriptor are never fetched."""
         return self._registry.open_blob(self._reference, descriptor)
 
-    def fetch_signatures(self, digest: Digest, kinds: Collection[SignatureKind]) -> tuple[UntrustedSignature, ...]:
+    def fetch_signatures(
+        self, digest: Digest, kinds: Collection[SignatureKind]
+    ) -> Iterator[tuple[UntrustedSignature, ...]]:
         """See :class:`ImageSource`."""
         return self._signatures.fetch(self._reference, digest, kinds)
 

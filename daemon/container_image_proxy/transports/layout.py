@@ -142,9 +142,13 @@ class LayoutSource:
             while chunk := os.read(descriptor_number, pace.next()):
                 yield chunk
 
-    def fetch_signatures(self, digest: Digest, kinds: Collection[SignatureKind]) -> tuple[UntrustedSignature, ...]:  # noqa: ARG002 - the protocol's
+    def fetch_signatures(
+        self,
+        digest: Digest,  # noqa: ARG002 - the protocol's
+        kinds: Collection[SignatureKind],  # noqa: ARG002 - the protocol's
+    ) -> Iterator[tuple[UntrustedSignature, ...]]:
         """A layout has no place for signatures."""
-        return ()
+        return iter(())
 
     def close(self) -> None:
         """Nothing is held between calls."""

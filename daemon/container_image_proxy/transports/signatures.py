@@ -8,7 +8,6 @@ signature that was not seen must not count as one that is not there. Verifies no
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
@@ -16,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from container_image_proxy.config.lookaside import signature_url
 from container_image_proxy.config.trusted_file import load_trusted_file_if_present
 from container_image_proxy.errors import ConfigurationError, SourceError
-from container_image_proxy.policy.signature_blob import UntrustedSignature, parse_signature_blob
+from container_image_proxy.policy.signature_blob import SIGNATURE_MEDIA_TYPE, UntrustedSignature, parse_signature_blob
 from container_image_proxy.transports.attached import MAX_SIGNATURE_SIZE, MAX_SIGNATURES, fetch_attached
 from container_image_proxy.transports.bundles import fetch_bundles
 
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from container_image_proxy.registry.client import RegistryClient
 
 MAX_TOTAL_SIZE: Final = 8 << 20  # of all signatures of one manifest, which are kept as long as its snapshot
-_PAYLOAD_TYPE: Final = "application/vnd.dev.cosign.simplesigning.v1+json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +40,26 @@ class SignatureStorage:
 
     def fetch(
         self, reference: Reference, digest: Digest, kinds: Collection[SignatureKind]
-    ) -> tuple[UntrustedSignature, ...]:
+    ) -> Iterator[tuple[UntrustedSignature, ...]]:
         """The signatures of ``kinds`` for the manifest with ``digest`` in the repository of ``reference``.
 
+        Place by place, each asked when its turn comes: bundles, for which a registry has to be searched, are the last.
         Raises :class:`UpstreamError`, :class:`IntegrityError` or :class:`ConfigurationError`.
         """
-        simple = self._in_lookaside(reference, digest) if "simple" in kinds else ()
-        attached = "sigstore" in kinds and self.lookaside.use_sigstore_attachments(reference)
-        return tuple(_within_budget(chain(simple, self._attached(reference, digest) if attached else ())))
+        kept = 0
+        for place in self._places(reference, digest, kinds):
+            signatures = tuple(_within_budget(place, MAX_TOTAL_SIZE - kept))
+            kept += sum(len(signature.blob) for signature in signatures)
+            yield signatures
+
+    def _places(
+        self, reference: Reference, digest: Digest, kinds: Collection[SignatureKind]
+    ) -> Iterator[Iterator[UntrustedSignature]]:
+        if "simple" in kinds:
+            yield self._in_lookaside(reference, digest)
+        if "sigstore" in kinds and self.lookaside.use_sigstore_attachments(reference):
+            yield self._attachments(reference, digest)
+            yield fetch_bundles(self.registry, reference, digest)
 
     def _in_lookaside(self, reference: Reference, digest: Digest) -> Iterator[UntrustedSignature]:
         """signature-1, signature-2, ... until one is missing."""
@@ -75,21 +85,16 @@ class SignatureStorage:
         except ConfigurationError as error:
             raise SourceError(str(error), phase="signature", endpoint=parts.path) from error
 
-    def _attached(self, reference: Reference, digest: Digest) -> Iterator[UntrustedSignature]:
-        yield from self._attachments(reference, digest)
-        yield from fetch_bundles(self.registry, reference, digest)
-
     def _attachments(self, reference: Reference, digest: Digest) -> Iterator[UntrustedSignature]:
         """The layers of the image that cosign tags ``sha256-<hex>.sig`` in the same repository."""
         place = replace(reference, tag=f"{digest.algorithm}-{digest.hex}.sig", digest=None)
-        return fetch_attached(self.registry, place, _PAYLOAD_TYPE)
+        return fetch_attached(self.registry, place, SIGNATURE_MEDIA_TYPE)
 
 
-def _within_budget(signatures: Iterable[UntrustedSignature]) -> Iterator[UntrustedSignature]:
-    total = 0
+def _within_budget(signatures: Iterable[UntrustedSignature], budget: int) -> Iterator[UntrustedSignature]:
     for signature in signatures:
-        total += len(signature.blob)
-        if total > MAX_TOTAL_SIZE:
+        budget -= len(signature.blob)
+        if budget < 0:
             raise SourceError(
                 f"{signature.source}: all signatures together exceed {MAX_TOTAL_SIZE} bytes", phase="signature"
             )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator
+    from collections.abc import Collection, Generator, Iterator
 
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.manifest import Descriptor, UntrustedManifest
@@ -32,6 +32,11 @@ class ImageReference:
     policy_identity: str
     policy_namespaces: tuple[str, ...]
 
+    @property
+    def pinned_digest(self) -> Digest | None:
+        """The digest that the reference itself names, if it does."""
+        return self.docker_reference.digest if self.docker_reference else None
+
     def __str__(self) -> str:
         return f"{self.transport}:{self.within}"
 
@@ -52,8 +57,14 @@ class ImageSource(Protocol):
         Raises :class:`UnknownBlobError` or :class:`UpstreamError`, before the first chunk or between two.
         """
 
-    def fetch_signatures(self, digest: Digest, kinds: Collection[SignatureKind]) -> tuple[UntrustedSignature, ...]:
-        """The signatures of ``kinds`` for the manifest with ``digest``; empty only if there are none for certain."""
+    def fetch_signatures(
+        self, digest: Digest, kinds: Collection[SignatureKind]
+    ) -> Iterator[tuple[UntrustedSignature, ...]]:
+        """The signatures of ``kinds`` for the manifest with ``digest``, from one place after the other.
+
+        A place is asked when its turn comes, so that who has seen enough can save the rest. Empty only if there are
+        none for certain. Raises :class:`UpstreamError`, :class:`IntegrityError` or :class:`ConfigurationError`.
+        """
 
     def close(self) -> None:
         """Free what the source holds; nothing may be called afterwards."""
