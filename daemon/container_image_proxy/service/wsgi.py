@@ -131,7 +131,7 @@ class Exchange:
             raise exc_info[1].with_traceback(exc_info[2])
         if exc_info is None and self._head is not None:
             raise RuntimeError("start_response was called a second time without exc_info")
-        self._head = _response(status, headers, last=self._last)
+        self._head = _response(status, tuple(headers), _date(int(time.time())), last=self._last)
         self.status = self._head.status_code
         return self._write
 
@@ -161,11 +161,13 @@ class Exchange:
         )
 
 
-def _response(status: str, headers: list[tuple[str, str]], *, last: bool) -> h11.Response:
+@functools.lru_cache(maxsize=32)
+def _response(status: str, headers: tuple[tuple[str, str], ...], date: bytes, *, last: bool) -> h11.Response:
+    """The head of an answer. Those of a manifest are all alike, and h11 takes its time to validate one."""
     if not _STATUS.fullmatch(status):
         raise ValueError(f"{status[:_SHOWN]!r} is not a status line")
     fields = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-    fields.append((b"Date", _date(int(time.time()))))
+    fields.append((b"Date", date))
     if last:
         fields.append((b"Connection", b"close"))
     return h11.Response(status_code=int(status[:3]), reason=status[4:].encode("latin-1"), headers=fields)
