@@ -20,7 +20,7 @@ PACKAGE: Final = "container_image_proxy"
 _LONGEST: Final = 4096  # characters of a message or a field
 _LONGEST_TRACEBACK: Final = 32 * 1024
 _UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_UNQUOTED: Final = re.compile(r"[^\s\"'=]+")
+_PLAIN: Final = re.compile(r"[!#-&(-<>-~]{1,256}")  # what a field of a line is as it stands; the rest needs care
 
 
 def one_line(text: str, limit: int = _LONGEST) -> str:
@@ -99,7 +99,7 @@ class LineHandler(logging.StreamHandler[TextIO]):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record's lines, without the last line end."""
-        fields = (f"{name.lower()}={_quoted(one_line(str(value)))}" for name, value in _fields(record).items())
+        fields = (f"{name.lower()}={_quoted(str(value))}" for name, value in _fields(record).items())
         line = " ".join((record.levelname.lower(), one_line(record.getMessage()), *fields))
         return "\n    ".join((line, *_traceback_lines(record)))
 
@@ -117,7 +117,9 @@ def _traceback_lines(record: logging.LogRecord) -> list[str]:
 
 
 def _quoted(value: str) -> str:
-    return value if _UNQUOTED.fullmatch(value) else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if _PLAIN.fullmatch(value):
+        return value
+    return '"' + one_line(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _priority(level: int) -> int:

@@ -60,12 +60,13 @@ def find_route(routes: Sequence[Route[Handler]], method: str, path: str) -> tupl
 
     Raises :class:`NotFoundError`, or :class:`MethodNotAllowedError` if only the method does not fit.
     """
-    matches = [(route, values) for route in routes if (values := route.match(path)) is not None]
-    for route, values in matches:
-        if method in route.methods:
+    allowed: list[str] = []
+    for route in routes:
+        values = route.match(path)
+        if values is not None and method in route.methods:
             return route.handler, values
-    if matches:
-        raise MethodNotAllowedError(
-            method[:20], path[:200], tuple(allowed for route, _ in matches for allowed in route.methods)
-        )
+        if values is not None:
+            allowed += route.methods
+    if allowed:
+        raise MethodNotAllowedError(method[:20], path[:200], tuple(allowed))
     raise NotFoundError(f"there is nothing at {path[:200]!r}; see container-image-proxy(1) for what there is")
