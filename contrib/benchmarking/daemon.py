@@ -79,9 +79,12 @@ def serving_daemon(
         write_instance(directory, reference, policy, cert_dir, fresh_for=fresh_for, registries_d=registries_d)
         listener.bind(str(directory / "socket"))
         listener.listen()
-        arguments = ["--instance", _INSTANCE, "--config-dir", name, "--log-level", "error"]
-        program = [sys.executable, "-m", "container_image_proxy", *arguments]
+        program = [sys.executable, "-m", "container_image_proxy", "--instance", _INSTANCE, "--config-dir", name]
         environ = os.environ | {"LISTEN_FDS": "1", "LISTEN_FDNAMES": _INSTANCE}
         started = time.perf_counter()
-        with running(["/bin/sh", "-c", _LISTEN, "sh", *program], stdin=listener.fileno(), environ=environ) as process:
+        command = ["/bin/sh", "-c", _LISTEN, "sh", *program]
+        with (
+            (directory / "log").open("wb") as log,
+            running(command, stdin=listener.fileno(), stderr=log.fileno(), environ=environ) as process,
+        ):
             yield Daemon(process.pid, directory / "socket", started)
