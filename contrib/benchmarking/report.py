@@ -42,6 +42,13 @@ class Row:
         """Ours by theirs."""
         return self.median(OURS) / self.median(contender)
 
+    @property
+    def is_met(self) -> bool | None:
+        """Whether ours is as expected; None if nothing is."""
+        if self.figure.limit is not None:
+            return self.median(OURS) < self.figure.limit
+        return self.figure.is_met(self.ratio(SKOPEO)) if SKOPEO in self.rounds else None
+
 
 def measure(measurement: Measurement, bench: Bench, rounds: int) -> Iterator[Row]:
     """Run the probes in turn, A B C A B C, so that what disturbs the machine disturbs all alike."""
@@ -71,14 +78,9 @@ def _cell(row: Row, value: Callable[[str], float], contender: str, form: str) ->
 
 
 def _expectation(row: Row) -> str:
-    figure = row.figure
-    if figure.limit is not None:
-        return f"< {figure.limit:g} {'ok' if row.median(OURS) < figure.limit else 'MISSED'}"
-    if SKOPEO not in row.rounds:
-        return ""
-    bound = f">= {figure.at_least}" if figure.at_least is not None else f"<= {figure.at_most}"
-    met = figure.is_met(row.ratio(SKOPEO))
-    return "" if met is None else f"{bound} {'ok' if met else 'MISSED'}"
+    bounds = (("<", row.figure.limit), (">=", row.figure.at_least), ("<=", row.figure.at_most))
+    bound = next((f"{sign} {value:g}" for sign, value in bounds if value is not None), "")
+    return "" if row.is_met is None else f"{bound} {'ok' if row.is_met else 'MISSED'}"
 
 
 def describe_host() -> dict[str, Any]:
@@ -112,5 +114,5 @@ def to_json(row: Row) -> dict[str, Any]:
         "median": {contender: row.median(contender) for contender in row.rounds},
         "rounds": dict(row.rounds),
         "ratio": {contender: row.ratio(contender) for contender in row.rounds if contender != OURS},
-        "expected_met": row.figure.is_met(row.ratio(SKOPEO)) if SKOPEO in row.rounds else None,
+        "expected_met": row.is_met,
     }
