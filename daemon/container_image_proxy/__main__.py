@@ -100,7 +100,8 @@ def _run(options: argparse.Namespace) -> None:
     listeners, connection = _open_sockets(options)
     limits = ServerLimits(idle_exit_seconds=serving.settings.idle_exit)
     owner = surroundings.uid if options.instance is None else None
-    daemon = Daemon(serving, load, listeners, limits, activation.Notifier(), owner=owner)
+    chores = [activation.Watchdog()]
+    daemon = Daemon(serving, load, listeners, limits, activation.Notifier(), owner=owner, chores=chores)
     if connection is not None:
         daemon.run(lambda: daemon.server.serve_connection(connection, read_peer(connection)))
     elif not listeners:

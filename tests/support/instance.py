@@ -29,10 +29,12 @@ class Instance:
     def file(self) -> str:
         return f"/etc/container-image-proxy/{self.name}.toml"
 
-    def add_image(self, name: str = "image", layers: list[bytes] | None = None) -> StoredImage:
+    def add_image(
+        self, name: str = "image", layers: list[bytes] | None = None, compression: str = "gzip"
+    ) -> StoredImage:
         """Write an OCI layout that the machine has as ``/srv/<instance>/<name>``."""
         layout = Layout(self.machine.root / "srv" / self.name / name)
-        return layout.image(layers, name="latest", config={"author": f"{self.name}/{name}"})
+        return layout.image(layers, name="latest", compression=compression, config={"author": f"{self.name}/{name}"})
 
     def reference(self, image: str = "image") -> str:
         return f"oci:/srv/{self.name}/{image}:latest"

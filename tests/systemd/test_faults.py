@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from threading import Event
 
 import pytest
 
@@ -19,7 +20,7 @@ from tests.support.layouts import layer_tar
 from tests.support.machine import Answer, Machine, curl_command
 
 MakeInstance = Callable[[str], Instance]
-BIG = layer_tar({"big": bytes(range(256)) * (64 << 12)})  # 64 MiB: more than all buffers on the way
+BIG = layer_tar({"big": bytes(32 << 20)})  # more than all buffers on the way
 
 _NUMBERS = itertools.count()
 
@@ -63,10 +64,47 @@ def test_after_a_kill_the_next_request_is_answered(machine: Machine, served: Ins
     machine.wait_until(lambda: served.show("NRestarts") == "1", "the restart")
 
 
+@pytest.mark.demand("watchdog")
+def test_a_daemon_that_stands_still_is_replaced_and_who_waited_is_answered(machine: Machine, served: Instance) -> None:
+    served.drop_in("[Service]\nWatchdogSec=1s\nTimeoutAbortSec=50ms\nRestartSec=50ms\n")
+    assert served.get("/manifest").status == 200
+    pid = served.show("MainPID")
+    served.signal(signal.SIGSTOP)
+    with waiting_client(served) as status:
+        machine.wait_until(lambda: served.show("NRestarts") == "1", "the restart")
+        assert status() == 0
+    assert served.show("MainPID") != pid
+
+
+@pytest.mark.demand("watchdog")
+def test_a_busy_daemon_gives_its_signs_of_life(machine: Machine, served: Instance) -> None:
+    served.drop_in("[Service]\nWatchdogSec=1s\n")
+    image = served.add_image(layers=[BIG], compression="")
+    pid = served.show("MainPID") if served.get("/manifest").status == 200 else ""
+    periods = Event()
+    with ThreadPoolExecutor(8) as clients:
+        transfers = [clients.submit(_transfer_until, periods, served, image.layer_digests[0]) for _ in range(8)]
+        began = float(served.show("WatchdogTimestampMonotonic"))
+        machine.wait_until(lambda: float(served.show("WatchdogTimestampMonotonic")) > began + 3e6, "signs of life")
+        periods.set()
+        assert all(transfer.result() for transfer in transfers)
+    assert (served.show("MainPID"), served.show("NRestarts")) == (pid, "0")
+
+
+def _transfer_until(enough: Event, instance: Instance, digest: str) -> int:
+    """How many whole transfers of the blob it took."""
+    count = 0
+    while not enough.is_set():
+        with begun_transfer(instance, digest) as response:
+            assert sum(map(len, iter(lambda: response.read(1 << 20), b""))) == len(BIG)
+        count += 1
+    return count
+
+
 @pytest.mark.demand("sigkill")
 def test_a_transfer_that_is_killed_does_not_look_complete(served: Instance) -> None:
     served.drop_in("[Service]\nRestartSec=50ms\n")
-    image = served.add_image(layers=[BIG])
+    image = served.add_image(layers=[BIG], compression="")
     with begun_transfer(served, image.layer_digests[0]) as response:
         assert response.status == 200
         served.signal(signal.SIGKILL)
@@ -136,7 +174,7 @@ def test_a_wrong_configuration_leaves_the_old_one_in_force(
 
 @pytest.mark.demand("sighup")
 def test_a_transfer_survives_reload(machine: Machine, served: Instance) -> None:
-    image = served.add_image(layers=[BIG])
+    image = served.add_image(layers=[BIG], compression="")
     with begun_transfer(served, image.layer_digests[0]) as response:
         machine.systemctl("reload", served.service)
         body = response.read()
@@ -145,7 +183,7 @@ def test_a_transfer_survives_reload(machine: Machine, served: Instance) -> None:
 
 @pytest.mark.demand("sigterm-drain")
 def test_a_stopping_service_finishes_its_transfers(machine: Machine, served: Instance) -> None:
-    image = served.add_image(layers=[BIG])
+    image = served.add_image(layers=[BIG], compression="")
     with begun_transfer(served, image.layer_digests[0]) as response:
         served.signal(signal.SIGTERM)
         machine.wait_until(lambda: "Finishing" in served.show("StatusText"), "STOPPING=1")

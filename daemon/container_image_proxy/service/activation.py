@@ -10,6 +10,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import socket
 import stat
 import time
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PORTS: Final = range(65536)
+_NUMBER: Final = re.compile(r"[0-9]{1,15}")
 _BACKLOG: Final = 4096  # the kernel cuts it to net.core.somaxconn
 
 
@@ -176,3 +178,31 @@ class Notifier:
     def stopping(self) -> None:
         """No connection is accepted any more."""
         systemd.daemon.notify("STOPPING=1\nSTATUS=Finishing running transfers")
+
+
+class Watchdog:
+    """Tells the service manager, if it wants to know, that the loop still turns: three times within each of its
+    periods (sd_watchdog_enabled(3)).
+    """
+
+    def __init__(self) -> None:
+        self._interval = _watchdog_seconds() / 3
+        self._next: float | None = time.monotonic() if self._interval else None
+
+    def due(self) -> float | None:
+        """When to tell it again, on the monotonic clock; None if it does not want to know."""
+        return self._next
+
+    def run(self) -> None:
+        """Tell it if that is due."""
+        now = time.monotonic()
+        if self._next is not None and now >= self._next:
+            systemd.daemon.notify("WATCHDOG=1")
+            self._next = now + self._interval
+
+
+def _watchdog_seconds() -> float:
+    """How long the service manager waits for a sign of life of this very process; 0 if it does not."""
+    microseconds = os.environ.get("WATCHDOG_USEC", "")
+    is_meant = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    return int(microseconds) / 1e6 if is_meant and _NUMBER.fullmatch(microseconds) else 0.0

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from container_image_proxy.service.activation import Notifier
     from container_image_proxy.service.limits import ServerLimits
     from container_image_proxy.service.peer import Peer
+    from container_image_proxy.service.server import Chore
     from container_image_proxy.service.serving import Serving
 
 _log = logging.getLogger(__name__)
@@ -41,13 +42,14 @@ class Daemon:
         notifier: Notifier,
         *,
         owner: int | None,
+        chores: Sequence[Chore] = (),
     ) -> None:
         self._load = load
         self._serving = serving
         self._notifier = notifier
         stop = None if owner is None else self._stop
         application = Application(lambda: self._serving, stop=stop, owner=owner or 0)
-        self._server = Server(listeners, application, limits, self._admits)
+        self._server = Server(listeners, application, limits, self._admits, chores)
 
     @property
     def server(self) -> Server:

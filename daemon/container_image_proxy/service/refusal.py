@@ -53,7 +53,7 @@ class TurnedAway:
         """When the next one ends (monotonic clock)."""
         return self._waiting[0][0] if self._waiting else None
 
-    def close_due(self) -> None:
+    def run(self) -> None:
         """Close those whose time is over."""
         while self._waiting and self._waiting[0][0] <= time.monotonic():
             self._close_oldest()

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from container_image_proxy.service.channel import SocketChannel, StdioChannel
 from container_image_proxy.service.connection import Connection
@@ -43,10 +43,20 @@ _PER_CONNECTION: Final = 3  # the client's socket, one towards a source, one on 
 _DENIED: Final = refusal(HTTPStatus.FORBIDDEN, "DENIED", "this user may not connect")
 
 
+class Chore(Protocol):
+    """What the loop has to do at certain times whatever else happens; both must not block."""
+
+    def due(self) -> float | None:
+        """The next time, on the monotonic clock; None while there is nothing to do."""
+
+    def run(self) -> None:
+        """Do what is due by now, if anything is."""
+
+
 class Server:
     """Serves an application on listening sockets: :meth:`serve` in the caller's thread, each connection in its own.
 
-    ``admit`` is asked at accept whether a peer may talk to anything at all here.
+    ``admit`` is asked at accept whether a peer may talk to anything at all here; ``chores`` are done beside.
     """
 
     def __init__(
@@ -55,6 +65,7 @@ class Server:
         application: Application,
         limits: ServerLimits = ServerLimits(),  # noqa: B008 - immutable
         admit: Callable[[Peer], bool] = lambda _peer: True,
+        chores: Sequence[Chore] = (),
     ) -> None:
         self._listeners = list(listeners)
         self._application = application
@@ -67,6 +78,7 @@ class Server:
         self._connections: set[Connection] = set()
         self._per_uid: collections.Counter[int | None] = collections.Counter()
         self._turned_away = TurnedAway(limits.linger_seconds)
+        self._chores: tuple[Chore, ...] = (self._turned_away, *chores)
         self._calls: collections.deque[Callable[[], object]] = collections.deque()
         self._wakeup_reader, self._wakeup_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._selector = selectors.DefaultSelector()
@@ -133,14 +145,15 @@ class Server:
 
     def _timeout(self) -> float | None:
         """Seconds until something is due without any event."""
-        moments = [self._drain_until, self._resume_at, self._turned_away.due()]
+        moments = [self._drain_until, self._resume_at, *(chore.due() for chore in self._chores)]
         if self.idle_exit_seconds and not self._connections:
             moments.append(self._idle_until())
         due = [moment for moment in moments if moment is not None]
         return min(_LONGEST_SLEEP, max(0.0, min(due) - time.monotonic())) if due else None
 
     def _do_what_is_due(self) -> None:
-        self._turned_away.close_due()
+        for chore in self._chores:
+            chore.run()
         if self._resume_at is not None and time.monotonic() >= self._resume_at:
             self._resume_accepting()
 

@@ -13,7 +13,14 @@ import pytest
 
 from container_image_proxy.errors import ConfigurationError
 from container_image_proxy.service import activation
-from container_image_proxy.service.activation import Notifier, from_descriptor, is_listening, listen_tcp, listen_unix
+from container_image_proxy.service.activation import (
+    Notifier,
+    Watchdog,
+    from_descriptor,
+    is_listening,
+    listen_tcp,
+    listen_unix,
+)
 from tests.support.socket_server import listen
 
 if TYPE_CHECKING:
@@ -203,6 +210,37 @@ def test_the_service_manager_hears_each_state(notifications: Callable[[], list[s
     assert before <= int(moment.removeprefix("MONOTONIC_USEC=")) <= time.monotonic_ns() // 1000
     notifier.stopping()
     assert notifications()[0] == "STOPPING=1"
+
+
+@pytest.mark.demand("watchdog")
+@pytest.mark.parametrize("variables", [{}, {"WATCHDOG_PID": str(os.getpid())}])
+def test_the_service_manager_hears_a_sign_of_life_before_its_time_is_over(
+    monkeypatch: pytest.MonkeyPatch, notifications: Callable[[], list[str]], variables: dict[str, str]
+) -> None:
+    for name, value in ({"WATCHDOG_USEC": "300000000"} | variables).items():
+        monkeypatch.setenv(name, value)
+    watchdog = Watchdog()
+    watchdog.run()
+    watchdog.run()
+    Notifier().status("no second sign before this")
+    assert notifications() == ["WATCHDOG=1"]
+    assert notifications() == ["STATUS=no second sign before this"]
+    assert (watchdog.due() or 0) - time.monotonic() == pytest.approx(100, abs=50)
+
+
+@pytest.mark.parametrize(
+    "variables", [{}, {"WATCHDOG_USEC": "soon"}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "9", "WATCHDOG_PID": "1"}]
+)
+def test_no_sign_of_life_is_sent_to_whom_waits_for_none(
+    monkeypatch: pytest.MonkeyPatch, notifications: Callable[[], list[str]], variables: dict[str, str]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    watchdog = Watchdog()
+    watchdog.run()
+    Notifier().status("nothing before this")
+    assert watchdog.due() is None
+    assert notifications() == ["STATUS=nothing before this"]
 
 
 def test_without_a_service_manager_nothing_happens() -> None:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -397,6 +398,31 @@ def test_a_connected_socket_is_served_until_its_end() -> None:
         ours.sendall(GET + GET)
         ours.shutdown(socket.SHUT_WR)
         assert read_all(ours).count(b"HTTP/1.1 200 ") == 2
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+class Countdown:
+    """A chore that is due three times at once, and then stops the server."""
+
+    def __init__(self) -> None:
+        self.server: Server | None = None
+        self.left = 3
+
+    def due(self) -> float | None:
+        return time.monotonic() if self.left else None
+
+    def run(self) -> None:
+        self.left -= 1
+        if not self.left and self.server is not None:
+            self.server.stop()
+
+
+def test_chores_are_done_when_they_are_due_though_nobody_connects(tmp_path: Path) -> None:
+    chore = Countdown()
+    chore.server = Server([listen(tmp_path / "s")], hello, chores=[chore])
+    thread = threading.Thread(target=chore.server.serve)
+    thread.start()
     thread.join(PATIENCE)
     assert not thread.is_alive()
 
