@@ -204,3 +204,11 @@ def test_a_broken_layout_is_named_and_the_daemon_lives_on(machine: Machine, serv
     assert {answer.status for answer in answers} == {502}
     assert served.get("/config").body == image.config
     assert served.show("MainPID") == pid
+
+
+@pytest.mark.demand("entropy/ipv6/nolo")
+def test_without_any_network_local_images_are_served(served: Instance) -> None:
+    image = served.add_image()
+    served.drop_in("[Service]\nPrivateNetwork=yes\nRestrictAddressFamilies=\nRestrictAddressFamilies=AF_UNIX\n")
+    assert served.get("/manifest").body == image.manifest
+    assert [served.get(f"/blobs/{digest}").body for digest in image.blobs] == list(image.blobs.values())

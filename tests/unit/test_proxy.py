@@ -86,6 +86,21 @@ def test_a_manifest_and_its_blobs_come_out_as_they_went_in(tmp_path: Path) -> No
         assert b"".join(bench.proxy.open_blob(*bench.proxy.find_blob("os", None, digest))) == content
 
 
+@pytest.mark.demand("DIR-toctou")
+def test_what_was_judged_is_what_is_served_though_the_layout_changes(tmp_path: Path) -> None:
+    image = single_image(tmp_path)
+    bench = Bench(tmp_path)
+    judged = bench.proxy.resolve("os")
+    blob_file(tmp_path, image.digest).write_bytes(image.manifest.replace(b"sha256", b"sha512"))
+    blob_file(tmp_path, image.config_digest).write_bytes(image.config.replace(b"linux", b"other"))
+    assert bench.proxy.resolve("os") is judged
+    assert judged.manifest.raw == image.manifest
+    with pytest.raises(DigestMismatchError):
+        bench.proxy.read_config(judged)
+    bench.now += 2
+    assert bench.proxy.resolve("os").manifest.raw == image.manifest
+
+
 def test_an_index_is_resolved_for_the_platform_asked_for(tmp_path: Path) -> None:
     images = multi_arch(tmp_path, "linux/amd64", "linux/arm64")
     proxy = Bench(tmp_path).proxy
