@@ -6,6 +6,8 @@ Options go over what an instance file says; an IMAGE stands for an instance file
 from __future__ import annotations
 
 import argparse
+import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -60,7 +62,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--config-dir", type=Path, metavar="DIR", help="where instance files are, instead of /etc, /run, /usr/lib"
     )
-    parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+    parser.add_argument(
+        "--log-level", default="info", choices=("debug", "info", "warning", "error"), help="what to log (default info)"
+    )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
 
@@ -78,27 +82,31 @@ def _add_upstream_options(parser: argparse.ArgumentParser) -> None:
         "--policy", type=Path, metavar="FILE", help="signature policy instead of containers-policy.json(5)'s places"
     )
     trust.add_argument("--insecure-policy", action="store_true", help="accept any image; for trying out")
-    group.add_argument("--registries-conf", type=Path, metavar="FILE")
-    group.add_argument("--registries-conf-dir", type=Path, metavar="DIR")
+    group.add_argument("--registries-conf", type=Path, metavar="FILE", help="mirrors, blocked and insecure registries")
+    group.add_argument(
+        "--registries-conf-dir", type=Path, metavar="DIR", help="drop-ins of the same, instead of registries.conf.d"
+    )
     group.add_argument(
         "--registries.d", dest="registries_d", type=Path, metavar="DIR", help="where signatures are kept"
     )
-    group.add_argument("--override-os", metavar="OS")
-    group.add_argument("--override-arch", metavar="ARCH")
-    group.add_argument("--override-variant", metavar="VARIANT")
+    group.add_argument("--override-os", metavar="OS", help="choose for this operating system from an index")
+    group.add_argument("--override-arch", metavar="ARCH", help="choose for this architecture")
+    group.add_argument("--override-variant", metavar="VARIANT", help="choose for this variant of the architecture")
 
 
 def _octal(text: str) -> int:
-    mode = int(text, 8)
-    if not 0 <= mode <= 0o777:  # noqa: PLR2004 - permission bits
-        raise ValueError(text)
-    return mode
+    if not re.fullmatch("[0-7]{1,4}", text) or int(text, 8) > 0o777:  # noqa: PLR2004 - permission bits
+        raise argparse.ArgumentTypeError(f"{text!r} is no mode in octal, from 0 to 0777")
+    return int(text, 8)
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 <= seconds < float("inf"):
-        raise ValueError(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds, 0 or more")
     return seconds
 
 

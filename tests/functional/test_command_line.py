@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from container_image_proxy import __version__
+from container_image_proxy.command_line import build_parser
 from tests.support.daemon import command, stand_alone, write_instance, write_policy
 from tests.support.layouts import StoredImage, multi_arch, single_image
 from tests.support.privilege import needs_root
@@ -194,6 +195,26 @@ def test_wrong_usage_is_told_on_the_spot(arguments: list[str]) -> None:
     result = run(*arguments)
     assert result.returncode == 2
     assert "usage: container-image-proxy" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--socket-mode", "999"], "--socket-mode: '999' is no mode in octal, from 0 to 0777"),
+        (["--socket-mode", "1777"], "--socket-mode: '1777' is no mode in octal, from 0 to 0777"),
+        (["--socket-mode", "0o600"], "--socket-mode: '0o600' is no mode in octal, from 0 to 0777"),
+        (["--idle-exit", "-1"], "--idle-exit: '-1' is no number of seconds, 0 or more"),
+        (["--idle-exit", "inf"], "--idle-exit: 'inf' is no number of seconds, 0 or more"),
+        (["--idle-exit", "soon"], "--idle-exit: 'soon' is no number of seconds, 0 or more"),
+        (["--tls-verify", "perhaps"], "--tls-verify: 'perhaps' is neither true nor false"),
+    ],
+)
+def test_a_wrong_value_is_told_in_a_sentence(arguments: list[str], complaint: str) -> None:
+    assert run(*arguments, "oci:/x").stderr.endswith(f"error: argument {complaint}\n")
+
+
+def test_help_has_a_word_on_every_option() -> None:
+    assert [action.option_strings for action in build_parser()._actions if not action.help] == []
 
 
 @pytest.mark.parametrize("reference", ["ocy:/x", "docker:busybox", "docker://UPPER", "oci:/no/such/dir/x", ""])
