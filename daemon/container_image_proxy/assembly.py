@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from container_image_proxy.config.instances import ImageSettings, InstanceSettings, RegistrySettings, TrustSettings
     from container_image_proxy.config.keychain import Credentials
     from container_image_proxy.config.registries import Registries
+    from container_image_proxy.image.image_reference import ImageReference
     from container_image_proxy.policy.model import Policy
     from container_image_proxy.registry.client import RegistryClient
     from container_image_proxy.snapshots import SnapshotStore
-    from container_image_proxy.transports.source import ImageReference
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from container_image_proxy.image.digest import Digest
+    from container_image_proxy.image.image_reference import ImageReference
     from container_image_proxy.image.manifest import Descriptor
     from container_image_proxy.image.platform import Platform
-    from container_image_proxy.transports.source import ImageReference, ImageSource
+    from container_image_proxy.transports.source import ImageSource
 
 _MAX_INDEXES: Final = 4
 

@@ -22,7 +22,7 @@ def describe(serving: Serving) -> str:
 
 def _describe_image(serving: Serving, image: ServedImage) -> list[str]:
     reference = image.reference
-    scope = serving.policy.scope_for(reference.transport, reference.policy_identity, reference.policy_namespaces)
+    scope = serving.policy.scope_for(reference)
     access = serving.access(image.name)
     default = " (default)" if image.name == serving.default else ""
     return [

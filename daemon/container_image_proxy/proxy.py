@@ -35,13 +35,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
 
     from container_image_proxy.image.digest import Digest
+    from container_image_proxy.image.image_reference import ImageReference
     from container_image_proxy.image.manifest import Descriptor, Index, Manifest
     from container_image_proxy.image.platform import Platform
     from container_image_proxy.policy.model import Policy
     from container_image_proxy.policy.receipt import Receipt
     from container_image_proxy.policy.signature_blob import UntrustedSignature
     from container_image_proxy.snapshots import SnapshotStore
-    from container_image_proxy.transports.source import ImageReference, ImageSource
+    from container_image_proxy.transports.source import ImageSource
 
 _SHORTEST_PREFIX: Final = 7
 _log = logging.getLogger(__name__)
@@ -177,7 +178,7 @@ class Proxy:
         Those of the index that the reference named come first, then the manifest's own.
         """
         reference = self.image(unsigned.name).reference
-        scope = self._policy.scope_for(reference.transport, reference.policy_identity, reference.policy_namespaces)
+        scope = self._policy.scope_for(reference)
         signatures: dict[Digest, tuple[UntrustedSignature, ...]] = {}
         documents: tuple[Index | Manifest, ...] = (*unsigned.indexes[:1], unsigned.manifest)
         for document in documents:
@@ -205,13 +206,8 @@ class Proxy:
         return self._verify(fuller, more, checked_at=checked_at)
 
     def _unverified(self, stored: StoredImage) -> UnverifiedImage:
-        reference = self.image(stored.name).reference
         return UnverifiedImage(
-            transport=reference.transport,
-            name=str(reference),
-            docker_reference=reference.docker_reference,
-            policy_identity=reference.policy_identity,
-            policy_namespaces=reference.policy_namespaces,
+            reference=self.image(stored.name).reference,
             index=stored.indexes[0] if stored.indexes else None,
             manifest=stored.manifest,
             signatures=stored.signatures,

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from container_image_proxy.errors import ConfigurationError, InvalidInputError
+from container_image_proxy.image.image_reference import ImageReference
 from container_image_proxy.image.reference import parse_reference
 from container_image_proxy.policy.identity import parse_identity, parse_prefix
 from container_image_proxy.policy.model import load_policy, parse_policy
@@ -29,7 +30,8 @@ def test_parse(row: dict[str, Any]) -> None:
 @rows("policy/scope_selection")
 def test_scope_selection(row: dict[str, Any]) -> None:
     policy = parse_policy(json.dumps(row["policy"]).encode(), "policy.json")
-    scope = policy.scope_for(row["reference"].partition(":")[0], row["identity"], tuple(row["namespaces"]))
+    transport, _, within = row["reference"].partition(":")
+    scope = policy.scope_for(ImageReference(transport, within, None, row["identity"], tuple(row["namespaces"])))
     assert scope.name == row["selected"]
 
 

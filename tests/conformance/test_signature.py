@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from container_image_proxy.errors import SignatureRejectedError
+from container_image_proxy.image.image_reference import ImageReference
 from container_image_proxy.image.reference import parse_reference
 from container_image_proxy.policy.identity import parse_identity
 from container_image_proxy.policy.judge import Judge, Subject
@@ -35,9 +36,10 @@ def paths_relative_to_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def allows(policy: Policy, reference: str, manifest: bytes, signatures: tuple[UntrustedSignature, ...]) -> bool:
-    subject = Subject(manifest, (manifest,), parse_reference(reference), signatures)
+    named = ImageReference("docker", f"//{reference}", parse_reference(reference), reference, ())
+    subject = Subject(manifest, (manifest,), named.docker_reference, signatures)
     judge = Judge(policy.keyrings, RECORDED_AT)
-    scope = policy.scope_for("docker", reference, ())
+    scope = policy.scope_for(named)
     return all(judge.judge(requirement, subject).accepted for requirement in scope.requirements)
 
 

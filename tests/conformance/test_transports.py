@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from container_image_proxy.errors import Error
+from container_image_proxy.image.image_reference import ImageReference
 from container_image_proxy.transports import docker
-from container_image_proxy.transports.source import ImageReference
 from container_image_proxy.transports.table import parse_image_reference
 from tests.support.conformance import deviation, rows
 

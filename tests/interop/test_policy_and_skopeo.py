@@ -13,6 +13,7 @@ import pytest
 
 from container_image_proxy.errors import PolicyRejectedError
 from container_image_proxy.image.digest import digest_of
+from container_image_proxy.image.image_reference import ImageReference
 from container_image_proxy.image.manifest import Manifest, UntrustedManifest, parse_manifest
 from container_image_proxy.policy.evaluate import UnverifiedImage, evaluate
 from container_image_proxy.policy.model import load_policy
@@ -95,7 +96,8 @@ def we_allow(policy: Path, image: Path) -> bool:
     manifest = parse_manifest(UntrustedManifest((image / "manifest.json").read_bytes(), ""))
     assert isinstance(manifest, Manifest)
     found = tuple(parse_signature_blob(path.read_bytes(), path.name) for path in sorted(image.glob("signature-*")))
-    unverified = UnverifiedImage("dir", str(image), None, str(image), (), None, manifest, {manifest.digest: found})
+    reference = ImageReference("dir", str(image), None, str(image), ())
+    unverified = UnverifiedImage(reference, None, manifest, {manifest.digest: found})
     try:
         evaluate(load_policy(str(policy), home=None), unverified)
     except PolicyRejectedError:

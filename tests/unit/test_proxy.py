@@ -26,13 +26,14 @@ from container_image_proxy.errors import (
     UnknownManifestError,
 )
 from container_image_proxy.image.digest import Digest, digest_of, parse_digest
+from container_image_proxy.image.image_reference import ImageReference
 from container_image_proxy.image.manifest import UntrustedManifest
 from container_image_proxy.image.platform import Platform
 from container_image_proxy.policy.model import Policy, insecure_policy, parse_policy
 from container_image_proxy.proxy import Proxy, ServedImage, check_digest_prefix
 from container_image_proxy.snapshots import KEPT, SnapshotStore
 from container_image_proxy.transports.layout import LayoutSource
-from container_image_proxy.transports.source import ImageReference, ImageSource
+from container_image_proxy.transports.source import ImageSource
 from container_image_proxy.transports.table import parse_image_reference
 from tests.support.layouts import (
     OCI_MANIFEST,

@@ -18,24 +18,20 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from container_image_proxy.image.digest import Digest
+    from container_image_proxy.image.image_reference import ImageReference
     from container_image_proxy.image.manifest import Index, Manifest
-    from container_image_proxy.image.reference import Reference
     from container_image_proxy.policy.model import Policy, Scope, UntrustedSignature
 
 
 @dataclass(frozen=True, slots=True)
 class UnverifiedImage:
-    """An image as a source delivered it, with the names that policy knows it by and the signatures that were found.
+    """An image as a source delivered it, with the reference it is judged by and the signatures that were found.
 
     That ``manifest`` is one of ``index``'s (if it was chosen from one) is the caller's to see to, by digest.
     ``signatures`` are keyed by the digest that they are attached to: the index's, the manifest's, or both.
     """
 
-    transport: str
-    name: str
-    docker_reference: Reference | None
-    policy_identity: str
-    policy_namespaces: tuple[str, ...]
+    reference: ImageReference
     index: Index | None
     manifest: Manifest
     signatures: Mapping[Digest, tuple[UntrustedSignature, ...]]
@@ -45,9 +41,6 @@ class UnverifiedImage:
 class VerifiedImage:
     """An image that policy allowed, and why."""
 
-    transport: str
-    name: str
-    docker_reference: Reference | None
     index: Index | None
     manifest: Manifest
     receipt: Receipt
@@ -67,7 +60,7 @@ def evaluate(
     ``require_instance_signature`` the manifest must. If neither does, the reasons are the manifest's.
     ``accept_unnamed_bundles`` lets sigstore bundles that name no image count for the image's digest.
     """
-    scope = policy.scope_for(image.transport, image.policy_identity, image.policy_namespaces)
+    scope = policy.scope_for(image.reference)
     judge = Judge(policy.keyrings, now or datetime.now(UTC), accept_unnamed_bundles)
     verdicts: tuple[Verdict, ...] = ()
     for document in _candidates(image, require_instance_signature=require_instance_signature):
@@ -75,9 +68,7 @@ def evaluate(
         verdicts = tuple(judge.judge(requirement, subject) for requirement in scope.requirements)
         if all(verdict.accepted for verdict in verdicts):
             receipt = _make_receipt(policy, scope, verdicts, image, document.digest, judge.now)
-            return VerifiedImage(
-                image.transport, image.name, image.docker_reference, image.index, image.manifest, receipt
-            )
+            return VerifiedImage(image.index, image.manifest, receipt)
     raise _rejection(policy, scope, verdicts, image)
 
 
@@ -96,7 +87,7 @@ def _candidates(image: UnverifiedImage, *, require_instance_signature: bool) -> 
 
 def _subject(image: UnverifiedImage, document: Index | Manifest) -> Subject:
     documents = (image.manifest.raw,) if image.index is None else (image.index.raw, image.manifest.raw)
-    return Subject(document.raw, documents, image.docker_reference, image.signatures.get(document.digest, ()))
+    return Subject(document.raw, documents, image.reference.docker_reference, image.signatures.get(document.digest, ()))
 
 
 def _make_receipt(
@@ -117,5 +108,5 @@ def _rejection(
     policy: Policy, scope: Scope, verdicts: tuple[Verdict, ...], image: UnverifiedImage
 ) -> PolicyRejectedError:
     reasons = tuple(f"{verdict.requirement}: {verdict.reason}" for verdict in verdicts if not verdict.accepted)
-    detail = f"{image.name} is not allowed by {policy.file} (scope {scope.name}): {'; '.join(reasons)}"
+    detail = f"{image.reference} is not allowed by {policy.file} (scope {scope.name}): {'; '.join(reasons)}"
     return PolicyRejectedError(detail, reasons)

@@ -28,6 +28,8 @@ from container_image_proxy.policy.signature_blob import SignatureKind, Untrusted
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from container_image_proxy.image.image_reference import ImageReference
+
 __all__ = ["Policy", "Scope", "UntrustedSignature", "insecure_policy", "load_policy", "parse_policy"]
 
 SYSTEM_POLICY: Final = "/etc/containers/policy.json"
@@ -71,12 +73,12 @@ class Policy:
     transports: Mapping[str, Mapping[str, tuple[Requirement, ...]]] = field(default_factory=dict)
     keyrings: Keyrings = field(default_factory=Keyrings, compare=False, repr=False)
 
-    def scope_for(self, transport: str, identity: str, namespaces: tuple[str, ...]) -> Scope:
+    def scope_for(self, reference: ImageReference) -> Scope:
         """The most specific scope that holds the image: identity, namespaces, the transport's default, the default."""
-        scopes = self.transports.get(transport, {})
-        for name in (identity, *namespaces, ""):
+        scopes = self.transports.get(reference.transport, {})
+        for name in (reference.policy_identity, *reference.policy_namespaces, ""):
             if name in scopes:
-                return Scope(f"{transport}|{name}", scopes[name])
+                return Scope(f"{reference.transport}|{name}", scopes[name])
         return Scope("default", self.default)
 
 

@@ -56,7 +56,7 @@ class Serving:
             if reference.docker_reference is not None:
                 with suppress(Error):  # the first request will meet it again and tell
                     self.registry().prepare(reference.docker_reference)
-            scope = self.policy.scope_for(reference.transport, reference.policy_identity, reference.policy_namespaces)
+            scope = self.policy.scope_for(reference)
             prepare(self.policy, scope)
 
     def close(self) -> None:

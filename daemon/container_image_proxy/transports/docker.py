@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.errors import InvalidReferenceError
+from container_image_proxy.image.image_reference import ImageReference
 from container_image_proxy.image.reference import parse_reference, policy_identity, policy_namespaces
 from container_image_proxy.transports.signatures import SignatureStorage
-from container_image_proxy.transports.source import ImageReference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterator

@@ -24,9 +24,9 @@ from container_image_proxy.errors import (
     SourceError,
     UnknownManifestError,
 )
+from container_image_proxy.image.image_reference import ImageReference
 from container_image_proxy.image.manifest import MAX_MANIFEST_SIZE, Descriptor, Index, UntrustedManifest, parse_manifest
 from container_image_proxy.image.media_types import OCI_INDEX
-from container_image_proxy.transports.source import ImageReference
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Iterator

@@ -1,12 +1,11 @@
-"""What every transport gives: a parsed image reference, and a source that hands out the image's bytes.
+"""What every transport gives: a source that hands out the image's bytes.
 
 A source locates and bounds, it never vouches: everything that it returns is untrusted until ``proxy`` has held it
-against digests and policy. Names follow containers-transports(5).
+against digests and policy.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -14,31 +13,7 @@ if TYPE_CHECKING:
 
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.manifest import Descriptor, UntrustedManifest
-    from container_image_proxy.image.reference import Reference
     from container_image_proxy.policy.signature_blob import SignatureKind, UntrustedSignature
-
-
-@dataclass(frozen=True, slots=True)
-class ImageReference:
-    """``transport:within``, normalised, with the names that policy.json knows it by.
-
-    ``policy_identity`` is empty for a transport whose images policy cannot tell apart; ``policy_namespaces`` go from
-    the most specific to the widest. ``docker_reference`` is None where the transport has no such name.
-    """
-
-    transport: str
-    within: str
-    docker_reference: Reference | None
-    policy_identity: str
-    policy_namespaces: tuple[str, ...]
-
-    @property
-    def pinned_digest(self) -> Digest | None:
-        """The digest that the reference itself names, if it does."""
-        return self.docker_reference.digest if self.docker_reference else None
-
-    def __str__(self) -> str:
-        return f"{self.transport}:{self.within}"
 
 
 class ImageSource(Protocol):

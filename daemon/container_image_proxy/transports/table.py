@@ -11,8 +11,9 @@ from container_image_proxy.transports import docker, layout
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from container_image_proxy.image.image_reference import ImageReference
     from container_image_proxy.transports.docker import RegistryAccess
-    from container_image_proxy.transports.source import ImageReference, ImageSource
+    from container_image_proxy.transports.source import ImageSource
 
 
 @dataclass(frozen=True, slots=True)

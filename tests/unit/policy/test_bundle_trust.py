@@ -39,7 +39,7 @@ from tests.support.sigstore import (
     public_pem,
     sign,
 )
-from tests.unit.policy.test_evaluate import IMAGE, MANIFEST
+from tests.unit.policy.test_evaluate import IMAGE, MANIFEST, REFERENCE
 
 RAW = MANIFEST.raw
 NAME = "quay.io/example/os:1"
@@ -134,7 +134,8 @@ def judged(made: JSON, identity: str, *, reference: str = NAME, accept_unnamed: 
         "signedIdentity": {"type": identity},
     }
     found = UntrustedSignature("sigstore", json.dumps(made).encode(), BUNDLE_MEDIA_TYPE, source="docker://x@y")
-    image = replace(IMAGE, docker_reference=parse_reference(reference), signatures={MANIFEST.digest: (found,)})
+    named = replace(REFERENCE, docker_reference=parse_reference(reference))
+    image = replace(IMAGE, reference=named, signatures={MANIFEST.digest: (found,)})
     policy = parse_policy(json.dumps({"default": [requirement]}).encode(), "policy.json")
     return evaluate(policy, image, accept_unnamed_bundles=accept_unnamed)
 

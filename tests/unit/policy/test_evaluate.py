@@ -12,6 +12,7 @@ import pytest
 
 import container_image_proxy
 from container_image_proxy.errors import PolicyRejectedError
+from container_image_proxy.image.image_reference import ImageReference
 from container_image_proxy.image.manifest import Index, Manifest, UntrustedManifest, parse_manifest
 from container_image_proxy.image.reference import parse_reference
 from container_image_proxy.policy.evaluate import UnverifiedImage, evaluate
@@ -39,16 +40,14 @@ def make_index(manifest: Manifest) -> Index:
 
 
 MANIFEST = make_manifest()
-IMAGE = UnverifiedImage(
+REFERENCE = ImageReference(
     transport="docker",
-    name="docker://quay.io/example/os:1",
+    within="//quay.io/example/os:1",
     docker_reference=parse_reference("quay.io/example/os:1"),
     policy_identity="quay.io/example/os:1",
     policy_namespaces=("quay.io/example/os", "quay.io/example", "quay.io", "*.io"),
-    index=None,
-    manifest=MANIFEST,
-    signatures={},
 )
+IMAGE = UnverifiedImage(REFERENCE, index=None, manifest=MANIFEST, signatures={})
 
 
 def policy(*requirements: object, file: str = "policy.json") -> Policy:
@@ -62,7 +61,7 @@ REJECT = {"type": "reject"}
 
 def test_an_accepted_image_carries_its_receipt() -> None:
     verified = evaluate(policy(ACCEPT), IMAGE, now=NOW)
-    assert (verified.manifest, verified.index, verified.name) == (MANIFEST, None, IMAGE.name)
+    assert (verified.manifest, verified.index) == (MANIFEST, None)
     assert verified.receipt.as_json() == {
         "policy_file": "policy.json",
         "scope": "docker|quay.io/example",
@@ -102,11 +101,10 @@ def test_a_rejection_names_image_file_and_scope() -> None:
 
 
 def test_the_scope_follows_the_configured_names() -> None:
-    elsewhere = replace(
-        IMAGE, policy_identity="quay.io/other/os:1", policy_namespaces=("quay.io/other/os", "quay.io/other")
-    )
+    names = ("quay.io/other/os", "quay.io/other")
+    elsewhere = replace(REFERENCE, policy_identity="quay.io/other/os:1", policy_namespaces=names)
     with pytest.raises(PolicyRejectedError, match="scope default"):
-        evaluate(policy(ACCEPT), elsewhere)
+        evaluate(policy(ACCEPT), replace(IMAGE, reference=elsewhere))
 
 
 def test_only_evaluate_makes_verified_images() -> None:

@@ -20,7 +20,7 @@ from container_image_proxy.policy.evaluate import UnverifiedImage, VerifiedImage
 from container_image_proxy.policy.model import Policy, UntrustedSignature, parse_policy
 from tests.support.gpg import Signer
 from tests.support.sigstore import make_key, make_payload, make_signature, public_pem
-from tests.unit.policy.test_evaluate import IMAGE, MANIFEST, make_index
+from tests.unit.policy.test_evaluate import IMAGE, MANIFEST, REFERENCE, make_index
 
 INDEX = make_index(MANIFEST)
 OF_INDEX = replace(IMAGE, index=INDEX)
@@ -163,7 +163,7 @@ def test_two_requirements_want_two_signatures(signer: Signer) -> None:
 
 def test_a_digest_in_the_reference_must_be_the_images(signer: Signer) -> None:
     by_digest = f"quay.io/example/os@{INDEX.digest}"
-    image = replace(OF_INDEX, docker_reference=parse_reference(by_digest))
+    image = replace(OF_INDEX, reference=replace(REFERENCE, docker_reference=parse_reference(by_digest)))
     assert judged(policy(signed_by(signer)), image, MANIFEST.digest, simple(signer, MANIFEST.digest))
     other = replace(image, index=None)
     assert "neither index nor manifest" in reason(
@@ -214,7 +214,7 @@ def test_a_replaced_key_file_counts_at_once(signer: Signer, tmp_path: Path) -> N
 
 def test_keys_can_be_loaded_in_advance(signer: Signer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = policy(signed_by(signer), {"type": "sigstoreSigned", "keyPath": "/nonexistent"}, {"type": "reject"})
-    prepare(wanted, wanted.scope_for("docker", NAME, ()))
+    prepare(wanted, wanted.scope_for(REFERENCE))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert "sigstoreSigned: no sigstore signature" in reason(
         wanted, IMAGE, MANIFEST.digest, simple(signer, MANIFEST.digest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,12 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from container_image_proxy.errors import ConfigurationError
+from container_image_proxy.image.image_reference import ImageReference
 from container_image_proxy.policy.model import Policy, insecure_policy, load_policy, parse_policy
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 REJECT = {"default": [{"type": "reject"}]}
+REFERENCE = ImageReference(
+    transport="docker",
+    within="//quay.io/a/b:1",
+    docker_reference=None,
+    policy_identity="quay.io/a/b:1",
+    policy_namespaces=("quay.io/a/b", "quay.io/a", "quay.io", "*.io"),
+)
 
 
 def policy_with(*requirements: object) -> Policy:
@@ -129,13 +138,12 @@ def test_an_unusable_section_of_a_transport_is_an_error(transports: object) -> N
 
 def test_the_most_specific_scope_applies() -> None:
     scopes = ["", "*.io", "quay.io", "quay.io/a", "quay.io/a/b", "quay.io/a/b:1"]
-    namespaces = ("quay.io/a/b", "quay.io/a", "quay.io", "*.io")
     for number in range(len(scopes) + 1):
         written = {scope: [{"type": "reject"}] for scope in scopes[:number]}
         policy = parse_policy(json.dumps({**REJECT, "transports": {"docker": written}}).encode(), "policy.json")
         expected = f"docker|{scopes[number - 1]}" if number else "default"
-        assert policy.scope_for("docker", "quay.io/a/b:1", namespaces).name == expected
-        assert policy.scope_for("oci", "quay.io/a/b:1", namespaces).name == "default"
+        assert policy.scope_for(REFERENCE).name == expected
+        assert policy.scope_for(replace(REFERENCE, transport="oci")).name == "default"
 
 
 def test_only_signatures_that_could_help_are_asked_for() -> None:
@@ -143,7 +151,7 @@ def test_only_signatures_that_could_help_are_asked_for() -> None:
     sigstore = {"type": "sigstoreSigned", "keyPath": "/k"}
 
     def needs(*requirements: object) -> frozenset[str]:
-        return policy_with(*requirements).scope_for("docker", "", ()).needs_signatures
+        return policy_with(*requirements).scope_for(REFERENCE).needs_signatures
 
     assert needs({"type": "insecureAcceptAnything"}) == frozenset()
     assert needs(simple, {"type": "insecureAcceptAnything"}) == {"simple"}
@@ -152,7 +160,7 @@ def test_only_signatures_that_could_help_are_asked_for() -> None:
 
 
 def test_the_insecure_policy_asks_for_nothing() -> None:
-    scope = insecure_policy().scope_for("docker", "quay.io/a:1", ("quay.io/a", "quay.io"))
+    scope = insecure_policy().scope_for(REFERENCE)
     assert [requirement.type for requirement in scope.requirements] == ["insecureAcceptAnything"]
 
 

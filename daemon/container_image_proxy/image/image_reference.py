@@ -1,0 +1,36 @@
+"""What an image is called, whatever its transport: ``transport:within`` and the names that policy.json knows it by.
+
+A value; each transport makes its own in its ``parse``. Names follow containers-transports(5).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from container_image_proxy.image.digest import Digest
+    from container_image_proxy.image.reference import Reference
+
+
+@dataclass(frozen=True, slots=True)
+class ImageReference:
+    """``transport:within``, normalised, with the names that policy.json knows it by.
+
+    ``policy_identity`` is empty for a transport whose images policy cannot tell apart; ``policy_namespaces`` go from
+    the most specific to the widest. ``docker_reference`` is None where the transport has no such name.
+    """
+
+    transport: str
+    within: str
+    docker_reference: Reference | None
+    policy_identity: str
+    policy_namespaces: tuple[str, ...]
+
+    @property
+    def pinned_digest(self) -> Digest | None:
+        """The digest that the reference itself names, if it does."""
+        return self.docker_reference.digest if self.docker_reference else None
+
+    def __str__(self) -> str:
+        return f"{self.transport}:{self.within}"
