@@ -15,6 +15,8 @@ from container_image_proxy.image.reference import parse_reference
 ROOT = Path(__file__).resolve().parents[1]
 CONTRIB = ROOT / "contrib"
 MANUAL = CONTRIB / "man" / "container-image-proxy.1"
+BASH_COMPLETION = CONTRIB / "completions" / "container-image-proxy.bash"
+ZSH_COMPLETION = CONTRIB / "completions" / "_container-image-proxy"
 OPTIONS = {option for action in build_parser()._actions for option in action.option_strings if option.startswith("--")}
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z.-]*[a-z]")
 
@@ -29,11 +31,7 @@ def test_the_formatter_has_nothing_to_say_about_the_page(page: Path) -> None:
 
 @pytest.mark.parametrize(
     "document",
-    [
-        MANUAL,
-        CONTRIB / "completions" / "container-image-proxy.bash",
-        CONTRIB / "completions" / "_container-image-proxy",
-    ],
+    [MANUAL, BASH_COMPLETION, ZSH_COMPLETION],
     ids=lambda document: document.name,
 )
 def test_every_option_is_described(document: Path) -> None:
@@ -67,3 +65,50 @@ def test_every_example_for_fleets_names_a_mirror_that_is_asked_first() -> None:
 def test_every_decision_is_in_the_list() -> None:
     listed = (CONTRIB / "adr" / "README.md").read_text()
     assert [decision.name for decision in (CONTRIB / "adr").glob("0*.md") if decision.name not in listed] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("--tls-verify t", ["true"]),
+        ("--tls-verify = f", ["false"]),
+        ("--tls-verify =", ["true", "false"]),
+        ("--log-level w", ["warning"]),
+        ("--policy a b", []),
+        ("o", ["oci:"]),
+        ("oci :", ["images", "other"]),
+        ("oci : im", ["images"]),
+        ("oci : images :", []),
+        ("docker : im", []),
+        ("--cert-dir = im", ["images"]),
+        ("--socket fi", ["file"]),
+        ("--socket fi --insecure", ["--insecure-policy"]),
+    ],
+)
+def test_bash_offers(tmp_path: Path, words: str, offered: list[str]) -> None:
+    for directory in ("images", "other"):
+        (tmp_path / directory).mkdir()
+    (tmp_path / "file").touch()
+    script = f"""
+        . {BASH_COMPLETION}
+        compopt() {{ :; }} # bash knows it only while it completes
+        COMP_WORDS=(container-image-proxy {words}) COMP_CWORD={len(words.split())}
+        _container_image_proxy
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert (sorted(done.stdout.split()), done.stderr) == (sorted(offered), "")
+
+
+def test_zsh_offers_nothing_that_excludes_what_is_there() -> None:
+    specifications = re.findall(r"'\(([^)]*)\)\*?(--[a-z-]*[a-z]|1)", ZSH_COMPLETION.read_text())
+    hidden_by = {option: set(others.split()) for others, option in specifications}
+    groups = [
+        {option for action in group._group_actions for option in action.option_strings}
+        for group in build_parser()._mutually_exclusive_groups
+    ]
+    standing_alone = {"--port", "--socket", "--sockfd", "--socket-mode", "--allow-user", "--allow-group"}
+    assert len(groups) == 3
+    assert [one for group in groups for one in group if not group - {one} <= hidden_by[one]] == []
+    assert [one for one in (*standing_alone, "1") if "--instance" not in hidden_by[one]] == []
+    assert hidden_by["--instance"] == {":", *standing_alone}

@@ -10,17 +10,31 @@ _container_image_proxy_instances() {
 
 _container_image_proxy() {
     local word=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
-    local options='--instance --check --port --socket --socket-mode --sockfd --allow-user --allow-group --idle-exit --config-dir
-        --log-level --help --version --authfile --creds --no-creds --cert-dir --tls-verify --policy --insecure-policy
-        --registries-conf --registries-conf-dir --registries.d --override-os --override-arch --override-variant'
+    local options='--instance --check --port --socket --socket-mode --sockfd --allow-user --allow-group --idle-exit
+        --config-dir --log-level --help --version --authfile --creds --no-creds --cert-dir --tls-verify --policy
+        --insecure-policy --registries-conf --registries-conf-dir --registries.d --override-os --override-arch
+        --override-variant'
+    # Readline takes "=" and ":" for words of their own (COMP_WORDBREAKS).
+    case $previous in [=:]) previous=${COMP_WORDS[COMP_CWORD - 2]}${previous#=} ;; esac
+    case $word in
+    =) word='' ;;
+    :) word='' previous+=: ;;
+    esac
     case $previous in
     --instance) mapfile -t COMPREPLY < <(compgen -W "$(_container_image_proxy_instances)" -- "$word") ;;
     --allow-user) mapfile -t COMPREPLY < <(compgen -u -- "$word") ;;
     --allow-group) mapfile -t COMPREPLY < <(compgen -g -- "$word") ;;
     --log-level) mapfile -t COMPREPLY < <(compgen -W 'debug info warning error' -- "$word") ;;
-    --socket | --authfile | --policy | --registries-conf) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
-    --config-dir | --cert-dir | --registries-conf-dir | --registries.d) mapfile -t COMPREPLY < <(compgen -d -- "$word") ;;
-    --port | --sockfd | --socket-mode | --idle-exit | --creds | --override-*) COMPREPLY=() ;;
+    --tls-verify) mapfile -t COMPREPLY < <(compgen -W 'true false' -- "$word") ;;
+    --socket | --authfile | --policy | --registries-conf)
+        compopt -o filenames
+        mapfile -t COMPREPLY < <(compgen -f -- "$word")
+        ;;
+    --config-dir | --cert-dir | --registries-conf-dir | --registries.d | oci:)
+        compopt -o filenames
+        mapfile -t COMPREPLY < <(compgen -d -- "$word")
+        ;;
+    --port | --sockfd | --socket-mode | --idle-exit | --creds | --override-* | *:) COMPREPLY=() ;;
     *)
         case $word in
         -*) mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word") ;;
