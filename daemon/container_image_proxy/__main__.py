@@ -68,7 +68,8 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _check_one(options: argparse.Namespace) -> None:
-    print(describe(assemble(load_settings(options), SnapshotStore(None), _surroundings(options))))
+    surroundings = _surroundings(options)
+    print(describe(assemble(load_settings(options, surroundings.uid), SnapshotStore(None), surroundings)))
 
 
 def _surroundings(options: argparse.Namespace) -> Surroundings:
@@ -94,7 +95,7 @@ def _run(options: argparse.Namespace) -> None:
     store = SnapshotStore(_snapshot_directory(options))
 
     def load() -> Serving:
-        return assemble(load_settings(options), store, surroundings)
+        return assemble(load_settings(options, surroundings.uid), store, surroundings)
 
     serving = load()
     listeners, connection = _open_sockets(options)

@@ -137,12 +137,15 @@ def instance_directories(options: argparse.Namespace) -> tuple[Path, ...]:
     return (options.config_dir,) if options.config_dir else DIRECTORIES
 
 
-def load_settings(options: argparse.Namespace) -> InstanceSettings:
-    """What the instance file says, or the one image of the command line; options go over the file."""
+def load_settings(options: argparse.Namespace, uid: int) -> InstanceSettings:
+    """What the instance file says, or the one image of the command line; options go over the file.
+
+    ``uid`` is the daemon's own.
+    """
     if options.instance is not None:
-        settings = load_instance(options.instance, instance_directories(options))
+        settings = load_instance(options.instance, instance_directories(options), uid=uid)
     else:
-        settings = _stand_alone_settings(options)
+        settings = _stand_alone_settings(options, uid)
     return replace(
         settings,
         images={
@@ -154,10 +157,10 @@ def load_settings(options: argparse.Namespace) -> InstanceSettings:
     )
 
 
-def _stand_alone_settings(options: argparse.Namespace) -> InstanceSettings:
+def _stand_alone_settings(options: argparse.Namespace, uid: int) -> InstanceSettings:
     """The settings of ``IMAGE``: served to root, ourselves and whoever else an option names."""
     access = AccessRule(
-        owner_access().users | resolve_users(options.allow_user, _COMMAND_LINE, "--allow-user"),
+        owner_access(uid).users | resolve_users(options.allow_user, _COMMAND_LINE, "--allow-user"),
         resolve_groups(options.allow_group, _COMMAND_LINE, "--allow-group"),
     )
     image = ImageSettings("image", options.image, host_platform(), DEFAULT_FRESH_FOR, access, _COMMAND_LINE)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import grp
-import os
 import pwd
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,9 +41,9 @@ class AccessRule:
         return uid in self.users or not self.groups.isdisjoint(groups - {overflow_id("gid")})
 
 
-def owner_access() -> AccessRule:
-    """The rule where none is written: root and the daemon's own user."""
-    return AccessRule(users=frozenset({0, os.geteuid()}))
+def owner_access(uid: int) -> AccessRule:
+    """The rule where none is written: root and the daemon's own user, ``uid``."""
+    return AccessRule(users=frozenset({0, uid}))
 
 
 def resolve_users(entries: Iterable[str | int], file: str, key: str) -> frozenset[int]:

@@ -85,11 +85,14 @@ class InstanceSettings:
     idle_exit: float = DEFAULT_IDLE_EXIT
 
 
-def load_instance(name: str, directories: Sequence[Path] = DIRECTORIES) -> InstanceSettings:
-    """Read ``NAME.toml`` and its drop-ins from ``directories``, the first of which counts most."""
+def load_instance(name: str, directories: Sequence[Path] = DIRECTORIES, *, uid: int) -> InstanceSettings:
+    """Read ``NAME.toml`` and its drop-ins from ``directories``, the first of which counts most.
+
+    ``uid`` is the daemon's own, which may connect where the file does not say who may.
+    """
     if not _INSTANCE_NAME.fullmatch(name):
         raise ConfigurationError(f"instance {name[:100]!r}", "not an instance name", remedy=_INSTANCE_NAME_RULE)
-    return parse_instance(name, _load_document(name, directories))
+    return parse_instance(name, _load_document(name, directories), uid=uid)
 
 
 def find_instances(directories: Sequence[Path] = DIRECTORIES) -> tuple[str, ...]:
@@ -130,10 +133,10 @@ def _read(path: Path) -> bytes:
     return load_trusted_file(path, limit=_MAX_FILE, refuse_writable_by_others=True)
 
 
-def parse_instance(name: str, document: TomlDocument) -> InstanceSettings:
+def parse_instance(name: str, document: TomlDocument, *, uid: int) -> InstanceSettings:
     """Frozen settings from a merged document; :class:`ConfigurationError` for the first thing that is wrong with it."""
     root = TomlTable.root(document)
-    access = _read_access(root.table("access"), owner_access())
+    access = _read_access(root.table("access"), owner_access(uid))
     images = {key: _read_image(key, table, root, access) for key, table in root.table("images").tables().items()}
     idle_exit = root.number("idle-exit")
     settings = InstanceSettings(

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import grp
-import os
 import pwd
 
 import pytest
@@ -73,6 +72,6 @@ def test_a_number_that_is_no_id_is_an_error(number: int) -> None:
 
 
 def test_the_default_is_root_and_ourselves() -> None:
-    rule = owner_access()
-    assert rule.users == {0, os.geteuid()}
+    rule = owner_access(1234)
+    assert rule.users == {0, 1234}
     assert not rule.groups

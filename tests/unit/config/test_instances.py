@@ -15,6 +15,7 @@ from container_image_proxy.image.platform import Platform, host_platform
 from tests.support.privilege import needs_root
 
 IMAGE = '[images.os]\nreference = "docker://quay.io/example/os:1"\n'
+OWNER = 1234
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def directories(tmp_path: Path) -> tuple[Path, Path, Path]:
 
 def load(directories: tuple[Path, ...], text: str) -> InstanceSettings:
     (directories[0] / "host.toml").write_text(text)
-    return load_instance("host", directories)
+    return load_instance("host", directories, uid=OWNER)
 
 
 def complaint(directories: tuple[Path, ...], text: str) -> str:
@@ -41,7 +42,7 @@ def test_a_single_image_is_the_default_and_for_this_host_and_its_owner(directori
     loaded = load(directories, IMAGE)
     image = loaded.images["os"]
     assert (loaded.default, image.reference, image.platform) == ("os", "docker://quay.io/example/os:1", host_platform())
-    assert image.access.users == {0, os.geteuid()}
+    assert image.access.users == {0, OWNER}
     assert not image.access.groups
     assert (image.fresh_for, loaded.idle_exit) == (1.0, 300.0)
 
@@ -164,10 +165,10 @@ def test_a_drop_in_hides_its_namesake_in_a_later_directory(directories: tuple[Pa
 def test_the_first_main_file_wins_and_a_link_to_dev_null_masks(directories: tuple[Path, ...]) -> None:
     etc, run, _ = directories
     (run / "host.toml").write_text(IMAGE)
-    assert load_instance("host", directories).images
+    assert load_instance("host", directories, uid=OWNER).images
     (etc / "host.toml").symlink_to("/dev/null")
     with pytest.raises(ConfigurationError, match="masked"):
-        load_instance("host", directories)
+        load_instance("host", directories, uid=OWNER)
 
 
 def test_a_complaint_names_the_drop_in_that_is_wrong(directories: tuple[Path, ...]) -> None:
@@ -180,10 +181,10 @@ def test_a_complaint_names_the_drop_in_that_is_wrong(directories: tuple[Path, ..
 
 def test_a_missing_file_and_a_bad_instance_name_are_told_apart(directories: tuple[Path, ...]) -> None:
     with pytest.raises(ConfigurationError, match=r"none\.toml: no such file in .*etc"):
-        load_instance("none", directories)
+        load_instance("none", directories, uid=OWNER)
     for name in ("../host", "", "a.b", "-a", "a" * 28):
         with pytest.raises(ConfigurationError, match="not an instance name"):
-            load_instance(name, directories)
+            load_instance(name, directories, uid=OWNER)
 
 
 def test_a_link_that_leads_nowhere_hides_the_vendor_s_file_and_is_an_error(directories: tuple[Path, ...]) -> None:
@@ -191,7 +192,7 @@ def test_a_link_that_leads_nowhere_hides_the_vendor_s_file_and_is_an_error(direc
     (usr / "host.toml").write_text(IMAGE)
     (etc / "host.toml").symlink_to("/nonexistent")
     with pytest.raises(ConfigurationError, match=r"etc/host\.toml: cannot be read"):
-        load_instance("host", directories)
+        load_instance("host", directories, uid=OWNER)
 
 
 def test_a_loop_of_links_is_a_complaint(directories: tuple[Path, ...]) -> None:
@@ -213,7 +214,7 @@ def test_drop_ins_that_cannot_be_read_are_not_passed_over(directories: tuple[Pat
     os.seteuid(1)
     try:
         with pytest.raises(ConfigurationError, match="Permission denied"):
-            load_instance("host", directories)
+            load_instance("host", directories, uid=OWNER)
     finally:
         os.seteuid(0)
 
@@ -235,7 +236,7 @@ def test_a_file_that_others_can_write_is_refused(directories: tuple[Path, ...]) 
     load(directories, IMAGE)
     (directories[0] / "host.toml").chmod(0o666)
     with pytest.raises(ConfigurationError, match="other users can write"):
-        load_instance("host", directories)
+        load_instance("host", directories, uid=OWNER)
 
 
 @settings(max_examples=150)
@@ -244,7 +245,7 @@ def test_any_bytes_are_settings_or_a_complaint(tmp_path_factory: pytest.TempPath
     directory = tmp_path_factory.mktemp("fuzz")
     (directory / "x.toml").write_bytes(raw)
     try:
-        load_instance("x", (directory,))
+        load_instance("x", (directory,), uid=OWNER)
     except ConfigurationError as error:
         complained_about = error.file
     else:
