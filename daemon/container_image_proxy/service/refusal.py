@@ -20,10 +20,15 @@ KEPT: Final = 32
 
 
 def refusal(
-    status: HTTPStatus, code: str, detail: str, *, headers: tuple[tuple[str, str], ...] = (), head_only: bool = False
+    status: HTTPStatus, code: str, detail: str, *, retry_after: int | None = None, head_only: bool = False
 ) -> bytes:
-    """A problem document as a whole HTTP/1.1 message after which the connection closes."""
-    answer = problem(status, code, status.phrase, detail, headers=headers)
+    """A problem document as a whole HTTP/1.1 message after which the connection closes.
+
+    It is retryable if ``retry_after``, in seconds, says when.
+    """
+    headers = () if retry_after is None else (("Retry-After", str(retry_after)),)
+    members = {"retryable": retry_after is not None}
+    answer = problem(status, code, status.phrase, detail, members=members, headers=headers)
     fields = "".join(f"{name}: {value}\r\n" for name, value in (*answer.headers, ("Connection", "close")))
     head = f"HTTP/1.1 {status:d} {status.phrase}\r\n{fields}\r\n".encode("ascii")
     return head if head_only or not isinstance(answer.body, bytes) else head + answer.body

@@ -71,8 +71,10 @@ class Server:
         self._application = application
         self._limits = limits
         self._admit = admit
-        later = (("Retry-After", str(limits.retry_after_seconds)),)
-        self._busy = refusal(HTTPStatus.SERVICE_UNAVAILABLE, "TOOMANYREQUESTS", "too many connections", headers=later)
+        later = limits.retry_after_seconds
+        self._busy = refusal(
+            HTTPStatus.SERVICE_UNAVAILABLE, "TOOMANYREQUESTS", "too many connections", retry_after=later
+        )
         self._capacity = min(limits.connections, _affordable_connections())
         self._lock = threading.RLock()  # for the two tables and the wake-up; signal handlers may re-enter
         self._connections: set[Connection] = set()
