@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from container_image_proxy.config.certificates import load_certificates
+from container_image_proxy.config.instances import COMMAND_LINE
 from container_image_proxy.config.keychain import load_keychain
 from container_image_proxy.config.limits import Limits
 from container_image_proxy.config.lookaside import load_lookaside
@@ -22,7 +23,12 @@ from container_image_proxy.registry.proxies import parse_proxies
 from container_image_proxy.service.lazy import Lazy
 from container_image_proxy.service.serving import Serving
 from container_image_proxy.transports.docker import RegistryAccess
-from container_image_proxy.transports.table import TRANSPORTS, open_source, parse_image_reference
+from container_image_proxy.transports.table import (
+    depends_on_directory,
+    names_transport,
+    open_source,
+    parse_image_reference,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -79,13 +85,15 @@ def _serve(image: ImageSettings, registries: Registries) -> ServedImage:
     try:
         reference = _parse_reference(image.reference, registries)
     except InvalidReferenceError as error:
-        raise ConfigurationError(image.file, str(error), key=f"images.{image.name}.reference") from error
+        raise ConfigurationError(image.file, str(error), key=image.key) from error
+    if depends_on_directory(reference) and image.file != COMMAND_LINE:
+        raise ConfigurationError(image.file, f"{reference}: the path must be absolute", key=image.key)
     return ServedImage(image.name, reference, image.platform, image.fresh_for)
 
 
 def _parse_reference(text: str, registries: Registries) -> ImageReference:
     """``transport:reference``, or a bare name as podman takes it, which registries.conf must make unambiguous."""
-    if text.partition(":")[0] in TRANSPORTS or "://" in text:
+    if names_transport(text):
         return parse_image_reference(text)
     meant, *others = resolve_short_name(registries, text)
     if others:

@@ -10,11 +10,11 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from container_image_proxy import __version__
 from container_image_proxy.config.access import AccessRule, owner_access, resolve_groups, resolve_users
 from container_image_proxy.config.instances import (
+    COMMAND_LINE,
     DEFAULT_FRESH_FOR,
     DIRECTORIES,
     ImageSettings,
@@ -25,8 +25,6 @@ from container_image_proxy.config.instances import (
 )
 from container_image_proxy.errors import ConfigurationError, InvalidPlatformError
 from container_image_proxy.image.platform import Platform, host_platform, parse_platform
-
-_COMMAND_LINE: Final = "command line"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -160,11 +158,11 @@ def load_settings(options: argparse.Namespace, uid: int) -> InstanceSettings:
 def _stand_alone_settings(options: argparse.Namespace, uid: int) -> InstanceSettings:
     """The settings of ``IMAGE``: served to root, ourselves and whoever else an option names."""
     access = AccessRule(
-        owner_access(uid).users | resolve_users(options.allow_user, _COMMAND_LINE, "--allow-user"),
-        resolve_groups(options.allow_group, _COMMAND_LINE, "--allow-group"),
+        owner_access(uid).users | resolve_users(options.allow_user, COMMAND_LINE, "--allow-user"),
+        resolve_groups(options.allow_group, COMMAND_LINE, "--allow-group"),
     )
-    image = ImageSettings("image", options.image, host_platform(), DEFAULT_FRESH_FOR, access, _COMMAND_LINE)
-    return InstanceSettings("image", _COMMAND_LINE, {"image": image}, "image", idle_exit=0)
+    image = ImageSettings("image", options.image, host_platform(), DEFAULT_FRESH_FOR, access, COMMAND_LINE, "IMAGE")
+    return InstanceSettings("image", COMMAND_LINE, {"image": image}, "image", idle_exit=0)
 
 
 def _override(platform: Platform, options: argparse.Namespace) -> Platform:
@@ -178,7 +176,7 @@ def _override(platform: Platform, options: argparse.Namespace) -> Platform:
     try:
         return parse_platform(str(platform))
     except InvalidPlatformError as error:
-        raise ConfigurationError(_COMMAND_LINE, str(error), key="--override-*") from error
+        raise ConfigurationError(COMMAND_LINE, str(error), key="--override-*") from error
 
 
 def _override_registry(settings: RegistrySettings, options: argparse.Namespace) -> RegistrySettings:

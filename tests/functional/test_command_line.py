@@ -221,7 +221,7 @@ def test_help_has_a_word_on_every_option() -> None:
 def test_an_unreadable_image_ends_with_78_and_one_line(reference: str) -> None:
     result = run("--insecure-policy", reference)
     assert result.returncode == 78
-    assert result.stderr.splitlines()[-1].startswith("error command line: images.image.reference: ")
+    assert result.stderr.splitlines()[-1].startswith("error command line: IMAGE: ")
 
 
 @pytest.mark.parametrize(

@@ -228,8 +228,13 @@ def test_a_client_that_leaves_frees_everything(place: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("[images.os]\nreferense = 1\n", "images.os.reference: missing"),
-        ('[images.os]\nreference = "ocy:/x"\n', "images.os.reference: "),
+        ("[images.os]\nfresh-for = 1\n", "images.os.reference: missing"),
+        ("[images.os]\nreferense = 1\n", "images.os.referense: unknown key (known here: access, fresh-for, "),
+        (
+            '[images.os]\nreference = "ocy:/x"\n',
+            "images.os.reference: transport 'ocy' is not supported; ",
+        ),
+        ('[images.os]\nreference = "oci:x:latest"\n', "images.os.reference: oci:x:latest: the path must be absolute"),
         ('[images.os]\nreference = "docker://UPPER"\n', "images.os.reference: "),
         (
             '[images.os]\nreference = "oci:/x"\n[trust]\npolicy = "/no/such/policy.json"\n',

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 DIRECTORIES: Final = tuple(Path(parent, "container-image-proxy") for parent in ("/etc", "/run", "/usr/lib"))
+COMMAND_LINE: Final = "command line"
+"""What stands for the file where no file says it."""
 DEFAULT_FRESH_FOR: Final = 1.0
 DEFAULT_IDLE_EXIT: Final = 300.0
 _MAX_FILE: Final = 1 << 20
@@ -37,7 +39,7 @@ _INSTANCE_NAME_RULE: Final = "1 to 27 letters, digits, '_' or '-', of which the 
 
 @dataclass(frozen=True, slots=True)
 class ImageSettings:
-    """One image of an instance. ``fresh_for`` is in seconds; ``file`` says where the image is declared."""
+    """One image of an instance. ``fresh_for`` is in seconds; ``file`` and ``key`` say where the reference stands."""
 
     name: str
     reference: str
@@ -45,6 +47,7 @@ class ImageSettings:
     fresh_for: float
     access: AccessRule
     file: str
+    key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,20 +172,13 @@ def is_image_name(name: str) -> bool:
 def _read_image(name: str, table: TomlTable, root: TomlTable, access: AccessRule) -> ImageSettings:
     if not is_image_name(name):
         raise root.error("images", f"{name!r} is not an image name", remedy=_IMAGE_NAME_RULE)
-    reference = table.get("reference", str)
+    reference, fresh_for, platform = table.get("reference", str), table.number("fresh-for"), _read_platform(table)
+    access = _read_access(table.table("access"), access)
+    table.finish()  # before anything is missed that is only mistyped
     if reference is None:
         raise table.error("reference", "missing", remedy='for example "docker://quay.io/example/os:latest"')
-    fresh_for = table.number("fresh-for")
-    settings = ImageSettings(
-        name=name,
-        reference=reference,
-        platform=_read_platform(table),
-        fresh_for=DEFAULT_FRESH_FOR if fresh_for is None else fresh_for,
-        access=_read_access(table.table("access"), access),
-        file=table.place("reference")[0],
-    )
-    table.finish()
-    return settings
+    fresh_for = DEFAULT_FRESH_FOR if fresh_for is None else fresh_for
+    return ImageSettings(name, reference, platform, fresh_for, access, *table.place("reference"))
 
 
 def _read_platform(table: TomlTable) -> Platform:

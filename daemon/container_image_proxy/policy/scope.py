@@ -42,6 +42,7 @@ def _refuse(scope: str) -> str | None:  # noqa: ARG001 - whatever the scope is
     return 'the transport knows only its default scope ""'
 
 
+# By transport, as far as containers-transports(5) and its history know any but docker.
 _CHECKS: Final[dict[str, Callable[[str], str | None]]] = {
     "atomic": lambda scope: None if _ATOMIC.fullmatch(scope) else "must be host[:port][/namespace[/imagestream[:tag]]]",
     "containers-storage": lambda scope: None if _STORAGE.fullmatch(scope) else "must begin with [driver@/graph/root]",
@@ -54,6 +55,10 @@ _CHECKS: Final[dict[str, Callable[[str], str | None]]] = {
     "sif": _check_path,
     "tarball": _refuse,
 }
+
+
+TRANSPORTS: Final = frozenset({"docker", *_CHECKS})
+"""Those that the ecosystem knows, whether or not anything can be fetched by them here."""
 
 
 def verify_scope(transport: str, scope: str) -> None:

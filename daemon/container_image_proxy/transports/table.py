@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.errors import InvalidReferenceError
+from container_image_proxy.policy import scope
 from container_image_proxy.transports import docker, layout
 
 if TYPE_CHECKING:
@@ -30,6 +31,12 @@ TRANSPORTS: Final = {
 }
 
 
+def names_transport(text: str) -> bool:
+    """Whether ``text`` is meant as ``transport:reference``, and not as a bare name, which may have a colon, too."""
+    name, colon, within = text.partition(":")
+    return bool(colon) and (name in scope.TRANSPORTS or within.startswith("/"))
+
+
 def parse_image_reference(text: str) -> ImageReference:
     """Read ``transport:reference`` as every tool of the ecosystem does (containers-transports(5)).
 
@@ -37,10 +44,16 @@ def parse_image_reference(text: str) -> ImageReference:
     """
     name, colon, within = text.partition(":")
     transport = TRANSPORTS.get(name)
-    if not colon or transport is None:
-        known = ", ".join(TRANSPORTS)
-        raise InvalidReferenceError(f"{text[:100]!r} is not transport:reference with a transport known here ({known})")
+    if not colon:
+        raise InvalidReferenceError(f"{text[:100]!r} is not transport:reference")
+    if transport is None:
+        raise InvalidReferenceError(f"transport {name[:100]!r} is not supported; {' and '.join(TRANSPORTS)} are")
     return transport.parse(within)
+
+
+def depends_on_directory(reference: ImageReference) -> bool:
+    """Whether a process that runs in another directory would find another image."""
+    return reference.transport == layout.TRANSPORT and not reference.within.startswith("/")
 
 
 def open_source(reference: ImageReference, access: RegistryAccess) -> ImageSource:
