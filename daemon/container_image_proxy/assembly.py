@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from container_image_proxy.config.certificates import load_certificates
-from container_image_proxy.config.instances import COMMAND_LINE
+from container_image_proxy.config.instances import COMMAND_LINE, verify_paths
 from container_image_proxy.config.keychain import load_keychain
 from container_image_proxy.config.limits import Limits
 from container_image_proxy.config.lookaside import load_lookaside
@@ -59,6 +59,7 @@ class Surroundings:
 
 def assemble(settings: InstanceSettings, store: SnapshotStore, surroundings: Surroundings) -> Serving:
     """Read every file that the settings need; :class:`ConfigurationError` if one of them cannot be used."""
+    verify_paths(settings)
     registries = load_registries(
         path=settings.registry.registries_conf,
         directory=settings.registry.registries_conf_dir,

@@ -1,10 +1,17 @@
-"""What ``--check`` prints: what would be served, to whom, from where, and which trust scope would decide."""
+"""What ``--check`` prints: what would be served, to whom, which trust scope would decide, and which settings are not
+the usual ones.
+"""
 
 from __future__ import annotations
 
+import grp
+import json
+import pwd
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from container_image_proxy.proxy import ServedImage
     from container_image_proxy.service.serving import Serving
 
@@ -13,7 +20,8 @@ def describe(serving: Serving) -> str:
     """The configuration in force as lines for a person."""
     settings = serving.settings
     lines = [
-        f"{settings.file}: {len(serving.images)} image{'s' * (len(serving.images) != 1)}, policy {serving.policy.file}"
+        f"{settings.file}: {len(serving.images)} image{'s' * (len(serving.images) != 1)}, policy {serving.policy.file}",
+        *(f"  {key} = {_value(value)}" for key, value in settings.deviations().items()),
     ]
     for image in serving.images.values():
         lines += _describe_image(serving, image)
@@ -30,11 +38,23 @@ def _describe_image(serving: Serving, image: ServedImage) -> list[str]:
         f"  reference  {reference}",
         f"  platform   {image.platform}",
         f"  fresh-for  {image.fresh_for:g} s",
-        f"  users      {_ids(access.users)}",
-        f"  groups     {_ids(access.groups)}",
+        f"  users      {_names(access.users, lambda uid: pwd.getpwuid(uid).pw_name)}",
+        f"  groups     {_names(access.groups, lambda gid: grp.getgrgid(gid).gr_name)}",
         f"  trust      {scope.name}: {', '.join(requirement.type for requirement in scope.requirements)}",
     ]
 
 
-def _ids(ids: frozenset[int]) -> str:
-    return ", ".join(str(one) for one in sorted(ids)) or "none"
+def _value(value: object) -> str:
+    """As an instance file would say it."""
+    return json.dumps(value if isinstance(value, bool | tuple) else str(value), ensure_ascii=False)
+
+
+def _names(ids: frozenset[int], name_of: Callable[[int], str]) -> str:
+    return ", ".join(_name(one, name_of) for one in sorted(ids)) or "none"
+
+
+def _name(number: int, name_of: Callable[[int], str]) -> str:
+    try:
+        return f"{name_of(number)} ({number})"
+    except KeyError:
+        return str(number)

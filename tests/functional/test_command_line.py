@@ -19,6 +19,7 @@ from tests.support.layouts import StoredImage, multi_arch, single_image
 from tests.support.privilege import needs_root
 
 REQUEST = b"GET /manifest HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+UNKNOWN_UID = 4_000_000_000
 
 
 @pytest.fixture
@@ -164,6 +165,23 @@ def test_check_prints_what_would_be_served(tmp_path: Path, image: StoredImage) -
         str(tmp_path / "policy.json"),
     ):
         assert part in result.stdout
+
+
+def test_check_prints_every_setting_that_is_not_the_usual_one(tmp_path: Path, image: StoredImage) -> None:
+    trust = f'[trust]\npolicy = "{tmp_path}/policy.json"\naccept-unnamed-bundles = true\n'
+    registry = '[registry]\ntls-verify = false\ntrusted-token-realms = ["auth.example"]\n'
+    users = f'[access]\nusers = ["root", {UNKNOWN_UID}]\n'
+    text = f'[images.os]\nreference = "oci:{tmp_path}/os"\n{trust}{registry}{users}'
+    write_instance(tmp_path / "config", "os", text)
+    lines = run("--check", "--config-dir", str(tmp_path / "config")).stdout.splitlines()
+    assert lines[1:5] == [
+        "  registry.tls-verify = false",
+        '  registry.trusted-token-realms = ["auth.example"]',
+        f'  trust.policy = "{tmp_path}/policy.json"',
+        "  trust.accept-unnamed-bundles = true",
+    ]
+    assert f"  users      root (0), {UNKNOWN_UID}" in lines
+    assert "  groups     none" in lines
 
 
 def test_an_insecure_policy_is_logged(tmp_path: Path, image: StoredImage) -> None:

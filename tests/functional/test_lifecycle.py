@@ -238,7 +238,15 @@ def test_a_client_that_leaves_frees_everything(place: Path) -> None:
         ('[images.os]\nreference = "docker://UPPER"\n', "images.os.reference: "),
         (
             '[images.os]\nreference = "oci:/x"\n[trust]\npolicy = "/no/such/policy.json"\n',
-            "/no/such/policy.json: there is no signature policy",
+            "trust.policy: /no/such/policy.json does not exist",
+        ),
+        (
+            '[images.os]\nreference = "docker://x"\n[registry]\nregistries-conf-dir = "/no/such/directory"\n',
+            "registry.registries-conf-dir: /no/such/directory does not exist",
+        ),
+        (
+            '[images.os]\nreference = "docker://x"\n[registry]\ntrusted-token-realms = ["https://x"]\n',
+            "registry.trusted-token-realms: 'https://x' is not the host or host:port",
         ),
         ("=", "Invalid"),
     ],

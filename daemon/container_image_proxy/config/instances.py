@@ -9,16 +9,17 @@ later one. A symbolic link to /dev/null hides a file, too. Documented in contain
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.config.access import AccessRule, owner_access, resolve_groups, resolve_users
-from container_image_proxy.config.locations import list_files
+from container_image_proxy.config.locations import exists, list_files
 from container_image_proxy.config.toml_table import TomlDocument, TomlTable, merge_documents, parse_toml
 from container_image_proxy.config.trusted_file import load_trusted_file
 from container_image_proxy.errors import ConfigurationError, InvalidPlatformError
 from container_image_proxy.image.platform import Platform, host_platform, parse_platform
+from container_image_proxy.image.reference import is_domain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -86,6 +87,16 @@ class InstanceSettings:
     registry: RegistrySettings = field(default_factory=RegistrySettings)
     trust: TrustSettings = field(default_factory=TrustSettings)
     idle_exit: float = DEFAULT_IDLE_EXIT
+
+    def deviations(self) -> dict[str, object]:
+        """What ``[registry]`` and ``[trust]`` say that is not so by default, by key."""
+        sections: dict[str, RegistrySettings | TrustSettings] = {"registry": self.registry, "trust": self.trust}
+        values = {
+            f"{name}.{one.name.replace('_', '-')}": (getattr(section, one.name), one.default)
+            for name, section in sections.items()
+            for one in fields(section)
+        }
+        return {key: value for key, (value, default) in values.items() if value != default}
 
 
 def load_instance(name: str, directories: Sequence[Path] = DIRECTORIES, *, uid: int) -> InstanceSettings:
@@ -213,7 +224,20 @@ def _read_registry(table: TomlTable) -> RegistrySettings:
         trusted_token_realms=table.array("trusted-token-realms", (str,)) or (),
     )
     table.finish()
+    for realm in settings.trusted_token_realms:
+        if not is_domain(realm):
+            raise table.error("trusted-token-realms", f"{realm!r} is not the host or host:port of a token server")
     return settings
+
+
+def verify_paths(settings: InstanceSettings) -> None:
+    """Raise :class:`ConfigurationError` if a file or directory that the settings name is not there.
+
+    To some readers an absent directory is an empty one, and mirrors, blocks or signature stores would be missed.
+    """
+    for key, value in settings.deviations().items():
+        if isinstance(value, Path) and not exists(value):
+            raise ConfigurationError(settings.file, f"{value} does not exist", key=key)
 
 
 def _read_trust(table: TomlTable) -> TrustSettings:
