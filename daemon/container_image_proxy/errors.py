@@ -49,7 +49,6 @@ class ConfigurationError(Error):
         self.file = file
         self.key = key
         self.reason = reason
-        self.remedy = remedy
 
 
 # --- what is not allowed ----------------------------------------------------------------------------------------------

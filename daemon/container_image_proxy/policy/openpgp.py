@@ -54,10 +54,9 @@ _EXACTLY_ONE: Final = ("GOODSIG", "VALIDSIG", "PLAINTEXT")
 
 @dataclass(frozen=True, slots=True)
 class SignedMessage:
-    """What was signed, and by whom: fingerprints (upper-case hex) of the signing (sub)key and of its primary key."""
+    """What was signed, and by whom: the primary key's fingerprint (upper-case hex), also if a subkey signed."""
 
     content: bytes
-    fingerprint: str
     primary_fingerprint: str
 
 
@@ -82,8 +81,7 @@ class Keyring:
         if not is_openpgp_message(untrusted_message):
             raise SignatureRejectedError("is no binary OpenPGP message")
         ran = _run_gpg(self._home, _VERIFY, untrusted_message)
-        fingerprint, primary_fingerprint = _read_verdict(ran)
-        return SignedMessage(ran.output, fingerprint, primary_fingerprint)
+        return SignedMessage(ran.output, _read_verdict(ran))
 
 
 class Keyrings:
@@ -146,7 +144,8 @@ def _parse_status(raw: bytes) -> tuple[tuple[str, str], ...]:
     return tuple((keyword, rest) for keyword, _, rest in (line.partition(" ") for line in lines) if keyword)
 
 
-def _read_verdict(ran: _Run) -> tuple[str, str]:
+def _read_verdict(ran: _Run) -> str:
+    """The primary key's fingerprint; :class:`SignatureRejectedError` unless there is one good signature."""
     keywords = [keyword for keyword, _ in ran.status]
     for keyword, complaint in _COMPLAINTS.items():
         if keyword in keywords:
@@ -156,7 +155,7 @@ def _read_verdict(ran: _Run) -> tuple[str, str]:
     fields = next(rest for keyword, rest in ran.status if keyword == "VALIDSIG").split(" ")
     if len(fields) < _VALIDSIG_FIELDS:
         raise SignatureRejectedError("was reported by gpg in an unknown way")
-    return fields[0], fields[_VALIDSIG_FIELDS - 1]
+    return fields[_VALIDSIG_FIELDS - 1]
 
 
 def _who(ran: _Run, keyword: str) -> str:

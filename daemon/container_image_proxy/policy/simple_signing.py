@@ -26,12 +26,10 @@ COSIGN: Final = "cosign container image signature"
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The image that a signature is about. ``creator`` and ``timestamp`` (Unix) are the signing program's notes."""
+    """The image that a signature is about."""
 
     docker_reference: str
     manifest_digest: Digest
-    creator: str | None = None
-    timestamp: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +62,23 @@ def _parse_payload(raw: bytes, expected_type: str) -> Claim:
         raise InvalidInputError(f"critical.type is {untrusted_type[:100]!r}")
     image, identity = critical.fields("image"), critical.fields("identity")
     digest, reference = image.text("docker-manifest-digest"), identity.text("docker-reference")
-    creator, timestamp = _parse_optional(payload.take("optional"), null_allowed=expected_type == COSIGN)
+    _check_optional(payload.take("optional"), null_allowed=expected_type == COSIGN)
     for fields in (image, identity, critical, payload):
         fields.done()
-    return Claim(reference, _parse_manifest_digest(digest), creator, timestamp)
+    return Claim(reference, _parse_manifest_digest(digest))
 
 
-def _parse_optional(value: object, *, null_allowed: bool) -> tuple[str | None, int | None]:
-    """Informative fields; others may stand beside them. cosign writes null if there are none."""
+def _check_optional(value: object, *, null_allowed: bool) -> None:
+    """The signing program's notes, which decide nothing; others may stand beside them. cosign writes null if there are
+    none.
+    """
     if value is None and null_allowed:
-        return None, None
+        return
     optional = Fields(value, "optional")
-    creator = optional.text("creator") if optional.has("creator") else None
-    return creator, optional.integer("timestamp") if optional.has("timestamp") else None
+    if optional.has("creator"):
+        optional.text("creator")
+    if optional.has("timestamp"):
+        optional.integer("timestamp")
 
 
 def _parse_manifest_digest(text: str) -> Digest:

@@ -167,10 +167,6 @@ class Notifier:
         """Requests are answered from now on, after a start or a reload."""
         systemd.daemon.notify(f"READY=1\nSTATUS={one_line(status)}")
 
-    def status(self, text: str) -> None:
-        """What the service is doing."""
-        systemd.daemon.notify(f"STATUS={one_line(text)}")
-
     def reloading(self) -> None:
         """The configuration is being read anew; :meth:`ready` says when that is over."""
         systemd.daemon.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")

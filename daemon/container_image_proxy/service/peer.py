@@ -24,7 +24,6 @@ class Peer:
 
     pid: int | None
     uid: int | None
-    gid: int | None
     groups: frozenset[int] = frozenset()
     over_tcp: bool = False
     """Whether it came over the network stack, where a web page in a browser can come from, too."""
@@ -33,9 +32,9 @@ class Peer:
         return "unauthenticated local" if self.uid is None else f"uid {self.uid} (pid {self.pid})"
 
 
-UNAUTHENTICATED: Final = Peer(pid=None, uid=None, gid=None)
+UNAUTHENTICATED: Final = Peer(pid=None, uid=None)
 """The peer on stdin and stdout: some local process, the kernel does not say which."""
-_LOOPBACK: Final = Peer(pid=None, uid=None, gid=None, over_tcp=True)
+_LOOPBACK: Final = Peer(pid=None, uid=None, over_tcp=True)
 
 
 def read_peer(sock: socket.socket) -> Peer:
@@ -44,7 +43,7 @@ def read_peer(sock: socket.socket) -> Peer:
         return _LOOPBACK
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, gid = _CREDENTIALS.unpack(raw)
-    return Peer(pid, uid, gid, _read_groups(sock) | {gid})
+    return Peer(pid, uid, _read_groups(sock) | {gid})
 
 
 def _read_groups(sock: socket.socket) -> frozenset[int]:

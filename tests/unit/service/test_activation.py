@@ -201,8 +201,6 @@ def test_the_service_manager_hears_each_state(notifications: Callable[[], list[s
     notifier = Notifier()
     notifier.ready("Serving\nREADY=0")
     assert notifications() == ["READY=1", "STATUS=Serving\\nREADY=0"]
-    notifier.status("Busy")
-    assert notifications() == ["STATUS=Busy"]
     before = time.monotonic_ns() // 1000
     notifier.reloading()
     reloading, moment = notifications()
@@ -222,9 +220,9 @@ def test_the_service_manager_hears_a_sign_of_life_before_its_time_is_over(
     watchdog = Watchdog()
     watchdog.run()
     watchdog.run()
-    Notifier().status("no second sign before this")
+    Notifier().ready("no second sign before this")
     assert notifications() == ["WATCHDOG=1"]
-    assert notifications() == ["STATUS=no second sign before this"]
+    assert notifications() == ["READY=1", "STATUS=no second sign before this"]
     assert (watchdog.due() or 0) - time.monotonic() == pytest.approx(100, abs=50)
 
 
@@ -238,9 +236,9 @@ def test_no_sign_of_life_is_sent_to_whom_waits_for_none(
         monkeypatch.setenv(name, value)
     watchdog = Watchdog()
     watchdog.run()
-    Notifier().status("nothing before this")
+    Notifier().ready("nothing before this")
     assert watchdog.due() is None
-    assert notifications() == ["STATUS=nothing before this"]
+    assert notifications() == ["READY=1", "STATUS=nothing before this"]
 
 
 def test_without_a_service_manager_nothing_happens() -> None:

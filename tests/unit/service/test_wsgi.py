@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CRLF = b"\r\n"
-PEER = Peer(1, 2, 3, frozenset({3}))
+PEER = Peer(1, 2, frozenset({3}))
 
 
 def environ_of(target: str, *fields: tuple[str, str], method: str = "GET") -> dict[str, Any]:
