@@ -64,6 +64,11 @@ class Reference:
         return (f":{self.tag}" if self.tag is not None else "") + (f"@{self.digest}" if self.digest is not None else "")
 
     @property
+    def repository(self) -> Reference:
+        """The name alone, with neither tag nor digest."""
+        return Reference(self.domain, self.path)
+
+    @property
     def is_name_only(self) -> bool:
         """Whether neither tag nor digest is given."""
         return self.tag is None and self.digest is None

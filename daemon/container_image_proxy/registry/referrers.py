@@ -6,7 +6,6 @@ Pure; asking is ``client``'s. OCI distribution-spec 1.1, "Listing Referrers" and
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, urlsplit
 
@@ -59,7 +58,7 @@ def next_page(reply: Reply, repository: Repository) -> str | None:
 
 def referrers_tag(reference: Reference, digest: Digest) -> Reference:
     """Where clients keep the list of the referrers of ``digest`` in a registry without the API."""
-    return replace(reference, tag=f"{digest.algorithm}-{digest.hex[:_TAG_DIGITS]}", digest=None)
+    return reference.repository.with_tag(f"{digest.algorithm}-{digest.hex[:_TAG_DIGITS]}")
 
 
 def parse_referrers(untrusted: UntrustedManifest, where: str) -> tuple[Descriptor, ...]:

@@ -6,7 +6,6 @@ wrote that can only take a signature away from himself. Format: cosign's BUNDLE_
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.policy.bundle import BUNDLE_MEDIA_TYPE
@@ -32,7 +31,7 @@ def fetch_bundles(registry: RegistryClient, reference: Reference, digest: Digest
     """
     for referrer in registry.fetch_referrers(reference, digest, BUNDLE_MEDIA_TYPE):
         if _may_sign(referrer):
-            place = replace(reference, tag=None, digest=referrer.digest)
+            place = reference.repository.with_digest(referrer.digest)
             yield from fetch_attached(registry, place, BUNDLE_MEDIA_TYPE)
 
 

@@ -6,7 +6,7 @@ what is fetched and what policy knows the image by; the tag is for the reader.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.errors import InvalidReferenceError
@@ -36,7 +36,7 @@ def parse(within: str) -> ImageReference:
     if not within.startswith(_START):
         raise InvalidReferenceError(f"docker:{within[:100]} does not start with docker://")
     reference = parse_reference(within.removeprefix(_START)).with_default_tag()
-    fetched = replace(reference, tag=None) if reference.digest is not None else reference
+    fetched = reference.repository.with_digest(reference.digest) if reference.digest is not None else reference
     return ImageReference(
         transport=TRANSPORT,
         within=_START + reference.familiar,

@@ -95,6 +95,10 @@ def test_a_tag_that_is_none_is_refused() -> None:
         parse_reference("a").with_tag("-x")
 
 
+def test_a_repository_has_neither_tag_nor_digest() -> None:
+    assert str(parse_reference(f"a.b/c:1@{DIGEST}").repository) == "a.b/c"
+
+
 def test_a_digest_can_be_set() -> None:
     assert str(parse_reference("a.b/c:1").with_digest(DIGEST)) == f"a.b/c:1@{DIGEST}"
 
