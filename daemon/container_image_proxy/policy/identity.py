@@ -30,13 +30,18 @@ class Remapping:
     signed_prefix: str
 
     def apply(self, image: Reference) -> Reference | None:
-        """What signatures call ``image``: the same if the prefix is another, None if the result is no name."""
+        """What signatures call ``image``: the same if the prefix is another, None if the result is no full name.
+
+        Nothing is expanded: a signed prefix ``vendor`` does not come to mean ``docker.io/vendor``.
+        """
         text = str(image)
         rest = text.removeprefix(self.prefix)
         ends_of_name = "/:@" if "/" in self.prefix else "/"
         if not text.startswith(self.prefix) or rest[:1] not in ends_of_name:
             return image
-        return _parse_claim(self.signed_prefix + rest)
+        signed = self.signed_prefix + rest
+        renamed = _parse_claim(signed)
+        return renamed if str(renamed) == signed else None
 
 
 @dataclass(frozen=True, slots=True)

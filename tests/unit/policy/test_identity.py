@@ -83,6 +83,26 @@ def test_a_prefix_may_be_a_whole_repository(suffix: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("signed_prefix", "claim"),
+    [
+        ("vendor", "vendor/os:1"),
+        ("vendor", "docker.io/vendor/os:1"),
+        ("index.docker.io/vendor", "docker.io/vendor/os:1"),
+        ("docker.io", "docker.io/library/os:1"),
+    ],
+)
+def test_a_signed_prefix_is_not_expanded_to_a_full_name(signed_prefix: str, claim: str) -> None:
+    identity = {"type": "remapIdentity", "prefix": "mirror.example.com", "signedPrefix": signed_prefix}
+    assert not matches(identity, "mirror.example.com/os:1", claim)
+
+
+@pytest.mark.parametrize("signed_prefix", ["docker.io/vendor", "localhost", "vendor.example:5000"])
+def test_a_full_signed_prefix_is_what_signatures_claim(signed_prefix: str) -> None:
+    identity = {"type": "remapIdentity", "prefix": "mirror.example.com", "signedPrefix": signed_prefix}
+    assert matches(identity, "mirror.example.com/os:1", f"{signed_prefix}/os:1")
+
+
+@pytest.mark.parametrize(
     "identity",
     [
         None,
