@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from container_image_proxy.errors import RegistryUnavailableError, UnknownBlobError, UnknownManifestError, UpstreamError
 from container_image_proxy.registry.headers import parse_warning
 from container_image_proxy.registry.origin import parse_target
-from container_image_proxy.registry.session import Request
+from container_image_proxy.registry.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

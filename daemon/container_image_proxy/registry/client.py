@@ -36,7 +36,8 @@ from container_image_proxy.registry.referrers import (
     referrers_tag,
     select_referrers,
 )
-from container_image_proxy.registry.session import HttpSession, Request
+from container_image_proxy.registry.request import Request
+from container_image_proxy.registry.session import HttpSession
 from container_image_proxy.registry.token import Tokens
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from container_image_proxy.config.keychain import Credentials, Keychain
     from container_image_proxy.registry.endpoints import Repository
     from container_image_proxy.registry.reply import Reply
-    from container_image_proxy.registry.session import HttpSession, Request
+    from container_image_proxy.registry.request import Request
+    from container_image_proxy.registry.session import HttpSession
     from container_image_proxy.registry.token import Tokens
 
 _DENIALS: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import requests
 
     from container_image_proxy.config.limits import Limits
-    from container_image_proxy.registry.session import Request
+    from container_image_proxy.registry.request import Request
 
 REDIRECTS: Final = frozenset(
     {

@@ -12,7 +12,7 @@ import ipaddress
 import logging
 import threading
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import requests
@@ -23,15 +23,15 @@ from container_image_proxy.config.certificates import TlsFiles
 from container_image_proxy.errors import InvalidReferenceError, RegistryError
 from container_image_proxy.registry.dial import POOL_CLASSES, resolve
 from container_image_proxy.registry.failures import error_for_exception
-from container_image_proxy.registry.origin import Target, parse_target
+from container_image_proxy.registry.origin import parse_target
 from container_image_proxy.registry.reach import Reach, is_private, verify_reach
 from container_image_proxy.registry.reply import REDIRECTS, Reply
+from container_image_proxy.registry.request import Request
 from container_image_proxy.registry.tls import client_context
 from container_image_proxy.registry.wire import step
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Mapping
 
     from container_image_proxy.config.certificates import CertificateDirectories
     from container_image_proxy.config.limits import Limits
@@ -43,24 +43,6 @@ logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 USER_AGENT: Final = "container-image-proxy/0.1"
 _HOSTS: Final = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What to ask, and on behalf of which configured place; a POST if there is a ``form``.
-
-    ``trusts_target`` says that the target, though it is another host, belongs to the endpoint: it may see our client
-    certificate. ``may_leave_origin`` allows redirects to other origins.
-    """
-
-    target: Target
-    endpoint: Endpoint
-    phase: str
-    headers: Mapping[str, str] = field(default_factory=dict)
-    authorization: str | None = field(default=None, repr=False)
-    form: Mapping[str, str] | None = field(default=None, repr=False)
-    trusts_target: bool = False
-    may_leave_origin: bool = True
 
 
 @dataclass(frozen=True, slots=True)

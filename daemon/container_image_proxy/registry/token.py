@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 
 from container_image_proxy.errors import RegistryAuthError, RegistryError, UpstreamError
 from container_image_proxy.registry.origin import Target, is_own_site, parse_target
-from container_image_proxy.registry.session import Request
+from container_image_proxy.registry.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
