@@ -117,7 +117,7 @@ def test_rekor_set_verify(row: dict[str, Any]) -> None:
 def test_fulcio_cert_verify(row: dict[str, Any]) -> None:
     with outcome("signature/fulcio_cert_verify", row):
         time = datetime.fromisoformat(row["time"][:19]).replace(tzinfo=UTC)
-        key = fulcio_root(row["root"]).verify(certificate(row), time)
+        key = fulcio_root(row["root"]).verify(certificate(row), time).key
         assert public_der(key) == parse_single_pem(row["public_key"].encode(), "the key")
 
 

@@ -38,6 +38,14 @@ class UntrustedCertificate:
 
 
 @dataclass(frozen=True, slots=True)
+class CertificateHolder:
+    """A trusted signer: the key of the certificate, and as what they are trusted, as receipts name signers."""
+
+    key: PublicKey
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class FulcioRoot:
     """Trusts holders of certificates of these authorities for this e-mail address, as this OIDC issuer vouched."""
 
@@ -45,17 +53,14 @@ class FulcioRoot:
     oidc_issuer: str
     subject_email: str
 
-    def verify(self, untrusted: UntrustedCertificate, at: datetime) -> PublicKey:
-        """The key of a trusted signer whose certificate was valid ``at`` the time of signing (as the log says)."""
-        leaf = _verify_issued(untrusted, self.authorities, (), at)
+    def verify(self, untrusted: UntrustedCertificate, at: datetime) -> CertificateHolder:
+        """A trusted signer whose certificate was valid ``at`` the time of signing (as the log says)."""
+        leaf, _ = _verify_issued(untrusted, self.authorities, (), at)
         issuer = find_oidc_issuer(leaf)
         if issuer != self.oidc_issuer:
             raise SignatureRejectedError(f"the certificate's OIDC issuer is {_show(issuer)}, not {self.oidc_issuer!r}")
         _verify_email(leaf, self.subject_email)
-        return check_key_type(leaf.public_key(), "the certificate's key")
-
-    def __str__(self) -> str:
-        return f"mailto:{self.subject_email} by {self.oidc_issuer}"
+        return _holder(leaf, f"mailto:{self.subject_email} by {self.oidc_issuer}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +72,18 @@ class PkiRoot:
     subject_email: str | None
     subject_hostname: str | None
 
-    def verify(self, untrusted: UntrustedCertificate, at: datetime) -> PublicKey:
-        """The key of a trusted signer whose certificate is valid ``at`` the time of checking."""
-        leaf = _verify_issued(untrusted, self.roots, self.intermediates, at)
+    def verify(self, untrusted: UntrustedCertificate, at: datetime) -> CertificateHolder:
+        """A trusted signer whose certificate is valid ``at`` the time of checking."""
+        leaf, root = _verify_issued(untrusted, self.roots, self.intermediates, at)
         if self.subject_hostname is not None:
             _verify_hostname(leaf, self.subject_hostname)
         if self.subject_email is not None:
             _verify_email(leaf, self.subject_email)
-        return check_key_type(leaf.public_key(), "the certificate's key")
+        return _holder(leaf, f"{self._subject()} by {root.subject.rfc4514_string()}")
 
-    def __str__(self) -> str:
-        email = f"mailto:{self.subject_email}" if self.subject_email is not None else ""
-        hostname = f"dns:{self.subject_hostname}" if self.subject_hostname is not None else ""
-        return f"{' '.join(filter(None, (email, hostname)))} by {self.roots[0].subject.rfc4514_string()}"
+    def _subject(self) -> str:
+        wanted = {"mailto": self.subject_email, "dns": self.subject_hostname}
+        return " ".join(f"{kind}:{name}" for kind, name in wanted.items() if name is not None)
 
 
 def _verify_issued(
@@ -87,11 +91,15 @@ def _verify_issued(
     roots: tuple[x509.Certificate, ...],
     intermediates: tuple[x509.Certificate, ...],
     at: datetime,
-) -> x509.Certificate:
+) -> tuple[x509.Certificate, x509.Certificate]:
+    """The signer's certificate and the root that it leads to."""
     chain = parse_certificates(untrusted.chain, "the certificate chain")
     leaf = parse_single_certificate(untrusted.leaf, "the certificate")
-    verify_chain(leaf, (*intermediates, *chain), roots, at)
-    return leaf
+    return leaf, verify_chain(leaf, (*intermediates, *chain), roots, at)
+
+
+def _holder(leaf: x509.Certificate, name: str) -> CertificateHolder:
+    return CertificateHolder(check_key_type(leaf.public_key(), "the certificate's key"), name)
 
 
 def find_oidc_issuer(certificate: x509.Certificate) -> str | None:

@@ -99,9 +99,10 @@ class SigstoreTrust:
             root, FulcioRoot
         ):  # its certificates live for minutes: what counts is when the log saw the signature
             at = material.verify_logged(self.logs, parse_single_pem(certificate.leaf, "the certificate"))
-        if not is_signed_by(root.verify(certificate, at), material.signature, material.signed_bytes):
+        holder = root.verify(certificate, at)
+        if not is_signed_by(holder.key, material.signature, material.signed_bytes):
             raise SignatureRejectedError("is not by its certificate's key, or what it signs was changed")
-        return str(root)
+        return holder.name
 
 
 @dataclass(frozen=True, slots=True)

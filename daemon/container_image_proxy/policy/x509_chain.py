@@ -71,8 +71,8 @@ def verify_chain(
     untrusted: Sequence[x509.Certificate],
     roots: Sequence[x509.Certificate],
     at: datetime,
-) -> None:
-    """Raise :class:`SignatureRejectedError` unless ``leaf`` leads to a root, perhaps through ``untrusted`` ones."""
+) -> x509.Certificate:
+    """The root that ``leaf`` leads to, perhaps through ``untrusted`` ones; :class:`SignatureRejectedError` if none."""
     if not _is_valid_at(leaf, at):
         raise SignatureRejectedError(f"the certificate was not valid at {at:%Y-%m-%dT%H:%M:%SZ}")
     if not _may_sign_code(leaf):
@@ -81,8 +81,8 @@ def verify_chain(
         )
     reached = [leaf]
     for depth in range(_MAX_INTERMEDIATES + 1):
-        if _find_issuers(reached, roots, depth, at):
-            return
+        if found := _find_issuers(reached, roots, depth, at):
+            return found[0]
         reached = _find_issuers(reached, untrusted, depth, at)
     raise SignatureRejectedError("the certificate was not issued by a trusted authority")
 

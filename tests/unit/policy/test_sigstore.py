@@ -196,6 +196,14 @@ def test_an_ordinary_certificate_counts_while_it_is_valid() -> None:
     assert "was not valid" in rejection(pki(CA, days=2), signature)
 
 
+def test_the_receipt_names_the_root_that_was_reached() -> None:
+    other, middle = Certificate("other"), Certificate("middle", CA)
+    roots = pki(other, CA)
+    assert roots.verify(certified(make_leaf(CA))).signer == f"mailto:{EMAIL} by CN=ca"
+    assert roots.verify(certified(make_leaf(middle), middle)).signer == f"mailto:{EMAIL} by CN=ca"
+    assert roots.verify(certified(make_leaf(other))).signer == f"mailto:{EMAIL} by CN=other"
+
+
 def test_intermediates_may_come_from_the_policy_or_the_signature() -> None:
     middle = Certificate("middle", CA)
     leaf = make_leaf(middle)
