@@ -17,10 +17,10 @@ from container_image_proxy.config.lookaside import load_lookaside
 from container_image_proxy.config.registries_conf import load_registries
 from container_image_proxy.config.short_names import resolve_short_name
 from container_image_proxy.errors import ConfigurationError, InvalidReferenceError
+from container_image_proxy.lazy import Lazy
 from container_image_proxy.policy.model import insecure_policy, load_policy
 from container_image_proxy.proxy import Proxy, ServedImage
 from container_image_proxy.registry.proxies import parse_proxies
-from container_image_proxy.service.lazy import Lazy
 from container_image_proxy.service.serving import Serving
 from container_image_proxy.transports.docker import RegistryAccess
 from container_image_proxy.transports.table import (

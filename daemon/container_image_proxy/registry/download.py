@@ -12,8 +12,8 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from container_image_proxy.config.limits import CHUNK_SIZE
-from container_image_proxy.config.pace import Pace
 from container_image_proxy.errors import DigestMismatchError, Error, RegistryError, SizeMismatchError, UpstreamError
+from container_image_proxy.pace import Pace
 from container_image_proxy.registry.attempts import has_progressed
 from container_image_proxy.registry.endpoints import Endpoint
 from container_image_proxy.registry.failures import ConnectionLostError

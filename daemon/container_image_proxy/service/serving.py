@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
     from container_image_proxy.config.access import AccessRule
     from container_image_proxy.config.instances import InstanceSettings
+    from container_image_proxy.lazy import Lazy
     from container_image_proxy.policy.model import Policy
     from container_image_proxy.proxy import Proxy, ServedImage
     from container_image_proxy.registry.client import RegistryClient
-    from container_image_proxy.service.lazy import Lazy
     from container_image_proxy.service.peer import Peer
 
 

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from container_image_proxy.config.pace import Pace
 from container_image_proxy.errors import (
     DigestMismatchError,
     InvalidManifestError,
@@ -27,6 +26,7 @@ from container_image_proxy.errors import (
 from container_image_proxy.image.image_reference import ImageReference
 from container_image_proxy.image.manifest import MAX_MANIFEST_SIZE, Descriptor, Index, UntrustedManifest, parse_manifest
 from container_image_proxy.image.media_types import OCI_INDEX
+from container_image_proxy.pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Iterator

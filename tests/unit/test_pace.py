@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from container_image_proxy.config import pace
+from container_image_proxy import pace
 from container_image_proxy.config.limits import CHUNK_SIZE, KIB
-from container_image_proxy.config.pace import Pace
+from container_image_proxy.pace import Pace
 
 BIG = 1 << 30
 SMALLEST = 64 * KIB
