@@ -15,7 +15,7 @@ from container_image_proxy.policy.judge import Judge, Subject
 from container_image_proxy.policy.receipt import Receipt, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.image_reference import ImageReference
@@ -57,19 +57,21 @@ def evaluate(
     """Allow the image or raise :class:`PolicyRejectedError` with one reason for each requirement that is not satisfied.
 
     An image that was chosen from an index is allowed if index or manifest satisfies all requirements; with
-    ``require_instance_signature`` the manifest must. If neither does, the reasons are the manifest's.
-    ``accept_unnamed_bundles`` lets sigstore bundles that name no image count for the image's digest.
+    ``require_instance_signature`` the manifest must. If neither does, the reasons are the manifest's, and beside each
+    what is wrong with the index's signatures. ``accept_unnamed_bundles`` lets sigstore bundles that name no image
+    count for the image's digest.
     """
     scope = policy.scope_for(image.reference)
     judge = Judge(policy.keyrings, now or datetime.now(UTC), accept_unnamed_bundles)
-    verdicts: tuple[Verdict, ...] = ()
+    rejected: list[tuple[Subject, tuple[Verdict, ...]]] = []
     for document in _candidates(image, require_instance_signature=require_instance_signature):
         subject = _subject(image, document)
         verdicts = tuple(judge.judge(requirement, subject) for requirement in scope.requirements)
         if all(verdict.accepted for verdict in verdicts):
             receipt = _make_receipt(policy, scope, verdicts, image, document.digest, judge.now)
             return VerifiedImage(image.index, image.manifest, receipt)
-    raise _rejection(policy, scope, verdicts, image)
+        rejected.append((subject, verdicts))
+    raise _rejection(policy, scope, rejected, image)
 
 
 def prepare(policy: Policy, scope: Scope) -> None:
@@ -105,8 +107,18 @@ def _make_receipt(
 
 
 def _rejection(
-    policy: Policy, scope: Scope, verdicts: tuple[Verdict, ...], image: UnverifiedImage
+    policy: Policy, scope: Scope, rejected: Sequence[tuple[Subject, tuple[Verdict, ...]]], image: UnverifiedImage
 ) -> PolicyRejectedError:
-    reasons = tuple(f"{verdict.requirement}: {verdict.reason}" for verdict in verdicts if not verdict.accepted)
+    (of_index, index_verdicts), (_, verdicts) = rejected[0], rejected[-1]
+    notes = index_verdicts if of_index.signatures else verdicts
+    reasons = tuple(_complain(*pair) for pair in zip(verdicts, notes, strict=True) if not pair[0].accepted)
     detail = f"{image.reference} is not allowed by {policy.file} (scope {scope.name}): {'; '.join(reasons)}"
     return PolicyRejectedError(detail, reasons)
+
+
+def _complain(of_manifest: Verdict, of_index: Verdict) -> str:
+    """What is wrong with the manifest; and with the index, if that is another thing."""
+    reason = f"{of_manifest.requirement}: {of_manifest.reason}"
+    if of_index.accepted or of_index.reason == of_manifest.reason:
+        return reason
+    return f"{reason}; of the index: {of_index.reason}"

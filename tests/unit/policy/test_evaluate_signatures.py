@@ -124,10 +124,22 @@ def test_a_signed_index_or_a_signed_manifest_suffices(signer: Signer, signed: Di
 
 
 @pytest.mark.demand("SIG-list-vs-instance")
-def test_if_neither_is_signed_the_manifests_reasons_are_told(signer: Signer) -> None:
-    assert reason(policy(signed_by(signer)), OF_INDEX, INDEX.digest, UntrustedSignature("simple", b"bad")) == (
-        "signedBy: no simple signature was found"
+def test_what_is_wrong_with_the_indexs_signatures_is_told_after_the_manifests_reason(signer: Signer) -> None:
+    found = simple(signer, INDEX.digest, "quay.io/other/image:1")
+    assert reason(policy(signed_by(signer)), OF_INDEX, INDEX.digest, found) == (
+        "signedBy: no simple signature was found; of the index: the signature from lookaside/signature-1 by "
+        f"openpgp:{signer.fingerprint} is valid, but for 'quay.io/other/image:1'; {NAME} is wanted"
     )
+
+
+@pytest.mark.demand("SIG-list-vs-instance")
+def test_an_index_that_is_not_signed_or_does_not_matter_has_no_reason(signer: Signer) -> None:
+    wanted, bad = policy(signed_by(signer), {"type": "reject"}), UntrustedSignature("simple", b"bad")
+    assert "of the index" not in reason(wanted, OF_INDEX, MANIFEST.digest, bad)
+    assert reason(wanted, OF_INDEX, INDEX.digest, bad).count("of the index") == 1
+    of_index = replace(OF_INDEX, signatures={INDEX.digest: (bad,)})
+    with pytest.raises(PolicyRejectedError, match=r"no simple signature was found$"):
+        evaluate(policy(signed_by(signer)), of_index, require_instance_signature=True)
 
 
 @pytest.mark.demand("SIG-list-vs-instance")
