@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,32 @@ import pytest
 from container_image_proxy.__main__ import build_parser
 from container_image_proxy.config.registries_conf import merge_registries, parse_registries
 from container_image_proxy.image.reference import parse_reference
+from container_image_proxy.policy.receipt import Receipt
+from container_image_proxy.service import problem
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTRIB = ROOT / "contrib"
+PACKAGE = ROOT / "daemon" / "container_image_proxy"
 MANUAL = CONTRIB / "man" / "container-image-proxy.1"
+INSTANCE_MANUAL = CONTRIB / "man" / "container-image-proxy.toml.5"
 BASH_COMPLETION = CONTRIB / "completions" / "container-image-proxy.bash"
 ZSH_COMPLETION = CONTRIB / "completions" / "_container-image-proxy"
 OPTIONS = {option for action in build_parser()._actions for option in action.option_strings if option.startswith("--")}
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z.-]*[a-z]")
+
+
+def section(page: Path, name: str) -> str:
+    """A section of a manual page, hyphens without their backslash."""
+    text = page.read_text().partition(f".SH {name}\n")[2].partition("\n.SH ")[0]
+    return text.replace("\\-", "-")
+
+
+def in_sources(pattern: str, *files: str) -> set[str]:
+    """What the pattern's one group finds in these files of the package."""
+    texts = [path.read_text() for file in files for path in PACKAGE.glob(file)]
+    found = {match for text in texts for match in re.findall(pattern, text)}
+    assert found
+    return found
 
 
 @pytest.mark.parametrize("page", sorted((CONTRIB / "man").iterdir()), ids=lambda page: page.name)
@@ -42,6 +61,43 @@ def test_every_option_is_described(document: Path) -> None:
 def test_the_manual_page_has_no_option_that_does_not_exist() -> None:
     options = MANUAL.read_text().partition(".SH OPTIONS")[2].partition(".SH HTTP")[0]
     assert set(_OPTION.findall(options.replace("\\-", "-"))) - OPTIONS == set()
+
+
+def test_the_manual_page_has_every_code_of_a_problem_with_its_status() -> None:
+    described = re.findall(r"^([A-Z_]+)\t(\d{3})\t(?:yes|no|may be)\t", section(MANUAL, "HTTP"), re.MULTILINE)
+    table = {(row.code, str(row.status.value)) for row in problem._TABLE}
+    assert table - set(described) == set()
+    assert {code for code, _ in described} - {code for code, _ in table} == {"UNSUPPORTED", "INTERNAL"}
+
+
+@pytest.mark.parametrize("name", sorted(in_sources(r'\(b?"((?:[A-Z][a-z]+|ETag)(?:-[A-Z][a-z]+)*)", ', "service/*.py")))
+def test_the_manual_page_has_the_header(name: str) -> None:
+    assert re.search(rf"^\.BR? .*{name}\b", section(MANUAL, "HTTP"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("member", [field.name for field in fields(Receipt)] + ["signed_by"])
+def test_the_manual_page_has_the_member_of_the_verification_document(member: str) -> None:
+    assert f"\n{member}\tT{{\n" in section(MANUAL, "HTTP")
+
+
+@pytest.mark.parametrize(
+    "name",
+    sorted(in_sources(r'environ(?:\.get\(|\[|, )"([A-Z_]+)"', "__main__.py", "config/*.py", "service/journal.py"))
+    + sorted(in_sources(r'"([A-Z_]+_PROXY)"', "registry/proxies.py")),
+)
+def test_the_manual_page_has_the_environment_variable(name: str) -> None:
+    assert re.search(rf"^\.BR? .*{name}\b", section(MANUAL, "ENVIRONMENT"), re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "key",
+    sorted(
+        in_sources(r'\b(?:get|number|array)\("([a-z-]+)"', "config/instances.py")
+        | in_sources(r'_path\(\w+, "([a-z-]+)"', "config/instances.py")
+    ),
+)
+def test_the_manual_page_has_the_key_of_an_instance_file(key: str) -> None:
+    assert re.search(rf"^\.TP\n\.BR? .*\b{key}\b", section(INSTANCE_MANUAL, "KEYS"), re.MULTILINE)
 
 
 def test_the_readme_points_at_files_that_exist() -> None:
