@@ -1,12 +1,15 @@
-"""How long, how often and how much: every bound that the daemon holds the sources of images to, in one place.
+"""How long, how often and how much: the bounds of talking to registries, and of a piece of a blob on its way.
 
-Plain numbers; nothing here reads the environment or a file.
+Plain numbers; nothing here reads the environment or a file. What a document may hold is bounded where it is parsed,
+what a client may take by ``service/limits.py``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
+
+from container_image_proxy.image.manifest import MAX_MANIFEST_SIZE
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -41,7 +44,7 @@ class Limits:
     """The same for an endpoint that sent other content than was asked for, a mirror whose disk is damaged for one."""
 
     redirects: int = 10
-    manifest_size: int = 4 * MIB
+    manifest_size: int = MAX_MANIFEST_SIZE
     token_size: int = 1 * MIB
     error_size: int = 64 * KIB
     """Of an error's body only the codes are of interest."""

@@ -22,6 +22,7 @@ from container_image_proxy.policy.requirement import (
     SignedBy,
     SigstoreSigned,
 )
+from container_image_proxy.policy.signature_blob import MAX_SIGNATURES
 from container_image_proxy.policy.simple_signing import Attestation, verify_claim, verify_simple_signature
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
     Verify: TypeAlias = "Callable[[UntrustedSignature, Subject], Attestation]"
 
-MAX_SIGNATURES: Final = 128
 _SHOWN_COMPLAINTS: Final = 8
 _SUPPORTED_KEY_TYPE: Final = "GPGKeys"
 

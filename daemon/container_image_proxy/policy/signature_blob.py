@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 SignatureKind: TypeAlias = Literal["simple", "sigstore"]
 SIGNATURE_MEDIA_TYPE: Final = "application/vnd.dev.cosign.simplesigning.v1+json"
 """Of a payload that cosign signed, which containers-signature(5) calls a sigstore signature."""
+MAX_SIGNATURES: Final = 128
+"""The most that are fetched from one place, or looked at, for one manifest."""
 
 _SIGSTORE_JSON: Final = b"\0sigstore-json"
 _SIMPLE_SIGNING: Final = b"\0simple-signing"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.errors import InvalidManifestError, RegistryError, UnknownBlobError, UnknownManifestError
 from container_image_proxy.image.manifest import Manifest, parse_manifest
-from container_image_proxy.policy.signature_blob import UntrustedSignature
+from container_image_proxy.policy.signature_blob import MAX_SIGNATURES, UntrustedSignature
 from container_image_proxy.stream import verify_stream
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from container_image_proxy.image.reference import Reference
     from container_image_proxy.registry.client import RegistryClient
 
-MAX_SIGNATURES: Final = 128
 MAX_SIGNATURE_SIZE: Final = 4 << 20
 
 

@@ -15,8 +15,13 @@ from urllib.parse import unquote, urlsplit
 from container_image_proxy.config.lookaside import signature_url
 from container_image_proxy.config.trusted_file import load_trusted_file_if_present
 from container_image_proxy.errors import ConfigurationError, SourceError
-from container_image_proxy.policy.signature_blob import SIGNATURE_MEDIA_TYPE, UntrustedSignature, parse_signature_blob
-from container_image_proxy.transports.attached import MAX_SIGNATURE_SIZE, MAX_SIGNATURES, fetch_attached
+from container_image_proxy.policy.signature_blob import (
+    MAX_SIGNATURES,
+    SIGNATURE_MEDIA_TYPE,
+    UntrustedSignature,
+    parse_signature_blob,
+)
+from container_image_proxy.transports.attached import MAX_SIGNATURE_SIZE, fetch_attached
 from container_image_proxy.transports.bundles import fetch_bundles
 
 if TYPE_CHECKING:
