@@ -13,19 +13,18 @@ import time
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from container_image_proxy.chain import fetch_chain, verify_chain
 from container_image_proxy.errors import (
     AmbiguousDigestError,
-    InvalidDigestError,
     PolicyRejectedError,
     UnknownBlobError,
     UnknownImageError,
     UnknownManifestError,
 )
 from container_image_proxy.image.convert import to_oci
-from container_image_proxy.image.digest import HEX_LENGTHS, parse_digest
+from container_image_proxy.image.digest import parse_digest_prefix
 from container_image_proxy.policy.evaluate import UnverifiedImage, evaluate
 from container_image_proxy.single_flight import SingleFlight
 from container_image_proxy.snapshots import Snapshot, Snapshots, StoredImage
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
     from container_image_proxy.snapshots import SnapshotStore
     from container_image_proxy.transports.source import ImageSource
 
-_SHORTEST_PREFIX: Final = 7
 _log = logging.getLogger(__name__)
 
 
@@ -122,7 +120,7 @@ class Proxy:
         manifest stay reachable after its tag has moved; resolves only if there is none. Raises
         :class:`InvalidDigestError`, :class:`AmbiguousDigestError` or :class:`UnknownBlobError`.
         """
-        prefix = check_digest_prefix(wanted)
+        prefix = parse_digest_prefix(wanted)
         kept = [one for one in self._kept(self.image(name)) if platform in (None, one.platform)]
         for snapshot in kept or [self.resolve(name, platform)]:
             if descriptor := _choose_blob(snapshot, prefix):
@@ -243,20 +241,3 @@ def _log_receipt(stored: StoredImage, receipt: Receipt) -> None:
         "RECEIPT": json.dumps(receipt.as_json()),
     }
     _log.info("verified %s as %s", stored.reference, receipt.manifest_digest, extra={"fields": fields})
-
-
-def check_digest_prefix(text: str) -> str:
-    """``text`` if it is a digest or the beginning of one with at least 7 hex digits; :class:`InvalidDigestError`
-    otherwise.
-    """
-    algorithm, _, digits = text.partition(":")
-    missing = HEX_LENGTHS.get(algorithm, 0) - len(digits)
-    if len(digits) >= _SHORTEST_PREFIX and missing > 0:
-        parse_digest(text + "0" * missing)
-        return text
-    try:
-        return str(parse_digest(text))
-    except InvalidDigestError as error:
-        raise InvalidDigestError(
-            f"{error}, nor the beginning of one with {_SHORTEST_PREFIX} hex digits or more"
-        ) from error

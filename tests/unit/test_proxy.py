@@ -10,13 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from container_image_proxy.errors import (
     AmbiguousDigestError,
     DigestMismatchError,
-    InvalidDigestError,
     InvalidManifestError,
     PolicyRejectedError,
     SizeMismatchError,
@@ -25,12 +22,12 @@ from container_image_proxy.errors import (
     UnknownImageError,
     UnknownManifestError,
 )
-from container_image_proxy.image.digest import Digest, digest_of, parse_digest
+from container_image_proxy.image.digest import Digest, digest_of
 from container_image_proxy.image.image_reference import ImageReference
 from container_image_proxy.image.manifest import UntrustedManifest
 from container_image_proxy.image.platform import Platform
 from container_image_proxy.policy.model import Policy, insecure_policy, parse_policy
-from container_image_proxy.proxy import Proxy, ServedImage, check_digest_prefix
+from container_image_proxy.proxy import Proxy, ServedImage
 from container_image_proxy.snapshots import KEPT, SnapshotStore
 from container_image_proxy.transports.layout import LayoutSource
 from container_image_proxy.transports.source import ImageSource
@@ -203,36 +200,6 @@ def _blobs_that_share_a_prefix(layout: Layout) -> list[JSONObject]:
             return [layout.blob(one, "application/vnd.oci.image.layer.v1.tar") for one in (seen[prefix], content)]
         seen[prefix] = content
     raise AssertionError("no twins among 200,000: the hash has changed")
-
-
-@pytest.mark.demand("DIG-request-path")
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "sha256",
-        "sha256:",
-        "sha256:abcdef",
-        "sha256:ABCDEF0",
-        "md5:" + "a" * 32,
-        "sha256:" + "a" * 65,
-        "sha256:../../etc",
-        "a" * 64,
-    ],
-)
-def test_what_is_neither_digest_nor_prefix_is_refused(text: str) -> None:
-    with pytest.raises(InvalidDigestError):
-        check_digest_prefix(text)
-
-
-@given(st.text(max_size=80) | st.from_regex(r"sha(256|512):[0-9a-f]{0,130}"))
-def test_any_text_is_a_prefix_of_a_digest_or_refused(text: str) -> None:
-    try:
-        prefix = check_digest_prefix(text)
-    except InvalidDigestError:
-        return
-    algorithm, digits = prefix.split(":")
-    assert parse_digest(f"{algorithm}:{digits.ljust({'sha256': 64, 'sha512': 128}[algorithm], '0')}")
 
 
 @pytest.mark.demand("DIG-instance-mismatch")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 HEX_LENGTHS: Final = {"sha256": 64, "sha512": 128}
+_SHORTEST_PREFIX: Final = 7
 _SHOWN: Final = 100
 _LOWER_HEX: Final = re.compile(r"[0-9a-f]+")
 
@@ -48,6 +49,23 @@ def parse_digest(text: str) -> Digest:
     """Read ``algorithm:hex``; :class:`InvalidDigestError` for anything but a whole digest of a known algorithm."""
     algorithm, _, digits = text.partition(":")
     return Digest(algorithm, digits)
+
+
+def parse_digest_prefix(text: str) -> str:
+    """``text`` if it is a digest or the beginning of one with at least 7 hex digits; :class:`InvalidDigestError`
+    otherwise.
+    """
+    algorithm, _, digits = text.partition(":")
+    missing = HEX_LENGTHS.get(algorithm, 0) - len(digits)
+    if len(digits) >= _SHORTEST_PREFIX and missing > 0:
+        parse_digest(text + "0" * missing)
+        return text
+    try:
+        return str(parse_digest(text))
+    except InvalidDigestError as error:
+        raise InvalidDigestError(
+            f"{error}, nor the beginning of one with {_SHORTEST_PREFIX} hex digits or more"
+        ) from error
 
 
 def digest_of(data: bytes, algorithm: str = "sha256") -> Digest:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from container_image_proxy.errors import InvalidDigestError
-from container_image_proxy.image.digest import HEX_LENGTHS, Digest, digest_of, parse_digest
+from container_image_proxy.image.digest import HEX_LENGTHS, Digest, digest_of, parse_digest, parse_digest_prefix
 
 EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 ALGORITHMS = st.sampled_from(sorted(HEX_LENGTHS))
@@ -85,3 +85,33 @@ def test_any_text_is_a_digest_or_our_error(text: str) -> None:
 def test_a_digest_cannot_be_made_malformed() -> None:
     with pytest.raises(InvalidDigestError):
         Digest("sha256", "abc")
+
+
+@pytest.mark.demand("DIG-request-path")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "sha256",
+        "sha256:",
+        "sha256:abcdef",
+        "sha256:ABCDEF0",
+        "md5:" + "a" * 32,
+        "sha256:" + "a" * 65,
+        "sha256:../../etc",
+        "a" * 64,
+    ],
+)
+def test_what_is_neither_digest_nor_prefix_is_refused(text: str) -> None:
+    with pytest.raises(InvalidDigestError):
+        parse_digest_prefix(text)
+
+
+@given(st.text(max_size=80) | st.from_regex(r"sha(256|512):[0-9a-f]{0,130}"))
+def test_any_text_is_a_prefix_of_a_digest_or_refused(text: str) -> None:
+    try:
+        prefix = parse_digest_prefix(text)
+    except InvalidDigestError:
+        return
+    algorithm, digits = prefix.split(":")
+    assert parse_digest(f"{algorithm}:{digits.ljust(HEX_LENGTHS[algorithm], '0')}")
