@@ -88,7 +88,9 @@ class Proxy:
         try:
             return self._images[name]
         except KeyError as error:
-            raise UnknownImageError(f"this instance serves no image {name!r}") from error
+            raise UnknownImageError(
+                f"this instance serves no image {name!r}; GET /images lists those it serves"
+            ) from error
 
     def resolve(self, name: str, platform: Platform | None = None) -> Snapshot:
         """What the reference names now, verified: a new snapshot, or the last one if it is fresh or still the same.

@@ -222,14 +222,12 @@ def _refuse_web_pages(request: Request) -> None:
 
 def _choose(request: Request, serving: Serving, name: str | None) -> str:
     """The image that the request is about; it must exist and the peer must be on its list."""
-    if name is None and serving.default is None:
-        raise UnknownImageError("this instance has several images and no default: ask for /images/NAME/...")
     if name is not None and not is_image_name(name):
         raise InvalidInputError(f"{name[:100]!r} cannot be the name of an image")
     chosen = serving.default if name is None else name
-    if chosen is None or chosen not in serving.images:
-        raise UnknownImageError(f"this instance serves no image {chosen!r}; GET /images lists those it serves")
-    request.log["IMAGE"] = chosen
+    if chosen is None:
+        raise UnknownImageError("this instance has several images and no default: ask for /images/NAME/...")
+    request.log["IMAGE"] = serving.proxy.image(chosen).name
     if not serving.permits(request.peer, chosen):
         raise PeerDeniedError(f"{request.peer} is not allowed to have image {chosen!r}")
     return chosen
