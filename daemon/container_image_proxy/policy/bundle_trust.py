@@ -89,14 +89,14 @@ def verify_bundle(
     signer = trust.identify(_Bundled(bundle, manifest))
     digest = digest_of(manifest)
     name = _signed_name(bundle.content, manifest, signer)
-    if not name and unnamed_as is not None:
-        name = f"{unnamed_as.name}@{digest}"
-    if not name:
+    if name:
+        return Attestation(signer, Claim(name, digest))
+    if unnamed_as is None:
         raise SignatureRejectedError(
             f"by {signer} is valid, but the bundle names no image "
             f"(with accept-unnamed-bundles it would count for its digest in the repository)"
         )
-    return Attestation(signer, Claim(name, digest))
+    return Attestation(signer, Claim(f"{unnamed_as.name}@{digest}", digest), is_named=False)
 
 
 def _signed_name(content: Envelope | MessageSignature, manifest: bytes, signer: str) -> str:

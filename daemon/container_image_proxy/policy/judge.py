@@ -141,8 +141,8 @@ def _judge_each(
         except (ConfigurationError, SignatureRejectedError) as error:
             complaints.append(f"the signature {_place(signature)}{error}")
         else:
-            reason = f"signed by {attestation.signer} as {attestation.claim.docker_reference}"
-            return Verdict(requirement.type, True, reason, (attestation.signer,), signature.source)  # noqa: FBT003
+            source = signature.source
+            return Verdict(requirement.type, True, str(attestation), (attestation.signer,), source)  # noqa: FBT003
     shown, hidden = complaints[:_SHOWN_COMPLAINTS], len(signatures) - _SHOWN_COMPLAINTS
     return _rejected(requirement, "; ".join(shown) + (f"; and {hidden} more do not count" if hidden > 0 else ""))
 

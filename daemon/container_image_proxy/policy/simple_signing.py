@@ -34,10 +34,20 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Attestation:
-    """A claim whose signature is good, and whose it is, as receipts name signers."""
+    """A claim whose signature is good, and whose it is, as receipts name signers.
+
+    ``is_named`` is False if the signer named no image and a setting lets the signature count under the claim's name.
+    """
 
     signer: str
     claim: Claim
+    is_named: bool = True
+
+    def __str__(self) -> str:
+        name = self.claim.docker_reference
+        if self.is_named:
+            return f"signed by {self.signer} as {name}"
+        return f"signed by {self.signer}, who named no image; accept-unnamed-bundles lets it count as {name}"
 
 
 def verify_simple_signature(keyring: Keyring, untrusted: UntrustedSignature) -> Attestation:
@@ -96,8 +106,9 @@ def verify_claim(attestation: Attestation, identity: SignedIdentity, image: Refe
         expected = (
             f"{wanted} is wanted" if wanted is not None else "the image has no name that it could be compared with"
         )
+        named = "for" if attestation.is_named else "names no image, and can only count for"
         raise SignatureRejectedError(
-            f"by {attestation.signer} is valid, but for {claim.docker_reference[:300]!r}; {expected}"
+            f"by {attestation.signer} is valid, but {named} {claim.docker_reference[:300]!r}; {expected}"
         )
     if not claim.manifest_digest.matches(raw):
         raise SignatureRejectedError(

@@ -167,8 +167,19 @@ def test_identities_are_held_against_the_name_or_the_place(
         assert verdict.signers[0].startswith("sigstore-key:")
         assert verdict.signature_source == "docker://x@y"
     else:
-        with pytest.raises(PolicyRejectedError, match="is valid, but for "):
+        with pytest.raises(PolicyRejectedError, match=r"is valid, but (names no image, and can only count )?for "):
             judged(made, identity, reference=reference)
+
+
+def test_the_receipt_says_that_a_setting_gave_the_signature_its_name() -> None:
+    (verdict,) = judged(NAMELESS, "matchRepository").receipt.verdicts
+    (signer,) = verdict.signers
+    setting = "who named no image; accept-unnamed-bundles lets it count as"
+    assert verdict.reason == f"signed by {signer}, {setting} {BY_DIGEST}"
+    (verdict,) = judged(GOOD, "matchRepository").receipt.verdicts
+    assert verdict.reason == f"signed by {signer} as {NAME}"
+    with pytest.raises(PolicyRejectedError, match=f"names no image, and can only count for '{BY_DIGEST}'"):
+        judged(NAMELESS, "matchExact")
 
 
 def test_nameless_bundles_do_not_count_unless_that_is_configured() -> None:
