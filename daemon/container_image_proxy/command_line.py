@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         epilog="Without --port, --socket and --sockfd the one client is on standard input and output.",
     )
-    parser.add_argument("image", metavar="IMAGE", nargs="?", help="what to serve: docker://name[:tag] or oci:path[:image]")
+    parser.add_argument("image", metavar="IMAGE", nargs="?", help="what to serve, docker://name[:tag] or oci:path")
     parser.add_argument(
         "--instance", metavar="NAME", help="serve the images of NAME.toml on the sockets that systemd passes"
     )
