@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.image_reference import ImageReference
     from container_image_proxy.image.manifest import Index, Manifest
-    from container_image_proxy.policy.model import Policy, Scope, UntrustedSignature
+    from container_image_proxy.policy.model import Policy, Scope
+    from container_image_proxy.policy.signature_blob import UntrustedSignature
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,14 +23,12 @@ from container_image_proxy.policy.requirement import (
     parse_requirements,
 )
 from container_image_proxy.policy.scope import verify_scope
-from container_image_proxy.policy.signature_blob import SignatureKind, UntrustedSignature
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from container_image_proxy.image.image_reference import ImageReference
-
-__all__ = ["Policy", "Scope", "UntrustedSignature", "insecure_policy", "load_policy", "parse_policy"]
+    from container_image_proxy.policy.signature_blob import SignatureKind
 
 SYSTEM_POLICY: Final = "/etc/containers/policy.json"
 USER_POLICY: Final = ".config/containers/policy.json"

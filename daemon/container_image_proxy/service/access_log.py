@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from container_image_proxy.service.peer import Peer
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class Outcome(StrEnum):
@@ -45,9 +45,9 @@ class AccessRecord:
 
 def log_access(record: AccessRecord) -> None:
     """Write the record, with the fields of the journal."""
-    if not logger.isEnabledFor(logging.INFO):
+    if not _log.isEnabledFor(logging.INFO):
         return
-    logger.info(
+    _log.info(
         "%s %s %d %d bytes in %.3f s%s",
         record.method,
         record.path,

@@ -24,7 +24,7 @@ from container_image_proxy.service.journal import one_line
 if TYPE_CHECKING:
     from pathlib import Path
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _PORTS: Final = range(65536)
 _NUMBER: Final = re.compile(r"[0-9]{1,15}")
@@ -86,7 +86,7 @@ def listen_tcp(port: int) -> socket.socket:
         sock = socket.create_server(("127.0.0.1", port), backlog=_BACKLOG)
     except OSError as error:
         raise ConfigurationError(what, _reason(error), remedy=remedy) from error
-    logger.warning("any local user can connect to 127.0.0.1 port %d", sock.getsockname()[1])
+    _log.warning("any local user can connect to 127.0.0.1 port %d", sock.getsockname()[1])
     return sock
 
 

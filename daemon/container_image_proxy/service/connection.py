@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from container_image_proxy.service.peer import Peer
     from container_image_proxy.service.wsgi import Application
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _SHOWN: Final = 200
 _OPAQUE: Final = "the log of the service says why"
@@ -51,9 +51,9 @@ class Connection:
         try:
             self._serve()
         except PeerGoneError as error:
-            logger.debug("connection of %s: %s", self.peer, error)
-        except Exception:
-            logger.exception("connection of %s failed", self.peer)
+            _log.debug("connection of %s: %s", self.peer, error)
+        except Exception:  # noqa: BLE001 - a defect, told with its traceback, ends this connection only
+            _log.exception("connection of %s failed", self.peer)
 
     def finish(self) -> None:
         """From another thread: answer what has already been asked, then close."""
@@ -127,7 +127,7 @@ class Connection:
 
     def _fail(self, exchange: Exchange, error: Exception) -> Outcome:
         foreign = error if not isinstance(error, Error) else None
-        logger.error("the answer failed: %s", error, exc_info=foreign, extra={"fields": exchange.details})
+        _log.error("the answer failed: %s", error, exc_info=foreign, extra={"fields": exchange.details})
         if exchange.committed:
             self.channel.abort()
             return Outcome.CUT

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from container_image_proxy.service.peer import Peer
     from container_image_proxy.service.wsgi import Application
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _OTHER_DESCRIPTORS: Final = 16 + KEPT  # standard streams, listeners, selector, log; clients that were turned away
 _LONGEST_SLEEP: Final = 3600.0  # seconds; epoll_wait(2) takes no more than 24 days
@@ -184,7 +184,7 @@ class Server:
             for connection in self._connections:
                 connection.channel.abort()
             if self._connections:
-                logger.warning("%d connections were cut: the time to finish is over", len(self._connections))
+                _log.warning("%d connections were cut: the time to finish is over", len(self._connections))
 
     # --- accepting ----------------------------------------------------------------------------------------------------
 
@@ -196,7 +196,7 @@ class Server:
             self._selector.register(listener, selectors.EVENT_READ, functools.partial(self._accept, listener))
 
     def _pause_accepting(self, error: OSError) -> None:
-        logger.error("no connection can be accepted for now: %s", error.strerror)
+        _log.error("no connection can be accepted for now: %s", error.strerror)
         self._accepting = False
         self._resume_at = time.monotonic() + self._limits.accept_pause_seconds
         for listener in self._listeners:
@@ -245,7 +245,7 @@ class Server:
 
     def _turn_away(self, sock: socket.socket, peer: Peer, why: str, answer: bytes) -> None:
         fields = {"PEER_UID": peer.uid, "PEER_PID": peer.pid}
-        logger.info("turned away %s: %s", peer, why, extra={"fields": fields})
+        _log.info("turned away %s: %s", peer, why, extra={"fields": fields})
         self._turned_away.add(sock, answer)
 
     # --- connections --------------------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ class Server:
         try:
             threading.Thread(target=self._serve_in_thread, args=(connection,), daemon=True).start()
         except RuntimeError as error:  # no more threads
-            logger.error("no thread for %s: %s", connection.peer, error)  # noqa: TRY400 - the traceback says nothing
+            _log.error("no thread for %s: %s", connection.peer, error)
             self._forget(connection)
 
     def _serve_in_thread(self, connection: Connection) -> None:

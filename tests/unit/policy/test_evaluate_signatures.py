@@ -17,7 +17,8 @@ from container_image_proxy.image.digest import Digest
 from container_image_proxy.image.reference import parse_reference
 from container_image_proxy.policy import judge
 from container_image_proxy.policy.evaluate import UnverifiedImage, VerifiedImage, evaluate, prepare
-from container_image_proxy.policy.model import Policy, UntrustedSignature, parse_policy
+from container_image_proxy.policy.model import Policy, parse_policy
+from container_image_proxy.policy.signature_blob import UntrustedSignature
 from tests.support.gpg import Signer
 from tests.support.sigstore import make_key, make_payload, make_signature, public_pem
 from tests.unit.policy.test_evaluate import IMAGE, MANIFEST, REFERENCE, make_index
