@@ -19,6 +19,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 
+from container_image_proxy import __version__
 from container_image_proxy.config.certificates import TlsFiles
 from container_image_proxy.errors import InvalidReferenceError, RegistryError
 from container_image_proxy.registry.dial import POOL_CLASSES, resolve
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 # At DEBUG it shows URLs with their signatures; at WARNING that a pool was full, which is nothing to warn of.
 logging.getLogger("urllib3").setLevel(logging.ERROR)
 
-USER_AGENT: Final = "container-image-proxy/0.1"
+_USER_AGENT: Final = f"container-image-proxy/{__version__}"
 _HOSTS: Final = 64
 
 
@@ -179,7 +180,7 @@ class HttpSession:
 
 
 def _prepare(request: Request) -> requests.PreparedRequest:
-    headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **request.headers}
+    headers = {"User-Agent": _USER_AGENT, "Accept-Encoding": "identity", **request.headers}
     if request.authorization is not None:
         headers["Authorization"] = request.authorization
     method = "GET" if request.form is None else "POST"
