@@ -12,7 +12,7 @@ import pytest
 from container_image_proxy.__main__ import build_parser
 from container_image_proxy.config.registries_conf import merge_registries, parse_registries
 from container_image_proxy.image.reference import parse_reference
-from container_image_proxy.policy.receipt import Receipt
+from container_image_proxy.policy.receipt import Receipt, Verdict
 from container_image_proxy.service import problem
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,6 +78,12 @@ def test_the_manual_page_has_the_header(name: str) -> None:
 @pytest.mark.parametrize("member", [field.name for field in fields(Receipt)] + ["signed_by"])
 def test_the_manual_page_has_the_member_of_the_verification_document(member: str) -> None:
     assert f"\n{member}\tT{{\n" in section(MANUAL, "HTTP")
+
+
+@pytest.mark.parametrize("member", [field.name for field in fields(Verdict)])
+def test_the_manual_page_has_the_member_of_a_verdict(member: str) -> None:
+    verdicts = section(MANUAL, "HTTP").partition("\nverdicts\t")[2].partition("\nT}")[0]
+    assert re.search(rf"^\.BR? {member}\b", verdicts, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
