@@ -65,14 +65,21 @@ class Keyring:
 
     def __init__(self, keys: tuple[bytes, ...]) -> None:
         """Import the keys, binary or armored; :class:`SignatureRejectedError` unless all are OpenPGP public keys."""
+        try:
+            files = self._write_keys(keys)
+        except OSError as error:
+            raise SignatureRejectedError(f"no private home for gpg can be made: {error.strerror}") from error
+        ran = _run_gpg(self._home, ("--import", *map(str, files)), b"")
+        if ran.returncode != 0 or "IMPORT_OK" not in {keyword for keyword, _ in ran.status}:
+            raise SignatureRejectedError("not all of them are OpenPGP public keys")
+
+    def _write_keys(self, keys: tuple[bytes, ...]) -> list[Path]:
         self._home = Path(tempfile.mkdtemp(prefix="container-image-proxy-gpg-"))
         weakref.finalize(self, shutil.rmtree, self._home, ignore_errors=True)
         files = [self._home / f"key-{number}" for number in range(len(keys))]
         for file, key in zip(files, keys, strict=True):
             file.write_bytes(key)
-        ran = _run_gpg(self._home, ("--import", *map(str, files)), b"")
-        if ran.returncode != 0 or "IMPORT_OK" not in {keyword for keyword, _ in ran.status}:
-            raise SignatureRejectedError("not all of them are OpenPGP public keys")
+        return files
 
     def verify(self, untrusted_message: bytes) -> SignedMessage:
         """The content of a message that one of the keys signed; :class:`SignatureRejectedError` says why not."""
@@ -112,20 +119,20 @@ class _Run:
 
 
 def _run_gpg(home: Path, arguments: tuple[str, ...], stdin: bytes) -> _Run:
-    status = os.memfd_create("gpg-status")
     try:
-        command = (*_GPG, "--homedir", str(home), "--status-fd", str(status), *arguments)
-        ran = subprocess.run(  # noqa: S603 - fixed arguments, our own paths
-            command,
-            input=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            pass_fds=(status,),
-            env={"PATH": _PATH, "LC_ALL": "C", "GNUPGHOME": str(home)},
-            timeout=_TIMEOUT,
-            check=False,
-        )
-        return _Run(ran.returncode, ran.stdout, _parse_status(os.pread(status, _MAX_STATUS_SIZE + 1, 0)))
+        with os.fdopen(os.memfd_create("gpg-status"), "rb") as status:
+            ran = subprocess.run(  # noqa: S603 - fixed arguments, our own paths
+                (*_GPG, "--homedir", str(home), "--status-fd", str(status.fileno()), *arguments),
+                input=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(status.fileno(),),
+                env={"PATH": _PATH, "LC_ALL": "C", "GNUPGHOME": str(home)},
+                timeout=_TIMEOUT,
+                check=False,
+            )
+            said = os.pread(status.fileno(), _MAX_STATUS_SIZE + 1, 0)
+        return _Run(ran.returncode, ran.stdout, _parse_status(said))
     except FileNotFoundError as error:
         reason = "is not installed, so OpenPGP signatures cannot be checked"
         raise ConfigurationError("gpg", reason, remedy="install gpg, of GnuPG 2.2 or later") from error
@@ -133,8 +140,6 @@ def _run_gpg(home: Path, arguments: tuple[str, ...], stdin: bytes) -> _Run:
         raise SignatureRejectedError(f"could not be checked by gpg within {_TIMEOUT:.0f} s") from error
     except OSError as error:
         raise SignatureRejectedError(f"could not be checked: gpg cannot be run: {error.strerror}") from error
-    finally:
-        os.close(status)
 
 
 def _parse_status(raw: bytes) -> tuple[tuple[str, str], ...]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -249,6 +252,32 @@ def test_a_failed_import_leaves_no_files_behind(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(SignatureRejectedError):
         Keyring((b"not a key",))
     assert list(tmp_path.iterdir()) == []
+
+
+def fail_with(number: int) -> Callable[..., NoReturn]:
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("where", "number"), [((tempfile, "mkdtemp"), errno.EROFS), ((Path, "write_bytes"), errno.ENOSPC)]
+)
+def test_a_home_that_cannot_be_made_is_a_rejection_with_the_reason(
+    signer: Signer, monkeypatch: pytest.MonkeyPatch, where: tuple[object, str], number: int
+) -> None:
+    monkeypatch.setattr(*where, fail_with(number))
+    with pytest.raises(SignatureRejectedError, match=f"no private home for gpg can be made: {os.strerror(number)}"):
+        Keyring((signer.public_key,))
+
+
+def test_a_status_that_cannot_be_opened_is_a_rejection_with_the_reason(
+    keyring: Keyring, signer: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "memfd_create", fail_with(errno.EMFILE))
+    with pytest.raises(SignatureRejectedError, match=r"could not be checked: .*Too many open files"):
+        keyring.verify(signer.sign(CONTENT))
 
 
 def test_only_as_many_keyrings_are_kept_as_may_be(
