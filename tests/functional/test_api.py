@@ -16,7 +16,7 @@ import requests_unixsocket
 
 from tests.support.daemon import RunningDaemon, activated, write_instance, write_policy
 from tests.support.layouts import OCI_CONFIG, OCI_MANIFEST, Layout, StoredImage, layer_tar, multi_arch
-from tests.support.privilege import needs_root
+from tests.support.privilege import needs_root, status_for
 
 ARM = "linux/arm64"
 
@@ -273,23 +273,7 @@ def test_a_connection_is_kept_and_pipelined_requests_are_answered_in_order(serve
 @needs_root
 def test_the_daemon_answers_other_users_by_its_list(served: Served) -> None:
     """A peer that no image allows is turned away; one that a single image allows gets that image and no other."""
-    command = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--unix-socket", str(served.daemon.socket)]
-
-    def status(uid: int, target: str) -> str:
-        return subprocess.run(
-            [*command, f"http://x{target}"],
-            user=uid,
-            group=uid,
-            extra_groups=[],
-            capture_output=True,
-            text=True,
-            check=False,
-        ).stdout
-
-    for parent in [served.daemon.socket.parent, *served.daemon.socket.parent.parents]:
-        if str(parent).startswith("/tmp/"):
-            parent.chmod(parent.stat().st_mode | 0o055)
-    assert status(1, "/images/private/manifest") == "200"
-    assert status(1, "/manifest") == "403"
-    assert status(2, "/manifest") == "403"
+    assert status_for(1, served.daemon, "/images/private/manifest") == "200"
+    assert status_for(1, served.daemon, "/manifest") == "403"
+    assert status_for(2, served.daemon, "/manifest") == "403"
     assert json.loads(served.daemon.get("/images").body)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from base64 import b64encode
 from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import RunningDaemon, write_instance
+from tests.support.daemon import write_instance
 from tests.support.host import Host, fetch_image
 from tests.support.layouts import Layout, layer_tar
-from tests.support.privilege import needs_root
+from tests.support.privilege import needs_root, status_for
 from tests.support.registries import decode_basic
 from tests.support.upstream import Connection, Handler, ReceivedRequest, Upstream, answering, by_path, image
 
@@ -104,21 +103,3 @@ def test_a_blob_that_one_user_fetched_is_not_anothers(tmp_path: Path) -> None:
             }.items():
                 assert status_for(STRANGER, daemon, target) == status, target
     assert [path for path in upstream.paths()[asked:] if "private" in path or secret in path] == []
-
-
-def status_for(uid: int, daemon: RunningDaemon, target: str) -> str:
-    """What another user's curl is answered."""
-    for parent in daemon.socket.parents:
-        if str(parent).startswith("/tmp/"):
-            parent.chmod(parent.stat().st_mode | 0o011)
-    command = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--unix-socket", str(daemon.socket)]
-    done = subprocess.run(
-        [*command, f"http://x{target}"],
-        user=uid,
-        group=uid,
-        extra_groups=[],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout
