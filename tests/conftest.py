@@ -23,7 +23,7 @@ _FOREIGN = ("NOTIFY_SOCKET", "JOURNAL_STREAM", "CREDENTIALS_DIRECTORY", "WATCHDO
 # With CI=true a skipped test fails, except for these: part of the skip's reason -> why that is all right.
 _SKIPS_ALLOWED_IN_CI: dict[str, str] = {}
 
-pytest_plugins = ["tests.support.machine"]
+pytest_plugins = ["tests.support.gpg", "tests.support.machine"]
 
 _Report = TypeVar("_Report", pytest.TestReport, pytest.CollectReport)
 _HOME = pytest.StashKey[Path]()

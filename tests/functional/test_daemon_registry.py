@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 
 from tests.support.authority import Authority
 from tests.support.daemon import RunningDaemon, activated, stand_alone, write_instance, write_policy
+from tests.support.host import write_auth_file
 from tests.support.layouts import OCI_CONFIG, OCI_MANIFEST, Layout, multi_arch
 from tests.support.registries import (
     PASSWORD,
@@ -25,13 +24,6 @@ from tests.support.registries import (
 pytestmark = needs_docker_registry
 
 KINDS = ("oci", "docker", "list", "zstd", "artifact", "pinned")
-
-
-def write_auth(path: Path, authority: str, password: str = PASSWORD) -> Path:
-    secret = base64.b64encode(f"{USER}:{password}".encode()).decode()
-    path.write_text(json.dumps({"auths": {authority: {"auth": secret}}}))
-    path.chmod(0o600)
-    return path
 
 
 def fill(place: Path, registry: DockerRegistry) -> dict[str, str]:
@@ -62,8 +54,10 @@ def daemon(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             f'[images.{kind}]\nreference = "docker://{references[kind]}"\nplatform = "linux/amd64"\n' for kind in KINDS
         )
         transport = f'cert-dir = "{place}/certs"' if request.param == "https" else "tls-verify = false"
-        auth = write_auth(place / "auth.json", registry.authority)
-        settings = f'[registry]\nauthfile = "{auth}"\n{transport}\n[trust]\npolicy = "{write_policy(place)}"\n'
+        write_auth_file(place / "auth.json", {registry.authority: (USER, PASSWORD)})
+        settings = (
+            f'[registry]\nauthfile = "{place}/auth.json"\n{transport}\n[trust]\npolicy = "{write_policy(place)}"\n'
+        )
         write_instance(place / "config", "test", images + settings)
         with activated(place / "run", ["--instance", "test", "--config-dir", str(place / "config")]) as running:
             yield running

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +23,6 @@ from tests.support.sigstore import encode, make_key, make_payload, public_pem, s
 
 NAME = "quay.io/example/os:1"
 SIGSTORE_KEY = make_key()
-
-
-@pytest.fixture(scope="module")
-def signer() -> Iterator[Signer]:
-    with Signer() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def stranger() -> Iterator[Signer]:
-    with Signer("stranger@example.com") as made:
-        yield made
 
 
 @pytest.fixture

@@ -6,8 +6,11 @@ import functools
 import itertools
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
+
+import pytest
 
 
 def run_gpg(home: Path, *arguments: str, stdin: bytes = b"") -> bytes:
@@ -39,6 +42,20 @@ class Signer:
     def sign(self, content: bytes, *options: str) -> bytes:
         """A message as simple signing has it: the content inside the signature."""
         return self.gpg(*options, "--sign", stdin=content)
+
+
+@pytest.fixture(scope="module")
+def signer() -> Iterator[Signer]:
+    """Whom the tests of a module trust."""
+    with Signer() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def stranger() -> Iterator[Signer]:
+    """Whom nobody trusts."""
+    with Signer("stranger@example.com") as made:
+        yield made
 
 
 def list_fingerprints(home: Path) -> list[str]:

@@ -51,9 +51,8 @@ class Host:
         replace_file(self.registries_conf, text)
 
     def write_credentials(self, logins: Mapping[str, tuple[str, str]]) -> None:
-        """auth.json; the keys are as in containers-auth.json(5)."""
-        auths = {key: {"auth": b64encode(":".join(login).encode()).decode()} for key, login in logins.items()}
-        replace_file(self.authfile, json.dumps({"auths": auths}))
+        """See :func:`write_auth_file`."""
+        write_auth_file(self.authfile, logins)
 
     def trust(self, domain: str, authority: Path, client: Issued | None = None) -> None:
         """Enter the registry ``host[:port]`` into certs.d."""
@@ -86,6 +85,12 @@ class Host:
         command = ["skopeo", "--policy", str(self.directory / "policy.json"), *arguments]
         environ = {**os.environ, **self.environ, "REGISTRY_AUTH_FILE": str(self.authfile)}
         return subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=60)
+
+
+def write_auth_file(path: Path, logins: Mapping[str, tuple[str, str]]) -> None:
+    """An auth.json; the keys are as in containers-auth.json(5)."""
+    auths = {key: {"auth": b64encode(":".join(login).encode()).decode()} for key, login in logins.items()}
+    replace_file(path, json.dumps({"auths": auths}))
 
 
 def replace_file(path: Path, text: str) -> None:

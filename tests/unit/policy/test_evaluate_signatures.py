@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -26,12 +25,6 @@ from tests.unit.policy.test_evaluate import IMAGE, MANIFEST, REFERENCE, make_ind
 INDEX = make_index(MANIFEST)
 OF_INDEX = replace(IMAGE, index=INDEX)
 NAME = "quay.io/example/os:1"
-
-
-@pytest.fixture(scope="module")
-def signer() -> Iterator[Signer]:
-    with Signer() as made:
-        yield made
 
 
 def simple(

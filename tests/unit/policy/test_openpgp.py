@@ -7,7 +7,7 @@ import errno
 import os
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,18 +21,6 @@ from container_image_proxy.policy.openpgp import MAX_MESSAGE_SIZE, Keyring, Keyr
 from tests.support.gpg import Signer
 
 CONTENT = b'{"critical":{}}'
-
-
-@pytest.fixture(scope="module")
-def signer() -> Iterator[Signer]:
-    with Signer() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def stranger() -> Iterator[Signer]:
-    with Signer("stranger@example.com") as made:
-        yield made
 
 
 @pytest.fixture
