@@ -15,7 +15,7 @@ from container_image_proxy.errors import Error
 _END: Final = b"\r\n\r\n"
 _ILLEGAL: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?=[^\n])|(?<!\r)\n")
 _REQUEST_LINE: Final = re.compile(rb"[!-~]+ [!-~]+ HTTP/1\.[01]\r\n")
-_CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([^\r]*?)[ \t]*(?=\r)")
+_CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length:([^\r]*)")
 _LENGTH: Final = re.compile(rb"[0-9]{1,20}")
 
 
@@ -62,7 +62,7 @@ class HeadBuffer:
     def _check(self, length: int) -> None:
         if illegal := _ILLEGAL.search(self._data, max(0, self._scanned - 1), length):
             raise _malformed(f"byte {illegal.start()} of the request head is a control character or half a line end")
-        if not self._line_seen and self._data.find(b"\r\n", 0, length) >= 0:
+        if not self._line_seen and self._data.find(b"\r\n", max(0, self._scanned - 1), length) >= 0:
             if not _REQUEST_LINE.match(self._data):
                 raise _malformed("the first line is not a request line of HTTP/1.0 or HTTP/1.1")
             self._line_seen = True
@@ -82,7 +82,7 @@ def _check_framing(head: bytes) -> None:
     if b"\r\ntransfer-encoding:" in head:
         raise _malformed("Transfer-Encoding is not accepted: requests have no body here")
     if b"\r\ncontent-length:" in head:
-        _check_length(_CONTENT_LENGTH.findall(head))
+        _check_length([value.strip(b" \t") for value in _CONTENT_LENGTH.findall(head)])
 
 
 def _check_length(lengths: list[bytes]) -> None:

@@ -124,6 +124,26 @@ def test_a_head_has_a_limit_whether_it_ends_or_not() -> None:
     assert refusal_of(head[:-4] + b"a" * 100, limit=len(head)) == 431
 
 
+_MANY = 1 << 20
+
+
+@pytest.mark.demand("LIM-headers")
+@pytest.mark.timeout(30)  # what grows with the square of the size takes an hour
+@pytest.mark.parametrize(
+    "field",
+    [
+        b"Content-Length: 0" + b" " * _MANY + b"x",
+        b"Content-Length:" + b" " * _MANY + b"x",
+        b"Content-Length:" + b" 0" * (_MANY // 2),
+        b"Content-Length:" + b"0" * _MANY,
+        b"Content-Length:\r\n" * (_MANY // 17) + b"X: y",
+        b"X:" + b" \t" * (_MANY // 2) + b"\x7f",
+    ],
+)
+def test_the_time_for_a_head_grows_with_its_size_and_no_faster(field: bytes) -> None:
+    assert refusal_of(b"GET / HTTP/1.1\r\n" + field + b"\r\n\r\n", limit=2 * _MANY) == 400
+
+
 @given(st.binary(max_size=300))
 def test_any_bytes_give_heads_or_a_refusal(data: bytes) -> None:
     try:
