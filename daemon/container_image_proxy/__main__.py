@@ -56,7 +56,10 @@ def _guarded(action: Callable[[argparse.Namespace], None], options: argparse.Nam
 
 
 def _check(options: argparse.Namespace) -> int:
-    """Validate all that start-up would read, of all instances if nothing is named; nothing is contacted."""
+    """Validate all that start-up would read, and the keys that judging will need; nothing is contacted.
+
+    All instances are checked if nothing is named.
+    """
     if options.instance is not None or options.image is not None:
         return _guarded(_check_one, options)
     directories = instance_directories(options)
@@ -69,7 +72,11 @@ def _check(options: argparse.Namespace) -> int:
 
 def _check_one(options: argparse.Namespace) -> None:
     surroundings = _surroundings(options)
-    print(describe(assemble(load_settings(options, surroundings.uid), SnapshotStore(None), surroundings)))
+    serving = assemble(load_settings(options, surroundings.uid), SnapshotStore(None), surroundings)
+    print(describe(serving))
+    for doubt in serving.policy.doubts():
+        _log.warning("%s: %s", serving.policy.file, doubt)
+    serving.verify_keys()
 
 
 def _surroundings(options: argparse.Namespace) -> Surroundings:

@@ -15,6 +15,7 @@ import pytest
 from container_image_proxy import __version__
 from container_image_proxy.command_line import build_parser
 from tests.support.daemon import command, stand_alone, write_instance, write_policy
+from tests.support.gpg import Signer
 from tests.support.layouts import StoredImage, multi_arch, single_image
 from tests.support.privilege import needs_root, status_for
 
@@ -168,6 +169,50 @@ def test_check_prints_every_setting_that_is_not_the_usual_one(tmp_path: Path, im
     ]
     assert f"  users      root (0), {UNKNOWN_UID}" in lines
     assert "  groups     none" in lines
+
+
+def signed_images(tmp_path: Path, image: StoredImage, key: str) -> tuple[Path, str]:
+    """The policy of an instance of two images, and the option that names the directory of its file."""
+    requirement = {"type": "signedBy", "keyType": "GPGKeys", "keyPath": key}
+    scopes = {"oci": {f"{tmp_path}/os": [requirement]}}
+    policy = write_policy(tmp_path, {"default": [{"type": "reject"}], "transports": scopes})
+    images = "".join(f'[images.{name}]\nreference = "oci:{tmp_path}/{name}"\n' for name in ("os", "tools"))
+    write_instance(tmp_path / "config", "test", f'{images}[trust]\npolicy = "{policy}"\n')
+    return policy, f"--config-dir={tmp_path}/config"
+
+
+def test_check_prints_the_trust_scope_of_each_image(tmp_path: Path, image: StoredImage) -> None:
+    with Signer() as signer:
+        (tmp_path / "key.gpg").write_bytes(signer.public_key)
+    _, option = signed_images(tmp_path, image, f"{tmp_path}/key.gpg")
+    result = run("--check", option)
+    assert (result.returncode, result.stderr) == (0, "")
+    trust = [line for line in result.stdout.splitlines() if line.startswith("  trust ")]
+    assert trust == [f"  trust      oci|{tmp_path}/os: signedBy", "  trust      default: reject"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "cannot be read: No such file"), ("no key", "not all keys are OpenPGP public keys")]
+)
+def test_check_fails_for_keys_that_cannot_be_used(
+    tmp_path: Path, image: StoredImage, content: str | None, reason: str
+) -> None:
+    key = tmp_path / "key.gpg"
+    if content is not None:
+        key.write_text(content)
+    policy, option = signed_images(tmp_path, image, str(key))
+    result = run("--check", option)
+    assert (result.returncode, result.stderr.count("\n")) == (78, 1)
+    for part in (f"{policy}: oci|{tmp_path}/os: signedBy: ", f"{key}: {reason}"):
+        assert part in result.stderr
+
+
+def test_check_warns_of_scopes_that_can_match_no_image(tmp_path: Path, image: StoredImage) -> None:
+    accept = [{"type": "insecureAcceptAnything"}]
+    policy = write_policy(tmp_path, {"default": accept, "transports": {"docker": {"quay.io/": accept}}})
+    result = run("--check", *options(tmp_path))
+    assert (result.returncode, result.stderr.count("\n")) == (0, 1)
+    assert f"{policy}: transports.docker: scope 'quay.io/' can match no image" in result.stderr
 
 
 def test_an_insecure_policy_is_logged(tmp_path: Path, image: StoredImage) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from container_image_proxy.errors import PolicyRejectedError
+from container_image_proxy.errors import PolicyRejectedError, SignatureRejectedError
 from container_image_proxy.policy.judge import Judge, Subject
 from container_image_proxy.policy.receipt import Receipt, Verdict
 
@@ -75,11 +75,19 @@ def evaluate(
     raise _rejection(policy, scope, rejected, image)
 
 
-def prepare(policy: Policy, scope: Scope) -> None:
-    """Do now, perhaps in another thread, what the first decision in this scope would have to wait for. Never raises."""
+def prepare(policy: Policy, scope: Scope) -> tuple[str, ...]:
+    """Do now what the first decision in this scope would have to wait for: load keys and the programs that use them.
+
+    What keeps requirements from ever being satisfied, one line each: keys that are not there or are none. Never raises.
+    """
     judge = Judge(policy.keyrings, datetime.now(UTC))
+    complaints = []
     for requirement in scope.requirements:
-        judge.prepare(requirement)
+        try:
+            judge.prepare(requirement)
+        except SignatureRejectedError as error:
+            complaints.append(f"{requirement.type}: {error}")
+    return tuple(complaints)
 
 
 def _candidates(image: UnverifiedImage, *, require_instance_signature: bool) -> tuple[Index | Manifest, ...]:

@@ -6,7 +6,6 @@ imported when the first signature needs them, because most of them are heavy.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -87,10 +86,14 @@ class Judge:
                 return self._judge_signatures(requirement, subject)
 
     def prepare(self, requirement: Requirement) -> None:
-        """Load the keys and the programs that judging will need; what is wrong with them is for the verdict to say."""
-        if isinstance(requirement, SignedBy | SigstoreSigned):
-            with suppress(ConfigurationError, SignatureRejectedError):
-                self._load_verifier(requirement)
+        """Load the keys and the programs that judging will need.
+
+        :class:`SignatureRejectedError` if one of them cannot be used; :meth:`judge` will say the same.
+        """
+        if isinstance(requirement, SigstoreSigned) or (
+            isinstance(requirement, SignedBy) and requirement.key_type == _SUPPORTED_KEY_TYPE
+        ):
+            self._load_verifier(requirement)
 
     def _judge_signatures(self, requirement: SignedBy | SigstoreSigned, subject: Subject) -> Verdict:
         signatures = [found for found in subject.signatures if found.kind == requirement.signature_kind]
@@ -100,15 +103,22 @@ class Judge:
             return _rejected(requirement, f"neither index nor manifest is the one that {subject.reference} names")
         try:
             verify = self._load_verifier(requirement)
-        except (ConfigurationError, SignatureRejectedError) as error:
-            return _rejected(requirement, f"the policy's keys cannot be used: {error}")
+        except SignatureRejectedError as error:
+            return _rejected(requirement, str(error))
         return _judge_each(requirement, subject, signatures, verify)
 
     def _load_verifier(self, requirement: SignedBy | SigstoreSigned) -> Verify:
-        if isinstance(requirement, SignedBy):
+        try:
+            if isinstance(requirement, SignedBy):
+                return self._load_simple_verifier(requirement)
+            return self._load_sigstore_verifier(requirement)
+        except (ConfigurationError, SignatureRejectedError) as error:
+            raise SignatureRejectedError(f"the policy's keys cannot be used: {error}") from error
+
+    def _load_simple_verifier(self, requirement: SignedBy) -> Verify:
+        with requirement.keys.named_in_errors():
             keyring = self.keyrings.get(load_keys(requirement.keys))
-            return lambda signature, _: verify_simple_signature(keyring, signature)
-        return self._load_sigstore_verifier(requirement)
+        return lambda signature, _: verify_simple_signature(keyring, signature)
 
     def _load_sigstore_verifier(self, requirement: SigstoreSigned) -> Verify:
         # cryptography takes 30 ms

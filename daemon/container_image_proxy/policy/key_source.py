@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.config.trusted_file import load_trusted_file
+from container_image_proxy.errors import SignatureRejectedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MAX_KEY_FILE_SIZE: Final = 4 << 20
 
@@ -17,6 +22,17 @@ class KeySource:
 
     paths: tuple[str, ...] = ()
     datas: tuple[bytes, ...] = ()
+
+    def __str__(self) -> str:
+        return ", ".join(self.paths) or "the policy's own key data"
+
+    @contextmanager
+    def named_in_errors(self) -> Iterator[None]:
+        """Put the source before what a :class:`SignatureRejectedError` says of its content."""
+        try:
+            yield
+        except SignatureRejectedError as error:
+            raise SignatureRejectedError(f"{self}: {error}") from error
 
 
 def load_keys(source: KeySource) -> tuple[bytes, ...]:

@@ -22,7 +22,7 @@ from container_image_proxy.policy.requirement import (
     SigstoreSigned,
     parse_requirements,
 )
-from container_image_proxy.policy.scope import verify_scope
+from container_image_proxy.policy.scope import doubt_docker_scope, verify_scope
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,6 +78,10 @@ class Policy:
             if name in scopes:
                 return Scope(f"{reference.transport}|{name}", scopes[name])
         return Scope("default", self.default)
+
+    def doubts(self) -> tuple[str, ...]:
+        """What is allowed but cannot be meant: scopes under docker that match no image, one line each."""
+        return tuple(filter(None, map(doubt_docker_scope, self.transports.get("docker", {}))))
 
 
 def insecure_policy() -> Policy:

@@ -71,7 +71,7 @@ class Keyring:
             raise SignatureRejectedError(f"no private home for gpg can be made: {error.strerror}") from error
         ran = _run_gpg(self._home, ("--import", *map(str, files)), b"")
         if ran.returncode != 0 or "IMPORT_OK" not in {keyword for keyword, _ in ran.status}:
-            raise SignatureRejectedError("not all of them are OpenPGP public keys")
+            raise SignatureRejectedError("not all keys are OpenPGP public keys")
 
     def _write_keys(self, keys: tuple[bytes, ...]) -> list[Path]:
         self._home = Path(tempfile.mkdtemp(prefix="container-image-proxy-gpg-"))

@@ -1,7 +1,7 @@
 """Which scopes a transport's section of policy.json may name (containers-policy.json(5), "Supported transports").
 
-A scope that can never match is a mistake that would silently widen or narrow trust, so it is an error. Transports that
-are not known here may name what they like.
+A scope that can never match is a mistake that would silently widen or narrow trust, so it is an error; under docker,
+where other implementations take any, a doubt. Transports that are not known here may name what they like.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ import posixpath
 import re
 from typing import TYPE_CHECKING, Final
 
-from container_image_proxy.errors import InvalidInputError
+from container_image_proxy.errors import InvalidInputError, InvalidReferenceError
+from container_image_proxy.image.reference import parse_reference, policy_identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _ATOMIC: Final = re.compile(r"[^/]*(?:/[^:/]*(?:/[^:/]*(?::[^:/]*)?)?)?")
 _ALGORITHM_AND_DIGEST: Final = re.compile(r"[a-z0-9]+(?:[.+_-][a-z0-9]+)*:[0-9a-f]{32,}")
+_WILDCARD: Final = re.compile(r"\*(?:\.[A-Za-z0-9-]+)+")
 _STORAGE: Final = re.compile(r"\[(?:[^@\]]+@)?/[^\]]*\].*", re.DOTALL)
 
 
@@ -66,3 +68,22 @@ def verify_scope(transport: str, scope: str) -> None:
     complaint = _CHECKS[transport](scope) if scope and transport in _CHECKS else None
     if complaint:
         raise InvalidInputError(f"transports.{transport}: scope {scope[:200]!r}: {complaint}")
+
+
+def doubt_docker_scope(scope: str) -> str | None:
+    """What makes a scope match no image in a registry: it is not written in full, or not a name at all."""
+    if not scope or _WILDCARD.fullmatch(scope) or _expand(f"{scope}/x/x:1") == f"{scope}/x/x:1":
+        return None
+    meant = _expand(scope)
+    if meant == scope:
+        return None
+    remedy = f"; in full that is {meant!r}" if meant is not None else ""
+    return f"transports.docker: scope {scope[:200]!r} can match no image{remedy}"
+
+
+def _expand(text: str) -> str | None:
+    """The full name of an image as policy knows it."""
+    try:
+        return policy_identity(parse_reference(text).with_default_tag())
+    except InvalidReferenceError:
+        return None

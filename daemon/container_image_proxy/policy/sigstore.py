@@ -131,14 +131,14 @@ def load_sigstore_trust(requirement: SigstoreSigned, now: datetime) -> SigstoreT
 
     :class:`SignatureRejectedError` or :class:`ConfigurationError` if one of them cannot be used.
     """
-    logs = _load_public_keys(requirement.rekor, "a Rekor key") if requirement.rekor is not None else ()
+    logs = _load_public_keys(requirement.rekor, "the Rekor key") if requirement.rekor is not None else ()
     return SigstoreTrust(_load_signers(requirement.signer), logs, now)
 
 
 def _load_signers(signer: KeySource | Fulcio | Pki) -> tuple[PublicKey, ...] | FulcioRoot | PkiRoot:
     match signer:
         case KeySource():
-            return _load_public_keys(signer, "a sigstore key")
+            return _load_public_keys(signer, "the sigstore key")
         case Fulcio():
             return FulcioRoot(_load_certificates(signer.ca), signer.oidc_issuer, signer.subject_email)
         case Pki():
@@ -148,17 +148,16 @@ def _load_signers(signer: KeySource | Fulcio | Pki) -> tuple[PublicKey, ...] | F
 
 
 def _load_public_keys(source: KeySource, what: str) -> tuple[PublicKey, ...]:
-    return tuple(parse_public_key(pem, what) for pem in load_keys(source))
+    with source.named_in_errors():
+        return tuple(parse_public_key(pem, what) for pem in load_keys(source))
 
 
 def _load_certificates(source: KeySource) -> tuple[Certificate, ...]:
-    certificates = tuple(
-        certificate
-        for pem in load_keys(source)
-        for certificate in parse_certificates(pem, "a certificate authority file")
-    )
-    if not certificates:
-        raise SignatureRejectedError("there is no certificate in the certificate authority file")
+    with source.named_in_errors():
+        files = (parse_certificates(pem, "the certificate authority file") for pem in load_keys(source))
+        certificates = tuple(certificate for file in files for certificate in file)
+        if not certificates:
+            raise SignatureRejectedError("there is no certificate in the certificate authority file")
     return certificates
 
 

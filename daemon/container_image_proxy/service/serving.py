@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from container_image_proxy.errors import Error
+from container_image_proxy.errors import ConfigurationError, Error
 from container_image_proxy.policy.evaluate import prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from container_image_proxy.config.access import AccessRule
     from container_image_proxy.config.instances import InstanceSettings
+    from container_image_proxy.image.image_reference import ImageReference
     from container_image_proxy.lazy import Lazy
     from container_image_proxy.policy.model import Policy
     from container_image_proxy.proxy import Proxy, ServedImage
     from container_image_proxy.registry.client import RegistryClient
     from container_image_proxy.service.peer import Peer
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +56,27 @@ class Serving:
 
     def warm_up(self) -> None:
         """Do what the first request would wait for: load the HTTP library, trusted certificates, and keys."""
-        for reference in (image.reference for image in self.images.values()):
+        for reference in self._references():
             if reference.docker_reference is not None:
                 with suppress(Error):  # the first request will meet it again and tell
                     self.registry().prepare(reference.docker_reference)
-            scope = self.policy.scope_for(reference)
-            prepare(self.policy, scope)
+        try:
+            self.verify_keys()
+        except ConfigurationError as error:
+            _log.warning("images will be rejected: %s", error)
+
+    def verify_keys(self) -> None:
+        """Load the keys by which policy judges the images; :class:`ConfigurationError` names those that are unusable.
+
+        Not part of reading the configuration: keys count when an image is judged, and may appear until then.
+        """
+        scopes = {scope.name: scope for scope in map(self.policy.scope_for, self._references())}
+        complaints = [f"{scope.name}: {line}" for scope in scopes.values() for line in prepare(self.policy, scope)]
+        if complaints:
+            raise ConfigurationError(self.policy.file, "; ".join(complaints))
+
+    def _references(self) -> Iterator[ImageReference]:
+        return (image.reference for image in self.images.values())
 
     def close(self) -> None:
         """Close the connections to registries that nobody uses; those in use close with their transfers."""

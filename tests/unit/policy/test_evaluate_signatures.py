@@ -220,12 +220,32 @@ def test_a_replaced_key_file_counts_at_once(signer: Signer, tmp_path: Path) -> N
 
 def test_keys_can_be_loaded_in_advance(signer: Signer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = policy(signed_by(signer), {"type": "sigstoreSigned", "keyPath": "/nonexistent"}, {"type": "reject"})
-    prepare(wanted, wanted.scope_for(REFERENCE))
+    (complaint,) = prepare(wanted, wanted.scope_for(REFERENCE))
+    assert complaint.startswith("sigstoreSigned: the policy's keys cannot be used: /nonexistent: ")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert "sigstoreSigned: no sigstore signature" in reason(
         wanted, IMAGE, MANIFEST.digest, simple(signer, MANIFEST.digest)
     )
     assert list(tmp_path.iterdir()) == []  # no key was imported any more
+
+
+@pytest.mark.parametrize("key", [b"", b"no key", b"-----BEGIN PUBLIC KEY-----\n-----END PUBLIC KEY-----\n"])
+@pytest.mark.parametrize(
+    "requirement",
+    [
+        {"type": "signedBy", "keyType": "GPGKeys", "keyPath": "key"},
+        {"type": "sigstoreSigned", "keyPath": "key"},
+        {"type": "sigstoreSigned", "pki": {"caRootsPath": "key", "subjectEmail": "a@example.com"}},
+    ],
+)
+def test_what_is_no_key_is_told_in_advance_with_its_file(
+    requirement: dict[str, object], key: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "key").write_bytes(key)
+    monkeypatch.chdir(tmp_path)
+    wanted = policy(requirement)
+    (complaint,) = prepare(wanted, wanted.scope_for(REFERENCE))
+    assert complaint.startswith(f"{requirement['type']}: the policy's keys cannot be used: key: ")
 
 
 def test_images_are_judged_in_parallel(signer: Signer) -> None:

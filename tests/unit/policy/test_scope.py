@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from container_image_proxy.errors import InvalidInputError
-from container_image_proxy.policy.scope import verify_scope
+from container_image_proxy.policy.scope import doubt_docker_scope, verify_scope
 
 PATHS = ["dir", "oci", "oci-archive", "sif"]
 
@@ -53,3 +53,34 @@ def test_a_scope_that_can_match_is_fine(transport: str, scope: str) -> None:
 def test_a_scope_that_can_never_match_is_an_error(transport: str, scope: str) -> None:
     with pytest.raises(InvalidInputError, match=f"transports.{transport}"):
         verify_scope(transport, scope)
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [
+        *("", "*.example.com", "*.io", "quay.io", "localhost", "localhost:5000", "registry:5000", "docker.io"),
+        *("docker.io/library", "docker.io/library/busybox", "docker.io/library/busybox:1", "quay.io/a/b:1"),
+        f"quay.io/a/b@sha256:{'a' * 64}",
+    ],
+)
+def test_a_docker_scope_that_can_match_is_not_doubted(scope: str) -> None:
+    assert doubt_docker_scope(scope) is None
+
+
+@pytest.mark.parametrize(
+    ("scope", "meant"),
+    [
+        ("busybox", "docker.io/library/busybox:latest"),
+        ("vendor/os", "docker.io/vendor/os:latest"),
+        ("docker.io/busybox:1", "docker.io/library/busybox:1"),
+        ("index.docker.io/vendor/os:1", "docker.io/vendor/os:1"),
+        *((scope, "") for scope in ("*", "*.example.com/os", "*.example.com:5000", "https://quay.io", "quay.io/")),
+        *((scope, "") for scope in ("quay.io/A", "quay.io//a", f"quay.io/a:1@sha256:{'a' * 64}", " quay.io")),
+    ],
+)
+def test_a_docker_scope_that_can_match_no_image_is_doubted(scope: str, meant: str) -> None:
+    doubt = doubt_docker_scope(scope)
+    assert doubt is not None
+    assert f"{scope!r} can match no image" in doubt
+    assert (f"in full that is {meant!r}" in doubt) is bool(meant)
+    verify_scope("docker", scope)
