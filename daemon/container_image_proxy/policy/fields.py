@@ -27,7 +27,7 @@ class Fields:
     def done(self) -> None:
         """Reject what nobody asked for."""
         if self._left:
-            raise InvalidInputError(f"{self.place}: unknown key {min(self._left)[:100]!r}")
+            raise self._error(f"unknown key {min(self._left)[:100]!r}")
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -41,7 +41,7 @@ class Fields:
     def take(self, key: str) -> object:
         """The value of a key that must be there, as it is."""
         if key not in self._left:
-            raise InvalidInputError(f"{self.place}: {key!r} is missing")
+            raise self._error(f"{key!r} is missing")
         return self._left.pop(key)
 
     def text(self, key: str) -> str:
@@ -76,7 +76,7 @@ class Fields:
         """A key source that is written under at most one of up to four keys."""
         keys = [key for key in (path, paths, data, datas) if self.has(key)]
         if len(keys) > 1:
-            raise InvalidInputError(f"{self.place}: only one of {', '.join(keys)} can be used")
+            raise self._error(f"only one of {', '.join(keys)} can be used")
         if not keys:
             return None
         (key,) = keys
@@ -91,11 +91,14 @@ class Fields:
         source = self.source(path=path, data=data, paths=paths, datas=datas)
         if source is None:
             wanted = ", ".join(filter(None, (path, paths, data, datas)))
-            raise InvalidInputError(f"{self.place}: exactly one of {wanted} must be given")
+            raise self._error(f"exactly one of {wanted} must be given")
         return source
 
     def _at(self, key: str) -> str:
         return f"{self.place}.{key}" if self.place else key
+
+    def _error(self, complaint: str) -> InvalidInputError:
+        return InvalidInputError(f"{self.place}: {complaint}" if self.place else complaint)
 
     def _filled(self, key: str, text: str) -> str:
         if not text:

@@ -120,6 +120,15 @@ def test_an_error_names_file_place_and_reason() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [("{}", "'default' is missing"), ('{"default": [{"type": "reject"}], "x": 1}', "unknown key 'x'")],
+)
+def test_an_error_of_the_whole_document_names_the_file_only(text: str, complaint: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"^p: {complaint} "):
+        parse_policy(text.encode(), "p")
+
+
 @pytest.mark.parametrize("value", [1, None, [], {}, True, ""])
 @pytest.mark.parametrize("key", ["keyPath", "keyPaths", "keyData", "keyDatas", "fulcio", "pki"])
 def test_a_signer_of_the_wrong_shape_is_an_error(key: str, value: object) -> None:
