@@ -24,9 +24,12 @@ class SingleFlight(Generic[T]):
         with self._lock:
             running = self._flights.get(key)
             flight = self._flights[key] = running or Future()
-        if running is None:
-            self._take_off(key, flight, call)
-        return flight.result()
+        try:
+            if running is None:
+                self._take_off(key, flight, call)
+            return flight.result()
+        finally:
+            del flight, running  # an error knows this frame, and so it would keep all that the call had in hand alive
 
     def _take_off(self, key: Hashable, flight: Future[T], call: Callable[[], T]) -> None:
         try:
@@ -36,3 +39,4 @@ class SingleFlight(Generic[T]):
         finally:
             with self._lock:
                 del self._flights[key]
+            del flight  # as above
