@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from container_image_proxy.chain import fetch_chain, verify_chain
 from container_image_proxy.errors import (
     AmbiguousDigestError,
+    Error,
     PolicyRejectedError,
     UnknownBlobError,
     UnknownImageError,
@@ -80,6 +81,7 @@ class Proxy:
             require_instance_signature=require_instance_signature,
             accept_unnamed_bundles=accept_unnamed_bundles,
         )
+        self._require_instance_signature = require_instance_signature
         self._clock = clock
         self._resolutions: SingleFlight[Snapshot] = SingleFlight()
 
@@ -175,12 +177,13 @@ class Proxy:
     def _gather_signatures(self, unsigned: StoredImage, source: ImageSource) -> Iterator[StoredImage]:
         """The image with more and more of the signatures that policy wants to see.
 
-        Those of the index that the reference named come first, then the manifest's own.
+        Those of the index that the reference named come first, unless they would not count, then the manifest's own.
         """
         reference = self.image(unsigned.name).reference
         scope = self._policy.scope_for(reference)
         signatures: dict[Digest, tuple[UntrustedSignature, ...]] = {}
-        documents: tuple[Index | Manifest, ...] = (*unsigned.indexes[:1], unsigned.manifest)
+        index = () if self._require_instance_signature else unsigned.indexes[:1]
+        documents: tuple[Index | Manifest, ...] = (*index, unsigned.manifest)
         for document in documents:
             for found in source.fetch_signatures(document.digest, scope.needs_signatures):
                 if found:
@@ -195,7 +198,7 @@ class Proxy:
         try:
             verified = self._evaluate(self._unverified(stored))
         except PolicyRejectedError as error:
-            fuller = next(more, None)
+            fuller = _next_version(more, error)
             if fuller is None:
                 fields = {"IMAGE": stored.name, "REFERENCE": stored.reference}
                 _log.warning("rejected: %s", error, extra={"fields": fields})
@@ -217,6 +220,15 @@ class Proxy:
 def _names(image: ServedImage) -> tuple[str, str]:
     """What a stored image was resolved by: the reference, and the place that it meant."""
     return str(image.reference), image.reference.policy_identity
+
+
+def _next_version(more: Iterator[StoredImage], rejection: PolicyRejectedError) -> StoredImage | None:
+    """The image with more signatures; a place that fails to tell whether it has any does not hide what others had."""
+    try:
+        return next(more, None)
+    except Error as error:
+        error.args = (f"{error} (what was found before is not enough: {rejection})", *error.args[1:])
+        raise
 
 
 def _side_shelf(image: ServedImage) -> str:

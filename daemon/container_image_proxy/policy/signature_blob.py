@@ -42,6 +42,11 @@ class UntrustedSignature:
     annotations: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
 
+    @property
+    def size(self) -> int:
+        """How many bytes it takes to keep it, about."""
+        return len(self.blob) + sum(len(key) + len(value) for key, value in self.annotations.items())
+
 
 def parse_signature_blob(blob: bytes, source: str) -> UntrustedSignature:
     """Read one signature blob; :class:`IntegrityError` if it is of no known format. ``source`` is for the receipt."""

@@ -31,6 +31,7 @@ from container_image_proxy.registry.proxies import parse_proxies
 from container_image_proxy.registry.referrers import (
     MAX_PAGES,
     first_page,
+    is_without_api,
     next_page,
     parse_referrers,
     referrers_tag,
@@ -87,31 +88,39 @@ class RegistryClient:
         tokens = Tokens(self._session, limits, trusted_realms=trusted_token_realms, clock=clock.now)
         self._api = DistributionApi(Login(self._session, tokens, keychain))
         self._health = Health(limits, clock.now)
-        self._suppliers: dict[str, Repository] = {}
+        self._suppliers: dict[Reference | Repository, Repository] = {}
 
     def prepare(self, reference: Reference) -> None:
         """Do what needs no network before the first request for ``reference``; raises :class:`Error` as that would."""
         for source in self._registries.pull_sources(reference):
             self._session.prepare(repository_of(source, tls_verify=self._tls_verify))
 
+    def supplier(self, reference: Reference) -> Repository:
+        """Where the last manifest of ``reference`` came from; before there is one, where it would be asked for first.
+
+        What belongs to that manifest can be asked for there and nowhere else: the methods below take such a place
+        instead of a reference.
+        """
+        return self._suppliers.get(reference) or self._attempts(reference).endpoint
+
     def fetch_manifest(
-        self, reference: Reference, digest: Digest | None = None, *, unless: Digest | None = None
+        self, where: Reference | Repository, digest: Digest | None = None, *, unless: Digest | None = None
     ) -> UntrustedManifest | None:
-        """The manifest or index that ``reference`` names, or the one in its repository with ``digest``.
+        """The manifest or index that ``where`` names, or the one in its repository with ``digest``.
 
         None only if that is the one with the digest ``unless``. Raises :class:`UnknownManifestError`,
         :class:`UpstreamError`, :class:`IntegrityError`.
         """
-        digest = digest or reference.digest
-        attempts = self._attempts(reference)
-        fetch = partial(self._fetch_manifest, digest=digest, unless=unless)
-        manifest = _ask(attempts, fetch)
-        self._suppliers[str(reference)] = attempts.endpoint
+        attempts = self._attempts(where)
+        manifest = _ask(attempts, partial(self._fetch_manifest, digest=digest, unless=unless))
+        if not isinstance(where, Repository):
+            self._suppliers[where] = attempts.endpoint
         return manifest
 
     def _fetch_manifest(
         self, repository: Repository, *, digest: Digest | None, unless: Digest | None
     ) -> UntrustedManifest | None:
+        digest = digest or repository.reference.digest
         name = str(digest) if digest is not None else repository.reference.tag
         headers = {"Accept": _ACCEPT} | ({"If-None-Match": f'"{unless}"'} if unless is not None else {})
         expected = _OK if unless is None else _OK_OR_UNCHANGED
@@ -131,13 +140,13 @@ class RegistryClient:
             raise InvalidManifestError(f"{reply.endpoint} sent a manifest of over {self._limits.manifest_size} bytes")
         return UntrustedManifest(raw, media_type)
 
-    def open_blob(self, reference: Reference, descriptor: Descriptor) -> Generator[bytes, None, None]:
+    def open_blob(self, where: Reference | Repository, descriptor: Descriptor) -> Generator[bytes, None, None]:
         """The blob's bytes, unverified, in chunks of at most ``CHUNK_SIZE``; see :class:`Download`.
 
         Raises, at the first chunk or between two, :class:`UnknownBlobError`, :class:`UpstreamError` or
         :class:`SizeMismatchError`. The ``urls`` of the descriptor are never fetched.
         """
-        attempts = self._attempts(reference, first=self._suppliers.get(str(reference)))
+        attempts = self._attempts(where, first=self._suppliers.get(where))
         open_at = partial(self._open_blob, descriptor=descriptor)
         return Download(open_at, attempts, descriptor.size, self._limits, self._clock).chunks()
 
@@ -146,18 +155,22 @@ class RegistryClient:
         path = f"blobs/{descriptor.digest}"
         return self._api.get(repository, path, phase="blob", headers=headers, expected=_OK_OR_PART)
 
-    def fetch_referrers(self, reference: Reference, digest: Digest, artifact_type: str) -> tuple[Descriptor, ...]:
-        """The manifests in the repository of ``reference`` that say they are about ``digest``, of ``artifact_type`` or
-        of a type that is not told; at most ``MAX_REFERRERS``.
+    def fetch_referrers(
+        self, where: Reference | Repository, digest: Digest, artifact_type: str
+    ) -> tuple[Descriptor, ...]:
+        """The manifests in that repository that say they are about ``digest``, of ``artifact_type`` or of a type that
+        is not told; at most ``MAX_REFERRERS``.
 
         Where the registry has no API for them, the index that clients keep under a tag. Raises
         :class:`UpstreamError` or :class:`IntegrityError`.
         """
         path = first_page(digest, artifact_type)
         try:
-            found = _ask(self._attempts(reference), partial(self._list_referrers, path=path))
-        except UnknownManifestError:
-            found = self._fetch_tagged_referrers(reference, digest)
+            found = _ask(self._attempts(where), partial(self._list_referrers, path=path))
+        except Error as error:
+            if not is_without_api(error):
+                raise
+            found = self._fetch_tagged_referrers(where, digest)
         return select_referrers(found, artifact_type)
 
     def _list_referrers(self, repository: Repository, *, path: str) -> tuple[Descriptor, ...]:
@@ -172,13 +185,14 @@ class RegistryClient:
             path = following
         raise RegistryError(f"{repository.domain} lists referrers on more than {MAX_PAGES} pages", phase="referrers")
 
-    def _fetch_tagged_referrers(self, reference: Reference, digest: Digest) -> tuple[Descriptor, ...]:
-        place = referrers_tag(reference, digest)
+    def _fetch_tagged_referrers(self, where: Reference | Repository, digest: Digest) -> tuple[Descriptor, ...]:
+        place = where if isinstance(where, Repository) else self.supplier(where)
+        place = place.with_tag(referrers_tag(digest))
         try:
             index = self.fetch_manifest(place)
         except UnknownManifestError:
             return ()
-        return parse_referrers(index, str(place)) if index is not None else ()
+        return parse_referrers(index, str(place.reference)) if index is not None else ()
 
     def fetch_document(self, url: str, *, limit: int) -> bytes | None:
         """The document at ``url`` (http or https), without any credentials; None if there is none (404).
@@ -204,8 +218,11 @@ class RegistryClient:
             )
         return document
 
-    def _attempts(self, reference: Reference, first: Repository | None = None) -> Attempts[Repository]:
-        sources = self._registries.pull_sources(reference)
+    def _attempts(self, where: Reference | Repository, *, first: Repository | None = None) -> Attempts[Repository]:
+        """Whom to ask: the one place, or all that may have the reference."""
+        if isinstance(where, Repository):
+            return Attempts((where,), self._health, self._limits, self._clock)
+        sources = self._registries.pull_sources(where)
         repositories = [repository_of(source, tls_verify=self._tls_verify) for source in sources]
         return Attempts(repositories, self._health, self._limits, self._clock, first=first)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from container_image_proxy.errors import (
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from container_image_proxy.config.limits import Limits
     from container_image_proxy.config.registries import PullSource
     from container_image_proxy.errors import Error
+    from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.reference import Reference
     from container_image_proxy.registry.origin import Origin
 
@@ -68,6 +69,14 @@ class Repository(Endpoint):
     def path(self) -> str:
         """The repository's path in the API (OCI distribution-spec, ``<name>``)."""
         return self.reference.path
+
+    def with_tag(self, tag: str) -> Repository:
+        """The same place, of which ``tag`` is meant."""
+        return replace(self, reference=self.reference.repository.with_tag(tag))
+
+    def with_digest(self, digest: Digest) -> Repository:
+        """The same place, of which ``digest`` is meant."""
+        return replace(self, reference=self.reference.repository.with_digest(digest))
 
 
 def repository_of(source: PullSource, *, tls_verify: bool | None) -> Repository:

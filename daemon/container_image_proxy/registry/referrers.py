@@ -6,10 +6,11 @@ Pure; asking is ``client``'s. OCI distribution-spec 1.1, "Listing Referrers" and
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, urlsplit
 
-from container_image_proxy.errors import InvalidManifestError, RegistryError
+from container_image_proxy.errors import InvalidManifestError, RegistryError, UnknownManifestError, UpstreamError
 from container_image_proxy.image.manifest import Index, parse_manifest
 from container_image_proxy.image.media_types import OCI_INDEX
 from container_image_proxy.registry.headers import parse_next_link
@@ -18,15 +19,16 @@ from container_image_proxy.registry.origin import parse_target
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from container_image_proxy.errors import Error
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.manifest import Descriptor, UntrustedManifest
-    from container_image_proxy.image.reference import Reference
     from container_image_proxy.registry.endpoints import Repository
     from container_image_proxy.registry.reply import Reply
 
 MAX_REFERRERS: Final = 128
 MAX_PAGES: Final = 16
 _TAG_DIGITS: Final = 64
+_NO_API: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_ACCEPTABLE})
 # Some clients enter the type of the artifact's configuration instead of its own, which for most is that of nothing.
 _UNTOLD: Final = frozenset({"", "application/vnd.oci.empty.v1+json"})
 
@@ -56,9 +58,17 @@ def next_page(reply: Reply, repository: Repository) -> str | None:
     return f"{parts.path.removeprefix(root)}?{parts.query}"
 
 
-def referrers_tag(reference: Reference, digest: Digest) -> Reference:
-    """Where clients keep the list of the referrers of ``digest`` in a registry without the API."""
-    return reference.repository.with_tag(f"{digest.algorithm}-{digest.hex[:_TAG_DIGITS]}")
+def is_without_api(error: Error) -> bool:
+    """Whether a failed request says that the registry has no such API: by 404, or as older ones answer to what they do
+    not know.
+    """
+    status = error.upstream_status if isinstance(error, UpstreamError) else None
+    return isinstance(error, UnknownManifestError) or status in _NO_API
+
+
+def referrers_tag(digest: Digest) -> str:
+    """The tag under which clients keep the list of the referrers of ``digest`` in a registry without the API."""
+    return f"{digest.algorithm}-{digest.hex[:_TAG_DIGITS]}"
 
 
 def parse_referrers(untrusted: UntrustedManifest, where: str) -> tuple[Descriptor, ...]:

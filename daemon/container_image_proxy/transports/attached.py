@@ -16,39 +16,39 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from container_image_proxy.image.manifest import Descriptor
-    from container_image_proxy.image.reference import Reference
     from container_image_proxy.registry.client import RegistryClient
+    from container_image_proxy.registry.endpoints import Repository
 
 MAX_SIGNATURE_SIZE: Final = 4 << 20
 
 
-def fetch_attached(registry: RegistryClient, place: Reference, media_type: str) -> Iterator[UntrustedSignature]:
+def fetch_attached(registry: RegistryClient, place: Repository, media_type: str) -> Iterator[UntrustedSignature]:
     """The layers of ``media_type`` of the image at ``place``; none if there is no such image.
 
     Raises :class:`UpstreamError` or :class:`IntegrityError`, also for one that is too much.
     """
     for layer in _layers(registry, place, media_type):
         if layer.size > MAX_SIGNATURE_SIZE:
-            raise InvalidManifestError(f"{place}: a signature has more than {MAX_SIGNATURE_SIZE} bytes")
+            raise InvalidManifestError(f"{place.reference}: a signature has more than {MAX_SIGNATURE_SIZE} bytes")
         blob = _fetch_blob(registry, place, layer)
-        yield UntrustedSignature("sigstore", blob, layer.media_type, layer.annotations, f"docker://{place}")
+        yield UntrustedSignature("sigstore", blob, layer.media_type, layer.annotations, f"docker://{place.reference}")
 
 
-def _fetch_blob(registry: RegistryClient, place: Reference, layer: Descriptor) -> bytes:
+def _fetch_blob(registry: RegistryClient, place: Repository, layer: Descriptor) -> bytes:
     try:
         return b"".join(verify_stream(registry.open_blob(place, layer), layer))
     except UnknownBlobError as error:  # not for the client to take for a blob of its own
-        raise RegistryError(f"{place}: the registry lacks a signature: {error}", phase="signature") from error
+        raise RegistryError(f"{place.reference}: the registry lacks a signature: {error}", phase="signature") from error
 
 
-def _layers(registry: RegistryClient, place: Reference, media_type: str) -> tuple[Descriptor, ...]:
+def _layers(registry: RegistryClient, place: Repository, media_type: str) -> tuple[Descriptor, ...]:
     try:
         untrusted = registry.fetch_manifest(place)
     except UnknownManifestError:
         return ()
     manifest = parse_manifest(untrusted) if untrusted is not None else None
     if not isinstance(manifest, Manifest):
-        raise InvalidManifestError(f"{place} is not an image of signatures")
+        raise InvalidManifestError(f"{place.reference} is not an image of signatures")
     if len(manifest.layers) > MAX_SIGNATURES:
-        raise InvalidManifestError(f"{place} has more than {MAX_SIGNATURES} signatures")
+        raise InvalidManifestError(f"{place.reference} has more than {MAX_SIGNATURES} signatures")
     return tuple(layer for layer in manifest.layers if layer.media_type == media_type)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from container_image_proxy.image.media_types import OCI_MANIFEST
 from container_image_proxy.policy.bundle import BUNDLE_MEDIA_TYPE
 from container_image_proxy.policy.statement import SIGN_PREDICATE
 from container_image_proxy.transports.attached import fetch_attached
@@ -17,23 +18,25 @@ if TYPE_CHECKING:
 
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.manifest import Descriptor
-    from container_image_proxy.image.reference import Reference
     from container_image_proxy.policy.signature_blob import UntrustedSignature
     from container_image_proxy.registry.client import RegistryClient
+    from container_image_proxy.registry.endpoints import Repository
 
 _PREDICATE: Final = "dev.sigstore.bundle.predicateType"
 
 
-def fetch_bundles(registry: RegistryClient, reference: Reference, digest: Digest) -> Iterator[UntrustedSignature]:
-    """The bundles that sign the manifest with ``digest`` in the repository of ``reference``.
+def fetch_bundles(registry: RegistryClient, repository: Repository, digest: Digest) -> Iterator[UntrustedSignature]:
+    """The bundles that sign the manifest with ``digest`` in its repository.
 
     Raises :class:`UpstreamError` or :class:`IntegrityError`.
     """
-    for referrer in registry.fetch_referrers(reference, digest, BUNDLE_MEDIA_TYPE):
+    for referrer in registry.fetch_referrers(repository, digest, BUNDLE_MEDIA_TYPE):
         if _may_sign(referrer):
-            place = reference.repository.with_digest(referrer.digest)
-            yield from fetch_attached(registry, place, BUNDLE_MEDIA_TYPE)
+            yield from fetch_attached(registry, repository.with_digest(referrer.digest), BUNDLE_MEDIA_TYPE)
 
 
 def _may_sign(referrer: Descriptor) -> bool:
-    return referrer.annotations.get(_PREDICATE, SIGN_PREDICATE) == SIGN_PREDICATE
+    """Whether it can hold a bundle: a manifest that is not said to be about something else."""
+    return (
+        referrer.media_type == OCI_MANIFEST and referrer.annotations.get(_PREDICATE, SIGN_PREDICATE) == SIGN_PREDICATE
+    )

@@ -7,7 +7,8 @@ signature that was not seen must not count as one that is not there. Verifies no
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
@@ -25,15 +26,16 @@ from container_image_proxy.transports.attached import MAX_SIGNATURE_SIZE, fetch_
 from container_image_proxy.transports.bundles import fetch_bundles
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterator
 
     from container_image_proxy.config.lookaside import LookasideConfiguration
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.reference import Reference
     from container_image_proxy.policy.signature_blob import SignatureKind
     from container_image_proxy.registry.client import RegistryClient
+    from container_image_proxy.registry.endpoints import Repository
 
-MAX_TOTAL_SIZE: Final = 8 << 20  # of all signatures of one manifest, which are kept as long as its snapshot
+MAX_TOTAL_SIZE: Final = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,36 +48,34 @@ class SignatureStorage:
     def fetch(
         self, reference: Reference, digest: Digest, kinds: Collection[SignatureKind]
     ) -> Iterator[tuple[UntrustedSignature, ...]]:
-        """The signatures of ``kinds`` for the manifest with ``digest`` in the repository of ``reference``.
+        """The signatures of ``kinds`` for the manifest with ``digest``, which came for ``reference``.
 
+        They are looked for where it came from, be that a mirror, and as registries.d says for the image's name there.
         Place by place, each asked when its turn comes: bundles, for which a registry has to be searched, are the last.
         Raises :class:`UpstreamError`, :class:`IntegrityError` or :class:`ConfigurationError`.
         """
-        kept = 0
-        for place in self._places(reference, digest, kinds):
-            signatures = tuple(_within_budget(place, MAX_TOTAL_SIZE - kept))
-            kept += sum(len(signature.blob) for signature in signatures)
-            yield signatures
+        budget = _Budget()
+        for place in self._places(self.registry.supplier(reference), digest, kinds):
+            yield tuple(budget.take(signature) for signature in place)
 
     def _places(
-        self, reference: Reference, digest: Digest, kinds: Collection[SignatureKind]
+        self, repository: Repository, digest: Digest, kinds: Collection[SignatureKind]
     ) -> Iterator[Iterator[UntrustedSignature]]:
-        if "simple" in kinds:
-            yield self._in_lookaside(reference, digest)
-        if "sigstore" in kinds and self.lookaside.use_sigstore_attachments(reference):
-            yield self._attachments(reference, digest)
-            yield fetch_bundles(self.registry, reference, digest)
+        if kinds:
+            yield self._in_lookaside(repository.reference, digest)
+        if "sigstore" in kinds and self.lookaside.use_sigstore_attachments(repository.reference):
+            yield self._attachments(repository, digest)
+            yield fetch_bundles(self.registry, repository, digest)
 
     def _in_lookaside(self, reference: Reference, digest: Digest) -> Iterator[UntrustedSignature]:
         """signature-1, signature-2, ... until one is missing."""
         base = self.lookaside.lookaside_base_url(reference)
-        for position in range(MAX_SIGNATURES):
+        for position in count():
             url = signature_url(base, digest, position)
             blob = self._load(url)
             if blob is None:
                 return
             yield parse_signature_blob(blob, url)
-        raise SourceError(f"{base} has more than {MAX_SIGNATURES} signatures for {digest}", phase="signature")
 
     def _load(self, url: str) -> bytes | None:
         parts = urlsplit(url)
@@ -90,17 +90,24 @@ class SignatureStorage:
         except ConfigurationError as error:
             raise SourceError(str(error), phase="signature", endpoint=parts.path) from error
 
-    def _attachments(self, reference: Reference, digest: Digest) -> Iterator[UntrustedSignature]:
+    def _attachments(self, repository: Repository, digest: Digest) -> Iterator[UntrustedSignature]:
         """The layers of the image that cosign tags ``sha256-<hex>.sig`` in the same repository."""
-        place = replace(reference, tag=f"{digest.algorithm}-{digest.hex}.sig", digest=None)
+        place = repository.with_tag(f"{digest.algorithm}-{digest.hex}.sig")
         return fetch_attached(self.registry, place, SIGNATURE_MEDIA_TYPE)
 
 
-def _within_budget(signatures: Iterable[UntrustedSignature], budget: int) -> Iterator[UntrustedSignature]:
-    for signature in signatures:
-        budget -= len(signature.blob)
-        if budget < 0:
-            raise SourceError(
-                f"{signature.source}: all signatures together exceed {MAX_TOTAL_SIZE} bytes", phase="signature"
-            )
-        yield signature
+@dataclass(slots=True)
+class _Budget:
+    """What may still come: of all signatures of one manifest, which are kept as long as its snapshot."""
+
+    signatures: int = MAX_SIGNATURES
+    size: int = MAX_TOTAL_SIZE
+
+    def take(self, signature: UntrustedSignature) -> UntrustedSignature:
+        """The signature, if it is not too much."""
+        self.signatures -= 1
+        self.size -= signature.size
+        if self.signatures < 0 or self.size < 0:
+            limit = f"{MAX_SIGNATURES} signatures or {MAX_TOTAL_SIZE} bytes"
+            raise SourceError(f"{signature.source}: the image has more than {limit} of them", phase="signature")
+        return signature
