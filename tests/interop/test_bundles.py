@@ -150,7 +150,8 @@ def test_what_says_that_it_is_no_signature_is_not_fetched(tmp_path: Path) -> Non
     with Upstream(by_path(made.routes)) as upstream:
         (reply,) = ask(tmp_path / "a", f"{upstream.authority}/os:1", by_key(), accept_unnamed=True)
         assert reply.status == 403
-        assert reply.json["reasons"] == ["sigstoreSigned: no sigstore signature was found"]
+        (reason,) = reply.json["reasons"]
+        assert reason.startswith("sigstoreSigned: no sigstore signature was found; use-sigstore-attachments in ")
         assert not any(made.artifacts[0].digest in path for path in upstream.paths())
 
 

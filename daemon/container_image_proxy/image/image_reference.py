@@ -19,6 +19,7 @@ class ImageReference:
 
     ``policy_identity`` is empty for a transport whose images policy cannot tell apart; ``policy_namespaces`` go from
     the most specific to the widest. ``docker_reference`` is None where the transport has no such name.
+    ``may_be_signed`` is False where the transport has no place for signatures.
     """
 
     transport: str
@@ -26,6 +27,7 @@ class ImageReference:
     docker_reference: Reference | None
     policy_identity: str
     policy_namespaces: tuple[str, ...]
+    may_be_signed: bool = True
 
     @property
     def pinned_digest(self) -> Digest | None:

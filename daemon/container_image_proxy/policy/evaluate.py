@@ -98,7 +98,8 @@ def _candidates(image: UnverifiedImage, *, require_instance_signature: bool) -> 
 
 def _subject(image: UnverifiedImage, document: Index | Manifest) -> Subject:
     documents = (image.manifest.raw,) if image.index is None else (image.index.raw, image.manifest.raw)
-    return Subject(document.raw, documents, image.reference.docker_reference, image.signatures.get(document.digest, ()))
+    reference, signatures = image.reference, image.signatures.get(document.digest, ())
+    return Subject(document.raw, documents, reference.docker_reference, signatures, reference.may_be_signed)
 
 
 def _make_receipt(

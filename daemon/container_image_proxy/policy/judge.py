@@ -30,12 +30,16 @@ if TYPE_CHECKING:
 
     from container_image_proxy.image.reference import Reference
     from container_image_proxy.policy.openpgp import Keyrings
-    from container_image_proxy.policy.signature_blob import UntrustedSignature
+    from container_image_proxy.policy.signature_blob import SignatureKind, UntrustedSignature
 
     Verify: TypeAlias = "Callable[[UntrustedSignature, Subject], Attestation]"
 
 _SHOWN_COMPLAINTS: Final = 8
 _SUPPORTED_KEY_TYPE: Final = "GPGKeys"
+_LOOKED_FOR: Final[dict[SignatureKind, str]] = {
+    "simple": "lookaside in registries.d says where they are looked for",
+    "sigstore": "use-sigstore-attachments in registries.d says whether they are looked for",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +47,14 @@ class Subject:
     """What signatures may be about: the bytes ``raw`` of an index or manifest, known as ``reference``.
 
     ``documents`` are all that the image consists of (its index, its manifest): a digest in the reference must be one of
-    theirs.
+    theirs. ``may_be_signed`` is False if there is no place where signatures could be.
     """
 
     raw: bytes
     documents: tuple[bytes, ...]
     reference: Reference | None
     signatures: tuple[UntrustedSignature, ...]
+    may_be_signed: bool = True
 
     @property
     def is_named(self) -> bool:
@@ -98,7 +103,7 @@ class Judge:
     def _judge_signatures(self, requirement: SignedBy | SigstoreSigned, subject: Subject) -> Verdict:
         signatures = [found for found in subject.signatures if found.kind == requirement.signature_kind]
         if not signatures:
-            return _rejected(requirement, f"no {requirement.signature_kind} signature was found")
+            return _rejected(requirement, _explain_absence(requirement.signature_kind, subject))
         if not subject.is_named:
             return _rejected(requirement, f"neither index nor manifest is the one that {subject.reference} names")
         try:
@@ -155,6 +160,12 @@ def _judge_each(
             return Verdict(requirement.type, True, str(attestation), (attestation.signer,), source)  # noqa: FBT003
     shown, hidden = complaints[:_SHOWN_COMPLAINTS], len(signatures) - _SHOWN_COMPLAINTS
     return _rejected(requirement, "; ".join(shown) + (f"; and {hidden} more do not count" if hidden > 0 else ""))
+
+
+def _explain_absence(kind: SignatureKind, subject: Subject) -> str:
+    if not subject.may_be_signed:
+        return f"no {kind} signature was found: the image's transport has no place for signatures"
+    return f"no {kind} signature was found; {_LOOKED_FOR[kind]}"
 
 
 def _place(signature: UntrustedSignature) -> str:

@@ -76,6 +76,7 @@ def parse(within: str) -> ImageReference:
         docker_reference=None,
         policy_identity=str(place),
         policy_namespaces=tuple(str(parent) for parent in parents if parent != Path("/")),
+        may_be_signed=False,
     )
 
 

@@ -18,6 +18,7 @@ from container_image_proxy.policy import judge
 from container_image_proxy.policy.evaluate import UnverifiedImage, VerifiedImage, evaluate, prepare
 from container_image_proxy.policy.model import Policy, parse_policy
 from container_image_proxy.policy.signature_blob import UntrustedSignature
+from container_image_proxy.transports.table import parse_image_reference
 from tests.support.gpg import Signer
 from tests.support.sigstore import make_key, make_payload, make_signature, public_pem
 from tests.unit.policy.test_evaluate import IMAGE, MANIFEST, REFERENCE, make_index
@@ -25,6 +26,8 @@ from tests.unit.policy.test_evaluate import IMAGE, MANIFEST, REFERENCE, make_ind
 INDEX = make_index(MANIFEST)
 OF_INDEX = replace(IMAGE, index=INDEX)
 NAME = "quay.io/example/os:1"
+UNSIGNED = "signedBy: no simple signature was found; lookaside in registries.d says where they are looked for"
+SIGSTORE_SIGNED = {"type": "sigstoreSigned", "keyPath": "/nonexistent"}
 
 
 def simple(
@@ -72,7 +75,18 @@ def test_a_signature_by_a_trusted_key_is_in_the_receipt(signer: Signer) -> None:
 
 def test_an_unsigned_image_is_rejected_without_starting_gpg(signer: Signer) -> None:
     wanted = policy(signed_by(signer, keyData="bm8ga2V5"))
-    assert reason(wanted, IMAGE, MANIFEST.digest) == "signedBy: no simple signature was found"
+    assert reason(wanted, IMAGE, MANIFEST.digest) == UNSIGNED
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting"), [("signedBy", "lookaside"), ("sigstoreSigned", "use-sigstore-attachments")]
+)
+def test_an_unsigned_image_is_rejected_with_what_can_be_done_about_it(signer: Signer, kind: str, setting: str) -> None:
+    wanted = policy({"signedBy": signed_by(signer), "sigstoreSigned": SIGSTORE_SIGNED}[kind])
+    assert f"; {setting} in registries.d says " in reason(wanted, IMAGE, MANIFEST.digest)
+    layout = replace(IMAGE, reference=parse_image_reference("oci:/srv/os"))
+    text = reason(wanted, layout, MANIFEST.digest)
+    assert text.endswith("signature was found: the image's transport has no place for signatures")
 
 
 def test_the_rejection_of_each_signature_is_told(signer: Signer) -> None:
@@ -121,7 +135,7 @@ def test_a_signed_index_or_a_signed_manifest_suffices(signer: Signer, signed: Di
 def test_what_is_wrong_with_the_indexs_signatures_is_told_after_the_manifests_reason(signer: Signer) -> None:
     found = simple(signer, INDEX.digest, "quay.io/other/image:1")
     assert reason(policy(signed_by(signer)), OF_INDEX, INDEX.digest, found) == (
-        "signedBy: no simple signature was found; of the index: the signature from lookaside/signature-1 by "
+        f"{UNSIGNED}; of the index: the signature from lookaside/signature-1 by "
         f"openpgp:{signer.fingerprint} is valid, but for 'quay.io/other/image:1'; {NAME} is wanted"
     )
 
@@ -132,7 +146,7 @@ def test_an_index_that_is_not_signed_or_does_not_matter_has_no_reason(signer: Si
     assert "of the index" not in reason(wanted, OF_INDEX, MANIFEST.digest, bad)
     assert reason(wanted, OF_INDEX, INDEX.digest, bad).count("of the index") == 1
     of_index = replace(OF_INDEX, signatures={INDEX.digest: (bad,)})
-    with pytest.raises(PolicyRejectedError, match=r"no simple signature was found$"):
+    with pytest.raises(PolicyRejectedError, match=f"{UNSIGNED}$"):
         evaluate(policy(signed_by(signer)), of_index, require_instance_signature=True)
 
 
@@ -163,8 +177,10 @@ def test_two_requirements_want_two_signatures(signer: Signer) -> None:
     cosign = make_signature(key, make_payload("quay.io/example/os", str(MANIFEST.digest)))
     receipt = judged(wanted, IMAGE, MANIFEST.digest, openpgp, cosign).receipt
     assert [identity.partition(":")[0] for identity in receipt.signed_by] == ["openpgp", "sigstore-key"]
-    assert reason(wanted, IMAGE, MANIFEST.digest, openpgp) == "sigstoreSigned: no sigstore signature was found"
-    assert reason(wanted, IMAGE, MANIFEST.digest, cosign) == "signedBy: no simple signature was found"
+    assert reason(wanted, IMAGE, MANIFEST.digest, openpgp).startswith(
+        "sigstoreSigned: no sigstore signature was found; "
+    )
+    assert reason(wanted, IMAGE, MANIFEST.digest, cosign) == UNSIGNED
 
 
 def test_a_digest_in_the_reference_must_be_the_images(signer: Signer) -> None:
