@@ -8,13 +8,15 @@ of ``registries_conf``.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.errors import InvalidReferenceError
 from container_image_proxy.image.reference import Reference, names_domain, parse_reference
 
 if TYPE_CHECKING:
     from container_image_proxy.config.registries import Registries
+
+_LOCAL: Final = "localhost"
 
 
 def parse_short_name(text: str) -> str:
@@ -65,6 +67,16 @@ def resolve_short_name(registries: Registries, text: str) -> tuple[Reference, ..
         choices = ", ".join(str(candidate) for candidate in _search(searched, text))
         raise InvalidReferenceError(f"{text!r} is ambiguous: say the registry, or add an alias; it may be {choices}")
     return _search(searched, text)
+
+
+def local_names(registries: Registries, text: str) -> tuple[Reference, ...]:
+    """The names that an image typed as ``text`` may have in local storage; to look there is to ask, not to guess."""
+    typed = parse_reference(text)
+    if names_domain(text):
+        return (typed.with_default_tag(),)
+    alias = resolve_alias(registries, _strip(text))
+    aliased = () if alias is None else (_complete(alias, typed),)
+    return (*aliased, *_search((_LOCAL, *registries.unqualified_search_registries), text))
 
 
 def _strip(text: str) -> str:
