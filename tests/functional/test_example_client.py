@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +49,33 @@ def test_it_fetches_every_part(daemon: RunningDaemon, image: StoredImage, tmp_pa
     names = ["manifest.json", "config.json", *(digest.removeprefix("sha256:") for digest in image.layer_digests)]
     fetched = [(tmp_path / "fetched" / name).read_bytes() for name in names]
     assert fetched == [image.manifest, image.config, *image.layers]
+
+
+def test_all_parts_are_of_the_version_whose_manifest_was_fetched(
+    daemon: RunningDaemon, layout: Layout, image: StoredImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tag moves, and another client lets the daemon know, when this one has its manifest."""
+    loader = SourceFileLoader("client", str(CLIENT))
+    client = module_from_spec(spec_from_loader("client", loader))  # type: ignore[arg-type]
+    loader.exec_module(client)
+    get = client.get
+
+    def get_while_the_tag_moves(connection: Any, path: str) -> Any:
+        response = get(connection, path)
+        if path == "/manifest":
+            newer = layout.image([layer_tar({"newer": b""})], name="1")
+            until = time.monotonic() + 30
+            while daemon.get("/manifest").headers["manifest-digest"] != newer.digest and time.monotonic() < until:
+                pass
+        return response
+
+    monkeypatch.setattr(client, "get", get_while_the_tag_moves)
+    connection = client.UnixConnection(str(daemon.socket))
+    with contextlib.closing(connection):
+        client.fetch_image(connection, tmp_path, None)
+    assert daemon.get("/config").headers["manifest-digest"] != image.digest
+    assert (tmp_path / "manifest.json").read_bytes() == image.manifest
+    assert (tmp_path / "config.json").read_bytes() == image.config
 
 
 @pytest.mark.demand("DIG-blob-mismatch")
