@@ -24,7 +24,8 @@ _DOMAIN_COMPONENT = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
 _DOMAIN = rf"{_DOMAIN_COMPONENT}(?:\.{_DOMAIN_COMPONENT})*(?::[0-9]+)?"
 _PATH_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _PATH = rf"{_PATH_COMPONENT}(?:/{_PATH_COMPONENT})*"
-_TAG = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
+MAX_TAG_LENGTH: Final = 128
+_TAG = rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{MAX_TAG_LENGTH - 1}}}"
 _DIGEST = r"[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}"
 
 _DOMAIN_PATTERN: Final = re.compile(_DOMAIN)
@@ -80,7 +81,9 @@ class Reference:
     def with_tag(self, tag: str) -> Reference:
         """The same name with another tag."""
         if not _TAG_PATTERN.fullmatch(tag):
-            raise InvalidReferenceError(f"{tag[:_SHOWN]!r} is not a tag: letters, digits, '_', '.', '-', 128 at most")
+            raise InvalidReferenceError(
+                f"{tag[:_SHOWN]!r} is not a tag: letters, digits, '_', '.', '-', {MAX_TAG_LENGTH} at most"
+            )
         return replace(self, tag=tag)
 
     def with_digest(self, digest: Digest) -> Reference:

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 from container_image_proxy.config.lookaside import signature_url
 from container_image_proxy.config.trusted_file import load_trusted_file_if_present
 from container_image_proxy.errors import ConfigurationError, SourceError
+from container_image_proxy.image.reference import MAX_TAG_LENGTH
 from container_image_proxy.policy.signature_blob import (
     MAX_SIGNATURES,
     SIGNATURE_MEDIA_TYPE,
@@ -92,8 +93,10 @@ class SignatureStorage:
 
     def _attachments(self, repository: Repository, digest: Digest) -> Iterator[UntrustedSignature]:
         """The layers of the image that cosign tags ``sha256-<hex>.sig`` in the same repository."""
-        place = repository.with_tag(f"{digest.algorithm}-{digest.hex}.sig")
-        return fetch_attached(self.registry, place, SIGNATURE_MEDIA_TYPE)
+        tag = f"{digest.algorithm}-{digest.hex}.sig"
+        if len(tag) > MAX_TAG_LENGTH:  # that of a longer digest, which thus cannot exist
+            return iter(())
+        return fetch_attached(self.registry, repository.with_tag(tag), SIGNATURE_MEDIA_TYPE)
 
 
 @dataclass(slots=True)

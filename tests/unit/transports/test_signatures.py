@@ -11,7 +11,7 @@ import pytest
 
 from container_image_proxy.config.lookaside import LookasideConfiguration, Section
 from container_image_proxy.errors import SourceError
-from container_image_proxy.image.digest import digest_of
+from container_image_proxy.image.digest import Digest, digest_of
 from container_image_proxy.image.manifest import Descriptor, UntrustedManifest
 from container_image_proxy.image.media_types import OCI_MANIFEST
 from container_image_proxy.image.reference import parse_reference
@@ -48,11 +48,11 @@ class Attachments:
         return ()
 
 
-def fetch(lookaside: Path, attachments: Attachments) -> list[int]:
+def fetch(lookaside: Path, attachments: Attachments, digest: Digest = DIGEST) -> list[int]:
     """How many signatures each place gave."""
     for_all = Section(lookaside=lookaside.as_uri(), use_sigstore_attachments=True)
     storage = SignatureStorage(LookasideConfiguration("/none", for_all), cast("RegistryClient", attachments))
-    return [len(found) for found in storage.fetch(IMAGE, DIGEST, {"simple", "sigstore"})]
+    return [len(found) for found in storage.fetch(IMAGE, digest, {"simple", "sigstore"})]
 
 
 def write_signatures(directory: Path, count: int, size: int = 1) -> None:
@@ -68,6 +68,10 @@ def test_the_places_share_one_bound_of_signatures(tmp_path: Path) -> None:
     assert fetch(tmp_path, Attachments(28)) == [100, 28, 0]
     with pytest.raises(SourceError, match="more than 128 signatures"):
         fetch(tmp_path, Attachments(29))
+
+
+def test_a_digest_that_is_too_long_for_a_tag_has_no_attachment(tmp_path: Path) -> None:
+    assert fetch(tmp_path, Attachments(1), digest_of(b"the manifest", "sha512")) == [0, 0, 0]
 
 
 @pytest.mark.demand("LIM-signatures")
