@@ -74,14 +74,20 @@ def load_lookaside(*, directory: Path | None, home: Path | None, uid: int, root:
 
     :class:`ConfigurationError` names file, place and reason; a scope that two files configure is one, too.
     """
-    own = home / _USER_STORAGE if home is not None and uid != 0 else None
-    merged = LookasideConfiguration(built_in=str(own if own is not None else root / _SYSTEM_STORAGE))
+    merged = LookasideConfiguration(built_in=str(_built_in_storage(home, uid, root)))
     for file in list_files(directory or _default_directory(home, root)):
         if file.suffix == ".yaml":
             merged = _merge(
                 merged, parse_registries_d(load_trusted_file(file, limit=MAX_FILE_SIZE), str(file)), str(file)
             )
     return merged
+
+
+def _built_in_storage(home: Path | None, uid: int, root: Path) -> Path:
+    """The user's own storage; the system's for root, and for a service (``DynamicUser=``), whose home is ``/``."""
+    if home is None or home == root or uid == 0:
+        return root / _SYSTEM_STORAGE
+    return home / _USER_STORAGE
 
 
 def _default_directory(home: Path | None, root: Path) -> Path:

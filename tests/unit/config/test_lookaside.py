@@ -63,12 +63,17 @@ def test_staging_storage_is_not_read() -> None:
     assert url(text) == "https://l.example/example/os"
 
 
-def test_the_built_in_storage_depends_on_the_user(tmp_path: Path) -> None:
-    def built_in(uid: int) -> str:
-        return load_lookaside(directory=None, home=tmp_path, uid=uid, root=tmp_path).lookaside_base_url(IMAGE)
-
-    assert built_in(0) == f"file://{tmp_path}/var/lib/containers/sigstore/example/os"
-    assert built_in(1000) == f"file://{tmp_path}/.local/share/containers/sigstore/example/os"
+@pytest.mark.parametrize(
+    ("uid", "home", "expected"),
+    [
+        (0, "root", "var/lib/containers/sigstore"),
+        (1000, "home/a", "home/a/.local/share/containers/sigstore"),
+        (61184, "", "var/lib/containers/sigstore"),
+    ],
+)
+def test_the_built_in_storage_depends_on_the_user(tmp_path: Path, uid: int, home: str, expected: str) -> None:
+    found = load_lookaside(directory=None, home=tmp_path / home, uid=uid, root=tmp_path)
+    assert found.lookaside_base_url(IMAGE) == f"file://{tmp_path}/{expected}/example/os"
 
 
 def test_the_users_directory_comes_before_the_systems(tmp_path: Path) -> None:
