@@ -36,7 +36,8 @@ class KeySource:
 
 
 def load_keys(source: KeySource) -> tuple[bytes, ...]:
-    """The content of every file, read anew, so that a replaced key counts at once; or the bytes of the policy itself.
+    """The content of every file, read anew, so that a replaced key counts for the next image that is judged; or the
+    bytes of the policy itself. What was judged before is not judged again: that takes a reload.
 
     A file that is missing, too large, or that others could have written is a :class:`ConfigurationError`.
     """
