@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import TypeVar, cast
+from typing import Final, TypeVar, cast
 
 from container_image_proxy.errors import InvalidInputError
 from container_image_proxy.policy.key_source import KeySource
 
 _T = TypeVar("_T")
+_INT64: Final = range(-(1 << 63), 1 << 63)
 _JSON_NAMES = {dict: "an object", list: "an array", str: "a string", int: "an integer"}
 
 
@@ -38,6 +39,10 @@ class Fields:
         """Whether ``key`` is there and not taken yet."""
         return key in self._left
 
+    def has_value(self, key: str) -> bool:
+        """Whether ``key`` is there, not taken yet, and not null."""
+        return self._left.get(key) is not None
+
     def take(self, key: str) -> object:
         """The value of a key that must be there, as it is."""
         if key not in self._left:
@@ -49,9 +54,12 @@ class Fields:
         return _typed(self.take(key), str, self._at(key))
 
     def integer(self, key: str) -> int:
-        """An integer that must be there; a number with an integral value counts (JSON has one kind of number)."""
+        """An integer of 64 bits that must be there; a number with an integral value counts, as JSON has one kind."""
         value = self.take(key)
-        return int(value) if isinstance(value, float) and value.is_integer() else _typed(value, int, self._at(key))
+        number = int(value) if isinstance(value, float) and value.is_integer() else _typed(value, int, self._at(key))
+        if number not in _INT64:
+            raise InvalidInputError(f"{self._at(key)}: must be an integer of 64 bits")
+        return number
 
     def data(self, key: str) -> bytes:
         """Base64-encoded bytes that must be there."""

@@ -79,15 +79,15 @@ def _parse_payload(raw: bytes, expected_type: str) -> Claim:
 
 
 def _check_optional(value: object, *, null_allowed: bool) -> None:
-    """The signing program's notes, which decide nothing; others may stand beside them. cosign writes null if there are
-    none.
+    """The signing program's notes, which decide nothing; others may stand beside them. Any may be null, and cosign
+    writes null if there are none.
     """
     if value is None and null_allowed:
         return
     optional = Fields(value, "optional")
-    if optional.has("creator"):
+    if optional.has_value("creator"):
         optional.text("creator")
-    if optional.has("timestamp"):
+    if optional.has_value("timestamp"):
         optional.integer("timestamp")
 
 

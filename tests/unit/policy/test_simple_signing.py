@@ -50,11 +50,21 @@ def test_the_kinds_of_payload_are_not_mixed_up() -> None:
         parse_claim(payload(), COSIGN)
 
 
-@pytest.mark.parametrize("timestamp", [True, 0.5, "7", None])
-def test_a_timestamp_is_a_whole_number(timestamp: object) -> None:
-    assert parse_claim(payload(optional={"timestamp": 7.0}), ATOMIC)
+@pytest.mark.parametrize("timestamp", [7, 7.0, -1, (1 << 63) - 1, None])
+def test_a_timestamp_is_a_whole_number_or_null(timestamp: object) -> None:
+    assert parse_claim(payload(optional={"timestamp": timestamp}), ATOMIC)
+
+
+@pytest.mark.parametrize("timestamp", [True, 0.5, "7", 1 << 63, -(1 << 63) - 1, 10**30, 1e300, {}])
+def test_any_other_timestamp_is_refused(timestamp: object) -> None:
     with pytest.raises(SignatureRejectedError, match="timestamp"):
         parse_claim(payload(optional={"timestamp": timestamp}), ATOMIC)
+
+
+def test_a_creator_is_text_or_null() -> None:
+    assert parse_claim(payload(optional={"creator": None}), ATOMIC)
+    with pytest.raises(SignatureRejectedError, match="creator"):
+        parse_claim(payload(optional={"creator": 1}), ATOMIC)
 
 
 @pytest.mark.parametrize("place", [b'{"critical"', b'{"type"', b'{"docker-manifest-digest"', b'{"docker-reference"'])
