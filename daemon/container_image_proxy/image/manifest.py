@@ -15,10 +15,10 @@ from container_image_proxy.image.descriptor import Descriptor, as_list, parse_de
 from container_image_proxy.image.digest import Digest, digest_of
 from container_image_proxy.image.media_types import (
     DOCKER_MANIFEST,
-    IMAGE_TYPES,
     INDEX_TYPES,
     OCI_INDEX,
     OCI_LAYER_OF,
+    OCI_MANIFEST,
     guess_media_type,
     verify_supported,
 )
@@ -89,6 +89,7 @@ class Index:
 def parse_manifest(untrusted: UntrustedManifest) -> Manifest | Index:
     """Read a manifest or index as what its source declared it to be, and only an undeclared one by its own looks.
 
+    One exception: a manifest that was delivered as OCI's and calls itself Docker's is Docker's, and can be converted.
     :class:`InvalidManifestError` for everything that cannot be used: see the module's first lines.
     """
     if len(untrusted.raw) > MAX_MANIFEST_SIZE:
@@ -97,7 +98,8 @@ def parse_manifest(untrusted: UntrustedManifest) -> Manifest | Index:
     media_type = verify_supported(untrusted.media_type or guess_media_type(document))
     if media_type in INDEX_TYPES:
         return _parse_index(untrusted.raw, document, media_type)
-    return _parse_image(untrusted.raw, document, media_type)
+    calls_itself_docker = document.get("mediaType") == DOCKER_MANIFEST
+    return _parse_image(untrusted.raw, document, DOCKER_MANIFEST if calls_itself_docker else media_type)
 
 
 def verify_unambiguous(document: Mapping[str, object], media_type: str, allowed: Collection[str]) -> None:
@@ -133,7 +135,7 @@ def _available(index: Index) -> str:
 
 def _parse_image(raw: bytes, document: Mapping[str, object], media_type: str) -> Manifest:
     verify_unambiguous(document, media_type, _IMAGE_FIELDS)
-    _verify_header(document, [DOCKER_MANIFEST] if media_type == DOCKER_MANIFEST else [*IMAGE_TYPES, None])
+    _verify_header(document, [DOCKER_MANIFEST] if media_type == DOCKER_MANIFEST else [OCI_MANIFEST, None])
     config = parse_descriptor(document.get("config"), "config", max_size=MAX_CONFIG_SIZE)
     layers = _parse_descriptors(document, "layers")
     if media_type == DOCKER_MANIFEST:

@@ -73,6 +73,13 @@ def test_the_bytes_are_the_same_whatever_the_formatting_of_the_original() -> Non
     assert to_oci(manifest).raw == to_oci(manifest_of(document)).raw
 
 
+def test_a_docker_manifest_that_was_delivered_as_oci_is_converted_all_the_same() -> None:
+    document = docker_manifest()
+    manifest = parse_manifest(UntrustedManifest(json.dumps(document).encode(), OCI_MANIFEST))
+    assert isinstance(manifest, Manifest)
+    assert to_oci(manifest).raw == to_oci(manifest_of(document)).raw
+
+
 @given(DOCKER_MANIFESTS)
 def test_every_blob_keeps_everything_but_its_type(document: JSONObject) -> None:
     manifest = manifest_of(document)
