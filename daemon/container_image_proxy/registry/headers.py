@@ -13,7 +13,7 @@ from container_image_proxy.errors import RegistryError
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII)
 _WORD = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _PARAMETER = rf'\s*;\s*{_WORD}=(?:{_WORD}|"(?:[^"\\]|\\.)*")'
-_MEDIA_TYPE: Final = re.compile(rf"\s*({_WORD}(?:/{_WORD})?)(?:{_PARAMETER})*\s*;?\s*")
+_MEDIA_TYPE: Final = re.compile(rf"\s*({_WORD}(?:/{_WORD})?)(?:{_PARAMETER})*\s*(?:;\s*)?")
 _WARNING: Final = re.compile(r'299 - "((?:[^"\\]|\\.)*)"', re.DOTALL)
 _ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
 _LINK: Final = re.compile(rf"<([^<>]*)>((?:{_PARAMETER})*)")
