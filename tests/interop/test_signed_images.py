@@ -211,15 +211,7 @@ def test_a_lookaside_ends_with_404_and_everything_else_fails_closed(
     policy, signer = signed_upstream_policy
     stored = single_image(tmp_path / "layout")
     with Upstream(answering(404)) as upstream:
-        payload = {
-            "critical": {
-                "identity": {"docker-reference": f"{upstream.authority}/os:1"},
-                "image": {"docker-manifest-digest": stored.digest},
-                "type": "atomic container signature",
-            },
-            "optional": {},
-        }
-        signature = signer.sign(json.dumps(payload).encode())
+        signature = signer.sign_image(f"{upstream.authority}/os:1", stored.digest)
         routes = {
             "/signature-1": first or content(signature),
             "/signature-2": answering(404),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -66,15 +65,8 @@ def test_lookaside_storage_is_that_of_the_place_that_supplied_the_image(tmp_path
         fleet = Fleet(
             tmp_path, origin, mirror, {"type": "signedBy", "keyType": "GPGKeys", "keyPath": f"{tmp_path}/key.gpg"}
         )
-        claim = {
-            "critical": {
-                "identity": {"docker-reference": fleet.reference.partition("@")[0] + ":1"},
-                "image": {"docker-manifest-digest": fleet.stored.digest},
-                "type": "atomic container signature",
-            },
-            "optional": {},
-        }
-        signature = signer.sign(json.dumps(claim).encode())
+        signed_name = fleet.reference.partition("@")[0] + ":1"
+        signature = signer.sign_image(signed_name, fleet.stored.digest)
         mirror.handler = serving(image(fleet.stored, tag="1"))
         with Upstream(by_path({"/signature-1": content(signature)})) as lookaside:
             fleet.signatures_of(mirror if named == "mirror" else origin, lookaside=f"{lookaside.url}/x")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -42,6 +43,15 @@ class Signer:
     def sign(self, content: bytes, *options: str) -> bytes:
         """A message as simple signing has it: the content inside the signature."""
         return self.gpg(*options, "--sign", stdin=content)
+
+    def sign_image(self, reference: str, digest: str) -> bytes:
+        """A simple signing signature: this reference is the image with this digest."""
+        critical = {
+            "type": "atomic container signature",
+            "image": {"docker-manifest-digest": digest},
+            "identity": {"docker-reference": reference},
+        }
+        return self.sign(json.dumps({"critical": critical, "optional": {}}).encode())
 
 
 @pytest.fixture(scope="module")

@@ -137,11 +137,18 @@ def signature_bytes(signature: UntrustedSignature) -> bytes:
     return base64.b64decode(signature.annotations["dev.cosignproject.cosign/signature"])
 
 
-def attachment(layout: Layout, key: PrivateKey, reference: str, digest: str) -> StoredImage:
-    """The image of one signature, named ``x``, that cosign pushes beside the image, tagged after its digest."""
+def attachment(
+    layout: Layout, key: PrivateKey, reference: str, digest: str, *, certificate: bytes = b"", chain: bytes = b""
+) -> StoredImage:
+    """The image of one signature, named ``x``, that cosign pushes beside the image, tagged after its digest.
+
+    ``certificate`` of the key, and the authorities above it, are PEM.
+    """
     payload = make_payload(reference, digest)
     layer = layout.blob(payload, SIGNATURE_MEDIA_TYPE)
     layer["annotations"] = {"dev.cosignproject.cosign/signature": encode(sign(key, payload))}
+    certificates = {"certificate": certificate, "chain": chain}
+    layer["annotations"] |= {f"dev.sigstore.cosign/{name}": pem.decode() for name, pem in certificates.items() if pem}
     rootfs = {"type": "layers", "diff_ids": [layer["digest"]]}
     config = encode_json({"architecture": "", "os": "", "rootfs": rootfs})
     manifest = {

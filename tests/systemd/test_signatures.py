@@ -27,7 +27,7 @@ class Signed:
 
 
 @pytest.fixture(scope="module")
-def signed(machine: Machine) -> Iterator[Signed]:
+def signed(machine: Machine, signer: Signer) -> Iterator[Signed]:
     """An image in a registry in the machine, its signature where skopeo keeps those of root by itself."""
     configuration = {
         "version": 0.1,
@@ -44,28 +44,22 @@ def signed(machine: Machine) -> Iterator[Signed]:
     for name in IMAGES:
         push = ["skopeo", "copy", "--dest-tls-verify=false", "--insecure-policy", source.reference()]
         machine.run(*push, f"docker://{REGISTRY}/{name}:1")
-    with Signer() as signer:
-        write_signature(machine, signer, stored.digest)
-        key = machine.root / "etc/pki/containers/signer.gpg"
-        key.parent.mkdir(parents=True, exist_ok=True)
-        key.write_bytes(signer.public_key)
-        key.chmod(0o644)
-        yield Signed(stored, signer.fingerprint)
+    write_signature(machine, signer, stored.digest)
+    key = machine.root / "etc/pki/containers/signer.gpg"
+    key.parent.mkdir(parents=True, exist_ok=True)
+    key.write_bytes(signer.public_key)
+    key.chmod(0o644)
+    yield Signed(stored, signer.fingerprint)
     machine.systemctl("stop", "signed-registry.service")
 
 
 def write_signature(machine: Machine, signer: Signer, digest: str) -> None:
-    critical = {
-        "identity": {"docker-reference": f"{REGISTRY}/signed:1"},
-        "image": {"docker-manifest-digest": digest},
-        "type": "atomic container signature",
-    }
     storage = machine.root / "var/lib/containers/sigstore"
     place = storage / f"signed@{digest.replace(':', '=')}"
     place.mkdir(parents=True, exist_ok=True)
     for directory in (storage.parent, storage, place):
         directory.chmod(0o755)
-    (place / "signature-1").write_bytes(signer.sign(json.dumps({"critical": critical, "optional": {}}).encode()))
+    (place / "signature-1").write_bytes(signer.sign_image(f"{REGISTRY}/signed:1", digest))
 
 
 @pytest.fixture

@@ -33,13 +33,7 @@ SIGSTORE_SIGNED = {"type": "sigstoreSigned", "keyPath": "/nonexistent"}
 def simple(
     signer: Signer, digest: Digest, name: str = NAME, source: str = "lookaside/signature-1"
 ) -> UntrustedSignature:
-    critical = {
-        "type": "atomic container signature",
-        "image": {"docker-manifest-digest": str(digest)},
-        "identity": {"docker-reference": name},
-    }
-    content = json.dumps({"critical": critical, "optional": {}}).encode()
-    return UntrustedSignature("simple", signer.sign(content), source=source)
+    return UntrustedSignature("simple", signer.sign_image(name, str(digest)), source=source)
 
 
 def policy(*requirements: object) -> Policy:
