@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
+from container_image_proxy import cancellation
 from container_image_proxy.config.limits import MIB
 from container_image_proxy.errors import Error, UpstreamError
 from container_image_proxy.registry.endpoints import Endpoint
@@ -34,7 +35,7 @@ class Clock:
     """Monotonic time and sleeping, both in seconds."""
 
     now: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
+    sleep: Callable[[float], None] = cancellation.sleep
 
 
 def has_progressed(offset: int, last_retry_offset: int | None, since_last_retry: float) -> bool:

@@ -19,6 +19,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
+from container_image_proxy import cancellation
 from container_image_proxy.registry.reach import Reach, verify_reach
 from container_image_proxy.registry.wire import PunctualSocket, current_reach, note_connected
 
@@ -84,7 +85,7 @@ def _race(addresses: Sequence[Address], deadline: float) -> PunctualSocket:
         while waiting or selector.get_map():
             if waiting:
                 failure = _start(waiting.pop(0), contenders, selector) or failure
-            for contender in _settled(selector, deadline, hurry=bool(waiting)):
+            for contender in _settled(selector, deadline):
                 code = contender.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if code == 0:
                     return _detached(contender)
@@ -106,16 +107,15 @@ def _start(address: Address, contenders: contextlib.ExitStack, selector: selecto
     return None
 
 
-def _settled(selector: selectors.BaseSelector, deadline: float, *, hurry: bool) -> list[PunctualSocket]:
-    """Those that succeeded or failed, no longer watched; waits for one, only a moment if there are others to start."""
+def _settled(selector: selectors.BaseSelector, deadline: float) -> list[PunctualSocket]:
+    """Those that succeeded or failed, no longer watched; waits a moment for one."""
+    cancellation.check()
     left = deadline - monotonic()
     if left <= 0:
         raise TimeoutError("timed out")
     if not selector.get_map():
         return []
-    settled = [
-        cast("PunctualSocket", key.fileobj) for key, _ in selector.select(min(left, _STAGGER) if hurry else left)
-    ]
+    settled = [cast("PunctualSocket", key.fileobj) for key, _ in selector.select(min(left, _STAGGER))]
     for contender in settled:
         selector.unregister(contender)
     return settled

@@ -2,7 +2,7 @@
 
 A socket's own time-out bounds each wait, not their sum: who sends a byte now and then would hold a thread for ever.
 So every exchange runs in steps (the head; one read of the body), and the sockets consult the current :func:`step` at
-each receive.
+each receive, and while they wait whether anybody still wants what they wait for.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
+from container_image_proxy import cancellation
 from container_image_proxy.config.limits import KIB
 from container_image_proxy.registry.reach import Reach
 
@@ -92,13 +93,22 @@ class _Punctual(socket.socket):
         if running is None:
             return super().recv_into(buffer, nbytes or 0, flags)
         try:
-            patience = running.patience()
-            if patience != self.gettimeout():
-                self.settimeout(patience)
-            return super().recv_into(buffer, nbytes or 0, flags)
+            return self._receive(running.patience(), buffer, nbytes or 0, flags)
         except OSError as error:
             self._broken = running.failure = error
             return 0
+
+    def _receive(self, seconds: float, *arguments: Any) -> int:
+        """Receive within ``seconds``, or not at all once nobody waits for it."""
+        end = monotonic() + seconds
+        while (left := end - monotonic()) > 0:
+            cancellation.check()
+            patience = min(left, cancellation.SLICE)
+            if patience != self.gettimeout():
+                self.settimeout(patience)
+            with contextlib.suppress(TimeoutError):
+                return super().recv_into(*arguments)
+        raise TimeoutError("nothing came")
 
 
 class PunctualSocket(_Punctual):
@@ -117,7 +127,9 @@ class PunctualTLSSocket(_Punctual, ssl.SSLSocket):
         return received + self._fill(memoryview(buffer)[received:size])
 
     def _fill(self, view: memoryview) -> int:
-        """Read records until the step's time is over or something happens; the next receive then tells what."""
+        """Read records until none comes for a while, the step's time is over or something happens; the next receive
+        then tells what.
+        """
         running, records = _current.get(), self._sslobj  # type: ignore[attr-defined]  # not in its stubs
         filled = 0
         if running is None or records is None:
@@ -128,7 +140,7 @@ class PunctualTLSSocket(_Punctual, ssl.SSLSocket):
                 if count == 0:
                     break
                 filled += count
-        except ssl.SSLEOFError:
+        except (ssl.SSLEOFError, TimeoutError):
             pass
         except OSError as error:
             self._broken = running.failure = error

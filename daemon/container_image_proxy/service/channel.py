@@ -44,6 +44,11 @@ class Channel(abc.ABC):
         self._writable: select.poll | None = None
         self._stopped = False
 
+    @property
+    def descriptor(self) -> int:
+        """The one that hangs up (poll(2)) when the client has left."""
+        return self._writing
+
     def receive(self, seconds: float) -> bytes:
         """What the client sent next, 64 KiB at most, ``b""`` at its end; :class:`PeerStalledError` after that time."""
         deadline = time.monotonic() + seconds

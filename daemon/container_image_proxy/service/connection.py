@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Final, cast
 
 import h11
 
+from container_image_proxy import cancellation
+from container_image_proxy.cancellation import Cancellation, CancelledError
 from container_image_proxy.errors import Error
 from container_image_proxy.service.access_log import AccessRecord, Outcome, log_access
 from container_image_proxy.service.channel import PeerGoneError, PeerStalledError
@@ -44,12 +46,14 @@ class Connection:
         self._limits = limits
         self._protocol = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.head_bytes)
         self._received = HeadBuffer(limits.head_bytes)
+        self._cancellation = Cancellation()
         self._finishing = False
 
     def run(self) -> None:
         """Serve until the client or we have had enough."""
         try:
-            self._serve()
+            with cancellation.under(self._cancellation):
+                self._serve()
         except PeerGoneError as error:
             _log.debug("connection of %s: %s", self.peer, error)
         except Exception:  # noqa: BLE001 - a defect, told with its traceback, ends this connection only
@@ -59,6 +63,10 @@ class Connection:
         """From another thread: answer what has already been asked, then close."""
         self._finishing = True
         self.channel.stop_reading()
+
+    def abandon(self) -> None:
+        """From another thread: nobody is there any more for the answer."""
+        self._cancellation.cancel()
 
     def _serve(self) -> None:
         started = time.monotonic()
@@ -119,7 +127,7 @@ class Connection:
             return Outcome.REFUSED
         except PeerStalledError:
             return Outcome.STALLED
-        except PeerGoneError:
+        except (PeerGoneError, CancelledError):
             return Outcome.DISCONNECTED
         except Exception as error:  # noqa: BLE001 - whatever an application raises ends its answer, not the server
             return self._fail(exchange, error)

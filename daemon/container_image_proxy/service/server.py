@@ -1,8 +1,8 @@
 """The accept loop: who gets a thread, who is turned away, when to stop.
 
-Owns the listening sockets and the table of open connections. Peers are read and judged at accept, before a byte is
-parsed. Accepting and deciding to exit happen in one thread, so whatever it has not accepted stays in the backlog for
-the next process that systemd starts. HTTP is none of its business: see ``connection.py``.
+Owns the listening sockets. Peers are read and judged at accept, before a byte is parsed. Accepting and deciding to exit
+happen in one thread, so whatever it has not accepted stays in the backlog for the next process that systemd starts.
+HTTP is none of its business (see ``connection.py``), nor is who is connected (see ``roster.py``).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from container_image_proxy.service.connection import Connection
 from container_image_proxy.service.limits import ServerLimits
 from container_image_proxy.service.peer import UNAUTHENTICATED, read_peer
 from container_image_proxy.service.refusal import KEPT, TurnedAway, refusal
+from container_image_proxy.service.roster import Roster
 
 if TYPE_CHECKING:
     import socket
@@ -38,6 +39,7 @@ _log = logging.getLogger(__name__)
 
 _OTHER_DESCRIPTORS: Final = 16 + KEPT  # standard streams, listeners, selector, log; clients that were turned away
 _LONGEST_SLEEP: Final = 3600.0  # seconds; epoll_wait(2) takes no more than 24 days
+_LAST_WORDS_SECONDS: Final = 1.0  # for work that was cancelled to end and be logged
 _PIPE_SIZE: Final = 64 * 1024
 _PER_CONNECTION: Final = 3  # the client's socket, one towards a source, one on the way there
 _DENIED: Final = refusal(HTTPStatus.FORBIDDEN, "DENIED", "this user may not connect")
@@ -75,10 +77,8 @@ class Server:
         self._busy = refusal(
             HTTPStatus.SERVICE_UNAVAILABLE, "TOOMANYREQUESTS", "too many connections", retry_after=later
         )
-        self._capacity = min(limits.connections, _affordable_connections())
-        self._lock = threading.RLock()  # for the two tables and the wake-up; signal handlers may re-enter
-        self._connections: set[Connection] = set()
-        self._per_uid: collections.Counter[int | None] = collections.Counter()
+        self._roster = Roster(min(limits.connections, _affordable_connections()), limits.connections_per_uid)
+        self._lock = threading.RLock()  # for the wake-up; signal handlers may re-enter
         self._turned_away = TurnedAway(limits.linger_seconds)
         self._chores: tuple[Chore, ...] = (self._turned_away, *chores)
         self._calls: collections.deque[Callable[[], object]] = collections.deque()
@@ -122,6 +122,7 @@ class Server:
     def serve(self) -> None:
         """Serve until :meth:`stop`, or until idle for its time; without listeners, until the last connection ends."""
         self._selector.register(self._wakeup_reader, selectors.EVENT_READ, self._run_calls)
+        self._selector.register(self._roster, selectors.EVENT_READ, self._note_departures)
         self._resume_accepting()
         try:
             with _woken_by_signals(self._wakeup_writer):
@@ -137,10 +138,10 @@ class Server:
     def _is_finished(self) -> bool:
         now = time.monotonic()
         if self._drain_until is not None:
-            return not self._connections or now >= self._drain_until
+            return self._roster.is_empty or now >= self._drain_until
         if not self._listeners:
-            return not self._connections
-        return bool(self.idle_exit_seconds) and not self._connections and now >= self._idle_until()
+            return self._roster.is_empty
+        return bool(self.idle_exit_seconds) and self._roster.is_empty and now >= self._idle_until()
 
     def _idle_until(self) -> float:
         return self._idle_since + self.idle_exit_seconds
@@ -148,7 +149,7 @@ class Server:
     def _timeout(self) -> float | None:
         """Seconds until something is due without any event."""
         moments = [self._drain_until, self._resume_at, *(chore.due() for chore in self._chores)]
-        if self.idle_exit_seconds and not self._connections:
+        if self.idle_exit_seconds and self._roster.is_empty:
             moments.append(self._idle_until())
         due = [moment for moment in moments if moment is not None]
         return min(_LONGEST_SLEEP, max(0.0, min(due) - time.monotonic())) if due else None
@@ -169,9 +170,7 @@ class Server:
             return
         self._drain_until = time.monotonic() + self._limits.drain_seconds
         self._close_listeners()
-        with self._lock:
-            for connection in self._connections:
-                connection.finish()
+        self._roster.finish()
 
     def _close(self) -> None:
         self._close_listeners()
@@ -181,10 +180,9 @@ class Server:
             self._ended = True
             os.close(self._wakeup_reader)
             os.close(self._wakeup_writer)
-            for connection in self._connections:
-                connection.channel.abort()
-            if self._connections:
-                _log.warning("%d connections were cut: the time to finish is over", len(self._connections))
+        if cut := self._roster.close():
+            _log.warning("%d connections were cut: the time to finish is over", cut)
+        self._roster.wait(_LAST_WORDS_SECONDS)
 
     # --- accepting ----------------------------------------------------------------------------------------------------
 
@@ -232,16 +230,10 @@ class Server:
             return
         if not self._admit(peer):
             self._turn_away(sock, peer, "not on the allow list", _DENIED)
-        elif self._is_full(peer):
+        elif self._roster.is_full(peer):
             self._turn_away(sock, peer, "too many connections", self._busy)
         else:
             self._start(Connection(SocketChannel(sock), peer, self._application, self._limits))
-
-    def _is_full(self, peer: Peer) -> bool:
-        with self._lock:
-            return (
-                len(self._connections) >= self._capacity or self._per_uid[peer.uid] >= self._limits.connections_per_uid
-            )
 
     def _turn_away(self, sock: socket.socket, peer: Peer, why: str, answer: bytes) -> None:
         fields = {"PEER_UID": peer.uid, "PEER_PID": peer.pid}
@@ -252,28 +244,23 @@ class Server:
 
     def _start(self, connection: Connection) -> None:
         self._idle_since = time.monotonic()
-        with self._lock:
-            self._connections.add(connection)
-            self._per_uid[connection.peer.uid] += 1
+        self._roster.add(connection)
         try:
             threading.Thread(target=self._serve_in_thread, args=(connection,), daemon=True).start()
         except RuntimeError as error:  # no more threads
             _log.error("no thread for %s: %s", connection.peer, error)
-            self._forget(connection)
+            self._roster.remove(connection)
 
     def _serve_in_thread(self, connection: Connection) -> None:
         try:
             connection.run()
         finally:
-            self._forget(connection)
+            self._roster.remove(connection)
             self.call_soon(self._after_connection)
 
-    def _forget(self, connection: Connection) -> None:
-        """Close under the lock, so that nobody touches a descriptor that has become another's."""
-        with self._lock:
-            self._connections.discard(connection)
-            self._per_uid -= collections.Counter({connection.peer.uid: 1})  # drops what falls to zero
-            connection.channel.close()
+    def _note_departures(self) -> None:
+        self._idle_since = time.monotonic()
+        self._roster.note_departures()
 
     def _after_connection(self) -> None:
         self._idle_since = time.monotonic()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
 
+from container_image_proxy import cancellation
+from container_image_proxy.cancellation import Cancellation, CancelledError
 from container_image_proxy.registry.wire import PunctualSocket, step
 
 Pair = tuple[PunctualSocket, socket.socket]
@@ -55,3 +58,24 @@ def test_outside_of_a_step_a_socket_is_as_any_other(pair: Pair) -> None:
     ours.settimeout(0.01)
     with pytest.raises(TimeoutError):
         ours.recv_into(bytearray(10))
+
+
+@pytest.mark.demand("client-disconnect")
+def test_a_receive_that_nobody_waits_for_any_more_ends(pair: Pair) -> None:
+    token = Cancellation()
+    with cancellation.under(token), pair[0].makefile("rb") as stream, step(3600, idle=3600):
+        canceller = threading.Timer(cancellation.SLICE / 2, token.cancel)
+        canceller.start()
+        with pytest.raises(CancelledError):
+            stream.read(1)
+        canceller.join()
+
+
+def test_a_wait_outlasts_the_slices_that_it_is_cut_into(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cancellation, "SLICE", 0.001)
+    ours, theirs = pair
+    sender = threading.Timer(0.02, theirs.sendall, (b"x",))
+    sender.start()
+    with ours.makefile("rb") as stream, step(60, idle=60):
+        assert stream.read(1) == b"x"
+    sender.join()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from container_image_proxy import cancellation
 from container_image_proxy.config.access import AccessRule
 from container_image_proxy.service.limits import ServerLimits
 from container_image_proxy.service.peer import UNAUTHENTICATED, Peer, read_peer
@@ -23,6 +24,7 @@ from container_image_proxy.service.server import Server
 from tests.support.socket_server import (
     GET,
     PATIENCE,
+    Running,
     abstract_listener,
     connect,
     exchange_as,
@@ -258,6 +260,124 @@ def test_a_client_that_left_before_its_accept_is_no_trouble(tmp_path: Path) -> N
         connect(tmp_path / "s").close()
     with running(tmp_path / "s", listener=listener) as server:
         assert server.ask().status == 200
+
+
+# --- clients that leave -------------------------------------------------------------------------------------
+
+
+class Stuck:
+    """An application that waits for what never comes, but on ``/hello``; ``left`` counts those it gave up."""
+
+    def __init__(self, *, notices: bool) -> None:
+        self._notices = notices
+        self.reached = threading.Semaphore(0)
+        self.left = threading.Semaphore(0)
+        self.end = threading.Event()
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        if environ["PATH_INFO"] == "/hello":
+            return hello(environ, start_response)
+        self.reached.release()
+        try:
+            if self._notices:
+                cancellation.sleep(3 * PATIENCE)
+            assert self.end.wait(3 * PATIENCE)
+        finally:
+            self.left.release()
+        return hello(environ, start_response)
+
+    def ask_and_leave(self, server: Running) -> None:
+        with server.connect() as client:
+            client.sendall(GET.replace(b"/hello", b"/stuck"))
+            assert self.reached.acquire(timeout=PATIENCE)
+
+
+@contextlib.contextmanager
+def stuck(path: Path, limits: ServerLimits, *, notices: bool) -> Iterator[tuple[Running, Stuck]]:
+    application = Stuck(notices=notices)
+    with running(path, application, limits) as server:
+        try:
+            yield server, application
+        finally:
+            application.end.set()
+
+
+@pytest.mark.demand("client-disconnect")
+def test_whoever_works_for_a_client_that_has_left_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    with stuck(tmp_path / "s", QUICK, notices=True) as (server, application):
+        application.ask_and_leave(server)
+        assert application.left.acquire(timeout=PATIENCE)
+    assert "GET /stuck 0 0 bytes in" in caplog.text
+    assert ", disconnected" in caplog.text
+
+
+@pytest.mark.demand("client-disconnect")
+def test_a_client_that_only_stopped_sending_still_gets_its_answer(tmp_path: Path) -> None:
+    with stuck(tmp_path / "s", QUICK, notices=False) as (server, application), server.connect() as client:
+        client.sendall(GET.replace(b"/hello", b"/stuck"))
+        client.shutdown(socket.SHUT_WR)
+        assert application.reached.acquire(timeout=PATIENCE)
+        application.ask_and_leave(server)  # the loop has seen a departure
+        application.end.set()
+        assert read_answer(client).status == 200
+
+
+@pytest.mark.demand("client-disconnect")
+def test_clients_that_have_left_make_room_though_work_for_them_goes_on(tmp_path: Path) -> None:
+    limits = ServerLimits(connections=10, connections_per_uid=2, linger_seconds=0.01)
+    with stuck(tmp_path / "s", limits, notices=False) as (server, application):
+        for _ in range(2):
+            application.ask_and_leave(server)
+        while server.ask().status != 200:  # it is told of departures and of new clients in any order
+            pass
+
+
+@pytest.mark.demand("client-disconnect")
+def test_nobody_piles_up_work_by_leaving(tmp_path: Path) -> None:
+    limits = ServerLimits(connections=10, connections_per_uid=2, linger_seconds=0.01)
+    with stuck(tmp_path / "s", limits, notices=False) as (server, application):
+        for left in range(4):
+            application.ask_and_leave(server)
+            while len(server.server._roster._departed) <= left:
+                time.sleep(0)
+        assert server.ask().status == 503
+        application.end.set()
+        while server.ask().status != 200:
+            pass
+
+
+@pytest.mark.demand("sigterm-drain")
+def test_a_stop_does_not_wait_for_those_who_have_left(tmp_path: Path) -> None:
+    with stuck(tmp_path / "s", ServerLimits(drain_seconds=3600), notices=False) as (server, application):
+        application.ask_and_leave(server)
+        server.server.stop()
+        server.join()
+
+
+def test_a_reader_of_standard_output_that_leaves_is_noticed() -> None:
+    application = Stuck(notices=True)
+    stdin, requests = os.pipe()
+    answers, stdout = os.pipe()
+    server = Server([], application)
+    thread = threading.Thread(target=server.serve_stdio, args=(stdin, stdout))
+    thread.start()
+    with os.fdopen(requests, "wb", buffering=0) as writer:
+        writer.write(GET.replace(b"/hello", b"/stuck"))
+        assert application.reached.acquire(timeout=PATIENCE)
+        os.close(answers)
+        assert application.left.acquire(timeout=PATIENCE)
+        thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+def test_standard_output_may_be_a_file(tmp_path: Path) -> None:
+    stdin, requests = os.pipe()
+    stdout = os.open(tmp_path / "out", os.O_CREAT | os.O_WRONLY)
+    os.write(requests, GET)
+    os.close(requests)
+    Server([], hello).serve_stdio(stdin, stdout)
+    assert (tmp_path / "out").read_bytes().endswith(b"/hello")
 
 
 # --- stopping -----------------------------------------------------------------------------------------------
