@@ -1,15 +1,18 @@
 """Asking a registry with whatever login it wants: none, Basic or Bearer, as its challenges say.
 
-A registry's challenge is remembered, so that later requests carry their ``Authorization`` from the start and cost one
-round trip. A token that expired is renewed once in a request, a scope that is missing is added once.
+A registry's challenge is remembered as long as it can be answered, so that later requests carry their
+``Authorization`` from the start and cost one round trip. A token that expired is renewed once in a request, a scope
+that is missing is added once.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
+from container_image_proxy.errors import UpstreamError
 from container_image_proxy.registry.challenge import Challenge, Scope, missing_scope, parse_challenges
 from container_image_proxy.registry.endpoints import Endpoint
 from container_image_proxy.registry.origin import parse_target
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from container_image_proxy.registry.session import HttpSession
     from container_image_proxy.registry.token import Tokens
 
+_log = logging.getLogger(__name__)
 _DENIALS: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 _DISGUISES: Final = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND})
 
@@ -74,10 +78,22 @@ class Login:
             self._keychain.credentials_for(repository.reference),
             [Scope("repository", repository.path, "pull")],
         )
-        known = self._challenges.get(endpoint.authority)
-        if known is not None:
-            visit.authorization = self._authorize(known, visit)
+        visit.authorization = self._recall(visit)
         return visit
+
+    def _recall(self, visit: _Visit) -> str | None:
+        """The ``Authorization`` by the last challenge; None without one, or if it leads nowhere any more: it may be
+        outdated, and only the registry knows a newer.
+        """
+        known = self._challenges.get(visit.endpoint.authority)
+        if known is None:
+            return None
+        try:
+            return self._authorize(known, visit)
+        except UpstreamError as error:
+            _log.info("%s is asked for its challenge anew: %s", visit.endpoint.domain, error)
+            self._challenges.pop(visit.endpoint.authority, None)
+            return None
 
     def _ask(self, request: Request, visit: _Visit) -> Reply:
         return self._session.send(replace(request, authorization=visit.authorization))
