@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,10 @@ from container_image_proxy.errors import (
 from container_image_proxy.image.digest import digest_of, parse_digest
 from container_image_proxy.image.manifest import Descriptor
 from container_image_proxy.image.reference import parse_reference
+from container_image_proxy.registry.api import DistributionApi
 from container_image_proxy.registry.client import RegistryClient
+from container_image_proxy.registry.endpoints import Repository
+from container_image_proxy.registry.reply import Reply
 from tests.support.authority import Authority
 from tests.support.layouts import StoredImage, single_image
 from tests.support.names import resolve_names
@@ -38,6 +42,7 @@ from tests.support.upstream import (
     by_path,
     content,
     image,
+    redirecting,
     resetting,
     stalling,
 )
@@ -73,8 +78,17 @@ def descriptor_of(blob: bytes) -> Descriptor:
 @pytest.mark.demand("mirror-down")
 @pytest.mark.parametrize(
     "broken",
-    [answering(404), answering(500), answering(401), answering(400), answering(200, b"x" * (5 * MIB)), resetting],
-    ids=["404", "500", "401", "400", "oversize", "reset"],
+    [
+        pytest.param(answering(404), id="404"),
+        pytest.param(answering(500), id="500"),
+        pytest.param(answering(401), id="401"),
+        pytest.param(answering(401, headers={"WWW-Authenticate": 'Bearer realm="ftp://a:21/"'}), id="401-nonsense"),
+        pytest.param(answering(400), id="400"),
+        pytest.param(answering(200, b"x" * (5 * MIB)), id="oversize"),
+        pytest.param(answering(200, headers={"Content-Length": "9" * 5000}), id="oversize-number"),
+        pytest.param(redirecting("ftp://a:21/"), id="redirect-nonsense"),
+        pytest.param(resetting, id="reset"),
+    ],
 )
 def test_the_next_source_is_asked_when_a_mirror_fails(stored: StoredImage, broken: Handler) -> None:
     with Upstream(broken) as mirror, Upstream(by_path(image(stored))) as origin:
@@ -92,6 +106,30 @@ def test_a_mirror_that_answers_spares_the_origin(stored: StoredImage) -> None:
             assert client.fetch_manifest(REFERENCE) is not None
             assert fetch(client, descriptor_of(stored.layers[0])) == stored.layers[0]
         assert origin.connections == []
+
+
+@pytest.mark.demand("mirror-down")
+def test_a_defect_of_ours_that_one_source_provokes_is_logged_and_the_next_is_asked(
+    stored: StoredImage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = DistributionApi.get
+
+    def get(self: DistributionApi, repository: Repository, path: str, **more: Any) -> Reply:
+        reply = real(self, repository, path, **more)
+        if repository.is_mirror:
+            reply.close()
+            raise LookupError("a defect")
+        return reply
+
+    monkeypatch.setattr(DistributionApi, "get", get)
+    with (
+        Upstream(by_path(image(stored))) as mirror,
+        Upstream(by_path(image(stored))) as origin,
+        registry_client(registries=upstreams(mirror, origin), clock=FakeClock()) as client,
+    ):
+        assert fetch(client, descriptor_of(stored.layers[0])) == stored.layers[0]
+        assert client.fetch_manifest(REFERENCE) is not None
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [LookupError] * 2
 
 
 @pytest.mark.demand("mirror-down")

@@ -24,6 +24,7 @@ from container_image_proxy.registry.api import DistributionApi
 from container_image_proxy.registry.attempts import Attempts, Clock
 from container_image_proxy.registry.download import Download
 from container_image_proxy.registry.endpoints import Endpoint, Health, Repository, repository_of
+from container_image_proxy.registry.failures import own_errors
 from container_image_proxy.registry.headers import parse_media_type
 from container_image_proxy.registry.login import Login
 from container_image_proxy.registry.origin import parse_target
@@ -234,7 +235,9 @@ class RegistryClient:
 def _ask(attempts: Attempts[_E], question: Callable[[_E], _T]) -> _T:
     """The first answer that an endpoint gives."""
     while True:
+        endpoint = attempts.endpoint
         try:
-            return question(attempts.endpoint)
+            with own_errors(endpoint.domain):
+                return question(endpoint)
         except Error as error:
             attempts.failed(error)

@@ -16,7 +16,7 @@ from container_image_proxy.errors import DigestMismatchError, Error, RegistryErr
 from container_image_proxy.pace import Pace
 from container_image_proxy.registry.attempts import has_progressed
 from container_image_proxy.registry.endpoints import Endpoint
-from container_image_proxy.registry.failures import ConnectionLostError
+from container_image_proxy.registry.failures import ConnectionLostError, own_errors
 from container_image_proxy.registry.headers import parse_content_range
 
 if TYPE_CHECKING:
@@ -52,8 +52,10 @@ class Download(Generic[_E]):
         size. Whoever finds the content wrong throws :class:`DigestMismatchError` into the generator.
         """
         while True:
+            endpoint = self._attempts.endpoint
             try:
-                yield from self._transfer(self._attempts.endpoint)
+                with own_errors(endpoint.domain):
+                    yield from self._transfer(endpoint)
             except DigestMismatchError as error:
                 self._attempts.distrust(self._suppliers, error)
                 raise

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import socket
 import ssl
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 import urllib3.exceptions
 
 from container_image_proxy.errors import (
+    Error,
     RateLimitedError,
     RegistryAuthError,
     RegistryError,
@@ -27,6 +30,7 @@ from container_image_proxy.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_log = logging.getLogger(__name__)
 _CODES: Final = frozenset(
     [
         "BLOB_UNKNOWN",
@@ -120,6 +124,22 @@ def error_for_exception(error: BaseException, *, phase: str, endpoint: str) -> U
     causes = tuple(_causes(error))
     kind, reason, retryable = _diagnose(causes)
     return kind(f"{endpoint}: {reason}", phase=phase, endpoint=endpoint, retryable=retryable)
+
+
+@contextmanager
+def own_errors(endpoint: str) -> Iterator[None]:
+    """Let no foreign exception out of a conversation with ``endpoint``.
+
+    It is a defect of ours, and its traceback goes to the log; but whoever provoked it must not keep another endpoint
+    from being asked, so it becomes a :class:`RegistryError`.
+    """
+    try:
+        yield
+    except Error:
+        raise
+    except Exception as error:
+        _log.exception("%s: an answer was not understood", endpoint)
+        raise RegistryError(f"{endpoint}: its answer cannot be processed", endpoint=endpoint) from error
 
 
 def _diagnose(causes: tuple[BaseException, ...]) -> tuple[type[UpstreamError], str, bool]:

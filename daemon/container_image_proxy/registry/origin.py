@@ -86,8 +86,9 @@ def parse_target(url: str, base: str = "") -> Target:
 
 
 def _origin(parts: SplitResult) -> Origin:
-    port = parts.port or DEFAULT_PORTS[parts.scheme]
-    if not parts.hostname or not parts.hostname.isascii() or not parts.geturl().isprintable():
+    usual = DEFAULT_PORTS[parts.scheme]
+    port = usual if parts.port is None else parts.port
+    if port == 0 or not parts.hostname or not parts.hostname.isascii() or not parts.geturl().isprintable():
         raise ValueError
     return Origin(parts.scheme, parts.hostname, port)
 

@@ -31,6 +31,7 @@ REDIRECTS: Final = frozenset(
 )
 _SMALL: Final = 16 * KIB
 _PIECE: Final = 64 * KIB
+_DIGITS: Final = 20
 
 
 class Reply:
@@ -62,7 +63,8 @@ class Reply:
         if self.status in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}:
             return 0
         value = self.header("Content-Length") or ""
-        return int(value) if value.isascii() and value.isdecimal() else None
+        # However many digits are left out: what they begin is more than anything may have.
+        return int(value[:_DIGITS]) if value.isascii() and value.isdecimal() else None
 
     def read(self, size: int) -> bytes:
         """At most ``size`` bytes: fewer at the end of the body or of what came before a failure, none only at the end.

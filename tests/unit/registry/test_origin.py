@@ -34,7 +34,7 @@ def test_user_information_and_fragment_are_dropped() -> None:
 @pytest.mark.parametrize(
     "url",
     ["", "/relative", "ftp://a/", "file:///etc/passwd", "https://", "https://a:99999/", "https://a:b/", "https://ä/",
-     "https://[::1", "https://a/\x7f"],
+     "https://[::1", "ftp://a:21/", "https://a:0/", "https://a/\x7f"],
 )  # fmt: skip
 def test_what_cannot_be_requested_is_refused_and_not_shown(url: str) -> None:
     with pytest.raises(RegistryError, match=r"is not http:// or https://, or is malformed$"):
