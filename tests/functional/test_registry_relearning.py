@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 
 import pytest
 
+from container_image_proxy.errors import RegistryError, UnknownManifestError
 from container_image_proxy.image.reference import Reference, parse_reference
+from tests.support.authority import Authority
 from tests.support.layouts import StoredImage, single_image
 from tests.support.registry_client import FakeClock, registry_client
-from tests.support.upstream import Connection, ReceivedRequest, Upstream, answering, by_path, image
+from tests.support.upstream import Connection, Handler, ReceivedRequest, Upstream, answering, by_path, image, in_order
 
 HOURS = 10 * 3600.0
 
@@ -17,6 +20,11 @@ HOURS = 10 * 3600.0
 @pytest.fixture
 def stored(tmp_path: Path) -> StoredImage:
     return single_image(tmp_path / "layout")
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> ssl.SSLContext:
+    return Authority(tmp_path).issue("127.0.0.1").server_context()
 
 
 def reference_at(upstream: Upstream) -> Reference:
@@ -46,3 +54,51 @@ def test_a_token_service_that_has_gone_away_is_forgotten(stored: StoredImage, mo
         asked = len(registry.requests)
         assert client.fetch_manifest(reference_at(registry)) is not None
         assert len(registry.requests) == asked + 1
+
+
+def turning_to_tls(stored: StoredImage, tls: ssl.SSLContext, last_in_the_clear: Handler) -> Upstream:
+    """A registry that answers one request in the clear and then speaks TLS only."""
+    serve = by_path(image(stored))
+
+    def handle(request: ReceivedRequest, connection: Connection) -> None:
+        if upstream.tls is None:
+            upstream.tls = tls
+            last_in_the_clear(request, connection)
+            connection.close()
+        else:
+            serve(request, connection)
+
+    upstream = Upstream(handle)
+    return upstream
+
+
+@pytest.mark.parametrize("status", [400, 404])
+def test_an_error_in_the_clear_does_not_hold_a_registry_to_http(
+    stored: StoredImage, tls: ssl.SSLContext, status: int
+) -> None:
+    """400 is what many servers with TLS answer to plain text."""
+    with turning_to_tls(stored, tls, answering(status)) as registry, registry_client(clock=FakeClock()) as client:
+        with pytest.raises((RegistryError, UnknownManifestError)):
+            client.fetch_manifest(reference_at(registry))
+        assert client.fetch_manifest(reference_at(registry)) is not None
+
+
+def test_a_registry_that_spoke_http_may_come_to_speak_tls(stored: StoredImage, tls: ssl.SSLContext) -> None:
+    with turning_to_tls(stored, tls, by_path(image(stored))) as registry, registry_client(clock=FakeClock()) as client:
+        for _ in range(2):
+            assert client.fetch_manifest(reference_at(registry)) is not None
+
+
+def test_a_400_to_plain_text_from_a_registry_that_spoke_http_is_a_reason_to_try_tls(
+    stored: StoredImage, tls: ssl.SSLContext
+) -> None:
+    """As long as the connection is kept, its server is the old one: TLS is spoken on the next."""
+    serve = by_path(image(stored))
+
+    def turn(_: ReceivedRequest, connection: Connection) -> None:
+        registry.tls = tls
+        connection.answer(400, b"an HTTP request to an HTTPS server")
+
+    with Upstream(in_order(serve, turn, serve)) as registry, registry_client(clock=FakeClock()) as client:
+        for _ in range(2):
+            assert client.fetch_manifest(reference_at(registry)) is not None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.errors import RegistryUnavailableError, UnknownBlobError, UnknownManifestError, UpstreamError
-from container_image_proxy.registry.headers import parse_warning
+from container_image_proxy.registry.headers import parse_media_type, parse_warning
 from container_image_proxy.registry.origin import parse_target
 from container_image_proxy.registry.request import Request
 
@@ -47,7 +48,7 @@ class DistributionApi:
 
         Raises :class:`UnknownManifestError` or :class:`UnknownBlobError` for 404, :class:`UpstreamError` for the rest.
         """
-        reply = self._send(repository, path, phase, headers)
+        reply = self._send(_request(repository, path, phase, headers), repository, expected)
         for line in reply.header_lines("Warning"):
             if warning := parse_warning(line):
                 _log.warning("%s warns: %r", repository.domain, warning[:_SHOWN_WARNING])
@@ -55,29 +56,46 @@ class DistributionApi:
             raise _unwanted(reply, repository)
         return reply
 
-    def _send(self, repository: Repository, path: str, phase: str, headers: Mapping[str, str]) -> Reply:
-        """https, or http where that is allowed and https was never spoken; what worked is remembered."""
+    def _send(self, request: Request, repository: Repository, expected: frozenset[HTTPStatus]) -> Reply:
+        """The answer over https, or over http where that is allowed and https was never spoken; what was good for
+        something comes first the next time.
+        """
         known = self._schemes.get(repository.authority)
-        first = "http" if known == "http" and repository.insecure else "https"
+        if known == "https" or not repository.insecure:
+            return self._speak("https", request, repository, expected)
+        first, second = ("http", "https") if known == "http" else ("https", "http")
         try:
-            reply = self._login.send(_request(repository, first, path, phase, headers), repository)
+            reply = self._speak(first, request, repository, expected)
+            if not _is_from_tls_port(reply, first):
+                return reply
+            failure = _unwanted(reply, repository)
         except UpstreamError as error:
-            if known is not None or not repository.insecure or not _could_not_connect(error, repository):
+            if not _could_not_connect(error, repository):
                 raise
-            reply = self._send_plainly(repository, path, phase, headers, error)
-        else:
-            self._schemes[repository.authority] = first
+            failure = error
+        try:
+            return self._speak(second, request, repository, expected)
+        except UpstreamError as error:
+            raise failure if _could_not_connect(error, repository) else error from None
+
+    def _speak(self, scheme: str, request: Request, repository: Repository, expected: frozenset[HTTPStatus]) -> Reply:
+        target = parse_target(f"{scheme}:{request.target.url.partition(':')[2]}")
+        try:
+            reply = self._login.send(replace(request, target=target), repository)
+        except UpstreamError:
+            if self._schemes.get(repository.authority) == scheme == "http":
+                self._schemes.pop(repository.authority, None)
+            raise
+        # An error in the clear need not be the registry's own: to go by it would be to speak http for good.
+        if scheme == "https" or reply.status in expected:
+            self._schemes[repository.authority] = scheme
         return reply
 
-    def _send_plainly(
-        self, repository: Repository, path: str, phase: str, headers: Mapping[str, str], secure_error: UpstreamError
-    ) -> Reply:
-        try:
-            reply = self._login.send(_request(repository, "http", path, phase, headers), repository)
-        except UpstreamError as error:
-            raise secure_error if _could_not_connect(error, repository) else error from None
-        self._schemes[repository.authority] = "http"
-        return reply
+
+def _is_from_tls_port(reply: Reply, scheme: str) -> bool:
+    """Whether this is how servers answer plain text where they expect TLS; a registry's own errors are JSON."""
+    media_type = parse_media_type(reply.header("Content-Type") or "")
+    return scheme == "http" and reply.status == HTTPStatus.BAD_REQUEST and not media_type.endswith("json")
 
 
 def _could_not_connect(error: UpstreamError, repository: Repository) -> bool:
@@ -85,8 +103,8 @@ def _could_not_connect(error: UpstreamError, repository: Repository) -> bool:
     return error.phase == "connect" and error.endpoint == repository.authority
 
 
-def _request(repository: Repository, scheme: str, path: str, phase: str, headers: Mapping[str, str]) -> Request:
-    url = f"{scheme}://{repository.authority}/v2/{repository.path}/{path}"
+def _request(repository: Repository, path: str, phase: str, headers: Mapping[str, str]) -> Request:
+    url = f"https://{repository.authority}/v2/{repository.path}/{path}"
     return Request(target=parse_target(url), endpoint=repository, phase=phase, headers=headers)
 
 
