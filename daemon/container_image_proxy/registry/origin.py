@@ -20,35 +20,48 @@ _TOKEN_HOSTS: Final = {"docker.io": "auth.docker.io", "registry-1.docker.io": "a
 
 _SHARED_SITES: Final = frozenset(
     [
-        "amazonaws.com",
-        "azurecr.io",
-        "azurewebsites.net",
-        "azure.com",
+        "akamaized.net",
         "aliyuncs.com",
+        "amazonaws.com",
         "appspot.com",
+        "azure.com",
+        "azurewebsites.net",
         "cloudfront.net",
+        "ddns.net",
+        "deno.dev",
+        "duckdns.org",
+        "dyndns.org",
+        "dynu.net",
+        "firebaseapp.com",
         "fly.dev",
-        "github.io",
-        "gitlab.io",
+        "github.dev",
         "googleapis.com",
         "herokuapp.com",
+        "hopto.org",
+        "mooo.com",
         "myhuaweicloud.com",
         "netlify.app",
-        "ngrok.io",
+        "ngrok.app",
         "onrender.com",
+        "ondigitalocean.app",
+        "oraclecloud.com",
         "pages.dev",
         "pkg.dev",
+        "railway.app",
         "run.app",
         "scw.cloud",
         "tencentcloudcr.com",
+        "trycloudflare.com",
         "vercel.app",
+        "web.app",
         "windows.net",
         "workers.dev",
+        "zapto.org",
     ]
 )
-"""Sites whose subdomains belong to different people: one more label makes a site there."""
+"""Domains of two names whose subdomains belong to different people."""
 _COUNTRY_CODE: Final = 2
-_LONGEST_SECOND_LEVEL: Final = 3
+_SECOND_LEVELS: Final = frozenset({"ac", "co", "com", "edu", "gov", "net", "or", "org"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,26 +109,32 @@ def _origin(parts: SplitResult) -> Origin:
 def is_own_site(registry_host: str, host: str) -> bool:
     """Whether ``host`` may learn credentials for ``registry_host`` (both without port).
 
-    The same host; a subdomain of it; a host of the same registrable site (``registry.example.com`` and
-    ``auth.example.com``); a known token service. Without the public suffix list the site is estimated, and towards
-    the narrower: see :func:`_site`.
+    The same host; a subdomain of it; its parent domain, whose owner can answer in its name anyway; a known token
+    service. Beside it (``registry.example.com`` and ``auth.example.com``) only where the parent domain can have but one
+    owner: see :func:`_has_one_owner`. The administrator can name others.
     """
     if host == registry_host or _TOKEN_HOSTS.get(registry_host) == host:
         return True
-    if _is_address(host) or _is_address(registry_host):
+    if "." not in registry_host or _is_address(host) or _is_address(registry_host):
         return False
-    if registry_host.count(".") and host.endswith(f".{registry_host}"):
+    if host.endswith(f".{registry_host}"):
         return True
-    site = _site(registry_host)
-    return site is not None and (host == site or host.endswith(f".{site}"))
+    parent = registry_host.partition(".")[2]
+    is_above, is_beside = host == parent, host.partition(".")[2] == parent
+    return (is_above and "." in parent) or (is_beside and _has_one_owner(parent))
 
 
-def _site(host: str) -> str | None:
-    """The registrable domain: two labels; three under second levels like ``co.uk`` and shared hosting sites."""
-    labels = host.split(".")
-    is_second_level = len(labels[-1]) == _COUNTRY_CODE and len(labels[-2:][0]) <= _LONGEST_SECOND_LEVEL
-    size = 3 if is_second_level or ".".join(labels[-2:]) in _SHARED_SITES else 2
-    return ".".join(labels[-size:]) if len(labels) >= size else None
+def _has_one_owner(domain: str) -> bool:
+    """Whether ``domain`` is one that people buy, as far as that can be told without the public suffix list.
+
+    Two names, unless the last is a country's code (under ``fr`` there is ``gouv.fr``), the first is as short as one
+    (``uk.com``), or it is a provider's; or three of the ``example.co.uk`` kind. No deeper domain: clouds and clusters
+    have names for others below theirs at any depth.
+    """
+    labels = domain.split(".")
+    if len(labels[-1]) == _COUNTRY_CODE:
+        return len(labels) == 3 and labels[1] in _SECOND_LEVELS  # noqa: PLR2004 - example, co, uk
+    return len(labels) == 2 and len(labels[0]) > _COUNTRY_CODE and domain not in _SHARED_SITES  # noqa: PLR2004
 
 
 def _is_address(host: str) -> bool:

@@ -35,6 +35,7 @@ _CLIENT_ID: Final = "container-image-proxy"
 _TOKEN: Final = re.compile(r"[\x21-\x7e]{1,65536}")
 _LONGEST_LIFE: Final = 24 * 3600.0
 _PHASE: Final = "token"
+_REMEDY: Final = " (if it may have the credentials: trusted-token-realms, see container-image-proxy.toml(5))"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ class Tokens:
         if target.origin.scheme != "https" and not (endpoint.insecure and target.origin.host == endpoint.host):
             raise self._untrusted(endpoint, f"{target.origin.authority} without TLS")
         if wanted.credentials is not None and not self._is_trusted(endpoint, target):
-            raise self._untrusted(endpoint, target.origin.authority)
+            raise self._untrusted(endpoint, target.origin.authority, _REMEDY)
         return target
 
     def _is_trusted(self, endpoint: Endpoint, target: Target) -> bool:
@@ -114,9 +115,9 @@ class Tokens:
         return is_own_site(endpoint.host, host) or not self._trusted_realms.isdisjoint({host, target.origin.authority})
 
     @staticmethod
-    def _untrusted(endpoint: Endpoint, realm: str) -> RegistryAuthError:
+    def _untrusted(endpoint: Endpoint, realm: str, remedy: str = "") -> RegistryAuthError:
         return RegistryAuthError(
-            f"untrusted token realm: {endpoint.domain} wants its tokens to be asked for at {realm}",
+            f"untrusted token realm: {endpoint.domain} wants its tokens to be asked for at {realm}{remedy}",
             phase=_PHASE,
             endpoint=endpoint.domain,
         )
