@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import logging
 import os
 import re
@@ -91,27 +92,57 @@ def listen_tcp(port: int) -> socket.socket:
 
 
 class UnixListener(socket.socket):
-    """A listening socket that removes its path at close, if it is still its own."""
+    """A listening socket that removes its path at close, if it is still its own.
 
+    As long as it is open it holds the lock of that path, a file beside it, so that of two processes which start at once
+    neither takes the other's socket for a stale one.
+    """
+
+    _lock: tuple[Path, int] | None = None
     _made: tuple[Path, os.stat_result] | None = None
 
+    def lock(self, path: Path) -> None:
+        """Become the only one who may listen at ``path``; ``BlockingIOError`` if somebody else is."""
+        place = path.absolute().with_name(f"{path.name}.lock")
+        self._lock = place, _lock_file(place)
+
     def listen_at(self, path: Path, mode: int) -> None:
-        """Bind and listen at ``path``, which gets ``mode`` from the start."""
-        umask = os.umask(0o777 & ~mode)
-        try:
-            self.bind(os.fspath(path))
-        finally:
-            os.umask(umask)
-        self._made = path.absolute(), path.lstat()
+        """Listen at ``path``, in place of what is there. The path appears only when all is done, the mode included."""
+        new = path.absolute().with_name(f"{path.name}.new")
+        new.unlink(missing_ok=True)
+        self.bind(os.fspath(new))
+        self._made = new, new.lstat()
+        new.chmod(mode)
         self.listen(_BACKLOG)
+        new.rename(path)
+        self._made = path.absolute(), self._made[1]
 
     def close(self) -> None:
         """Close, and remove the path."""
         made, self._made = self._made, None
+        lock, self._lock = self._lock, None
         super().close()
         if made is not None:
             with contextlib.suppress(OSError):
                 _unlink_same(*made)
+        if lock is not None:
+            with contextlib.suppress(OSError):
+                lock[0].unlink()
+            os.close(lock[1])
+
+
+def _lock_file(path: Path) -> int:
+    """The descriptor of a file at ``path`` that nobody else has locked; who had may have removed it in between."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(os.fstat(descriptor), path.lstat()):
+                return descriptor
+        except OSError:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
 
 
 def _unlink_same(path: Path, made: os.stat_result) -> None:
@@ -126,8 +157,12 @@ def listen_unix(path: Path, mode: int = 0o600) -> UnixListener:
     what = f"--socket {path}"
     sock = UnixListener(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _remove_stale(path, what)
+        sock.lock(path)
+        _verify_free(path, what)
         sock.listen_at(path, mode)
+    except BlockingIOError as error:
+        sock.close()
+        raise _occupied(what) from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         sock.close()
         raise ConfigurationError(what, _reason(error), remedy="choose a short path in a directory of yours") from error
@@ -137,7 +172,8 @@ def listen_unix(path: Path, mode: int = 0o600) -> UnixListener:
     return sock
 
 
-def _remove_stale(path: Path, what: str) -> None:
+def _verify_free(path: Path, what: str) -> None:
+    """Nothing is there but a socket that nobody listens on."""
     try:
         is_socket = stat.S_ISSOCK(path.lstat().st_mode)
     except FileNotFoundError:
@@ -145,8 +181,11 @@ def _remove_stale(path: Path, what: str) -> None:
     if not is_socket:
         raise ConfigurationError(what, "there is something that is not a socket", remedy="choose another path")
     if _is_served(path):
-        raise ConfigurationError(what, "another process listens there", remedy="stop it, or choose another path")
-    path.unlink()
+        raise _occupied(what)
+
+
+def _occupied(what: str) -> ConfigurationError:
+    return ConfigurationError(what, "another process listens there", remedy="stop it, or choose another path")
 
 
 def _is_served(path: Path) -> bool:

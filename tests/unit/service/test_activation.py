@@ -119,19 +119,69 @@ def test_a_socket_has_its_mode_from_the_start_and_goes_with_its_close(tmp_path: 
     try:
         with listen_unix(path, mode):
             assert path.stat().st_mode & 0o777 == mode
-            assert os.umask(0o027) == 0o027
     finally:
         os.umask(umask)
     assert not path.exists()
 
 
-def test_the_mode_is_there_when_bind_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
-    monkeypatch.setattr(
-        activation.UnixListener, "listen", lambda *_: seen.append((tmp_path / "s").stat().st_mode & 0o777)
-    )
-    listen_unix(tmp_path / "s").close()
-    assert seen == [0o600]
+def test_a_socket_can_be_seen_only_when_it_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    real = socket.socket.listen
+
+    def listen_later(sock: socket.socket, backlog: int) -> None:
+        seen.append((tmp_path / "s").exists())
+        real(sock, backlog)
+
+    monkeypatch.setattr(activation.UnixListener, "listen", listen_later)
+    with listen_unix(tmp_path / "s"):
+        assert (tmp_path / "s").is_socket()
+    assert seen == [False]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_two_that_find_a_stale_socket_at_once_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listen(tmp_path / "s").close()
+    probe = activation._is_served
+
+    def probe_and_let_another_start(path: Path) -> bool:
+        monkeypatch.setattr(activation, "_is_served", probe)
+        served = probe(path)
+        with pytest.raises(ConfigurationError, match="another process listens there"):
+            listen_unix(path)
+        return served
+
+    monkeypatch.setattr(activation, "_is_served", probe_and_let_another_start)
+    with listen_unix(tmp_path / "s"), socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(tmp_path / "s"))
+
+
+def test_a_lock_that_was_removed_by_who_had_it_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process opens the lock, another that has it ends, a third makes it anew; then the first gets the old one."""
+    real = activation.fcntl.flock
+    others: list[activation.UnixListener] = []
+
+    def flock_late(descriptor: int, operation: int) -> None:
+        if not others:
+            (tmp_path / "s.lock").unlink()
+            others.append(activation.UnixListener(socket.AF_UNIX))
+            others[0].lock(tmp_path / "s")
+        real(descriptor, operation)
+
+    monkeypatch.setattr(activation.fcntl, "flock", flock_late)
+    with pytest.raises(ConfigurationError, match="another process listens there"):
+        listen_unix(tmp_path / "s")
+    others[0].close()
+
+
+def test_what_a_killed_process_left_is_in_nobodys_way(tmp_path: Path) -> None:
+    for name in ("s", "s.new"):
+        listen(tmp_path / name).close()
+    (tmp_path / "s.lock").touch(mode=0o600)
+    with listen_unix(tmp_path / "s"), socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(tmp_path / "s"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
