@@ -40,6 +40,7 @@ from tests.support.upstream import (
     answering,
     breaking,
     by_path,
+    chunked,
     content,
     image,
     redirecting,
@@ -201,6 +202,22 @@ def test_a_blob_of_another_size_turns_to_the_next_source_before_the_first_byte(
         registry_client(registries=upstreams(mirror, origin)) as client,
     ):
         assert fetch(client, descriptor_of(layer)) == layer
+
+
+@pytest.mark.demand("mirror-corrupt-blob")
+@pytest.mark.demand("DIG-blob-trailing")
+@pytest.mark.parametrize(("size", "kept"), [(3000, 0), (0, 0), (3 * MIB, 2 * MIB)])
+def test_from_a_mirror_that_adds_a_byte_the_last_chunk_is_not_taken(size: int, kept: int) -> None:
+    """Nothing is asked for beyond the blob's end, and the mirror is asked last from then on."""
+    blob = random.Random(size).randbytes(size)  # noqa: S311 - no secret
+    with Upstream(chunked(blob + b"x")) as mirror, Upstream(content(blob)) as origin:
+        with registry_client(registries=upstreams(mirror, origin), clock=FakeClock()) as client:
+            for _ in range(2):
+                assert fetch(client, descriptor_of(blob)) == blob
+        assert len(mirror.requests) == 1
+        first, second = (request.range(size) for request in origin.requests)
+        assert second is None
+        assert (first or (0, 0))[0] >= kept
 
 
 def test_a_blob_that_nobody_has_is_unknown() -> None:

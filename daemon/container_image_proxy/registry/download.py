@@ -7,7 +7,7 @@ spoil the next attempt. Sizes and offsets are in bytes.
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -81,17 +81,17 @@ class Download(Generic[_E]):
         with closing(self._open_at(endpoint, self._offset)) as reply:
             self._skip(reply, _verify_position(reply, self._offset, self._size))
             pace = Pace(self._size - self._offset)
-            while self._offset < self._size:
-                chunk = reply.read(min(pace.next(), self._size - self._offset))
+            if self._size == 0:
+                _verify_end(reply, self._size)
+            while (left := self._size - self._offset) > 0:
+                chunk = reply.read(min(pace.next(), left))
                 if not chunk:
                     raise _lost(reply)
+                if len(chunk) == left:  # before it counts as received: where more follows it may be wrong, too
+                    _verify_end(reply, self._size)
                 self._offset += len(chunk)
                 self._suppliers.add(endpoint)
                 yield chunk
-            if _has_more(reply):
-                raise SizeMismatchError(
-                    f"{reply.endpoint} has more than the {self._size} bytes of the blob's descriptor"
-                )
 
     def _skip(self, reply: Reply, count: int) -> None:
         """Read what a server sent again because it knows no ranges."""
@@ -128,12 +128,13 @@ def _verify_range(reply: Reply, offset: int, size: int) -> None:
         )
 
 
-def _has_more(reply: Reply) -> bool:
-    """Whether bytes follow the last that belongs to the blob; how the connection ended does not matter any more."""
-    try:
-        return bool(reply.read(1))
-    except UpstreamError:
-        return False
+def _verify_end(reply: Reply, size: int) -> None:
+    """No byte may follow the last that belongs to the blob; how the connection ended does not matter any more."""
+    surplus = b""
+    with suppress(UpstreamError):
+        surplus = reply.read(1)
+    if surplus:
+        raise SizeMismatchError(f"{reply.endpoint} has more than the {size} bytes of the blob's descriptor")
 
 
 def _lost(reply: Reply) -> ConnectionLostError:

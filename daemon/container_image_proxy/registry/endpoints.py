@@ -11,6 +11,7 @@ from container_image_proxy.errors import (
     DigestMismatchError,
     RateLimitedError,
     RegistryUnavailableError,
+    SizeMismatchError,
     UpstreamTimeoutError,
 )
 from container_image_proxy.registry.failures import ConnectionLostError
@@ -103,13 +104,14 @@ class Health:
 
     def note(self, endpoint: Endpoint, error: Error) -> None:
         """Remember what an endpoint's failure says about its next request."""
-        seconds = self._penalty(error)
+        seconds = self._penalty(endpoint, error)
         if seconds:
             with self._lock:
                 self._resting[endpoint.authority] = self._clock() + seconds
 
-    def _penalty(self, error: Error) -> float:
-        if isinstance(error, DigestMismatchError):
+    def _penalty(self, endpoint: Endpoint, error: Error) -> float:
+        is_wrong_copy = endpoint.is_mirror and isinstance(error, SizeMismatchError)
+        if isinstance(error, DigestMismatchError) or is_wrong_copy:
             return self._distrust
         if isinstance(error, RateLimitedError):
             return min(error.retry_after or self._rest, self._longest_pause)

@@ -44,8 +44,18 @@ def test_it_is_forgotten_in_time() -> None:
     assert order_after(FIRST, later=LIMITS.endpoint_distrust + 1) == list(ALL)
 
 
-@pytest.mark.parametrize("error", [SizeMismatchError("the author may have written it so"), UnknownBlobError("none")])
-def test_what_need_not_be_the_mirrors_fault_is_not_held_against_it(error: Error) -> None:
+@pytest.mark.parametrize(
+    ("endpoint", "error"),
+    [(FIRST, UnknownBlobError("none")), (ORIGIN, SizeMismatchError("the author may have written it so"))],
+)
+def test_what_need_not_be_its_fault_is_not_held_against_an_endpoint(endpoint: Endpoint, error: Error) -> None:
     health = Health(LIMITS, FakeClock().now)
-    health.note(FIRST, error)
-    assert health.sort(ALL) == list(ALL)
+    health.note(endpoint, error)
+    assert health.sort([endpoint, SECOND]) == [endpoint, SECOND]
+
+
+@pytest.mark.demand("mirror-corrupt-blob")
+def test_a_mirror_whose_copy_has_another_size_goes_behind_the_others() -> None:
+    health = Health(LIMITS, FakeClock().now)
+    health.note(FIRST, SizeMismatchError("longer"))
+    assert health.sort(ALL) == [SECOND, ORIGIN, FIRST]
