@@ -1,19 +1,21 @@
 """Snapshots: what an image was when it was last resolved, kept so that its blobs stay servable though its tag moves.
 
-The last ``KEPT`` of each shelf are kept in memory and, if there is a directory for it, on disk, so that they survive an
-exit when idle. A file holds what a source delivered, *unverified*, with its signatures: whoever reads it back judges it
-under the names that the configuration gives and by the policy in force then, so that neither a changed policy nor a
-changed file can make the daemon serve what it should not.
+The last ``KEPT`` of each shelf, fewer if they are large, are kept in memory and, if there is a directory for it, on
+disk, so that they survive an exit when idle. A file holds what a source delivered, *unverified*, with its signatures:
+whoever reads it back judges it under the names that the configuration gives and by the policy in force then, so that
+neither a changed policy nor a changed file can make the daemon serve what it should not.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import logging
 import os
 import threading
 from dataclasses import dataclass
+from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from container_image_proxy.errors import Error, InvalidManifestError
@@ -23,13 +25,15 @@ from container_image_proxy.image.platform import Platform, parse_platform
 from container_image_proxy.policy.signature_blob import UntrustedSignature
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.policy.evaluate import VerifiedImage
 
 KEPT: Final = 8
+SHELF_SIZE: Final = 8 << 20
+"""Bytes of documents and signatures on one shelf that holds more than one image; parsed, they take some times that."""
 _MAX_FILE: Final = 32 << 20
 _Document = TypeVar("_Document", Manifest, Index)
 _log = logging.getLogger(__name__)
@@ -50,6 +54,12 @@ class StoredImage:
     indexes: tuple[Index, ...]
     manifest: Manifest
     signatures: Mapping[Digest, tuple[UntrustedSignature, ...]]
+
+    @property
+    def size(self) -> int:
+        """Bytes of documents and signatures."""
+        documents = len(self.manifest.raw) + sum(len(index.raw) for index in self.indexes)
+        return documents + sum(one.size for group in self.signatures.values() for one in group)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +119,9 @@ class SnapshotStore:
             kept = self._load(shelf)
             if kept and kept[0] == stored:
                 return
-            kept[:] = [stored, *(one for one in kept if one != stored)][:KEPT]
-            self._write(shelf, stored)
+            kept[:] = [stored, *(one for one in kept if one != stored)]
+            del kept[_room(one.size for one in kept) :]
+            self._write(shelf, stored, len(kept))
 
     def _load(self, shelf: str) -> list[StoredImage]:
         if shelf not in self._shelves:
@@ -122,9 +133,9 @@ class SnapshotStore:
         """By age: their names are numbers of one length."""
         return sorted((self._directory / shelf).glob("*.json")) if self._directory else []
 
-    def _write(self, shelf: str, stored: StoredImage) -> None:
-        """Put the newest on disk. Failing costs a resolution after the next start, so it is no reason to fail a
-        request.
+    def _write(self, shelf: str, stored: StoredImage, count: int) -> None:
+        """Put the newest on disk, where ``count`` are to stay. Failing costs a resolution after the next start, so it
+        is no reason to fail a request.
         """
         content = encode(stored)
         if self._directory is None or len(content) > _MAX_FILE:
@@ -133,18 +144,36 @@ class SnapshotStore:
         try:
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
             files = self._files(shelf)
-            temporary = place / ".new"
-            temporary.write_bytes(content)
-            temporary.replace(place / f"{_number(files) + 1:020d}.json")
-            for path in files[: 1 - KEPT]:
+            newest = place / f"{_number(files) + 1:020d}-{hashlib.sha256(content).hexdigest()}.json"
+            _place(content, newest, next((path for path in files if _key(path) == _key(newest)), None))
+            for path in self._files(shelf)[:-count]:
                 path.unlink()
         except OSError as error:
             _log.warning("cannot keep a snapshot of %s in %s: %s", stored.name, place, os.strerror(error.errno or 0))
 
 
+def _place(content: bytes, path: Path, same: Path | None) -> None:
+    """Put ``content`` at ``path`` in one step, by moving the file that has it already if there is one."""
+    if same is None:
+        same = path.with_name(".new")
+        same.write_bytes(content)
+    same.replace(path)
+
+
 def _number(files: list[Path]) -> int:
     """The number of the newest file."""
-    return max((int(path.stem) for path in files if path.stem.isdecimal()), default=0)
+    numbers = (path.name.partition("-")[0] for path in files)
+    return max((int(number) for number in numbers if number.isdecimal()), default=0)
+
+
+def _key(path: Path) -> str:
+    """What files of the same content have in common."""
+    return path.name.partition("-")[2]
+
+
+def _room(sizes: Iterable[int]) -> int:
+    """How many of these, newest first, a shelf can hold."""
+    return max(1, sum(total <= SHELF_SIZE for total in accumulate(islice(sizes, KEPT))))
 
 
 def _read(path: Path) -> StoredImage | None:
@@ -177,8 +206,8 @@ class Snapshots:
     def add(self, shelf: str, snapshot: Snapshot) -> None:
         """Make it the newest; one with the same content is replaced."""
         with self._lock:
-            others = [one for one in self._load(shelf) if one.stored != snapshot.stored]
-            self._shelves[shelf] = (snapshot, *others)[:KEPT]
+            kept = (snapshot, *(one for one in self._load(shelf) if one.stored != snapshot.stored))
+            self._shelves[shelf] = kept[: _room(one.stored.size for one in kept)]
         self._store.add(shelf, snapshot.stored)
 
     def _load(self, shelf: str) -> tuple[Snapshot, ...]:
