@@ -76,8 +76,8 @@ class Connection:
                 self._protocol.start_next_cycle()
                 patience = self._limits.keep_alive_seconds
         except RefusedRequestError as error:
-            self._send_refusal(error)
-            self._log("-", "-", error.status, 0, started, Outcome.REFUSED, {})
+            sent = self._send_refusal(error)
+            self._log("-", "-", error.status, sent, started, Outcome.REFUSED, {})
             self.channel.linger(self._limits.linger_seconds)
 
     def _next_request(self, patience: float) -> h11.Request | None:
@@ -122,8 +122,7 @@ class Connection:
         try:
             exchange.run(self._application, self.peer)
         except RefusedRequestError as error:
-            self._send_refusal(error, head_only=exchange.head_only)
-            exchange.status = error.status
+            self._refuse(exchange, error)
             return Outcome.REFUSED
         except PeerStalledError:
             return Outcome.STALLED
@@ -139,14 +138,18 @@ class Connection:
         if exchange.committed:
             self.channel.abort()
             return Outcome.CUT
-        internal = RefusedRequestError(HTTPStatus.INTERNAL_SERVER_ERROR, _OPAQUE, "INTERNAL")
-        self._send_refusal(internal, head_only=exchange.head_only)
-        exchange.status = internal.status
+        self._refuse(exchange, RefusedRequestError(HTTPStatus.INTERNAL_SERVER_ERROR, _OPAQUE, "INTERNAL"))
         return Outcome.FAILED
 
-    def _send_refusal(self, error: RefusedRequestError, *, head_only: bool = False) -> None:
-        answer = refusal(error.status, error.code, str(error), head_only=head_only)
-        self.channel.send([answer], self._limits.send_seconds)
+    def _refuse(self, exchange: Exchange, error: RefusedRequestError) -> None:
+        exchange.sent = self._send_refusal(error, head_only=exchange.head_only)
+        exchange.status = error.status
+
+    def _send_refusal(self, error: RefusedRequestError, *, head_only: bool = False) -> int:
+        """Send it, and say how many bytes its body has."""
+        head, body = refusal(error, head_only=head_only)
+        self.channel.send([head + body], self._limits.send_seconds)
+        return len(body)
 
     def _log(
         self,

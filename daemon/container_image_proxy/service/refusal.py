@@ -9,29 +9,29 @@ import collections
 import contextlib
 import socket
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
+from container_image_proxy.service.http_date import http_date
 from container_image_proxy.service.problem import problem
 
 if TYPE_CHECKING:
-    from http import HTTPStatus
+    from container_image_proxy.service.request_head import RefusedRequestError
 
 KEPT: Final = 32
+_RETRYABLE: Final = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.SERVICE_UNAVAILABLE}
 
 
-def refusal(
-    status: HTTPStatus, code: str, detail: str, *, retry_after: int | None = None, head_only: bool = False
-) -> bytes:
-    """A problem document as a whole HTTP/1.1 message after which the connection closes.
-
-    It is retryable if ``retry_after``, in seconds, says when.
-    """
-    headers = () if retry_after is None else (("Retry-After", str(retry_after)),)
-    members = {"retryable": retry_after is not None}
-    answer = problem(status, code, status.phrase, detail, members=members, headers=headers)
-    fields = "".join(f"{name}: {value}\r\n" for name, value in (*answer.headers, ("Connection", "close")))
+def refusal(error: RefusedRequestError, *, head_only: bool = False) -> tuple[bytes, bytes]:
+    """Head and body of a problem document as an HTTP/1.1 answer after which the connection closes."""
+    status = error.status
+    headers = () if error.retry_after is None else (("Retry-After", str(error.retry_after)),)
+    members = {"retryable": status in _RETRYABLE}
+    answer = problem(status, error.code, status.phrase, str(error), members=members, headers=headers)
+    lines = (*answer.headers, ("Date", http_date()), ("Connection", "close"))
+    fields = "".join(f"{name}: {value}\r\n" for name, value in lines)
     head = f"HTTP/1.1 {status:d} {status.phrase}\r\n{fields}\r\n".encode("ascii")
-    return head if head_only or not isinstance(answer.body, bytes) else head + answer.body
+    return head, b"" if head_only or not isinstance(answer.body, bytes) else answer.body
 
 
 class TurnedAway:

@@ -20,12 +20,18 @@ _LENGTH: Final = re.compile(rb"[0-9]{1,20}")
 
 
 class RefusedRequestError(Error):
-    """A request that the server answers itself, with ``status`` and ``code``; the connection closes with the answer."""
+    """A request that the server answers itself, with ``status`` and ``code``; the connection closes with the answer.
 
-    def __init__(self, status: HTTPStatus, detail: str, code: str = "UNSUPPORTED") -> None:
+    ``retry_after`` is in seconds.
+    """
+
+    def __init__(
+        self, status: HTTPStatus, detail: str, code: str = "UNSUPPORTED", *, retry_after: int | None = None
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.code = code
+        self.retry_after = retry_after
 
 
 class HeadBuffer:

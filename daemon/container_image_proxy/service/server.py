@@ -26,6 +26,7 @@ from container_image_proxy.service.connection import Connection
 from container_image_proxy.service.limits import ServerLimits
 from container_image_proxy.service.peer import UNAUTHENTICATED, read_peer
 from container_image_proxy.service.refusal import KEPT, TurnedAway, refusal
+from container_image_proxy.service.request_head import RefusedRequestError
 from container_image_proxy.service.roster import Roster
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ _LONGEST_SLEEP: Final = 3600.0  # seconds; epoll_wait(2) takes no more than 24 d
 _LAST_WORDS_SECONDS: Final = 1.0  # for work that was cancelled to end and be logged
 _PIPE_SIZE: Final = 64 * 1024
 _PER_CONNECTION: Final = 3  # the client's socket, one towards a source, one on the way there
-_DENIED: Final = refusal(HTTPStatus.FORBIDDEN, "DENIED", "this user may not connect")
 
 
 class Chore(Protocol):
@@ -73,10 +73,6 @@ class Server:
         self._application = application
         self._limits = limits
         self._admit = admit
-        later = limits.retry_after_seconds
-        self._busy = refusal(
-            HTTPStatus.SERVICE_UNAVAILABLE, "TOOMANYREQUESTS", "too many connections", retry_after=later
-        )
         self._roster = Roster(min(limits.connections, _affordable_connections()), limits.connections_per_uid)
         self._lock = threading.RLock()  # for the wake-up; signal handlers may re-enter
         self._turned_away = TurnedAway(limits.linger_seconds)
@@ -228,17 +224,23 @@ class Server:
         except OSError:
             sock.close()
             return
-        if not self._admit(peer):
-            self._turn_away(sock, peer, "not on the allow list", _DENIED)
-        elif self._roster.is_full(peer):
-            self._turn_away(sock, peer, "too many connections", self._busy)
+        if objection := self._objection_to(peer):
+            self._turn_away(sock, peer, objection)
         else:
             self._start(Connection(SocketChannel(sock), peer, self._application, self._limits))
 
-    def _turn_away(self, sock: socket.socket, peer: Peer, why: str, answer: bytes) -> None:
+    def _objection_to(self, peer: Peer) -> RefusedRequestError | None:
+        if not self._admit(peer):
+            return RefusedRequestError(HTTPStatus.FORBIDDEN, "this user may not connect", "DENIED")
+        if self._roster.is_full(peer):
+            status, later = HTTPStatus.SERVICE_UNAVAILABLE, self._limits.retry_after_seconds
+            return RefusedRequestError(status, "too many connections", "TOOMANYREQUESTS", retry_after=later)
+        return None
+
+    def _turn_away(self, sock: socket.socket, peer: Peer, error: RefusedRequestError) -> None:
         fields = {"PEER_UID": peer.uid, "PEER_PID": peer.pid}
-        _log.info("turned away %s: %s", peer, why, extra={"fields": fields})
-        self._turned_away.add(sock, answer)
+        _log.info("turned away %s: %s", peer, error, extra={"fields": fields})
+        self._turned_away.add(sock, b"".join(refusal(error)))
 
     # --- connections --------------------------------------------------------------------------------------------------
 

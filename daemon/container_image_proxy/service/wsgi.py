@@ -11,7 +11,6 @@ import functools
 import io
 import re
 import sys
-import time
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
@@ -19,6 +18,7 @@ from urllib.parse import unquote_to_bytes
 
 import h11
 
+from container_image_proxy.service.http_date import http_date
 from container_image_proxy.service.request_head import RefusedRequestError
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Exchange:
             raise exc_info[1].with_traceback(exc_info[2])
         if exc_info is None and self._head is not None:
             raise RuntimeError("start_response was called a second time without exc_info")
-        self._head = _response(status, tuple(headers), _date(int(time.time())), last=self._last)
+        self._head = _response(status, tuple(headers), http_date(), last=self._last)
         self.status = self._head.status_code
         return self._write
 
@@ -162,17 +162,12 @@ class Exchange:
 
 
 @functools.lru_cache(maxsize=32)
-def _response(status: str, headers: tuple[tuple[str, str], ...], date: bytes, *, last: bool) -> h11.Response:
+def _response(status: str, headers: tuple[tuple[str, str], ...], date: str, *, last: bool) -> h11.Response:
     """The head of an answer. Those of a manifest are all alike, and h11 takes its time to validate one."""
     if not _STATUS.fullmatch(status):
         raise ValueError(f"{status[:_SHOWN]!r} is not a status line")
     fields = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-    fields.append((b"Date", date))
+    fields.append((b"Date", date.encode("ascii")))
     if last:
         fields.append((b"Connection", b"close"))
     return h11.Response(status_code=int(status[:3]), reason=status[4:].encode("latin-1"), headers=fields)
-
-
-@functools.lru_cache(maxsize=1)
-def _date(seconds: int) -> bytes:
-    return time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(seconds)).encode("ascii")

@@ -473,9 +473,10 @@ def test_refused_and_failed_requests_are_records_too(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, request_: bytes, outcome: str, status: int
 ) -> None:
     with caplog.at_level(logging.INFO, ACCESS_LOG), serving(tmp_path, lambda *_: 1 // 0) as server:
-        assert server.ask(request_).status == status
+        answer = server.ask(request_)
+    assert answer.status == status
     fields = caplog.records[-1].fields  # type: ignore[attr-defined]
-    assert (fields["OUTCOME"], fields["STATUS"]) == (outcome, status)
+    assert (fields["OUTCOME"], fields["STATUS"], fields["BYTES"]) == (outcome, status, len(answer.body))
 
 
 def test_only_a_defect_has_its_traceback_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
