@@ -13,6 +13,7 @@ import threading
 import time
 from base64 import b64encode
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
@@ -20,6 +21,7 @@ from urllib.parse import urlencode
 from container_image_proxy.errors import RegistryAuthError, RegistryError, UpstreamError
 from container_image_proxy.registry.origin import Target, is_own_site, parse_target
 from container_image_proxy.registry.request import Request
+from container_image_proxy.single_flight import SingleFlight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 _CLIENT_ID: Final = "container-image-proxy"
 _TOKEN: Final = re.compile(r"[\x21-\x7e]{1,65536}")
+_MOST_TOKENS: Final = 64
 _LONGEST_LIFE: Final = 24 * 3600.0
 _PHASE: Final = "token"
 _REMEDY: Final = " (if it may have the credentials: trusted-token-realms, see container-image-proxy.toml(5))"
@@ -71,21 +74,37 @@ class Tokens:
         self._trusted_realms = frozenset(host.lower() for host in trusted_realms)
         self._clock = clock
         self._tokens: dict[TokenRequest, _Token] = {}
-        self._locks: dict[TokenRequest, threading.Lock] = {}
+        self._fetches: SingleFlight[_Token] = SingleFlight()
         self._lock = threading.Lock()
 
     def get(self, wanted: TokenRequest, *, rejected: str | None = None) -> str:
         """A token that is still good and is not ``rejected``.
 
-        Raises :class:`RegistryAuthError` if it is refused to us, other :class:`UpstreamError` if it cannot be had.
+        Raises :class:`RegistryAuthError` if it is refused to us, other :class:`UpstreamError` if it cannot be had; who
+        wants the same meanwhile gets the same error.
         """
+        token = self._in_hand(wanted, rejected)
+        if token is None:
+            token = self._fetches.run((wanted, rejected), partial(self._renew, wanted, rejected))
+        return token.value
+
+    def _in_hand(self, wanted: TokenRequest, rejected: str | None) -> _Token | None:
         with self._lock:
-            lock = self._locks.setdefault(wanted, threading.Lock())
-        with lock:
             token = self._tokens.get(wanted)
-            if token is None or token.expires <= self._clock() or token.value == rejected:
-                token = self._tokens[wanted] = self._fetch(wanted)
-            return token.value
+        return token if token is not None and token.expires > self._clock() and token.value != rejected else None
+
+    def _renew(self, wanted: TokenRequest, rejected: str | None) -> _Token:
+        """A new token, unless somebody else was faster."""
+        return self._in_hand(wanted, rejected) or self._keep(wanted, self._fetch(wanted))
+
+    def _keep(self, wanted: TokenRequest, token: _Token) -> _Token:
+        """Have ``token`` in hand, but not ever more of them: what is wanted is upstream's to make up."""
+        now = self._clock()
+        with self._lock:
+            self._tokens.pop(wanted, None)
+            good = [(known, kept) for known, kept in self._tokens.items() if kept.expires > now]
+            self._tokens = dict([*good, (wanted, token)][-_MOST_TOKENS:])
+        return token
 
     def _fetch(self, wanted: TokenRequest) -> _Token:
         target = self._verify_realm(wanted)

@@ -88,6 +88,20 @@ def test_the_final_error_is_the_origins_and_tells_of_the_mirrors() -> None:
         attempts.failed(UnknownManifestError("not there"))
 
 
+@pytest.mark.demand("mirror-down")
+def test_an_error_that_several_requests_met_with_tells_each_of_its_own_mirrors_only() -> None:
+    shared = RegistryUnavailableError("no token", endpoint="r.example", retryable=False)
+    told = []
+    for _ in range(2):
+        attempts = attempts_over(MIRROR, ORIGIN, clock=FakeClock())
+        attempts.failed(RegistryError("broken mirror"))
+        with pytest.raises(RegistryUnavailableError) as caught:
+            attempts.failed(shared)
+        assert caught.value.endpoint == "r.example"
+        told.append(str(caught.value))
+    assert told == ["no token (before it: mirror.example: broken mirror)"] * 2
+
+
 def test_a_verdict_of_the_origin_is_not_delayed_by_a_mirror_that_may_recover() -> None:
     clock = FakeClock()
     attempts = attempts_over(MIRROR, ORIGIN, clock=clock)
