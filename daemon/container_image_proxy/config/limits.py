@@ -30,6 +30,9 @@ class Limits:
     minimum_rate: float = 8 * KIB
     """A read of n bytes may take ``max(idle_timeout, n / minimum_rate)``: who drips is as good as dead."""
 
+    answer_timeout: float = 150.0
+    """From a request to the end of its answer's head, with all logins, redirects and protocols on the way."""
+
     attempts: int = 6
     """How often every source of an image is tried before a request fails; progress starts the count anew."""
     backoff: float = 0.5
@@ -38,6 +41,8 @@ class Limits:
     """The cap on a single pause, also when ``Retry-After`` asks for more."""
     total_pause: float = 120.0
     """The cap on all pauses of one request together."""
+    total_time: float = 300.0
+    """No further round begins so long after the first failure that was not overcome."""
     endpoint_rest: float = 60.0
     """For so long an endpoint that could not be reached is asked only after all others."""
     endpoint_distrust: float = 3600.0

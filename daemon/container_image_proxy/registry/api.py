@@ -12,10 +12,12 @@ from container_image_proxy.errors import RegistryUnavailableError, UnknownBlobEr
 from container_image_proxy.registry.headers import parse_media_type, parse_warning
 from container_image_proxy.registry.origin import parse_target
 from container_image_proxy.registry.request import Request
+from container_image_proxy.registry.wire import step
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from container_image_proxy.config.limits import Limits
     from container_image_proxy.errors import Error
     from container_image_proxy.registry.endpoints import Repository
     from container_image_proxy.registry.login import Login
@@ -31,8 +33,9 @@ _SHOWN_WARNING: Final = 200
 class DistributionApi:
     """Asks repositories for what lies under their paths. Thread-safe."""
 
-    def __init__(self, login: Login) -> None:
+    def __init__(self, login: Login, limits: Limits) -> None:
         self._login = login
+        self._limits = limits
         self._schemes: dict[str, str] = {}
 
     def get(
@@ -48,7 +51,8 @@ class DistributionApi:
 
         Raises :class:`UnknownManifestError` or :class:`UnknownBlobError` for 404, :class:`UpstreamError` for the rest.
         """
-        reply = self._send(_request(repository, path, phase, headers), repository, expected)
+        with step(self._limits.answer_timeout, idle=self._limits.first_byte_timeout):
+            reply = self._send(_request(repository, path, phase, headers), repository, expected)
         for line in reply.header_lines("Warning"):
             if warning := parse_warning(line):
                 _log.warning("%s warns: %r", repository.domain, warning[:_SHOWN_WARNING])

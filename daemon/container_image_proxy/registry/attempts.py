@@ -7,6 +7,7 @@ some failure may pass, a pause and another round follow; rounds and pauses are b
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from dataclasses import dataclass
@@ -38,16 +39,17 @@ class Clock:
     sleep: Callable[[float], None] = cancellation.sleep
 
 
-def has_progressed(offset: int, last_retry_offset: int | None, since_last_retry: float) -> bool:
+def has_progressed(offset: int, last_retry_offset: int | None, since_last_retry: float, minimum_rate: float) -> bool:
     """Whether a transfer that broke at ``offset`` may simply go on from there, its count of failures starting anew.
 
-    The first time always; later after 1 MiB more, or a minute (seconds ``since_last_retry``) in which something
-    arrived.
+    The first time always; later after 1 MiB more, or after a minute or longer (seconds ``since_last_retry``) in which
+    ``minimum_rate`` was kept.
     """
     if last_retry_offset is None:
         return True
     gained = offset - last_retry_offset
-    return gained >= _ENOUGH_PROGRESS or (gained > 0 and since_last_retry >= _LONG_AGO)
+    is_steady = since_last_retry >= _LONG_AGO and gained >= minimum_rate * since_last_retry
+    return gained >= _ENOUGH_PROGRESS or is_steady
 
 
 class Attempts(Generic[_E]):
@@ -65,6 +67,7 @@ class Attempts(Generic[_E]):
         self._failures: dict[_E, Error] = {}
         self._rounds = 0
         self._paused = 0.0
+        self._failing_since = math.inf
 
     @property
     def endpoint(self) -> _E:
@@ -75,6 +78,7 @@ class Attempts(Generic[_E]):
         """Start the counts anew: what has failed so far was overcome."""
         self._rounds = 0
         self._paused = 0.0
+        self._failing_since = math.inf
 
     def failed(self, error: Error, *, persist: bool = False) -> None:
         """Turn to the next endpoint, after a pause if all had their turn; raise the final error if it is enough.
@@ -82,6 +86,7 @@ class Attempts(Generic[_E]):
         The failure of the last, which is the origin of the mirrors before it, decides whether another round can help;
         with ``persist`` any that may pass does, since somebody is known to have what we want.
         """
+        self._failing_since = min(self._failing_since, self._clock.now())
         endpoint = self._waiting.pop(0)
         self._failures[endpoint] = error
         self._health.note(endpoint, error)
@@ -104,12 +109,18 @@ class Attempts(Generic[_E]):
         decisive = bool(hopeful) if persist else self._endpoints[-1] in hopeful
         pause = self._next_pause([self._failures[endpoint] for endpoint in hopeful])
         self._rounds += 1
-        if not decisive or self._rounds >= self._limits.attempts or self._paused + pause > self._limits.total_pause:
+        if not decisive or self._is_enough(pause):
             raise self._verdict()
         if pause:
             self._paused += pause
             self._clock.sleep(pause)
         self._waiting = self._health.sort(hopeful, self._first)
+
+    def _is_enough(self, pause: float) -> bool:
+        limits = self._limits
+        time = self._clock.now() + pause - self._failing_since
+        is_too_late = self._paused + pause > limits.total_pause or time > limits.total_time
+        return is_too_late or self._rounds >= limits.attempts
 
     def _next_pause(self, errors: list[Error]) -> float:
         """Exponential with jitter, or as long as upstream asks for; none for a first lost connection."""

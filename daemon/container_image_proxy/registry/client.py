@@ -87,7 +87,7 @@ class RegistryClient:
         self._clock = clock
         self._session = HttpSession(limits=limits, certificates=certificates, proxies=parse_proxies(environ))
         tokens = Tokens(self._session, limits, trusted_realms=trusted_token_realms, clock=clock.now)
-        self._api = DistributionApi(Login(self._session, tokens, keychain))
+        self._api = DistributionApi(Login(self._session, tokens, keychain), limits)
         self._health = Health(limits, clock.now)
         self._suppliers: dict[Reference | Repository, Repository] = {}
 

@@ -66,16 +66,17 @@ class Download(Generic[_E]):
 
     def _recover(self, error: Error) -> None:
         """Go on where it broke: at the same endpoint if it had got somewhere, else as the attempts say."""
-        now = self._clock.now()
-        if isinstance(error, ConnectionLostError) and self._has_progressed(now):
+        is_further = self._has_progressed()
+        if is_further:
             self._attempts.progressed()
-        else:
+        if not (is_further and isinstance(error, ConnectionLostError)):
             self._attempts.failed(error, persist=self._offset > 0)
         self._last_retry_offset, self._last_retry_time = self._offset, self._clock.now()
 
-    def _has_progressed(self, now: float) -> bool:
-        has_begun = self._offset > 0
-        return has_begun and has_progressed(self._offset, self._last_retry_offset, now - self._last_retry_time)
+    def _has_progressed(self) -> bool:
+        since = self._clock.now() - self._last_retry_time
+        rate = self._limits.minimum_rate
+        return self._offset > 0 and has_progressed(self._offset, self._last_retry_offset, since, rate)
 
     def _transfer(self, endpoint: _E) -> Generator[bytes, None, None]:
         with closing(self._open_at(endpoint, self._offset)) as reply:

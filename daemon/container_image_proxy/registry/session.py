@@ -77,13 +77,14 @@ class HttpSession:
 
         Raises :class:`UpstreamError` if there is none, :class:`RegistryError` for one that must not be used.
         """
-        for _ in range(self._limits.redirects + 1):
-            reply = self._exchange(request)
-            location = reply.header("Location")
-            if reply.status not in REDIRECTS or location is None:
-                return reply.refuse_encoding()
-            reply.discard()
-            request = self._follow(request, location)
+        with step(_head_time(self._limits), idle=self._limits.first_byte_timeout):
+            for _ in range(self._limits.redirects + 1):
+                reply = self._exchange(request)
+                location = reply.header("Location")
+                if reply.status not in REDIRECTS or location is None:
+                    return reply.refuse_encoding()
+                reply.discard()
+                request = self._follow(request, location)
         raise self._refused(request, f"redirects more than {self._limits.redirects} times")
 
     def _follow(self, request: Request, location: str) -> Request:
@@ -110,18 +111,16 @@ class HttpSession:
         if proxy is not None:
             _verify_literal(profile.reach, target.origin.host)
         limits = self._limits
-        with step(
-            2 * limits.connect_timeout + limits.first_byte_timeout, idle=limits.first_byte_timeout, reach=profile.reach
-        ) as running:
+        with step(_head_time(limits), idle=limits.first_byte_timeout, reach=profile.reach) as running:
             try:
                 response = self._adapter(profile).send(
                     _prepare(request),
                     stream=True,
-                    timeout=(limits.connect_timeout, limits.first_byte_timeout),
+                    timeout=(min(limits.connect_timeout, running.patience()), limits.first_byte_timeout),
                     verify=profile.verify,
                     proxies={target.origin.scheme: proxy} if proxy is not None else {},
                 )
-            except (requests.RequestException, HTTPError) as error:
+            except (requests.RequestException, HTTPError, TimeoutError) as error:
                 phase = request.phase if running.has_connected else "connect"
                 raise error_for_exception(
                     running.failure or error, phase=phase, endpoint=target.origin.authority
@@ -177,6 +176,11 @@ class HttpSession:
             for adapter in self._adapters.values():
                 adapter.close()
             self._adapters.clear()
+
+
+def _head_time(limits: Limits) -> float:
+    """How long a request may take until the end of its answer's head, whatever redirects are on the way."""
+    return 2 * limits.connect_timeout + limits.first_byte_timeout
 
 
 def _prepare(request: Request) -> requests.PreparedRequest:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 
 from container_image_proxy.config.limits import MIB, Limits
@@ -57,6 +59,18 @@ def test_rounds_and_pauses_are_bounded() -> None:
     assert len(clock.slept) == LIMITS.attempts - 1
     for number, pause in enumerate(clock.slept):
         assert LIMITS.backoff * 2**number / 2 <= pause <= LIMITS.backoff * 2**number
+
+
+@pytest.mark.demand("stall-headers")
+def test_rounds_that_take_their_time_are_fewer() -> None:
+    @dataclass
+    class PassingClock(FakeClock):
+        def now(self) -> float:
+            self.time += LIMITS.total_time / 4
+            return self.time
+
+    count, _ = fail_until_the_end(attempts_over(ORIGIN, clock=PassingClock()), unavailable())
+    assert count < LIMITS.attempts
 
 
 @pytest.mark.demand("429-retry-after")
@@ -143,8 +157,10 @@ def test_progress_starts_the_count_anew() -> None:
         (3 * MIB, 2 * MIB, 0.0, True),
         (3 * MIB - 1, 2 * MIB, 0.0, False),
         (3 * MIB - 1, 2 * MIB, 60.0, True),
+        (2 * MIB + 3, 2 * MIB, 61.0, False),
+        (3 * MIB - 1, 2 * MIB, 3600.0, False),
         (2 * MIB, 2 * MIB, 3600.0, False),
     ],
 )
 def test_what_counts_as_progress(offset: int, last: int | None, seconds: float, *, progressed: bool) -> None:
-    assert has_progressed(offset, last, seconds) is progressed
+    assert has_progressed(offset, last, seconds, LIMITS.minimum_rate) is progressed
