@@ -40,6 +40,10 @@ class InvalidPlatformError(InvalidInputError):
     """Not ``os/architecture[/variant]``."""
 
 
+class InvalidQueryError(InvalidInputError):
+    """Not a query that the resource knows."""
+
+
 class ConfigurationError(Error):
     """A configuration file that cannot be used: which file, where in it, why, and what to do about it."""
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, quote
 
 from container_image_proxy.config.instances import is_image_name
-from container_image_proxy.errors import InvalidInputError, PeerDeniedError, UnknownImageError
+from container_image_proxy.errors import InvalidInputError, InvalidQueryError, PeerDeniedError, UnknownImageError
 from container_image_proxy.image.digest import digest_of
 from container_image_proxy.image.platform import parse_platform
 from container_image_proxy.service.problem import Answer, is_expected, problem, problem_of
@@ -73,11 +73,11 @@ class Request:
                 self.query, keep_blank_values=True, strict_parsing=bool(self.query), max_num_fields=2
             )
         except ValueError as error:
-            raise InvalidInputError("the query is not name=value") from error
+            raise InvalidQueryError("the query is not name=value") from error
         if not parameters:
             return None
         if [name for name, _ in parameters] != ["platform"]:
-            raise InvalidInputError("the query may say platform=os/architecture[/variant] once, and nothing else")
+            raise InvalidQueryError("the query may say platform=os/architecture[/variant] once, and nothing else")
         return parse_platform(parameters[0][1])
 
 
@@ -109,9 +109,7 @@ class Application:
             return handler(request, self._serving(), **values)
         except MethodNotAllowedError as error:
             allow = (("Allow", ", ".join(error.allowed)),)
-            return problem(
-                HTTPStatus.METHOD_NOT_ALLOWED, "UNSUPPORTED", "Method not allowed", str(error), headers=allow
-            )
+            return problem(HTTPStatus.METHOD_NOT_ALLOWED, "UNSUPPORTED", str(error), headers=allow)
         except Exception as error:  # noqa: BLE001 - whatever goes wrong has an answer
             if not is_expected(error):
                 _log.exception("a request failed for a reason that should not exist")

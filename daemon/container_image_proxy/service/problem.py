@@ -35,43 +35,32 @@ class _Row:
     error: type[errors.Error]
     status: HTTPStatus
     code: str
-    title: str
 
 
 # The first row whose class fits decides, so that the more specific ones stand first.
 _TABLE: Final = (
-    _Row(errors.InvalidDigestError, HTTPStatus.BAD_REQUEST, "DIGEST_INVALID", "Invalid digest"),
-    _Row(errors.InvalidInputError, HTTPStatus.BAD_REQUEST, "NAME_INVALID", "Invalid request"),
-    _Row(errors.PeerDeniedError, HTTPStatus.FORBIDDEN, "DENIED", "Not on the allow list"),
-    _Row(errors.PolicyRejectedError, HTTPStatus.FORBIDDEN, "POLICY_REJECTED", "Rejected by the signature policy"),
-    _Row(errors.UnknownImageError, HTTPStatus.NOT_FOUND, "NAME_UNKNOWN", "Unknown image"),
-    _Row(errors.UnknownManifestError, HTTPStatus.NOT_FOUND, "MANIFEST_UNKNOWN", "Unknown manifest"),
-    _Row(errors.UnknownBlobError, HTTPStatus.NOT_FOUND, "BLOB_UNKNOWN", "Unknown blob"),
-    _Row(errors.NotFoundError, HTTPStatus.NOT_FOUND, "NOT_FOUND", "Not found"),
-    _Row(
-        errors.UpstreamTimeoutError, HTTPStatus.GATEWAY_TIMEOUT, "UPSTREAM_TIMEOUT", "The source did not answer in time"
-    ),
-    _Row(errors.RateLimitedError, HTTPStatus.SERVICE_UNAVAILABLE, "TOOMANYREQUESTS", "The registry limits our rate"),
-    _Row(
-        errors.RegistryUnavailableError,
-        HTTPStatus.SERVICE_UNAVAILABLE,
-        "UPSTREAM_UNAVAILABLE",
-        "The registry is not available",
-    ),
-    _Row(errors.RegistryAuthError, HTTPStatus.BAD_GATEWAY, "UNAUTHORIZED", "The registry does not accept the proxy"),
-    _Row(errors.RegistryError, HTTPStatus.BAD_GATEWAY, "UPSTREAM_ERROR", "The registry's answer cannot be used"),
-    _Row(errors.SourceError, HTTPStatus.BAD_GATEWAY, "SOURCE_ERROR", "The image's source is broken"),
-    _Row(errors.UpstreamError, HTTPStatus.BAD_GATEWAY, "UPSTREAM_ERROR", "The image's source failed"),
-    _Row(errors.DigestMismatchError, HTTPStatus.BAD_GATEWAY, "DIGEST_MISMATCH", "The source sent other content"),
-    _Row(errors.SizeMismatchError, HTTPStatus.BAD_GATEWAY, "SIZE_MISMATCH", "The source sent content of another size"),
-    _Row(errors.InvalidManifestError, HTTPStatus.BAD_GATEWAY, "MANIFEST_INVALID", "Invalid manifest"),
-    _Row(errors.IntegrityError, HTTPStatus.BAD_GATEWAY, "INTEGRITY", "The content is not what it claims to be"),
-    _Row(
-        errors.ConfigurationError,
-        HTTPStatus.INTERNAL_SERVER_ERROR,
-        "CONFIGURATION",
-        "The daemon's configuration cannot be used",
-    ),
+    _Row(errors.InvalidDigestError, HTTPStatus.BAD_REQUEST, "DIGEST_INVALID"),
+    _Row(errors.InvalidQueryError, HTTPStatus.BAD_REQUEST, "QUERY_INVALID"),
+    _Row(errors.InvalidPlatformError, HTTPStatus.BAD_REQUEST, "QUERY_INVALID"),
+    _Row(errors.InvalidInputError, HTTPStatus.BAD_REQUEST, "NAME_INVALID"),
+    _Row(errors.PeerDeniedError, HTTPStatus.FORBIDDEN, "DENIED"),
+    _Row(errors.PolicyRejectedError, HTTPStatus.FORBIDDEN, "POLICY_REJECTED"),
+    _Row(errors.UnknownImageError, HTTPStatus.NOT_FOUND, "NAME_UNKNOWN"),
+    _Row(errors.UnknownManifestError, HTTPStatus.NOT_FOUND, "MANIFEST_UNKNOWN"),
+    _Row(errors.UnknownBlobError, HTTPStatus.NOT_FOUND, "BLOB_UNKNOWN"),
+    _Row(errors.NotFoundError, HTTPStatus.NOT_FOUND, "NOT_FOUND"),
+    _Row(errors.UpstreamTimeoutError, HTTPStatus.GATEWAY_TIMEOUT, "UPSTREAM_TIMEOUT"),
+    _Row(errors.RateLimitedError, HTTPStatus.SERVICE_UNAVAILABLE, "TOOMANYREQUESTS"),
+    _Row(errors.RegistryUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE, "UPSTREAM_UNAVAILABLE"),
+    _Row(errors.RegistryAuthError, HTTPStatus.BAD_GATEWAY, "UNAUTHORIZED"),
+    _Row(errors.RegistryError, HTTPStatus.BAD_GATEWAY, "UPSTREAM_ERROR"),
+    _Row(errors.SourceError, HTTPStatus.BAD_GATEWAY, "SOURCE_ERROR"),
+    _Row(errors.UpstreamError, HTTPStatus.BAD_GATEWAY, "UPSTREAM_ERROR"),
+    _Row(errors.DigestMismatchError, HTTPStatus.BAD_GATEWAY, "DIGEST_MISMATCH"),
+    _Row(errors.SizeMismatchError, HTTPStatus.BAD_GATEWAY, "SIZE_MISMATCH"),
+    _Row(errors.InvalidManifestError, HTTPStatus.BAD_GATEWAY, "MANIFEST_INVALID"),
+    _Row(errors.IntegrityError, HTTPStatus.BAD_GATEWAY, "INTEGRITY"),
+    _Row(errors.ConfigurationError, HTTPStatus.INTERNAL_SERVER_ERROR, "CONFIGURATION"),
 )
 
 
@@ -84,29 +73,31 @@ def problem_of(error: BaseException) -> Answer:
     """The answer to a request that ended with ``error``."""
     row = next((row for row in _TABLE if isinstance(error, row.error)), None)
     if row is None:
-        return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "INTERNAL", "Internal error", "the daemon's log says more")
+        return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "INTERNAL", "the daemon's log says more")
     members, headers = _particulars(error)
-    return problem(row.status, row.code, row.title, str(error), members=members, headers=headers)
+    return problem(row.status, row.code, str(error), members=members, headers=headers)
 
 
 def problem(
     status: HTTPStatus,
     code: str,
-    title: str,
     detail: str,
     *,
     members: dict[str, Any] | None = None,
     headers: tuple[tuple[str, str], ...] = (),
 ) -> Answer:
     """A problem document as an answer; ``members`` are extension members (RFC 9457 section 3.2)."""
-    document = {
-        "type": "about:blank",
-        "title": title,
-        "status": int(status),
-        "detail": detail[:_LONGEST_DETAIL],
-        "code": code,
-        "retryable": False,
-    } | (members or {})
+    document = (
+        {
+            "type": "about:blank",
+            "title": status.phrase,  # as the type demands (RFC 9457 section 4.2.1); ``code`` says more
+            "status": int(status),
+            "detail": detail[:_LONGEST_DETAIL],
+            "code": code,
+            "retryable": False,
+        }
+        | (members or {})
+    )
     body = json.dumps(document, indent=2).encode() + b"\n"
     return Answer(status, (("Content-Type", MEDIA_TYPE), ("Content-Length", str(len(body))), *headers), body)
 

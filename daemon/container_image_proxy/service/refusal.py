@@ -27,7 +27,7 @@ def refusal(error: RefusedRequestError, *, head_only: bool = False) -> tuple[byt
     status = error.status
     headers = () if error.retry_after is None else (("Retry-After", str(error.retry_after)),)
     members = {"retryable": status in _RETRYABLE}
-    answer = problem(status, error.code, status.phrase, str(error), members=members, headers=headers)
+    answer = problem(status, error.code, str(error), members=members, headers=headers)
     lines = (*answer.headers, ("Date", http_date()), ("Connection", "close"))
     fields = "".join(f"{name}: {value}\r\n" for name, value in lines)
     head = f"HTTP/1.1 {status:d} {status.phrase}\r\n{fields}\r\n".encode("ascii")

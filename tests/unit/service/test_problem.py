@@ -21,7 +21,9 @@ def document(answer: Answer) -> dict[str, object]:
     ("error", "status", "code"),
     [
         (errors.InvalidDigestError("x"), 400, "DIGEST_INVALID"),
-        (errors.InvalidPlatformError("x"), 400, "NAME_INVALID"),
+        (errors.InvalidInputError("x"), 400, "NAME_INVALID"),
+        (errors.InvalidPlatformError("x"), 400, "QUERY_INVALID"),
+        (errors.InvalidQueryError("x"), 400, "QUERY_INVALID"),
         (errors.PeerDeniedError("x"), 403, "DENIED"),
         (errors.PolicyRejectedError("x"), 403, "POLICY_REJECTED"),
         (errors.UnknownImageError("x"), 404, "NAME_UNKNOWN"),
@@ -43,7 +45,8 @@ def test_each_error_has_the_status_and_code_of_the_table(error: errors.Error, st
     problem = document(answer)
     assert (answer.status, problem["status"], problem["code"]) == (status, status, code)
     assert dict(answer.headers)["Content-Type"] == MEDIA_TYPE
-    assert {"type", "title", "detail", "retryable"} <= problem.keys()
+    assert (problem["type"], problem["title"]) == ("about:blank", answer.status.phrase), "RFC 9457 section 4.2.1"
+    assert {"detail", "retryable"} <= problem.keys()
 
 
 def test_every_class_of_the_tree_but_its_root_is_in_the_table() -> None:
