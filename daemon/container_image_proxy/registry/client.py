@@ -145,11 +145,11 @@ class RegistryClient:
         """The blob's bytes, unverified, in chunks of at most ``CHUNK_SIZE``; see :class:`Download`.
 
         Raises, at the first chunk or between two, :class:`UnknownBlobError`, :class:`UpstreamError` or
-        :class:`SizeMismatchError`. The ``urls`` of the descriptor are never fetched.
+        :class:`IntegrityError`. The ``urls`` of the descriptor are never fetched.
         """
         attempts = self._attempts(where, first=self._suppliers.get(where))
         open_at = partial(self._open_blob, descriptor=descriptor)
-        return Download(open_at, attempts, descriptor.size, self._limits, self._clock).chunks()
+        return Download(open_at, attempts, descriptor, self._limits, self._clock).chunks()
 
     def _open_blob(self, repository: Repository, offset: int, *, descriptor: Descriptor) -> Reply:
         headers = {"Range": f"bytes={offset}-{descriptor.size - 1}"} if offset else {}

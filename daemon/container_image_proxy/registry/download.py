@@ -1,8 +1,9 @@
 """The downloader: a blob's bytes in order, from whichever endpoint has them, resumed where a connection broke.
 
-Content addressing makes byte N the same anywhere, so that another endpoint can go on where one failed. Nothing is
-hashed here: whoever asked decides by the digest, at the end, and tells, so that a mirror that spoiled a blob does not
-spoil the next attempt. Sizes and offsets are in bytes.
+Content addressing makes byte N the same anywhere, so that another endpoint can go on where one failed. A blob that
+comes in one chunk is compared with its digest here already, to turn to another endpoint in time. Any other is hashed
+by whoever asked, who decides at its end, and tells, so that a mirror that spoiled a blob does not spoil the next
+attempt. Sizes and offsets are in bytes.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from container_image_proxy.config.limits import Limits
+    from container_image_proxy.image.descriptor import Descriptor
     from container_image_proxy.registry.attempts import Attempts, Clock
     from container_image_proxy.registry.reply import Reply
 
@@ -30,14 +32,20 @@ _E = TypeVar("_E", bound=Endpoint)
 
 
 class Download(Generic[_E]):
-    """One transfer of ``size`` bytes. ``open_at(endpoint, offset)`` asks for what follows ``offset``."""
+    """The transfer of one blob. ``open_at(endpoint, offset)`` asks for what follows ``offset``."""
 
     def __init__(
-        self, open_at: Callable[[_E, int], Reply], attempts: Attempts[_E], size: int, limits: Limits, clock: Clock
+        self,
+        open_at: Callable[[_E, int], Reply],
+        attempts: Attempts[_E],
+        descriptor: Descriptor,
+        limits: Limits,
+        clock: Clock,
     ) -> None:
         self._open_at = open_at
         self._attempts = attempts
-        self._size = size
+        self._digest = descriptor.digest
+        self._size = descriptor.size
         self._limits = limits
         self._clock = clock
         self._offset = 0
@@ -48,18 +56,19 @@ class Download(Generic[_E]):
     def chunks(self) -> Generator[bytes, None, None]:
         """The bytes, in chunks of at most ``CHUNK_SIZE``; closing the generator closes the connection at once.
 
-        Raises what the endpoints raise when all of them failed, and :class:`SizeMismatchError` if all have another
-        size. Whoever finds the content wrong throws :class:`DigestMismatchError` into the generator.
+        Raises what the endpoints raise when all of them failed, :class:`SizeMismatchError` if all have another size,
+        :class:`DigestMismatchError` if all have other content that comes in one chunk. Whoever finds out later that the
+        content is wrong throws that into the generator.
         """
         while True:
             endpoint = self._attempts.endpoint
             try:
                 with own_errors(endpoint.domain):
                     yield from self._transfer(endpoint)
-            except DigestMismatchError as error:
-                self._attempts.distrust(self._suppliers, error)
-                raise
             except Error as error:
+                if isinstance(error, DigestMismatchError) and self._suppliers:
+                    self._attempts.distrust(self._suppliers, error)
+                    raise
                 self._recover(error)
             else:
                 return
@@ -90,6 +99,8 @@ class Download(Generic[_E]):
                     raise _lost(reply)
                 if len(chunk) == left:  # before it counts as received: where more follows it may be wrong, too
                     _verify_end(reply, self._size)
+                if len(chunk) == self._size and not self._digest.matches(chunk):
+                    raise DigestMismatchError(f"{reply.endpoint} sent other content for {self._digest}")
                 self._offset += len(chunk)
                 self._suppliers.add(endpoint)
                 yield chunk
