@@ -144,11 +144,11 @@ def test_an_idle_daemon_exits_and_keeps_its_snapshots(place: Path) -> None:
     with activated(place / "run", arguments(place), environ=environ) as daemon:
         daemon.get("/manifest")
         assert daemon.process.wait(20) == 0
-        assert "STOPPING=1" in daemon.wait_for_notification("STOPPING=1")
+        daemon.wait_for_notification("STOPPING=1")
     single_image(place / "os")
     configure(place)
     with activated(place / "again", arguments(place), environ=environ) as daemon:
-        assert daemon.get(f"/blobs/{old.layer_digests[0]}").status in (200, 502)
+        assert daemon.get(f"/blobs/{old.layer_digests[0]}").status == 200
         assert daemon.get("/config").headers["manifest-digest"] == old.digest
         assert daemon.get("/manifest").headers["manifest-digest"] != old.digest
 
