@@ -56,6 +56,26 @@ def test_a_token_service_that_has_gone_away_is_forgotten(stored: StoredImage, mo
         assert len(registry.requests) == asked + 1
 
 
+def test_a_challenge_that_is_still_the_same_is_not_answered_twice(stored: StoredImage) -> None:
+    issue, clock = in_order(answering(200, b'{"token":"good"}'), answering(404)), FakeClock()
+    serve = by_path(image(stored))
+
+    def handle(request: ReceivedRequest, connection: Connection) -> None:
+        if request.path == "/token":
+            issue(request, connection)
+        elif request.headers.get("authorization") == "Bearer good":
+            serve(request, connection)
+        else:
+            connection.answer(401, headers={"WWW-Authenticate": f'Bearer realm="{registry.url}/token"'})
+
+    with Upstream(handle) as registry, registry_client(clock=clock) as client:
+        assert client.fetch_manifest(reference_at(registry)) is not None
+        clock.time += HOURS
+        with pytest.raises(RegistryError, match="answered 404 to the token request"):
+            client.fetch_manifest(reference_at(registry))
+        assert registry.paths().count("/token") == 2
+
+
 def turning_to_tls(stored: StoredImage, tls: ssl.SSLContext, last_in_the_clear: Handler) -> Upstream:
     """A registry that answers one request in the clear and then speaks TLS only."""
     serve = by_path(image(stored))

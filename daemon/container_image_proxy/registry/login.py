@@ -43,6 +43,8 @@ class _Visit:
     authorization: str | None = field(default=None, repr=False)
     has_answered: bool = False
     has_widened: bool = False
+    dead_end: Challenge | None = None
+    failure: UpstreamError | None = None
 
 
 class Login:
@@ -93,6 +95,7 @@ class Login:
         except UpstreamError as error:
             _log.info("%s is asked for its challenge anew: %s", visit.endpoint.domain, error)
             self._challenges.pop(visit.endpoint.authority, None)
+            visit.dead_end, visit.failure = known, error
             return None
 
     def _ask(self, request: Request, visit: _Visit) -> Reply:
@@ -122,6 +125,8 @@ class Login:
         challenge = next((challenge for challenge in challenges if _can_answer(challenge, visit.credentials)), None)
         if challenge is None:
             return False
+        if visit.failure is not None and challenge == visit.dead_end:
+            raise visit.failure
         self._challenges[visit.endpoint.authority] = challenge
         before, visit.authorization = (
             visit.authorization,
