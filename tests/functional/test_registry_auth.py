@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -215,6 +217,29 @@ def test_no_realm_of_a_public_registry_leads_into_a_private_network(
         ):
             client.fetch_manifest(at(registry, REGISTRY))
         assert foreign.connections == []
+
+
+@pytest.mark.demand("AUTH-realm-ssrf")
+@pytest.mark.demand("dns-fail")
+def test_a_resolver_that_failed_once_does_not_make_a_private_registry_a_public_one_for_good(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failures = session.resolve, [socket.gaierror(socket.EAI_AGAIN, "later")]
+
+    def resolve(host: str, port: int, seconds: float) -> list[tuple[int, Any]]:
+        if failures:
+            raise failures.pop()
+        return real(host, port, seconds)
+
+    monkeypatch.setattr(session, "resolve", resolve)
+    with world.secure(issuing(), FOREIGN) as foreign:
+        realm = f"https://{FOREIGN}:{foreign.port}/token"
+        with Upstream(challenging(realm, world.routes), host="127.0.0.2") as registry:
+            world.trust(registry, REGISTRY)
+            with registry_client(certificates=world.certificates) as client:
+                with pytest.raises(UpstreamError, match="refused to connect"):
+                    client.fetch_manifest(at(registry, REGISTRY))
+                assert client.fetch_manifest(at(registry, REGISTRY)) is not None
 
 
 @pytest.mark.demand("AUTH-realm-redirect")

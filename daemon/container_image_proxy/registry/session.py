@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 _USER_AGENT: Final = f"container-image-proxy/{__version__}"
-_HOSTS: Final = 64
+_HOSTS: Final = 16  # whose idle connections are kept: a registry may redirect to any number of hosts
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ class HttpSession:
 
     def _tls_files(self, request: Request) -> TlsFiles:
         """The registry's authorities hold for where it sends us, client certificates only for whom they are meant."""
-        own = self._files_for(request.endpoint.domain)
+        own = self._own_files(request.endpoint.domain)
         if request.endpoint.is_at(request.target.origin):
             return own
         theirs = self._files_for(request.target.origin.authority)
@@ -146,20 +146,24 @@ class HttpSession:
         authorities = tuple(dict.fromkeys((*own.authorities, *theirs.authorities)))
         return TlsFiles(authorities, theirs.client if is_known else ())
 
-    def _files_for(self, domain: str) -> TlsFiles:
+    def _own_files(self, domain: str) -> TlsFiles:
+        """Those of a configured place, remembered; for other hosts that would be as many as upstream can name."""
         if domain not in self._files:
-            files = TlsFiles()
-            with suppress(InvalidReferenceError):  # a host that an upstream named need not be a registry's
-                files = self._certificates.for_host(domain)
-            self._files[domain] = files
+            self._files[domain] = self._files_for(domain)
         return self._files[domain]
 
+    def _files_for(self, domain: str) -> TlsFiles:
+        with suppress(InvalidReferenceError):  # a host that an upstream named need not be a registry's
+            return self._certificates.for_host(domain)
+        return TlsFiles()
+
     def _reach_from(self, endpoint: Endpoint) -> Reach:
-        """Where ``endpoint`` may send us; when its own addresses are unknown, not into a private network."""
+        """Where ``endpoint`` may send us; as long as its own addresses are unknown, not into a private network."""
         if endpoint.host not in self._private:
-            addresses = []
-            with suppress(OSError):
+            try:
                 addresses = resolve(endpoint.host, 0, self._limits.connect_timeout)
+            except OSError:
+                return Reach.PUBLIC
             self._private[endpoint.host] = any(is_private(address[0]) for _, address in addresses)
         return Reach.PRIVATE if self._private[endpoint.host] else Reach.PUBLIC
 
