@@ -6,6 +6,7 @@ distribution-spec, so that neither secrets nor somebody else's text get into log
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import logging
@@ -53,6 +54,7 @@ _CODES: Final = frozenset(
         "UNSUPPORTED",
     ]
 )
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _Kind = type[BaseException] | tuple[type[BaseException], ...]
 _NO_TLS: Final = frozenset({"HTTP_REQUEST", "WRONG_VERSION_NUMBER"})  # how OpenSSL calls plain text instead of TLS
 _PLAIN_HTTP: Final = "it does not speak TLS (to allow that, insecure = true in registries.conf, or --tls-verify=false)"
@@ -128,16 +130,22 @@ def error_for_exception(error: BaseException, *, phase: str, endpoint: str) -> U
 
 @contextmanager
 def own_errors(endpoint: str) -> Iterator[None]:
-    """Let no foreign exception out of a conversation with ``endpoint``.
+    """Let only errors about ``endpoint`` out of a conversation with it.
 
-    It is a defect of ours, and its traceback goes to the log; but whoever provoked it must not keep another endpoint
-    from being asked, so it becomes a :class:`RegistryError`.
+    When this process has no more files or memory, that passes: :class:`RegistryUnavailableError`, whatever could not be
+    opened. A foreign exception is a defect of ours, and its traceback goes to the log; but whoever provoked it must not
+    keep another endpoint from being asked: :class:`RegistryError`.
     """
     try:
         yield
-    except Error:
+    except UpstreamError:
         raise
     except Exception as error:
+        if any(isinstance(cause, OSError) and cause.errno in _EXHAUSTED for cause in _causes(error)):
+            reason = f"{endpoint} cannot be asked: this host has no more files or memory for the daemon"
+            raise RegistryUnavailableError(reason, endpoint=endpoint, retryable=True) from error
+        if isinstance(error, Error):
+            raise
         _log.exception("%s: an answer was not understood", endpoint)
         raise RegistryError(f"{endpoint}: its answer cannot be processed", endpoint=endpoint) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import socket
 import ssl
 
@@ -11,6 +12,7 @@ import pytest
 import urllib3.exceptions
 
 from container_image_proxy.errors import (
+    ConfigurationError,
     RateLimitedError,
     RegistryAuthError,
     RegistryError,
@@ -22,6 +24,7 @@ from container_image_proxy.registry.failures import (
     ConnectionLostError,
     error_for_exception,
     error_for_status,
+    own_errors,
     parse_error_codes,
 )
 
@@ -97,3 +100,20 @@ def test_a_ring_of_causes_ends() -> None:
     one, other = OSError("one"), OSError("other")
     one.__context__, other.__context__ = other, one
     assert isinstance(error_for_exception(one, phase="blob", endpoint="r"), ConnectionLostError)
+
+
+@pytest.mark.demand("fd-exhaustion")
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE])
+def test_no_more_files_for_whatever_it_be_is_a_failure_that_passes(code: int) -> None:
+    unreadable = ConfigurationError("auth.json", "cannot be read")
+    unreadable.__cause__ = OSError(code, os.strerror(code))
+    with pytest.raises(RegistryUnavailableError, match=r"^r\.e cannot be asked") as caught, own_errors("r.e"):
+        raise unreadable
+    assert caught.value.retryable
+
+
+def test_our_own_errors_pass_as_they_are() -> None:
+    error = ConfigurationError("auth.json", "is no JSON")
+    with pytest.raises(ConfigurationError) as caught, own_errors("r.example"):
+        raise error
+    assert caught.value is error
