@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from http.cookiejar import CookieJar
 
 import pytest
 
@@ -102,6 +103,20 @@ def test_a_head_beyond_all_measure_is_an_error(head: bytes) -> None:
     error, _ = refusal(sending(head))
     assert isinstance(error, UpstreamError)
     assert "x" * 100 not in str(error)
+
+
+@pytest.mark.demand("LIM-headers")
+def test_cookies_are_not_even_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's reader takes 16 s for as many as fit into a head."""
+
+    def read(*_: object) -> None:
+        pytest.fail("cookies were read")
+
+    monkeypatch.setattr(CookieJar, "extract_cookies", read)
+    cookies = "Set-Cookie: a=b\r\n" + f"Set-Cookie2: {'a;' * 32_000}\r\n" * 95
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n{cookies}\r\n{{}}"
+    with Upstream(sending(head.encode())) as upstream, registry_client() as client:
+        assert client.fetch_manifest(reference_at(upstream)) is not None
 
 
 @pytest.mark.demand("BOMB-content-encoding")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import HTTPError
 
 from container_image_proxy import __version__
@@ -216,6 +217,15 @@ class _Adapter(HTTPAdapter):
         manager = super().proxy_manager_for(proxy, ssl_context=self._context, **options)
         manager.pool_classes_by_scheme = POOL_CLASSES
         return manager
+
+    def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
+        """What :class:`Reply` reads; the original would read the cookies, in quadratic time, to throw them away."""
+        response = requests.Response()
+        response.status_code = resp.status
+        response.headers = CaseInsensitiveDict(resp.headers)
+        response.raw = resp
+        response.request = req
+        return response
 
     def cert_verify(self, *_: Any) -> None:
         """Leave the context as it is; the original would add a bundle of requests' own."""
