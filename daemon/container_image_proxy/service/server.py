@@ -232,6 +232,7 @@ class Server:
     def _objection_to(self, peer: Peer) -> RefusedRequestError | None:
         if not self._admit(peer):
             return RefusedRequestError(HTTPStatus.FORBIDDEN, "this user may not connect", "DENIED")
+        self._roster.note_departures()  # which the selector may have told of after this one
         if self._roster.is_full(peer):
             status, later = HTTPStatus.SERVICE_UNAVAILABLE, self._limits.retry_after_seconds
             return RefusedRequestError(status, "too many connections", "TOOMANYREQUESTS", retry_after=later)
