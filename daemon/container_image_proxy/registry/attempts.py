@@ -48,7 +48,7 @@ def has_progressed(offset: int, last_retry_offset: int | None, since_last_retry:
     if last_retry_offset is None:
         return True
     gained = offset - last_retry_offset
-    is_steady = since_last_retry >= _LONG_AGO and gained >= minimum_rate * since_last_retry
+    is_steady = since_last_retry >= _LONG_AGO and gained >= max(1, minimum_rate * since_last_retry)
     return gained >= _ENOUGH_PROGRESS or is_steady
 
 
