@@ -26,16 +26,21 @@ if TYPE_CHECKING:
 
 _PAYLOAD: Final = "application/vnd.dev.cosign.simplesigning.v1+json"
 _CONFIG: Final = "application/vnd.oci.image.config.v1+json"
+_SIGSTORE: Final = "sigstore"  # the repository
 _SMALL: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """A signed image, the policy that asks for the signature, and where skopeo and we look for it."""
+    """A signed image, the policy that asks for the signature, and where skopeo and we look for it.
+
+    ``attachment`` are the URL paths of the signature in the registry, in the order in which they have to be fetched.
+    """
 
     reference: str
     policy: Path
     registries_d: Path
+    attachment: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -60,7 +65,7 @@ def signed_by_gpg(directory: Path, registry: Registry) -> Iterator[Signed]:
 @contextmanager
 def signed_by_sigstore(directory: Path, registry: Registry) -> Iterator[Signed]:
     """A copy with the attachment that cosign would push for a key of its own."""
-    reference, registries_d = _reference(registry, "sigstore"), _write_registries_d(directory, registry)
+    reference, registries_d = _reference(registry, _SIGSTORE), _write_registries_d(directory, registry)
     image = make_image(directory / "layout", _SMALL)
     _copy(f"oci:{image.layout}:latest", reference)
     key = ec.generate_private_key(ec.SECP256R1())
@@ -84,12 +89,13 @@ def signed_by_sigstore(directory: Path, registry: Registry) -> Iterator[Signed]:
     write_layout(attachment, write_json(attachment, manifest, MANIFEST))
     tag = f"{image.manifest_digest.replace(':', '-')}.sig"
     _copy(f"oci:{attachment}:latest", f"{reference.rpartition(':')[0]}:{tag}")
+    paths = (f"/v2/{_SIGSTORE}/manifests/{tag}", f"/v2/{_SIGSTORE}/blobs/{layer['digest']}")
     requirement = {
         "type": "sigstoreSigned",
         "keyPath": str(directory / "key.pub"),
         "signedIdentity": {"type": "matchRepository"},
     }
-    yield Signed(reference, _write_policy(directory, requirement), registries_d)
+    yield Signed(reference, _write_policy(directory, requirement), registries_d, paths)
 
 
 def _reference(registry: Registry, name: str) -> str:
