@@ -7,6 +7,7 @@ Owns no socket and no framing. Each request is answered under one configuration,
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import logging
 import re
@@ -152,7 +153,8 @@ def get_manifest(request: Request, serving: Serving, name: str | None = None) ->
         ("ETag", f'"{snapshot.manifest_digest}"'),
         *_signed_by(snapshot),
     )
-    return _document(request, snapshot.manifest.raw, snapshot.manifest.media_type, headers)
+    manifest = snapshot.manifest
+    return _document(request, manifest.raw, manifest.media_type, headers, digest=manifest.digest)
 
 
 def get_config(request: Request, serving: Serving, name: str | None = None) -> Answer:
@@ -237,10 +239,15 @@ def _image_headers(request: Request, serving: Serving, snapshot: Snapshot) -> tu
     request.log.setdefault("DIGEST", str(snapshot.manifest_digest))
     index = (("Index-Digest", str(snapshot.index_digest)),) if snapshot.index_digest else ()
     return (
-        ("Image-Reference", quote(reference, safe=_HEADER_SAFE, errors="surrogateescape")),
+        ("Image-Reference", _header_text(reference)),
         ("Manifest-Digest", str(snapshot.manifest_digest)),
         *index,
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _header_text(reference: str) -> str:
+    return quote(reference, safe=_HEADER_SAFE, errors="surrogateescape")
 
 
 def _signed_by(snapshot: Snapshot) -> tuple[tuple[str, str], ...]:
@@ -249,14 +256,21 @@ def _signed_by(snapshot: Snapshot) -> tuple[tuple[str, str], ...]:
     return (("Signed-By", ", ".join(quote(signer, safe=_HEADER_SAFE + " ") for signer in signers)),) if signers else ()
 
 
-def _document(request: Request, body: bytes, media_type: str, headers: tuple[tuple[str, str], ...] = ()) -> Answer:
-    """A small body that is at hand, or 304 if the client has it."""
+def _document(
+    request: Request,
+    body: bytes,
+    media_type: str,
+    headers: tuple[tuple[str, str], ...] = (),
+    *,
+    digest: Digest | None = None,
+) -> Answer:
+    """A small body that is at hand, whose digest may be, too; or 304 if the client has it."""
     if _is_known(request, headers):
         return _not_modified(headers)
     described = (
         ("Content-Type", media_type),
         ("Content-Length", str(len(body))),
-        ("Repr-Digest", _repr_digest(digest_of(body))),
+        ("Repr-Digest", _repr_digest(digest or digest_of(body))),
     )
     return Answer(HTTPStatus.OK, (*headers, *described), body)
 
@@ -280,6 +294,7 @@ def _printable(text: str) -> str:
     return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
+@functools.lru_cache(maxsize=64)
 def _repr_digest(digest: Digest) -> str:
     """The digest as RFC 9530 writes it."""
     return f"{_HTTP_DIGEST_NAMES[digest.algorithm]}=:{base64.b64encode(bytes.fromhex(digest.hex)).decode()}:"
