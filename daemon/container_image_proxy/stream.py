@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from container_image_proxy.image.manifest import Descriptor
 
-_QUEUED_CHUNKS: Final = 4
+_QUEUED_CHUNKS: Final = 3
 _helpers = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
 """One for each processor: with more streams than that, their own threads keep all of them busy, and need no queues."""
 
