@@ -25,7 +25,7 @@ MIB = 1 << 20
 BIG, SMALL = 1024 * MIB, 64 * MIB
 STREAMS = 20
 FETCHES = 5
-PER_STREAM = 3 * MIB  # two chunks when one follows another, a thread, and what its share of the heap has not given back
+PER_STREAM = 5 * MIB // 2  # a chunk, a thread, and what its share of the heap has not given back
 ZEROS = bytes(MIB)
 
 
