@@ -8,9 +8,17 @@ secret or a body that came from upstream.
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class Error(Exception):
     """Base of all. ``str(error)`` is one line that a person can act on."""
+
+    def retold(self, text: str) -> Self:
+        """The same error in other words; a new one, for several requests may have met with this one."""
+        retold = type(self).__new__(type(self), text)
+        vars(retold).update(vars(self))
+        return retold.with_traceback(self.__traceback__)
 
 
 # --- what the client or the administrator wrote -----------------------------------------------------------------------

@@ -26,7 +26,7 @@ from container_image_proxy.errors import (
 )
 from container_image_proxy.image.convert import to_oci
 from container_image_proxy.image.digest import parse_digest_prefix
-from container_image_proxy.policy.evaluate import UnverifiedImage, evaluate
+from container_image_proxy.policy.evaluate import UnverifiedImage, evaluate, signed_documents
 from container_image_proxy.single_flight import SingleFlight
 from container_image_proxy.snapshots import Snapshot, Snapshots, StoredImage
 from container_image_proxy.stream import verify_stream
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.image_reference import ImageReference
-    from container_image_proxy.image.manifest import Descriptor, Index, Manifest
+    from container_image_proxy.image.manifest import Descriptor
     from container_image_proxy.image.platform import Platform
     from container_image_proxy.policy.model import Policy
     from container_image_proxy.policy.receipt import Receipt
@@ -175,17 +175,12 @@ class Proxy:
         return snapshot
 
     def _gather_signatures(self, unsigned: StoredImage, source: ImageSource) -> Iterator[StoredImage]:
-        """The image with more and more of the signatures that policy wants to see.
-
-        Those of the index that the reference named come first, unless they would not count, then the manifest's own.
-        """
-        reference = self.image(unsigned.name).reference
-        scope = self._policy.scope_for(reference)
+        """The image with more and more of the signatures that policy wants to see, in the order in which they count."""
+        image = self._unverified(unsigned)
+        kinds = self._policy.scope_for(image.reference).needs_signatures
         signatures: dict[Digest, tuple[UntrustedSignature, ...]] = {}
-        index = () if self._require_instance_signature else unsigned.indexes[:1]
-        documents: tuple[Index | Manifest, ...] = (*index, unsigned.manifest)
-        for document in documents:
-            for found in source.fetch_signatures(document.digest, scope.needs_signatures):
+        for document in signed_documents(image, require_instance_signature=self._require_instance_signature):
+            for found in source.fetch_signatures(document.digest, kinds):
                 if found:
                     signatures[document.digest] = signatures.get(document.digest, ()) + found
                     yield replace(unsigned, signatures=dict(signatures))
@@ -227,8 +222,7 @@ def _next_version(more: Iterator[StoredImage], rejection: PolicyRejectedError) -
     try:
         return next(more, None)
     except Error as error:
-        error.args = (f"{error} (what was found before is not enough: {rejection})", *error.args[1:])
-        raise
+        raise error.retold(f"{error} (what was found before is not enough: {rejection})") from error
 
 
 def _side_shelf(image: ServedImage) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from container_image_proxy.image.image_reference import ImageReference
 from container_image_proxy.image.manifest import UntrustedManifest
 from container_image_proxy.image.platform import Platform
 from container_image_proxy.policy.model import Policy, insecure_policy, parse_policy
+from container_image_proxy.policy.signature_blob import UntrustedSignature
 from container_image_proxy.proxy import Proxy, ServedImage
 from container_image_proxy.snapshots import KEPT, SnapshotStore
 from container_image_proxy.transports.layout import LayoutSource
@@ -55,13 +57,14 @@ class Bench:
     ) -> None:
         self.now = 100.0
         self.opened = 0
+        self.source = LayoutSource
         served = ServedImage("os", parse_image_reference(f"oci:{path}:{image}"), AMD64, 1.0)
         self.store = store or SnapshotStore(None)
         self.proxy = Proxy({"os": served}, policy or insecure_policy(), self._open, self.store, clock=lambda: self.now)
 
     def _open(self, reference: ImageReference) -> ImageSource:
         self.opened += 1
-        return LayoutSource(reference)
+        return self.source(reference)
 
 
 def retag(path: Path, files: dict[str, bytes]) -> StoredImage:
@@ -97,6 +100,27 @@ def test_what_was_judged_is_what_is_served_though_the_layout_changes(tmp_path: P
         bench.proxy.read_config(judged)
     bench.now += 2
     assert bench.proxy.resolve("os").manifest.raw == image.manifest
+
+
+class WithoutWord(LayoutSource):
+    """A source that cannot tell whether there are signatures, for a reason that others meet with, too."""
+
+    reason = SourceError("the storage is down", phase="signature")
+
+    def fetch_signatures(self, *_: object) -> Iterator[tuple[UntrustedSignature, ...]]:
+        raise self.reason
+
+
+def test_what_was_found_before_a_failure_is_told_and_the_failure_itself_stays_as_it_is(tmp_path: Path) -> None:
+    single_image(tmp_path)
+    policy = parse_policy(b'{"default": [{"type": "sigstoreSigned", "keyData": "a2V5"}]}', "policy.json")
+    bench = Bench(tmp_path, policy=policy)
+    bench.source = WithoutWord
+    with pytest.raises(
+        SourceError, match=r"down \(what was found before is not enough: .*no sigstore signature"
+    ) as told:
+        bench.proxy.resolve("os")
+    assert (told.value.phase, str(WithoutWord.reason)) == ("signature", "the storage is down")
 
 
 def test_an_index_is_resolved_for_the_platform_asked_for(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def evaluate(
     scope = policy.scope_for(image.reference)
     judge = Judge(policy.keyrings, now or datetime.now(UTC), accept_unnamed_bundles)
     rejected: list[tuple[Subject, tuple[Verdict, ...]]] = []
-    for document in _candidates(image, require_instance_signature=require_instance_signature):
+    for document in signed_documents(image, require_instance_signature=require_instance_signature):
         subject = _subject(image, document)
         verdicts = tuple(judge.judge(requirement, subject) for requirement in scope.requirements)
         if all(verdict.accepted for verdict in verdicts):
@@ -90,7 +90,8 @@ def prepare(policy: Policy, scope: Scope) -> tuple[str, ...]:
     return tuple(complaints)
 
 
-def _candidates(image: UnverifiedImage, *, require_instance_signature: bool) -> tuple[Index | Manifest, ...]:
+def signed_documents(image: UnverifiedImage, *, require_instance_signature: bool) -> tuple[Index | Manifest, ...]:
+    """The documents of an image whose signatures count, in the order in which they are judged."""
     if image.index is None or require_instance_signature:
         return (image.manifest,)
     return (image.index, image.manifest)

@@ -135,14 +135,7 @@ class Attempts(Generic[_E]):
         *others, last = self._endpoints
         error = self._failures[last]
         told = "; ".join(f"{other.domain}: {self._failures[other]}" for other in others if other in self._failures)
-        return _retold(error, f"{error} (before it: {told})") if told else error
-
-
-def _retold(error: Error, text: str) -> Error:
-    """The same error in other words; a new one, for several requests may have met with it."""
-    retold = type(error).__new__(type(error), text)
-    vars(retold).update(vars(error))
-    return retold.with_traceback(error.__traceback__)
+        return error.retold(f"{error} (before it: {told})") if told else error
 
 
 def _is_retryable(error: Error) -> bool:
