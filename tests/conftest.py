@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import tempfile
+import tomllib
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -12,16 +14,11 @@ from typing import TypeVar
 import pytest
 
 from tests.support.demands import demands_of, load_demands
+from tests.support.environment import isolate
 from tests.support.leaks import adopt_orphans, holdings, left_behind
 
-# What a developer's shell or the system running CI may set, and would change the answers of daemon or client.
-_FOREIGN_PREFIXES = (
-    "LISTEN_", "REQUESTS_", "CURL_", "SSL_CERT_", "CONTAINERS_", "REGISTRY_AUTH", "DOCKER_", "GNUPG", "XDG_",
-)  # fmt: skip
-_FOREIGN = ("NOTIFY_SOCKET", "JOURNAL_STREAM", "CREDENTIALS_DIRECTORY", "WATCHDOG_USEC", "WATCHDOG_PID")
-
-# With CI=true a skipped test fails, except for these: part of the skip's reason -> why that is all right.
-_SKIPS_ALLOWED_IN_CI: dict[str, str] = {}
+# With CI=true a skipped test fails, except for what this file lists: part of the skip's reason = why that is all right.
+_SKIPS_ALLOWED_IN_CI = Path(__file__).with_name("skips-allowed-in-ci.toml")
 
 pytest_plugins = ["tests.support.gpg", "tests.support.machine"]
 
@@ -30,13 +27,11 @@ _HOME = pytest.StashKey[Path]()
 _TEST_STATE = ("PYTEST_CURRENT_TEST",)  # pytest's own note of what runs
 
 
+@pytest.hookimpl(trylast=True)  # pytest itself still looks at the terminal's variables
 def pytest_configure(config: pytest.Config) -> None:
-    """Give the session a home of its own and an environment without foreign proxies, certificates and credentials."""
-    for name in list(os.environ):
-        if name.startswith(_FOREIGN_PREFIXES) or name in _FOREIGN or name.lower().endswith("_proxy"):
-            del os.environ[name]
-    config.stash[_HOME] = Path(tempfile.mkdtemp(prefix="home-"))
-    os.environ["HOME"] = str(config.stash[_HOME])
+    """Give the session a home and an environment of its own (tests/support/environment.py)."""
+    config.stash[_HOME] = Path(tempfile.mkdtemp(prefix="home-", dir="/tmp"))
+    isolate(config.stash[_HOME])
     adopt_orphans()
 
 
@@ -46,11 +41,11 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Refuse a marker that names a demand which is in no table: a typing error would look like coverage."""
+    """Refuse a marker that names a demand which is not in tests/demands: a typing error would look like coverage."""
     known = {demand for ids in load_demands().values() for demand in ids}
     unknown = {demand: item.nodeid for item in items for demand in demands_of(item) - known}
-    if known and unknown:
-        message = f"no such demand: {unknown}"
+    if unknown:
+        message = f"no such demand in tests/demands: {unknown}"
         raise pytest.UsageError(message)
 
 
@@ -66,15 +61,19 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return _without_skip_in_ci((yield))
 
 
+@functools.cache
+def _skips_allowed_in_ci() -> dict[str, str]:
+    allowed: dict[str, str] = tomllib.loads(_SKIPS_ALLOWED_IN_CI.read_text())
+    return allowed
+
+
 def _without_skip_in_ci(report: _Report) -> _Report:
     if os.environ.get("CI") != "true" or not report.skipped or hasattr(report, "wasxfail"):
         return report
     reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-    if not any(allowed in reason for allowed in _SKIPS_ALLOWED_IN_CI):
+    if not any(allowed in reason for allowed in _skips_allowed_in_ci()):
         report.outcome = "failed"
-        report.longrepr = (
-            f"{reason}\nNo test may be skipped in CI (CI=true); exceptions are listed in tests/conftest.py."
-        )
+        report.longrepr = f"{reason}\nNo test may be skipped in CI (CI=true) but those in {_SKIPS_ALLOWED_IN_CI.name}."
     return report
 
 

@@ -1,0 +1,38 @@
+"""The environment of the tests and of what they start: the same on every machine and for every user.
+
+Daemons, curl, gpg and skopeo inherit what pytest has, and much of it would change their answers: a proxy, another
+configuration folder, a locale, how Python buffers and warns. So little is kept, and what a test needs beyond that it
+sets itself.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+# CI decides whether a skip fails; the tables of tests/conformance may be anywhere; pytest has notes of its own.
+_KEPT = ("CI", "CONFORMANCE_DIR")
+_KEPT_PREFIX = "PYTEST_"
+# Debian gives an ordinary user no sbin, where nginx is.
+_PATH = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin")
+
+
+def own_environment(environ: Mapping[str, str], home: Path) -> dict[str, str]:
+    """What is left of an environment for the tests."""
+    kept = {name: value for name, value in environ.items() if name in _KEPT or name.startswith(_KEPT_PREFIX)}
+    path = environ.get("PATH", "").split(os.pathsep)
+    directories = [*filter(None, path), *(directory for directory in _PATH if directory not in path)]
+    return {**kept, "PATH": os.pathsep.join(directories), "HOME": str(home), "LANG": "C.UTF-8"}
+
+
+def isolate(home: Path) -> None:
+    """Give this process that environment, the usual umask, and temporary files where it says."""
+    clean = own_environment(os.environ, home)
+    os.environ.clear()
+    for unknown_to_python in ("LINES", "COLUMNS"):  # readline sets them behind the back of os.environ
+        os.unsetenv(unknown_to_python)
+    os.environ.update(clean)
+    os.umask(0o022)
+    tempfile.tempdir = None  # it may be remembered from a TMPDIR that has just gone
