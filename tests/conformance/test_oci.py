@@ -47,7 +47,6 @@ def _schema(uri: str) -> referencing.Resource[Any]:
     return referencing.Resource.from_contents(document, default_specification=referencing.jsonschema.DRAFT4)
 
 
-@pytest.mark.skipif(not SCHEMAS.exists(), reason="no OCI schemas")
 def test_a_converted_manifest_is_valid() -> None:
     details = {"urls": ["https://mirror.example/layer"], "annotations": {"org.example.key": "value"}}
     layers = [descriptor(media_type, **details) for media_type in OCI_LAYER_OF]
