@@ -46,7 +46,6 @@ try:
     print([(s.fileno(), s.getsockname(), s.get_inheritable()) for s in sockets], "LISTEN_FDS" in os.environ)
 except ConfigurationError as error:
     print(error)
-os._exit(0)
 """
 
 
