@@ -1,7 +1,9 @@
-"""``WWW-Authenticate``: reading challenges. Pure.
+"""``WWW-Authenticate``: reading challenges, and the scopes that they ask for. Pure.
 
-RFC 9110 section 11.6.1 as the registry ecosystem reads it: one challenge a header line; what follows the first
-malformed parameter is ignored, so that a half-broken challenge still names its realm.
+A line is a list of challenges (RFC 9110 section 11.6.1), and so are several lines. Registries and the proxies before
+them write such lists in many ways, so reading is tolerant: spaces around ``=``, empty list elements, missing commas,
+values that should have been quoted. What cannot be read ends a line; what came before it counts.
+Must not decide which challenge is answered, nor whether it may be.
 """
 
 from __future__ import annotations
@@ -11,12 +13,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 _WORD = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_SCHEME: Final = re.compile(rf"\s*({_WORD})\s*")
-_PARAMETER: Final = re.compile(rf'\s*({_WORD})=(?:"((?:[^"\\]|\\.)*)"|({_WORD}))')
-_SEPARATOR: Final = re.compile(r"\s*,")
+_GAP: Final = re.compile(r"[\s,]*")
+# A scheme stands alone; a word before "=" is a parameter's name.
+_SCHEME: Final = re.compile(rf"({_WORD})(?=[\s,]|$)\s*")
+# "Negotiate oRQwEqADCg==": one value without a name, up to the next comma.
+_TOKEN68: Final = re.compile(r"[A-Za-z0-9\-._~+/]+=*\s*(?=,|$)")
+# Without quotes a value may only be a word, but realms are URLs and some registries forget the quotes.
+_PARAMETER: Final = re.compile(rf'({_WORD})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 _ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
 _SCOPE_PARTS: Final = 3
 
@@ -30,7 +36,7 @@ class Challenge:
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Scope:
+class TokenScope:
     """What a token is good for (distribution's token scope, without its resource class)."""
 
     resource_type: str
@@ -42,34 +48,37 @@ class Scope:
 
 
 def parse_challenges(header_values: Iterable[str]) -> tuple[Challenge, ...]:
-    """The challenges of all ``WWW-Authenticate`` lines, in order; lines without a scheme are skipped."""
-    return tuple(challenge for value in header_values if (challenge := _parse_challenge(value)) is not None)
+    """The challenges of all ``WWW-Authenticate`` lines, in order."""
+    return tuple(challenge for value in header_values for challenge in _parse_line(value))
 
 
-def _parse_challenge(value: str) -> Challenge | None:
-    scheme = _SCHEME.match(value)
-    return Challenge(scheme[1].lower(), _parse_parameters(value, scheme.end())) if scheme else None
+def _parse_line(value: str) -> Iterator[Challenge]:
+    position = _end(_GAP.match(value))
+    while scheme := _SCHEME.match(value, position):
+        parameters: dict[str, str] = {}
+        position = scheme.end()
+        if token := _TOKEN68.match(value, position):
+            position = token.end()
+        position = _end(_GAP.match(value, position))
+        while parameter := _PARAMETER.match(value, position):
+            name, quoted, bare = parameter.groups()
+            parameters[name.lower()] = _ESCAPE.sub(r"\1", quoted) if quoted is not None else bare
+            position = _end(_GAP.match(value, parameter.end()))
+        yield Challenge(scheme[1].lower(), parameters)
 
 
-def _parse_parameters(value: str, position: int) -> dict[str, str]:
-    parameters: dict[str, str] = {}
-    while parameter := _PARAMETER.match(value, position):
-        name, quoted, bare = parameter.groups()
-        parameters[name.lower()] = _ESCAPE.sub(r"\1", quoted) if quoted is not None else bare
-        separator = _SEPARATOR.match(value, parameter.end())
-        if not separator:
-            break
-        position = separator.end()
-    return parameters
+def _end(match: re.Match[str] | None) -> int:
+    """Where a pattern that always matches has ended."""
+    return match.end() if match else 0
 
 
-def parse_scope(text: str) -> Scope | None:
-    """``repository:library/busybox:pull`` as a :class:`Scope`; None for anything else."""
+def parse_scope(text: str) -> TokenScope | None:
+    """``repository:library/busybox:pull`` as a :class:`TokenScope`; None for anything else."""
     parts = text.split(":")
-    return Scope(*parts) if len(parts) == _SCOPE_PARTS and all(parts) else None
+    return TokenScope(*parts) if len(parts) == _SCOPE_PARTS and all(parts) else None
 
 
-def missing_scope(challenges: Iterable[Challenge]) -> Scope | None:
+def missing_scope(challenges: Iterable[Challenge]) -> TokenScope | None:
     """The scope that a registry says our token lacks (RFC 6750 section 3.1 ``insufficient_scope``)."""
     for challenge in challenges:
         if challenge.scheme == "bearer" and challenge.parameters.get("error") == "insufficient_scope":

@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.errors import UpstreamError
-from container_image_proxy.registry.challenge import Challenge, Scope, missing_scope, parse_challenges
+from container_image_proxy.registry.challenge import Challenge, TokenScope, missing_scope, parse_challenges
 from container_image_proxy.registry.endpoints import Endpoint
 from container_image_proxy.registry.origin import parse_target
 from container_image_proxy.registry.token import basic_authorization, rejected_login, token_request
@@ -39,7 +39,7 @@ class _Visit:
 
     endpoint: Endpoint
     credentials: Credentials | None
-    scopes: list[Scope]
+    scopes: list[TokenScope]
     authorization: str | None = field(default=None, repr=False)
     has_answered: bool = False
     has_widened: bool = False
@@ -78,7 +78,7 @@ class Login:
         visit = _Visit(
             endpoint,
             self._keychain.credentials_for(repository.reference),
-            [Scope("repository", repository.path, "pull")],
+            [TokenScope("repository", repository.path, "pull")],
         )
         visit.authorization = self._recall(visit)
         return visit

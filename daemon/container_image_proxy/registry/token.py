@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from container_image_proxy.config.keychain import Credentials
     from container_image_proxy.config.limits import Limits
-    from container_image_proxy.registry.challenge import Challenge, Scope
+    from container_image_proxy.registry.challenge import Challenge, TokenScope
     from container_image_proxy.registry.endpoints import Endpoint
     from container_image_proxy.registry.reply import Reply
     from container_image_proxy.registry.session import HttpSession
@@ -48,7 +48,7 @@ class TokenRequest:
     endpoint: Endpoint
     realm: str
     service: str
-    scopes: tuple[Scope, ...]
+    scopes: tuple[TokenScope, ...]
     credentials: Credentials | None
 
 
@@ -148,7 +148,7 @@ def basic_authorization(credentials: Credentials) -> str:
 
 
 def token_request(
-    endpoint: Endpoint, challenge: Challenge, scopes: Collection[Scope], credentials: Credentials | None
+    endpoint: Endpoint, challenge: Challenge, scopes: Collection[TokenScope], credentials: Credentials | None
 ) -> TokenRequest:
     """What a Bearer challenge asks us to get."""
     realm = challenge.parameters.get("realm", "")
