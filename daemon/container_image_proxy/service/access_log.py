@@ -1,10 +1,15 @@
-"""The access log: one INFO record for each request, whatever became of it."""
+"""The access log: one record for each request, whatever became of it.
+
+The message of a request that failed says why. Trouble with the source, or a lack of something here, is a warning; what
+the administrator of this host has to mend is an error.
+"""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
 from enum import StrEnum
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,7 +26,7 @@ class Outcome(StrEnum):
     COMPLETE = "complete"
     REFUSED = "refused"  # by the server, before the application answered
     FAILED = "failed"  # the application raised and the client got 500
-    CUT = "cut"  # the application raised in mid-answer
+    CUT = "cut"  # by us, in mid-answer: the application raised, or the time to finish was over
     DISCONNECTED = "disconnected"  # the client left
     STALLED = "stalled"  # the client stopped taking
 
@@ -30,7 +35,7 @@ class Outcome(StrEnum):
 class AccessRecord:
     """What happened to a request: ``sent`` in bytes of body, ``duration`` in seconds, ``status`` 0 if none was sent.
 
-    ``details`` are the fields that the application adds: IMAGE, DIGEST, ...
+    ``details`` are the fields that the application adds: IMAGE, DIGEST, ..., and ERROR, the reason of a failure.
     """
 
     peer: Peer
@@ -45,18 +50,30 @@ class AccessRecord:
 
 def log_access(record: AccessRecord) -> None:
     """Write the record, with the fields of the journal."""
-    if not _log.isEnabledFor(logging.INFO):
+    level = _level(record)
+    if not _log.isEnabledFor(level):
         return
-    _log.info(
-        "%s %s %d %d bytes in %.3f s%s",
+    reason = record.details.get("ERROR")
+    _log.log(
+        level,
+        "%s %s %d %d bytes in %.3f s%s%s",
         record.method,
         record.path,
         record.status,
         record.sent,
         record.duration,
         "" if record.outcome is Outcome.COMPLETE else f", {record.outcome}",
+        f": {reason}" if reason else "",
         extra={"fields": _fields(record)},
     )
+
+
+def _level(record: AccessRecord) -> int:
+    if record.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        return logging.ERROR
+    if record.status > HTTPStatus.INTERNAL_SERVER_ERROR or record.outcome is Outcome.CUT:
+        return logging.WARNING
+    return logging.INFO
 
 
 def _fields(record: AccessRecord) -> dict[str, object]:

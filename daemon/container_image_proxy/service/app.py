@@ -21,7 +21,7 @@ from container_image_proxy.config.instances import is_image_name
 from container_image_proxy.errors import InvalidInputError, InvalidQueryError, PeerDeniedError, UnknownImageError
 from container_image_proxy.image.digest import digest_of
 from container_image_proxy.image.platform import parse_platform
-from container_image_proxy.service.problem import Answer, is_expected, problem, problem_of
+from container_image_proxy.service.problem import Answer, is_expected, problem, problem_of, reason_of
 from container_image_proxy.service.router import MethodNotAllowedError, Route, find_route
 from container_image_proxy.service.wsgi import LOG_FIELDS, PEER, RAW_PATH
 
@@ -114,7 +114,7 @@ class Application:
         except Exception as error:  # noqa: BLE001 - whatever goes wrong has an answer
             if not is_expected(error):
                 _log.exception("a request failed for a reason that should not exist")
-            request.log["ERROR"] = f"{type(error).__name__}: {error}"
+            request.log["ERROR"] = reason_of(error)
             return problem_of(error)
 
     def _quit(self, request: Request, stop: Callable[[], None]) -> Answer:

@@ -6,6 +6,7 @@ server's.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from http import HTTPStatus
@@ -15,9 +16,9 @@ import h11
 
 from container_image_proxy import cancellation
 from container_image_proxy.cancellation import Cancellation, CancelledError
-from container_image_proxy.errors import Error
 from container_image_proxy.service.access_log import AccessRecord, Outcome, log_access
 from container_image_proxy.service.channel import PeerGoneError, PeerStalledError
+from container_image_proxy.service.problem import is_expected, reason_of
 from container_image_proxy.service.refusal import refusal
 from container_image_proxy.service.request_head import HeadBuffer, RefusedRequestError
 from container_image_proxy.service.wsgi import Exchange
@@ -34,6 +35,7 @@ _log = logging.getLogger(__name__)
 
 _SHOWN: Final = 200
 _OPAQUE: Final = "the log of the service says why"
+_OUT_OF_TIME: Final = "the time to finish was over"
 
 
 class Connection:
@@ -48,6 +50,7 @@ class Connection:
         self._received = HeadBuffer(limits.head_bytes)
         self._cancellation = Cancellation()
         self._finishing = False
+        self._is_cut = False
 
     def run(self) -> None:
         """Serve until the client or we have had enough."""
@@ -68,6 +71,12 @@ class Connection:
         """From another thread: nobody is there any more for the answer."""
         self._cancellation.cancel()
 
+    def cut(self) -> None:
+        """From another thread: end in mid-answer, so that the client sees a failure."""
+        self._is_cut = True
+        self.abandon()
+        self.channel.abort()
+
     def _serve(self) -> None:
         started = time.monotonic()
         patience = self._limits.head_seconds
@@ -77,7 +86,7 @@ class Connection:
                 patience = self._limits.keep_alive_seconds
         except RefusedRequestError as error:
             sent = self._send_refusal(error)
-            self._log("-", "-", error.status, sent, started, Outcome.REFUSED, {})
+            self._log("-", "-", error.status, sent, started, Outcome.REFUSED, {"ERROR": str(error)})
             self.channel.linger(self._limits.linger_seconds)
 
     def _next_request(self, patience: float) -> h11.Request | None:
@@ -127,14 +136,18 @@ class Connection:
         except PeerStalledError:
             return Outcome.STALLED
         except (PeerGoneError, CancelledError):
-            return Outcome.DISCONNECTED
+            if not self._is_cut:
+                return Outcome.DISCONNECTED
+            exchange.details["ERROR"] = _OUT_OF_TIME
+            return Outcome.CUT
         except Exception as error:  # noqa: BLE001 - whatever an application raises ends its answer, not the server
             return self._fail(exchange, error)
         return Outcome.COMPLETE
 
     def _fail(self, exchange: Exchange, error: Exception) -> Outcome:
-        foreign = error if not isinstance(error, Error) else None
-        _log.error("the answer failed: %s", error, exc_info=foreign, extra={"fields": exchange.details})
+        if not is_expected(error):
+            _log.error("an answer failed for a reason that should not exist", exc_info=error)
+        exchange.details["ERROR"] = reason_of(error)
         if exchange.committed:
             self.channel.abort()
             return Outcome.CUT
@@ -142,14 +155,19 @@ class Connection:
         return Outcome.FAILED
 
     def _refuse(self, exchange: Exchange, error: RefusedRequestError) -> None:
+        exchange.details.setdefault("ERROR", str(error))
         exchange.sent = self._send_refusal(error, head_only=exchange.head_only)
         exchange.status = error.status
 
     def _send_refusal(self, error: RefusedRequestError, *, head_only: bool = False) -> int:
-        """Send it, and say how many bytes its body has."""
+        """Send it, and say how many bytes of body went; none to a client that has left, whose request is logged all the
+        same.
+        """
         head, body = refusal(error, head_only=head_only)
-        self.channel.send([head + body], self._limits.send_seconds)
-        return len(body)
+        with contextlib.suppress(PeerGoneError):
+            self.channel.send([head + body], self._limits.send_seconds)
+            return len(body)
+        return 0
 
     def _log(
         self,

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 PACKAGE: Final = "container_image_proxy"
+PROGRAM: Final = "container-image-proxy"
+"""What all records are found by: ``journalctl -t``. Lines on stderr have it from the unit's SyslogIdentifier=."""
 _LONGEST: Final = 4096  # characters of a message or a field
 _LONGEST_TRACEBACK: Final = 32 * 1024
 _UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -85,6 +87,7 @@ class JournalHandler(logging.Handler):
         if record.exc_info:
             entry["TRACEBACK"] = "\n".join(_traceback_lines(record))
         return entry | {
+            "SYSLOG_IDENTIFIER": PROGRAM,
             "PRIORITY": str(_priority(record.levelno)),
             "LOGGER": record.name,
             "CODE_FILE": record.pathname,

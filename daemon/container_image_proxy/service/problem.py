@@ -69,6 +69,11 @@ def is_expected(error: BaseException) -> bool:
     return any(isinstance(error, row.error) for row in _TABLE)
 
 
+def reason_of(error: BaseException) -> str:
+    """Why a request failed, for the log: the text of an expected error, and of a defect what it is as well."""
+    return str(error) if is_expected(error) else f"{type(error).__name__}: {error}"
+
+
 def problem_of(error: BaseException) -> Answer:
     """The answer to a request that ended with ``error``."""
     row = next((row for row in _TABLE if isinstance(error, row.error)), None)

@@ -95,8 +95,7 @@ class Roster:
         with self._changed:
             self._hangups.close()
             for connection in self._present.values():
-                connection.abandon()
-                connection.channel.abort()
+                connection.cut()
             return len(self._present)
 
     def wait(self, seconds: float) -> None:

@@ -240,7 +240,8 @@ class Server:
 
     def _turn_away(self, sock: socket.socket, peer: Peer, error: RefusedRequestError) -> None:
         fields = {"PEER_UID": peer.uid, "PEER_PID": peer.pid}
-        _log.info("turned away %s: %s", peer, error, extra={"fields": fields})
+        level = logging.WARNING if error.status is HTTPStatus.SERVICE_UNAVAILABLE else logging.INFO
+        _log.log(level, "turned away %s: %s", peer, error, extra={"fields": fields})
         self._turned_away.add(sock, b"".join(refusal(error)))
 
     # --- connections --------------------------------------------------------------------------------------------------

@@ -488,7 +488,48 @@ def test_only_a_defect_has_its_traceback_in_the_log(tmp_path: Path, caplog: pyte
     with serving(tmp_path, application) as server:
         server.ask()
         server.ask()
-    expected, defect = (record for record in caplog.records if record.levelno == logging.ERROR)
+    expected, traceback, defect = (record for record in caplog.records if record.levelno == logging.ERROR)
     assert not expected.exc_info
-    assert "wrong digest" in expected.getMessage()
-    assert defect.exc_info
+    assert expected.getMessage().endswith(", failed: wrong digest")
+    assert traceback.exc_info
+    assert defect.getMessage().endswith(", failed: ZeroDivisionError: defect")
+
+
+@pytest.mark.parametrize(
+    ("status", "level"), [(200, "INFO"), (404, "INFO"), (500, "ERROR"), (502, "WARNING"), (503, "WARNING")]
+)
+def test_the_record_of_a_failure_says_why_and_as_loud_as_it_matters(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, status: int, level: str
+) -> None:
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        environ["container_image_proxy.log"]["ERROR"] = "the registry is on fire"
+        respond(start_response, ("Content-Length", "0"), status=f"{status} Status")
+        return []
+
+    with caplog.at_level(logging.INFO, ACCESS_LOG), serving(tmp_path, application) as server:
+        server.ask(get("/manifest"))
+    (record,) = caplog.records
+    assert record.levelname == level
+    assert record.getMessage().endswith("s: the registry is on fire")
+
+
+def test_a_request_is_logged_though_its_client_left_before_the_refusal(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    left = threading.Event()
+
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        assert left.wait(PATIENCE)
+        raise IntegrityError("wrong digest")
+
+    with caplog.at_level(logging.INFO, ACCESS_LOG), serving(tmp_path, application) as server:
+        with server.connect() as client:
+            client.sendall(get("/"))
+        left.set()
+    assert caplog.records[-1].getMessage().endswith(", failed: wrong digest")
+
+
+def test_what_is_wrong_is_logged_though_nothing_else_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, ACCESS_LOG), serving(tmp_path, lambda *_: 1 // 0) as server:
+        server.ask()
+    assert "500" in caplog.records[-1].getMessage()

@@ -95,6 +95,7 @@ def test_a_journal_entry_has_the_fields_of_systemd_and_ours(
     assert entry == {
         "MESSAGE": "hello",
         "PRIORITY": "4",
+        "SYSLOG_IDENTIFIER": "container-image-proxy",
         "LOGGER": logger.name,
         "CODE_FILE": __file__,
         "CODE_FUNC": "test_a_journal_entry_has_the_fields_of_systemd_and_ours",

@@ -429,6 +429,34 @@ def test_a_transfer_that_does_not_finish_in_time_is_cut(tmp_path: Path, caplog: 
     assert "1 connections were cut" in caplog.text
 
 
+@pytest.mark.demand("sigterm-drain")
+@pytest.mark.parametrize("waits_for", ["source", "client"])
+def test_the_log_tells_who_was_cut_from_who_left(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, waits_for: str
+) -> None:
+    caplog.set_level("INFO")
+    reached = threading.Event()
+
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        start_response("200 OK", [("Content-Length", str(1 << 30))])
+        yield b"a"
+        reached.set()
+        if waits_for == "source":
+            cancellation.sleep(3 * PATIENCE)
+        while True:
+            yield bytes(1 << 20)
+
+    with running(tmp_path / "s", application, ServerLimits(drain_seconds=0.01)) as server, server.connect() as busy:
+        busy.sendall(GET)
+        assert reached.wait(PATIENCE)
+        server.server.stop()
+        server.join()
+    (record,) = [one for one in caplog.records if "GET /hello" in one.getMessage()]
+    assert record.levelname == "WARNING"
+    assert record.fields["OUTCOME"] == "cut"  # type: ignore[attr-defined]
+    assert record.getMessage().endswith(", cut: the time to finish was over")
+
+
 def test_connections_that_were_not_accepted_stay_for_the_next_process(tmp_path: Path) -> None:
     """As with systemd, which keeps the listening socket."""
     with listen(tmp_path / "s") as kept:
