@@ -29,10 +29,10 @@ from container_image_proxy.image.digest import parse_digest_prefix
 from container_image_proxy.policy.evaluate import UnverifiedImage, evaluate, signed_documents
 from container_image_proxy.single_flight import SingleFlight
 from container_image_proxy.snapshots import Snapshot, Snapshots, StoredImage
-from container_image_proxy.stream import verify_stream
+from container_image_proxy.stream import VerifiedBlob
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.image_reference import ImageReference
@@ -115,7 +115,7 @@ class Proxy:
         """The image's configuration, whole and verified, byte for byte as its author made it; ``MAX_CONFIG_SIZE`` at
         most.
         """
-        return b"".join(self.open_blob(snapshot, snapshot.manifest.config))
+        return self.open_blob(snapshot, snapshot.manifest.config).read_all()
 
     def find_blob(self, name: str, platform: Platform | None, wanted: str) -> tuple[Snapshot, Descriptor]:
         """The image's own blob with digest ``wanted``, or with that unambiguous prefix of 7 or more hex digits.
@@ -131,10 +131,10 @@ class Proxy:
                 return snapshot, descriptor
         raise UnknownBlobError(f"{prefix} is no blob of image {name!r}; its manifest lists those that are")
 
-    def open_blob(self, snapshot: Snapshot, descriptor: Descriptor) -> Generator[bytes, None, None]:
-        """The verified stream of one of the snapshot's blobs; see :func:`verify_stream`."""
+    def open_blob(self, snapshot: Snapshot, descriptor: Descriptor) -> VerifiedBlob:
+        """The verified stream of one of the snapshot's blobs, which the caller closes."""
         with closing(self._open_source(self.image(snapshot.name).reference)) as source:
-            yield from verify_stream(source.open_blob(descriptor), descriptor)
+            return VerifiedBlob(source.open_blob(descriptor), descriptor)
 
     def _kept(self, image: ServedImage) -> tuple[Snapshot, ...]:
         """All snapshots of the image, those of its configured platform first, newest first."""

@@ -1,97 +1,180 @@
-"""The verified stream: a blob's bytes on their way to the client, hashed beside the transfer, the last chunk withheld.
+"""The verified stream: a blob's bytes on their way to the client, the end withheld until size and digest are right.
 
-The consumer holds all but the last chunk before the digest is known, and never the last chunk of a wrong blob. With the
-answer's ``Content-Length`` being the descriptor's size, framing itself fails then, so that a complete answer is proof.
-Hashing runs in a thread of its own as long as there are processors for that, because it is as much work as receiving
-and sending together and ``hashlib`` works outside the interpreter lock.
+A stream owns a ring, which is all the memory that it needs: page-aligned, in two halves. A reader fills one half while
+the other is hashed, and the client is sent the very memory that was filled. Whoever takes the pieces holds all but the
+last before the digest is known, and never the last piece of a wrong blob. With the answer's ``Content-Length`` being
+the descriptor's size, framing itself fails then, so that a complete answer is proof. A blob that fits the ring is one
+piece, and verified before its first byte leaves.
+
+The ring is not a ``bytearray``: on current processors copying from the kernel to memory at page offset 0x10, where
+those lie, is three times slower than to a page's beginning.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
-from contextlib import closing, suppress
-from queue import Queue
-from typing import TYPE_CHECKING, Final, NoReturn
+from queue import SimpleQueue
+from time import monotonic
+from typing import TYPE_CHECKING, Final, Self
 
-from container_image_proxy.config.limits import CHUNK_SIZE
+from container_image_proxy.config.limits import MIB
 from container_image_proxy.errors import DigestMismatchError, SizeMismatchError
 from container_image_proxy.image.digest import Digest
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from container_image_proxy.image.manifest import Descriptor
+    from container_image_proxy.transports.source import BlobReader
 
-_QUEUED_CHUNKS: Final = 3
+RING_SIZE: Final = 1 * MIB
+_PRIVATE: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+_MOMENT: Final = 0.1
+"""In seconds. A source that is too slow to fill half a ring in that time is passed on as it comes."""
 _helpers = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
-"""One for each processor: with more streams than that, their own threads keep all of them busy, and need no queues."""
+"""One for each processor: with more streams than that, their own threads keep all of them busy without help."""
 
 
-def verify_stream(chunks: Generator[bytes, None, None], descriptor: Descriptor) -> Generator[bytes, None, None]:
-    """Yield ``chunks`` (none empty) unchanged, the last only once size and digest are those of ``descriptor``.
+class VerifiedBlob:
+    """Iterates over the pieces of a blob, each valid until the next one is asked for. One thread uses it.
 
-    A blob that fits into ``CHUNK_SIZE`` is yielded in one piece, however many it came in, so that nothing of it leaves
-    unverified. Raises :class:`SizeMismatchError` as soon as one byte too many arrives, :class:`DigestMismatchError` at
-    the end, and that within ``chunks``, too; errors of ``chunks`` pass through. ``chunks`` is closed in every case.
-    """
-    received = 0
-    withheld = b""
-    with closing(chunks), closing(_BackgroundHash(descriptor.digest)) as content:
-        for chunk in chunks:
-            received += len(chunk)
-            withheld += chunk
-            if received > descriptor.size:
-                raise SizeMismatchError(
-                    f"{descriptor.digest} is longer than the {descriptor.size} bytes that its descriptor says"
-                )
-            if received == descriptor.size:
-                if content.finish(withheld) != descriptor.digest:
-                    _reject(chunks, descriptor)
-            elif descriptor.size > CHUNK_SIZE:
-                content.update(withheld)
-                yield withheld
-                withheld = b""
-        if received != descriptor.size:
-            raise SizeMismatchError(f"{descriptor.digest} ended after {received} of {descriptor.size} bytes")
-        if withheld:
-            yield withheld
-        elif content.finish(b"") != descriptor.digest:
-            _reject(chunks, descriptor)
-
-
-def _reject(chunks: Generator[bytes, None, None], descriptor: Descriptor) -> NoReturn:
-    """Fail, and let ``chunks`` fail alike: whoever supplied the content should be the last to be asked again."""
-    error = DigestMismatchError(f"the source sent other content for {descriptor.digest}")
-    with suppress(StopIteration):
-        chunks.throw(error)
-    raise error
-
-
-class _BackgroundHash:
-    """A running digest, computed from the second chunk by a helping thread, for which at most ``_QUEUED_CHUNKS`` wait;
-    in the caller's own thread while there is no helper to be had.
+    Raises what the reader raises, :class:`SizeMismatchError` as soon as the blob turns out longer or shorter than
+    ``descriptor`` says, and :class:`DigestMismatchError` instead of the last piece. A reader whose content was wrong is
+    told. The first piece is read before the constructor returns; the reader is closed by :meth:`close`, or if the
+    constructor fails.
     """
 
-    def __init__(self, digest: Digest) -> None:
-        self._algorithm = digest.algorithm
-        self._hash = digest.hasher()
-        self._queue: Queue[bytes] = Queue(_QUEUED_CHUNKS)
+    def __init__(self, reader: BlobReader, descriptor: Descriptor) -> None:
+        self._reader = reader
+        self._descriptor = descriptor
+        self._received = 0
+        self._is_complete = False
+        self._is_one_piece = descriptor.size <= RING_SIZE
+        self._digest = _RunningDigest(descriptor.digest)
+        ring = memoryview(mmap.mmap(-1, max(1, min(descriptor.size, RING_SIZE)), flags=_PRIVATE))
+        self._halves = [ring] if self._is_one_piece else [ring[: RING_SIZE // 2], ring[RING_SIZE // 2 :]]
+        self._first: memoryview | None = None
+        try:
+            self._first = self._read()
+        except BaseException:
+            self.close()
+            raise
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> memoryview:
+        """The next piece, never empty."""
+        piece, self._first = self._first, None
+        if piece is None:
+            piece = self._read()
+        if not piece:
+            raise StopIteration
+        return piece
+
+    def read_all(self) -> bytes:
+        """All that was not taken yet, in one. The stream is closed."""
+        try:
+            return b"".join(bytes(piece) for piece in self)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """End the helping thread and close the reader. May be called again."""
+        self._digest.close()
+        self._reader.close()
+
+    def _read(self) -> memoryview:
+        """Fill the half whose turn it is. Empty only if all has been read and verified."""
+        if self._is_complete:
+            return memoryview(b"")
+        half, size = self._halves[0], self._descriptor.size
+        self._halves.reverse()
+        self._digest.wait(len(self._halves) - 1)  # what was in this half before has been hashed
+        piece = half[: self._fill(half[: size - self._received])]
+        self._received += len(piece)
+        if self._received == size:
+            self._verify(piece)
+        elif not piece or self._is_one_piece:
+            raise SizeMismatchError(
+                f"{self._descriptor.digest} ended after {self._received} of {self._descriptor.size} bytes"
+            )
+        else:
+            self._digest.update(piece)
+        return piece
+
+    def _fill(self, buffer: memoryview) -> int:
+        """Read into ``buffer`` until it is full, or what has come should not wait any longer."""
+        filled, until = 0, monotonic() + _MOMENT
+        while filled < len(buffer) and (not filled or self._is_one_piece or monotonic() < until):
+            count = self._reader.readinto(buffer[filled:])
+            if count == 0:
+                break
+            filled += count
+        return filled
+
+    def _verify(self, last_piece: memoryview) -> None:
+        """Nothing may follow the last piece, and with it the digest is right."""
+        descriptor = self._descriptor
+        if self._reader.readinto(memoryview(bytearray(1))):
+            raise SizeMismatchError(
+                f"{descriptor.digest} is longer than the {descriptor.size} bytes that its descriptor says"
+            )
+        if self._digest.finish(last_piece) != descriptor.digest:
+            self._reader.reject()
+            raise DigestMismatchError(f"the source sent other content for {descriptor.digest}")
+        self._is_complete = True
+
+
+class _RunningDigest:
+    """A digest, computed from the second piece on by a helping thread, or by the caller's while there is none to be
+    had.
+
+    Hashing is as much work as receiving and sending together, and ``hashlib`` works outside the interpreter lock.
+    """
+
+    def __init__(self, expected: Digest) -> None:
+        self._algorithm = expected.algorithm
+        self._hash = expected.hasher()
+        self._pieces: SimpleQueue[memoryview | None] = SimpleQueue()
+        self._hashed: SimpleQueue[None] = SimpleQueue()
+        self._waiting = 0
         self._thread: threading.Thread | None = None
 
-    def update(self, chunk: bytes) -> None:
-        """Have ``chunk`` (not empty) hashed soon; blocks while the queue is full."""
+    def update(self, piece: memoryview) -> None:
+        """Have ``piece`` hashed soon; until :meth:`wait` says so its memory must stay as it is."""
         if self._thread is None:
             self._thread = self._find_helper()
         if self._thread is None:
-            self._hash.update(chunk)
+            self._hash.update(piece)
         else:
-            self._queue.put(chunk)
+            self._waiting += 1
+            self._pieces.put(piece)
+
+    def wait(self, pieces: int) -> None:
+        """Return when at most the last ``pieces`` are not hashed yet."""
+        while self._waiting > pieces:
+            self._hashed.get()
+            self._waiting -= 1
+
+    def finish(self, last_piece: memoryview) -> Digest:
+        """The digest of everything, ``last_piece`` included."""
+        self.close()
+        self._hash.update(last_piece)
+        return Digest(self._algorithm, self._hash.hexdigest())
+
+    def close(self) -> None:
+        """End the thread; what waits is hashed first, a matter of milliseconds."""
+        if self._thread is not None:
+            self._pieces.put(None)
+            self._thread.join()
+            self._thread = None
+            _helpers.release()
 
     def _find_helper(self) -> threading.Thread | None:
         if not _helpers.acquire(blocking=False):
             return None
-        thread = threading.Thread(target=self._run, name="blob-hash")
+        thread = threading.Thread(target=self._run, name="blob-hash", daemon=True)
         try:
             thread.start()
         except RuntimeError:  # the system has no more threads for us
@@ -99,20 +182,7 @@ class _BackgroundHash:
             return None
         return thread
 
-    def finish(self, last_chunk: bytes) -> Digest:
-        """The digest of everything, ``last_chunk`` included."""
-        self.close()
-        self._hash.update(last_chunk)
-        return Digest(self._algorithm, self._hash.hexdigest())
-
-    def close(self) -> None:
-        """End the thread; what is queued is hashed first, a matter of milliseconds."""
-        if self._thread is not None:
-            self._queue.put(b"")
-            self._thread.join()
-            self._thread = None
-            _helpers.release()
-
     def _run(self) -> None:
-        while chunk := self._queue.get():
-            self._hash.update(chunk)
+        while (piece := self._pieces.get()) is not None:
+            self._hash.update(piece)
+            self._hashed.put(None)

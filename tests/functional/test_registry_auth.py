@@ -24,6 +24,7 @@ from container_image_proxy.registry.wire import PunctualSocket
 from tests.support.authority import Authority
 from tests.support.layouts import StoredImage, single_image
 from tests.support.names import resolve_names
+from tests.support.readers import read_all
 from tests.support.registry_client import FakeClock, registry_client
 from tests.support.upstream import (
     Connection,
@@ -370,7 +371,7 @@ def test_a_token_that_expires_in_mid_download_is_renewed_once(world: World) -> N
             blob(request, connection)
 
     with Upstream(handle, host="127.0.0.2") as registry, registry_client() as client:
-        assert b"".join(client.open_blob(at(registry, REGISTRY), world.layer)) == layer
+        assert read_all(client.open_blob(at(registry, REGISTRY), world.layer)) == layer
         assert registry.paths().count("/token") == 2
         assert registry.requests[-1].headers["range"] == f"bytes=40-{len(layer) - 1}"
 
@@ -512,7 +513,7 @@ def test_the_authorization_stays_with_its_origin(world: World, name: str) -> Non
         with Upstream(basic(by_path(routes)), host="127.0.0.2") as registry:
             given = {f"{REGISTRY}:{registry.port}": LOGIN}
             with registry_client(credentials=given) as client:
-                assert b"".join(client.open_blob(at(registry, REGISTRY), world.layer)) == world.stored.layers[0]
+                assert read_all(client.open_blob(at(registry, REGISTRY), world.layer)) == world.stored.layers[0]
         (request,) = storage.requests
         assert request.target == "/blob?signature=1"
         assert not {"authorization", "cookie", "referer"} & set(request.headers)
@@ -526,7 +527,7 @@ def test_who_came_back_from_elsewhere_brings_no_authorization(world: World) -> N
         blob = redirecting(f"http://{FOREIGN}:{foreign.port}/")
         registry.handler = by_path({"/elsewhere": content(world.stored.layers[0])}, default=basic(blob))
         with registry_client(credentials={f"{REGISTRY}:{registry.port}": LOGIN}) as client:
-            assert b"".join(client.open_blob(at(registry, REGISTRY), world.layer)) == world.stored.layers[0]
+            assert read_all(client.open_blob(at(registry, REGISTRY), world.layer)) == world.stored.layers[0]
         assert "authorization" not in registry.requests[-1].headers
 
 
@@ -560,7 +561,7 @@ def test_the_urls_of_a_layer_are_never_fetched(world: World) -> None:
     with Upstream(answering(401), host="127.0.0.4") as foreign:
         layer = Descriptor("", world.layer.digest, world.layer.size, (f"http://{FOREIGN}:{foreign.port}/layer",))
         with Upstream(by_path(world.routes), host="127.0.0.2") as registry, registry_client() as client:
-            assert b"".join(client.open_blob(at(registry, REGISTRY), layer)) == world.stored.layers[0]
+            assert read_all(client.open_blob(at(registry, REGISTRY), layer)) == world.stored.layers[0]
         assert foreign.connections == []
 
 

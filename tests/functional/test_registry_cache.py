@@ -25,6 +25,7 @@ from container_image_proxy.image.reference import parse_reference
 from tests.support.authority import Authority, Issued
 from tests.support.host import Host, fetch_image
 from tests.support.layouts import Layout, StoredImage, layer_tar
+from tests.support.readers import pieces
 from tests.support.registries import DockerRegistry, docker_registry, free_port, needs_docker_registry
 from tests.support.registry_client import LIMITS, registry_client
 
@@ -211,15 +212,15 @@ def test_a_cache_that_stalls_in_mid_blob_costs_the_idle_timeout_once(fleet: Flee
     before = asked(fleet.cache, f"/v2/os/blobs/{fleet.small}")
     with registry_client(registries=registries, certificates=certificates, limits=limits, tls_verify=None) as client:
 
-        def fetch(digest: str, *, after_first_chunk: Callable[[], None] = lambda: None) -> None:
+        def fetch(digest: str, *, after_first_piece: Callable[[], None] = lambda: None) -> None:
             content = fleet.stored.blobs[digest]
-            chunks = client.open_blob(reference, Descriptor("", parse_digest(digest), len(content)))
-            first = next(chunks)
-            after_first_chunk()
-            assert first + b"".join(chunks) == content
+            read = pieces(client.open_blob(reference, Descriptor("", parse_digest(digest), len(content))))
+            first = next(read)
+            after_first_piece()
+            assert first + b"".join(read) == content
 
         with freezing(fleet.cache) as freeze:
-            fetch(fleet.big, after_first_chunk=freeze)
+            fetch(fleet.big, after_first_piece=freeze)
             fetch(fleet.small)
     with registry_client() as client:
         client.fetch_manifest(parse_reference(f"{fleet.cache.authority}/os:1"))

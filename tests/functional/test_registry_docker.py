@@ -15,6 +15,7 @@ from container_image_proxy.image.reference import Reference, parse_reference
 from container_image_proxy.registry.client import RegistryClient
 from tests.support.authority import Authority
 from tests.support.layouts import multi_arch, single_image
+from tests.support.readers import read_all
 from tests.support.registries import (
     PASSWORD,
     USER,
@@ -41,7 +42,7 @@ def fetch(client: RegistryClient, reference: Reference, digest: Digest | None = 
 
 
 def fetch_blob(client: RegistryClient, reference: Reference, descriptor: Descriptor) -> bytes:
-    return b"".join(client.open_blob(reference, descriptor))
+    return read_all(client.open_blob(reference, descriptor))
 
 
 def verify_image(client: RegistryClient, reference: Reference) -> None:

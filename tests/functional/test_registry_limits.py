@@ -12,6 +12,7 @@ from container_image_proxy.errors import Error, InvalidManifestError, RegistryEr
 from container_image_proxy.image.digest import digest_of
 from container_image_proxy.image.manifest import Descriptor
 from container_image_proxy.image.reference import Reference, parse_reference
+from tests.support.readers import read_all
 from tests.support.registry_client import FakeClock, registry_client
 from tests.support.upstream import (
     Connection,
@@ -129,7 +130,7 @@ def test_nothing_encoded_is_asked_for_or_decoded(encoding: str) -> None:
     assert "encoded" in str(error)
     with Upstream(encoded) as upstream, registry_client() as client:
         with pytest.raises(RegistryError, match="encoded"):
-            list(client.open_blob(reference_at(upstream), Descriptor("", digest_of(body), len(body))))
+            read_all(client.open_blob(reference_at(upstream), Descriptor("", digest_of(body), len(body))))
         assert all(request.headers["accept-encoding"] == "identity" for request in upstream.requests)
 
 

@@ -31,6 +31,7 @@ from container_image_proxy.registry.reply import Reply
 from tests.support.authority import Authority
 from tests.support.layouts import StoredImage, single_image
 from tests.support.names import resolve_names
+from tests.support.readers import read_all
 from tests.support.registries import free_port
 from tests.support.registry_client import IMPATIENT, FakeClock, registry_client
 from tests.support.upstream import (
@@ -69,7 +70,7 @@ def upstreams(*servers: Upstream) -> Registries:
 
 
 def fetch(client: RegistryClient, descriptor: Descriptor) -> bytes:
-    return b"".join(client.open_blob(REFERENCE, descriptor))
+    return read_all(client.open_blob(REFERENCE, descriptor))
 
 
 def descriptor_of(blob: bytes) -> Descriptor:

@@ -9,6 +9,7 @@ from container_image_proxy.errors import UpstreamError, UpstreamTimeoutError
 from container_image_proxy.image.digest import digest_of
 from container_image_proxy.image.manifest import Descriptor
 from container_image_proxy.image.reference import Reference, parse_reference
+from tests.support.readers import read_all
 from tests.support.registry_client import FakeClock, registry_client
 from tests.support.upstream import Connection, ReceivedRequest, Upstream, breaking
 
@@ -60,6 +61,6 @@ def test_a_few_bytes_and_a_reset_each_minute_are_no_progress() -> None:
         drop(request, connection)
 
     with Upstream(handle) as upstream, registry_client(clock=clock) as client:
-        chunks = client.open_blob(reference_at(upstream), Descriptor("", digest_of(blob), len(blob)))
+        reader = client.open_blob(reference_at(upstream), Descriptor("", digest_of(blob), len(blob)))
         with pytest.raises(UpstreamError):
-            list(chunks)
+            read_all(reader)

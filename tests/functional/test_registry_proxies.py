@@ -16,6 +16,7 @@ from container_image_proxy.image.reference import parse_reference
 from tests.support.authority import Authority
 from tests.support.layouts import StoredImage, single_image
 from tests.support.names import resolve_names
+from tests.support.readers import read_all
 from tests.support.registry_client import FakeClock, registry_client
 from tests.support.upstream import (
     Connection,
@@ -81,7 +82,7 @@ def test_https_goes_through_a_tunnel_and_the_proxys_login_stays_there(
         reference = parse_reference(f"{REGISTRY}:{registry.port}/some/image:latest")
         with registry_client(tls_verify=None, certificates=tmp_path / "certs.d", environ=environ) as client:
             assert client.fetch_manifest(reference) is not None
-            assert b"".join(client.open_blob(reference, layer)) == stored.layers[0]
+            assert read_all(client.open_blob(reference, layer)) == stored.layers[0]
         assert {request.method for request in proxy.requests} == {"CONNECT"}
         assert {request.headers["proxy-authorization"] for request in proxy.requests} == {PROXY_LOGIN}
         for request in (*registry.requests, *storage.requests):

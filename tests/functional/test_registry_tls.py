@@ -16,6 +16,7 @@ from container_image_proxy.image.reference import Reference, parse_reference
 from tests.support.authority import Authority
 from tests.support.layouts import StoredImage, single_image
 from tests.support.names import resolve_names
+from tests.support.readers import read_all
 from tests.support.registry_client import FakeClock, registry_client
 from tests.support.upstream import Upstream, by_path, content, image, redirecting, sending
 
@@ -133,7 +134,7 @@ def test_insecure_is_for_one_host_only(
             registry_client(tls_verify=False) as client,
             pytest.raises(UpstreamError, match="not trusted"),
         ):
-            list(client.open_blob(reference_at(registry, "insecure.example.org"), layer))
+            read_all(client.open_blob(reference_at(registry, "insecure.example.org"), layer))
         assert storage.requests == []
 
 
@@ -154,8 +155,8 @@ def test_an_authority_of_the_registry_holds_for_where_it_sends_us(
             (certificates / name / "client.cert").write_bytes(client_certificate.certificate.read_bytes())
             (certificates / name / "client.key").write_bytes(client_certificate.key.read_bytes())
             with registry_client(certificates=certificates, tls_verify=None) as client:
-                chunks = client.open_blob(reference_at(registry, "registry.example.org"), layer)
-                assert b"".join(chunks) == stored.layers[0]
+                reader = client.open_blob(reference_at(registry, "registry.example.org"), layer)
+                assert read_all(reader) == stored.layers[0]
             shown = [server.client_certificates for server in (registry, storage)]
     assert shown == [[True], [False]], "our certificate is for the registry, not for its storage"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from container_image_proxy.config.limits import CHUNK_SIZE, MIB, Limits
+from container_image_proxy.config.limits import MIB, Limits
 from container_image_proxy.errors import (
     Error,
     RateLimitedError,
@@ -28,6 +28,7 @@ from container_image_proxy.image.manifest import Descriptor
 from container_image_proxy.image.reference import Reference, parse_reference
 from container_image_proxy.registry.client import RegistryClient
 from tests.support.layouts import single_image
+from tests.support.readers import pieces, read_all
 from tests.support.registry_client import IMPATIENT, LIMITS, FakeClock, registry_client
 from tests.support.upstream import (
     Connection,
@@ -63,7 +64,7 @@ def reference_at(upstream: Upstream) -> Reference:
 
 
 def download(client: RegistryClient, upstream: Upstream, descriptor: Descriptor = DESCRIPTOR) -> bytes:
-    return b"".join(client.open_blob(reference_at(upstream), descriptor))
+    return read_all(client.open_blob(reference_at(upstream), descriptor))
 
 
 def transfer(handler: Handler, *, limits: Limits = LIMITS, clock: FakeClock | None = None) -> tuple[bytes, Upstream]:
@@ -99,9 +100,8 @@ def test_a_blob_over_a_connection_that_is_reset_every_8_mib_arrives_whole_and_ha
     descriptor = Descriptor("", digest_of(blob), len(blob))
     digest = hashlib.sha256()
     with Upstream(breaking(blob, 8 * MIB)) as upstream, registry_client() as client:
-        for chunk in client.open_blob(reference_at(upstream), descriptor):
-            assert 0 < len(chunk) <= CHUNK_SIZE
-            digest.update(chunk)
+        for piece in pieces(client.open_blob(reference_at(upstream), descriptor)):
+            digest.update(piece)
         sent = sum(connection.sent for connection in upstream.connections)
     assert digest.hexdigest() == descriptor.digest.hex
     assert sent < len(blob) * 1.01
@@ -234,10 +234,12 @@ def test_endless_framing_without_content_is_a_timeout() -> None:
 
 @pytest.mark.demand("length-short")
 def test_a_shorter_blob_is_refused_before_its_first_byte() -> None:
-    with Upstream(answering(200, BLOB[:-1])) as upstream, registry_client() as client:
-        chunks = client.open_blob(reference_at(upstream), DESCRIPTOR)
-        with pytest.raises(SizeMismatchError):
-            next(chunks)
+    with (
+        Upstream(answering(200, BLOB[:-1])) as upstream,
+        registry_client() as client,
+        pytest.raises(SizeMismatchError),
+    ):
+        next(pieces(client.open_blob(reference_at(upstream), DESCRIPTOR), 1))
 
 
 @pytest.mark.demand("length-short")
@@ -296,11 +298,11 @@ def test_an_empty_blob() -> None:
         assert download(client, upstream, Descriptor("", digest_of(b""), 0)) == b""
 
 
-@pytest.mark.parametrize("size", [CHUNK_SIZE, CHUNK_SIZE - 1])
-def test_a_blob_that_fits_into_a_chunk_comes_as_one(size: int) -> None:
-    blob = noise(3, size)
-    with Upstream(content(blob)) as upstream, registry_client() as client:
-        assert list(client.open_blob(reference_at(upstream), Descriptor("", digest_of(blob), size))) == [blob]
+@pytest.mark.parametrize("spare", [0, 1])
+def test_a_blob_that_fits_into_the_buffer_comes_as_one_though_its_connection_breaks(spare: int) -> None:
+    with Upstream(breaking(BLOB, 100_000, times=1)) as upstream, registry_client() as client:
+        reader = client.open_blob(reference_at(upstream), DESCRIPTOR)
+        assert list(pieces(reader, len(BLOB) + spare)) == [BLOB]
 
 
 # --- statuses --------------------------------------------------------------------------------------------------------
@@ -429,7 +431,7 @@ def test_a_status_of_redirects_without_a_location_is_an_error() -> None:
 
 
 @pytest.mark.demand("client-disconnect")
-def test_closing_the_generator_closes_the_connection_at_once() -> None:
+def test_closing_the_reader_closes_the_connection_at_once() -> None:
     ended = threading.Event()
 
     def endless(_: ReceivedRequest, connection: Connection) -> None:
@@ -441,9 +443,9 @@ def test_closing_the_generator_closes_the_connection_at_once() -> None:
             ended.set()
 
     with Upstream(endless) as upstream, registry_client() as client:
-        chunks = client.open_blob(reference_at(upstream), Descriptor("", digest_of(b""), 1 << 40))
-        next(chunks)
-        chunks.close()
+        reader = client.open_blob(reference_at(upstream), Descriptor("", digest_of(b""), 1 << 40))
+        assert reader.readinto(memoryview(bytearray(1)))
+        reader.close()
         assert ended.wait(10)
 
 
@@ -453,9 +455,9 @@ def test_a_slow_client_is_not_mistaken_for_a_slow_upstream() -> None:
     with Upstream(content(blob)) as upstream, registry_client(limits=limits) as client:
         received = bytearray()
         waiting = threading.Event()
-        for chunk in client.open_blob(reference_at(upstream), Descriptor("", digest_of(blob), len(blob))):
-            received += chunk
-            if len(received) == len(chunk):
+        for piece in pieces(client.open_blob(reference_at(upstream), Descriptor("", digest_of(blob), len(blob)))):
+            received += piece
+            if len(received) == len(piece):
                 waiting.wait(0.5)  # longer than the upstream may take
         assert bytes(received) == blob
         assert len(upstream.requests) == 1

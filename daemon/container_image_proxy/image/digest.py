@@ -40,7 +40,7 @@ class Digest:
         """A fresh hash object of this digest's algorithm."""
         return hashlib.new(self.algorithm, usedforsecurity=True)
 
-    def matches(self, data: bytes) -> bool:
+    def matches(self, data: bytes | memoryview) -> bool:
         """Whether ``data`` has this digest."""
         return digest_of(data, self.algorithm) == self
 
@@ -68,6 +68,6 @@ def parse_digest_prefix(text: str) -> str:
         ) from error
 
 
-def digest_of(data: bytes, algorithm: str = "sha256") -> Digest:
+def digest_of(data: bytes | memoryview, algorithm: str = "sha256") -> Digest:
     """The digest of ``data``."""
     return Digest(algorithm, hashlib.new(algorithm, data).hexdigest())

@@ -7,6 +7,7 @@ manifest that was asked for by digest is compared here already, to turn to anoth
 
 from __future__ import annotations
 
+from contextlib import closing
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -43,7 +44,7 @@ from container_image_proxy.registry.session import HttpSession
 from container_image_proxy.registry.token import Tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Generator, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from container_image_proxy.config.certificates import CertificateDirectories
     from container_image_proxy.config.keychain import Keychain
@@ -141,15 +142,21 @@ class RegistryClient:
             raise InvalidManifestError(f"{reply.endpoint} sent a manifest of over {self._limits.manifest_size} bytes")
         return UntrustedManifest(raw, media_type)
 
-    def open_blob(self, where: Reference | Repository, descriptor: Descriptor) -> Generator[bytes, None, None]:
-        """The blob's bytes, unverified, in chunks of at most ``CHUNK_SIZE``; see :class:`Download`.
+    def fetch_blob(self, where: Reference | Repository, descriptor: Descriptor) -> bytes:
+        """A small blob, whole, as ``descriptor`` says. Raises what the reader of :meth:`open_blob` raises."""
+        content = memoryview(bytearray(max(1, descriptor.size)))
+        with closing(self.open_blob(where, descriptor)) as reader:
+            return bytes(content[: reader.readinto(content)])
 
-        Raises, at the first chunk or between two, :class:`UnknownBlobError`, :class:`UpstreamError` or
-        :class:`IntegrityError`. The ``urls`` of the descriptor are never fetched.
+    def open_blob(self, where: Reference | Repository, descriptor: Descriptor) -> Download[Repository]:
+        """A reader of the blob, unverified; nothing is asked for until it is read.
+
+        It raises :class:`UnknownBlobError`, :class:`UpstreamError` or :class:`IntegrityError`. The ``urls`` of the
+        descriptor are never fetched.
         """
         attempts = self._attempts(where, first=self._suppliers.get(where))
         open_at = partial(self._open_blob, descriptor=descriptor)
-        return Download(open_at, attempts, descriptor, self._limits, self._clock).chunks()
+        return Download(open_at, attempts, descriptor, self._limits, self._clock)
 
     def _open_blob(self, repository: Repository, offset: int, *, descriptor: Descriptor) -> Reply:
         headers = {"Range": f"bytes={offset}-{descriptor.size - 1}"} if offset else {}

@@ -81,6 +81,12 @@ class Reply:
             raise self._failed(running.failure)
         return data
 
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill the beginning of ``buffer`` as :meth:`read` would: how many bytes, none only at the end."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
     def _failed(self, cause: Exception) -> UpstreamError:
         return error_for_exception(cause, phase=self.request.phase, endpoint=self.endpoint)
 

@@ -23,10 +23,10 @@ from container_image_proxy.image.digest import digest_of
 from container_image_proxy.image.platform import parse_platform
 from container_image_proxy.service.problem import Answer, is_expected, problem, problem_of, reason_of
 from container_image_proxy.service.router import MethodNotAllowedError, Route, find_route
-from container_image_proxy.service.wsgi import LOG_FIELDS, PEER, RAW_PATH
+from container_image_proxy.service.wsgi import LOG_FIELDS, PEER, RAW_PATH, TAKES_VIEWS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, MutableMapping
+    from collections.abc import Callable, Iterable, Iterator, MutableMapping
     from wsgiref.types import StartResponse, WSGIEnvironment
 
     from container_image_proxy.image.digest import Digest
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from container_image_proxy.service.peer import Peer
     from container_image_proxy.service.serving import Serving
     from container_image_proxy.snapshots import Snapshot
+    from container_image_proxy.stream import VerifiedBlob
 
 # What a header value may hold as it is; a comma separates values, everything else is percent-encoded.
 _HEADER_SAFE: Final = "/:@!$&'()*+;=~._-[]"
@@ -92,14 +93,14 @@ class Application:
         self._stop = stop
         self._owner = owner
 
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes | memoryview]:
         """Answer one request."""
         request = Request.of(environ)
         answer = self._answer(request)
         start_response(f"{answer.status.value} {answer.status.phrase}", list(answer.headers))
         if isinstance(answer.body, bytes):
             return [answer.body] if request.method != "HEAD" else []
-        return answer.body
+        return answer.body if environ.get(TAKES_VIEWS) else _as_bytes(answer.body)
 
     def _answer(self, request: Request) -> Answer:
         try:
@@ -194,8 +195,7 @@ def get_blob(request: Request, serving: Serving, digest: str, name: str | None =
         return _not_modified(headers)
     if request.method == "HEAD":
         return Answer(HTTPStatus.OK, headers, b"")
-    stream = serving.proxy.open_blob(snapshot, descriptor)
-    return Answer(HTTPStatus.OK, headers, _resume(next(stream, b""), stream))
+    return Answer(HTTPStatus.OK, headers, serving.proxy.open_blob(snapshot, descriptor))
 
 
 ROUTES: Final[tuple[Route[Callable[..., Answer]], ...]] = (
@@ -209,6 +209,12 @@ ROUTES: Final[tuple[Route[Callable[..., Answer]], ...]] = (
     Route("GET", "/images/{name}/blobs/{digest...}", get_blob),
     Route("GET", "/images/{name}/verification", get_verification),
 )
+
+
+def _as_bytes(blob: VerifiedBlob) -> Iterator[bytes]:
+    """The same for a server that takes nothing but what PEP 3333 says."""
+    with closing(blob):
+        yield from map(bytes, blob)
 
 
 # --- what they share --------------------------------------------------------------------------------------------------
@@ -298,11 +304,3 @@ def _printable(text: str) -> str:
 def _repr_digest(digest: Digest) -> str:
     """The digest as RFC 9530 writes it."""
     return f"{_HTTP_DIGEST_NAMES[digest.algorithm]}=:{base64.b64encode(bytes.fromhex(digest.hex)).decode()}:"
-
-
-def _resume(first: bytes, stream: Generator[bytes, None, None]) -> Generator[bytes, None, None]:
-    """A stream whose first chunk was taken to see whether it begins at all."""
-    with closing(stream):
-        if first:
-            yield first
-        yield from stream

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from container_image_proxy import errors
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from container_image_proxy.stream import VerifiedBlob
 
 MEDIA_TYPE: Final = "application/problem+json"
 _LONGEST_DETAIL: Final = 2000
@@ -27,7 +27,7 @@ class Answer:
 
     status: HTTPStatus
     headers: tuple[tuple[str, str], ...]
-    body: bytes | Generator[bytes, None, None]
+    body: bytes | VerifiedBlob
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,13 +29,15 @@ if TYPE_CHECKING:
 
 Environ = dict[str, Any]
 ExceptionInfo = tuple[type[BaseException], BaseException, "TracebackType"]
-Application = Callable[[Environ, Callable[..., Callable[[bytes], None]]], Iterable[bytes]]
+Application = Callable[[Environ, Callable[..., Callable[[bytes], None]]], Iterable[bytes | memoryview]]
 
 _TARGET: Final = re.compile(rb"(?:[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*|(?=/))(/[^?#]*)?(?:\?([^#]*))?")
-# Our own keys of the environ: the peer, the path before percent-decoding, and a dict for fields of the access record.
+# Our own keys of the environ: the peer, the path before percent-decoding, a dict for fields of the access record, and
+# that a chunk of the body may be a memoryview, which is sent before the next chunk is asked for.
 PEER: Final = "container_image_proxy.peer"
 RAW_PATH: Final = "container_image_proxy.raw_path"
 LOG_FIELDS: Final = "container_image_proxy.log"
+TAKES_VIEWS: Final = "container_image_proxy.takes_views"
 
 _UNPREFIXED: Final = {"CONTENT_TYPE", "CONTENT_LENGTH"}
 _STATUS: Final = re.compile(r"[2-9][0-9]{2} [ -~]*")
@@ -73,6 +75,7 @@ def build_environ(request: h11.Request, peer: Peer, details: dict[str, str]) -> 
         RAW_PATH: path,
         PEER: peer,
         LOG_FIELDS: details,
+        TAKES_VIEWS: True,
     }
     for name, value in request.headers:
         _add_header(environ, name, value)
@@ -135,8 +138,9 @@ class Exchange:
         self.status = self._head.status_code
         return self._write
 
-    def _write(self, chunk: bytes) -> None:
-        self._send(h11.Data(data=b"" if self.head_only else chunk))
+    def _write(self, chunk: bytes | memoryview) -> None:
+        data: Any = b"" if self.head_only else chunk  # h11 passes it on as it is
+        self._send(h11.Data(data=data))
         self.sent += 0 if self.head_only else len(chunk)
 
     def _send(self, event: h11.Data | h11.EndOfMessage) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 from container_image_proxy.errors import InvalidManifestError, RegistryError, UnknownBlobError, UnknownManifestError
 from container_image_proxy.image.manifest import Manifest, parse_manifest
 from container_image_proxy.policy.signature_blob import MAX_SIGNATURES, UntrustedSignature
-from container_image_proxy.stream import verify_stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +35,7 @@ def fetch_attached(registry: RegistryClient, place: Repository, media_type: str)
 
 def _fetch_blob(registry: RegistryClient, place: Repository, layer: Descriptor) -> bytes:
     try:
-        return b"".join(verify_stream(registry.open_blob(place, layer), layer))
+        return registry.fetch_blob(place, layer)
     except UnknownBlobError as error:  # not for the client to take for a blob of its own
         raise RegistryError(f"{place.reference}: the registry lacks a signature: {error}", phase="signature") from error
 

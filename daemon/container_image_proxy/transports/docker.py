@@ -15,7 +15,7 @@ from container_image_proxy.image.reference import parse_reference, policy_identi
 from container_image_proxy.transports.signatures import SignatureStorage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Generator, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from container_image_proxy.config.lookaside import LookasideConfiguration
     from container_image_proxy.image.digest import Digest
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from container_image_proxy.image.reference import Reference
     from container_image_proxy.policy.signature_blob import SignatureKind, UntrustedSignature
     from container_image_proxy.registry.client import RegistryClient
+    from container_image_proxy.transports.source import BlobReader
 
 TRANSPORT: Final = "docker"
 _START: Final = "//"
@@ -73,7 +74,7 @@ class RegistrySource:
         """See :class:`ImageSource`."""
         return self._registry.fetch_manifest(self._reference, digest, unless=unless)
 
-    def open_blob(self, descriptor: Descriptor) -> Generator[bytes, None, None]:
+    def open_blob(self, descriptor: Descriptor) -> BlobReader:
         """See :class:`ImageSource`. The ``urls`` of a descriptor are never fetched."""
         return self._registry.open_blob(self._reference, descriptor)
 

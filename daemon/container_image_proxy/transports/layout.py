@@ -26,10 +26,9 @@ from container_image_proxy.errors import (
 from container_image_proxy.image.image_reference import ImageReference
 from container_image_proxy.image.manifest import MAX_MANIFEST_SIZE, Descriptor, Index, UntrustedManifest, parse_manifest
 from container_image_proxy.image.media_types import OCI_INDEX
-from container_image_proxy.pace import Pace
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.policy.signature_blob import SignatureKind, UntrustedSignature
@@ -116,6 +115,31 @@ def _names(index: Index) -> str:
     return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "") or "none"  # noqa: PLR2004 - a readable line
 
 
+class FileReader:
+    """A :class:`BlobReader` over an open file, which it owns; ``failure`` makes our error of an ``OSError``."""
+
+    def __init__(self, number: int, failure: Callable[[OSError], SourceError]) -> None:
+        self._file = os.fdopen(number, "rb", buffering=0)
+        self._failure = failure
+        self.offset = 0
+
+    def readinto(self, buffer: memoryview) -> int:
+        """As in :class:`BlobReader`."""
+        try:
+            count: int = self._file.readinto(buffer)
+        except OSError as error:
+            raise self._failure(error) from error
+        self.offset += count
+        return count
+
+    def reject(self) -> None:
+        """There is nobody else to ask."""
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
 class LayoutSource:
     """An :class:`ImageSource` over a layout directory; opened anew for every use, so that a replaced layout is seen."""
 
@@ -136,12 +160,11 @@ class LayoutSource:
             raise DigestMismatchError(f"{self._path}: the blob of {entry.digest} has other content")
         return UntrustedManifest(raw, entry.media_type)
 
-    def open_blob(self, descriptor: Descriptor) -> Generator[bytes, None, None]:
+    def open_blob(self, descriptor: Descriptor) -> FileReader:
         """As in :class:`ImageSource`."""
-        with self._open(blob_path(descriptor.digest)) as descriptor_number:
-            pace = Pace(descriptor.size)
-            while chunk := os.read(descriptor_number, pace.next()):
-                yield chunk
+        components = blob_path(descriptor.digest)
+        with self._open(components) as number:
+            return FileReader(os.dup(number), lambda error: self._failure(components, error))
 
     def fetch_signatures(
         self,

@@ -1,4 +1,4 @@
-"""What every transport gives: a source that hands out the image's bytes.
+"""What every transport gives: a source that hands out the image's bytes, and a reader for each blob.
 
 A source locates and bounds, it never vouches: everything that it returns is untrusted until ``proxy`` has held it
 against digests and policy.
@@ -9,11 +9,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator, Iterator
+    from collections.abc import Collection, Iterator
 
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.manifest import Descriptor, UntrustedManifest
     from container_image_proxy.policy.signature_blob import SignatureKind, UntrustedSignature
+
+
+class BlobReader(Protocol):
+    """A blob's bytes in their order, unverified. One thread uses it, and closes it; it may outlive its source."""
+
+    @property
+    def offset(self) -> int:
+        """Where in the blob the next byte is from, in bytes."""
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill the beginning of ``buffer``, which is not empty: how many bytes, none only at the end.
+
+        Raises :class:`UnknownBlobError`, :class:`UpstreamError` or :class:`IntegrityError`.
+        """
+
+    def reject(self) -> None:
+        """Take note that the content was wrong: whoever supplied it is asked last from now on."""
+
+    def close(self) -> None:
+        """Free what the reader holds. May be called again."""
 
 
 class ImageSource(Protocol):
@@ -26,10 +46,10 @@ class ImageSource(Protocol):
         Raises :class:`UnknownManifestError`, :class:`UpstreamError` or :class:`IntegrityError`.
         """
 
-    def open_blob(self, descriptor: Descriptor) -> Generator[bytes, None, None]:
-        """The blob's bytes, unverified, in chunks of at most ``CHUNK_SIZE``; closing the generator frees everything.
+    def open_blob(self, descriptor: Descriptor) -> BlobReader:
+        """A reader of the blob from its beginning.
 
-        Raises :class:`UnknownBlobError` or :class:`UpstreamError`, before the first chunk or between two.
+        Raises :class:`UnknownBlobError` or :class:`UpstreamError`, unless the reader does so when it is first asked.
         """
 
     def fetch_signatures(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,8 +40,8 @@ class Attachments:
         assert str(place.reference) == f"mirror.example/some/os:sha256-{DIGEST.hex}.sig"
         return self.manifest
 
-    def open_blob(self, *_: object) -> Iterator[bytes]:
-        yield PAYLOAD
+    def fetch_blob(self, *_: object) -> bytes:
+        return PAYLOAD
 
     def fetch_referrers(self, *_: object) -> tuple[Descriptor, ...]:
         return ()
