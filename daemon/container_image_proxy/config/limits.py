@@ -1,4 +1,4 @@
-"""How long, how often and how much: the bounds of talking to registries, and of a piece of a blob on its way.
+"""How long, how often and how much: the bounds of talking to registries.
 
 Plain numbers; nothing here reads the environment or a file. What a document may hold is bounded where it is parsed,
 what a client may take by ``service/limits.py``.
@@ -13,8 +13,6 @@ from container_image_proxy.image.manifest import MAX_MANIFEST_SIZE
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
-CHUNK_SIZE: Final = 1 * MIB
-"""The most bytes of a blob that are handed on at once."""
 
 
 @dataclass(frozen=True, slots=True)
