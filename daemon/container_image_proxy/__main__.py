@@ -22,6 +22,7 @@ from container_image_proxy.service import activation
 from container_image_proxy.service.daemon import Daemon
 from container_image_proxy.service.journal import set_up_logging
 from container_image_proxy.service.limits import ServerLimits
+from container_image_proxy.service.notifier import Notifier
 from container_image_proxy.service.peer import read_peer
 from container_image_proxy.snapshots import SnapshotStore
 
@@ -108,8 +109,7 @@ def _run(options: argparse.Namespace) -> None:
     listeners, connection = _open_sockets(options)
     limits = ServerLimits(idle_exit_seconds=serving.settings.idle_exit)
     owner = surroundings.uid if options.instance is None else None
-    chores = [activation.Watchdog()]
-    daemon = Daemon(serving, load, listeners, limits, activation.Notifier(), owner=owner, chores=chores)
+    daemon = Daemon(serving, load, listeners, limits, Notifier(), owner=owner)
     if connection is not None:
         daemon.run(lambda: daemon.server.serve_connection(connection, read_peer(connection)))
     elif not listeners:

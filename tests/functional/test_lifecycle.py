@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import http.client
 import platform
+import resource
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import RunningDaemon, UnixConnection, activated, command, write_instance, write_policy
+from tests.support.daemon import RunningDaemon, UnixConnection, activated, command, fill, write_instance, write_policy
 from tests.support.layouts import Layout, StoredImage, layer_tar, single_image
 
 SIZE = 24 << 20
@@ -81,6 +82,26 @@ def test_a_signal_that_another_thread_receives_is_not_left_lying(place: Path) ->
         assert libc.syscall(_SYS_TGKILL, daemon.process.pid, worker, signal.SIGTERM) == 0
         assert daemon.process.wait(8) == 0
         connection.close()
+
+
+@pytest.mark.parametrize("trouble", ["no descriptor left", "manager gone", "manager does not read"])
+def test_a_transfer_outlives_a_service_manager_that_cannot_be_told(place: Path, trouble: str) -> None:
+    image = big_image(place)
+    with activated(place / "run", arguments(place)) as daemon:
+        daemon.get("/manifest")
+        connection, response = begin_blob(daemon, image.layer_digests[0])
+        match trouble:
+            case "no descriptor left":
+                resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (3, 3))
+            case "manager gone":
+                daemon.notify.close()
+            case _:
+                fill(daemon.notify)
+        for number in (signal.SIGHUP, signal.SIGTERM):
+            daemon.signal(number)
+        assert response.read() == image.layers[0][1000:]
+        connection.close()
+        assert daemon.process.wait(20) == 0
 
 
 @pytest.mark.demand("sighup")

@@ -200,6 +200,17 @@ def _started(
             notify_path.unlink()
 
 
+def fill(notify: socket.socket) -> None:
+    """Leave so many messages unread that the next one, whoever sends it, would have to wait."""
+    is_full = False
+    while not is_full:
+        is_full = True
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, contextlib.suppress(BlockingIOError):
+            while True:  # until its own send buffer is full, or the queue
+                sender.sendto(b"noise", socket.MSG_DONTWAIT, notify.getsockname())
+                is_full = False
+
+
 def _with_listener(listener: socket.socket) -> list[str]:
     """What systemd does between fork and exec: descriptor 3, and LISTEN_* for this very process."""
     code = (

@@ -194,6 +194,25 @@ def test_a_stopping_service_finishes_its_transfers(machine: Machine, served: Ins
     assert served.show("Result") == "success"
 
 
+def test_a_daemon_that_has_no_descriptor_left_still_tells_systemd_and_finishes(
+    machine: Machine, served: Instance
+) -> None:
+    image = served.add_image(layers=[BIG], compression="")
+    with begun_transfer(served, image.layer_digests[0]) as response:
+        pid = served.show("MainPID")
+        uid, gid = machine.run("stat", "--format=%u %g", f"/proc/{pid}").stdout.split()
+        as_daemon = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups"]
+        machine.run(*as_daemon, "prlimit", f"--pid={pid}", "--nofile=3:3")
+        served.signal(signal.SIGHUP)
+        machine.wait_until(lambda: "too many" in served.show("StatusText").lower(), "what came of the reload")
+        served.signal(signal.SIGTERM)
+        machine.wait_until(lambda: "Finishing" in served.show("StatusText"), "STOPPING=1")
+        body = response.read()
+    assert f"sha256:{hashlib.sha256(body).hexdigest()}" == image.layer_digests[0]
+    machine.wait_until(lambda: served.show("ActiveState") == "inactive", "the end")
+    assert served.show("Result") == "success"
+
+
 def test_a_broken_layout_is_named_and_the_daemon_lives_on(machine: Machine, served: Instance) -> None:
     image = served.add_image()
     assert served.get("/manifest").status == 200

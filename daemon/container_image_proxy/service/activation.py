@@ -1,7 +1,5 @@
-"""Where sockets come from, and what the service manager is told.
-
-Sockets: inherited from systemd (sd_listen_fds_with_names(3)), made at a path or a port, or passed as a descriptor.
-Notifications: sd_notify(3), nothing without ``NOTIFY_SOCKET``. With ``journal.py`` the only module that knows systemd.
+"""Where sockets come from: inherited from systemd (sd_listen_fds_with_names(3)), made at a path or a port, or passed as
+a descriptor. With ``journal.py`` the only module that needs systemd's library.
 """
 
 from __future__ import annotations
@@ -11,10 +9,8 @@ import errno
 import fcntl
 import logging
 import os
-import re
 import socket
 import stat
-import time
 from typing import TYPE_CHECKING, Final
 
 import systemd.daemon
@@ -28,7 +24,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _PORTS: Final = range(65536)
-_NUMBER: Final = re.compile(r"[0-9]{1,15}")
 _BACKLOG: Final = 4096  # the kernel cuts it to net.core.somaxconn
 
 
@@ -197,47 +192,3 @@ def _is_served(path: Path) -> bool:
 
 def _reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
-
-
-class Notifier:
-    """Tells the service manager how far we are; texts become one line of ``systemctl status``."""
-
-    def ready(self, status: str) -> None:
-        """Requests are answered from now on, after a start or a reload."""
-        systemd.daemon.notify(f"READY=1\nSTATUS={one_line(status)}")
-
-    def reloading(self) -> None:
-        """The configuration is being read anew; :meth:`ready` says when that is over."""
-        systemd.daemon.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
-
-    def stopping(self) -> None:
-        """No connection is accepted any more."""
-        systemd.daemon.notify("STOPPING=1\nSTATUS=Finishing running transfers")
-
-
-class Watchdog:
-    """Tells the service manager, if it wants to know, that the loop still turns: three times within each of its
-    periods (sd_watchdog_enabled(3)).
-    """
-
-    def __init__(self) -> None:
-        self._interval = _watchdog_seconds() / 3
-        self._next: float | None = time.monotonic() if self._interval else None
-
-    def due(self) -> float | None:
-        """When to tell it again, on the monotonic clock; None if it does not want to know."""
-        return self._next
-
-    def run(self) -> None:
-        """Tell it if that is due."""
-        now = time.monotonic()
-        if self._next is not None and now >= self._next:
-            systemd.daemon.notify("WATCHDOG=1")
-            self._next = now + self._interval
-
-
-def _watchdog_seconds() -> float:
-    """How long the service manager waits for a sign of life of this very process; 0 if it does not."""
-    microseconds = os.environ.get("WATCHDOG_USEC", "")
-    is_meant = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-    return int(microseconds) / 1e6 if is_meant and _NUMBER.fullmatch(microseconds) else 0.0

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 
 from container_image_proxy.errors import Error
 from container_image_proxy.service.app import Application
+from container_image_proxy.service.notifier import Watchdog
 from container_image_proxy.service.server import Server
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
-    from container_image_proxy.service.activation import Notifier
     from container_image_proxy.service.limits import ServerLimits
+    from container_image_proxy.service.notifier import Notifier
     from container_image_proxy.service.peer import Peer
-    from container_image_proxy.service.server import Chore
     from container_image_proxy.service.serving import Serving
 
 _log = logging.getLogger(__name__)
@@ -42,13 +42,13 @@ class Daemon:
         notifier: Notifier,
         *,
         owner: int | None,
-        chores: Sequence[Chore] = (),
     ) -> None:
         self._load = load
         self._serving = serving
         self._notifier = notifier
         stop = None if owner is None else self._stop
         application = Application(lambda: self._serving, stop=stop, owner=owner or 0)
+        chores = (notifier, Watchdog(notifier))
         self._server = Server(listeners, application, limits, self._admits, chores)
 
     @property
@@ -58,6 +58,7 @@ class Daemon:
 
     def run(self, serve: Callable[[], None]) -> None:
         """Answer requests until told to stop, or idle for so long; ``serve`` is one of the server's ways to do so."""
+        # A handler runs between any two instructions of whatever the main thread is at, so it only leaves word.
         signal.signal(signal.SIGTERM, lambda *_: self._stop())
         signal.signal(signal.SIGINT, lambda *_: self._stop())
         signal.signal(signal.SIGHUP, lambda *_: self._server.call_soon(self.reload))
@@ -67,6 +68,7 @@ class Daemon:
             serve()
         finally:
             self._notifier.stopping()
+            self._notifier.close()
             self._serving.close()
 
     def reload(self) -> None:
@@ -92,7 +94,8 @@ class Daemon:
         return self._serving.admits(peer)
 
     def _stop(self) -> None:
-        self._notifier.stopping()
+        """For any thread and signal handlers."""
+        self._server.call_soon(self._notifier.stopping)
         self._server.stop()
 
     def _status(self) -> str:
@@ -101,4 +104,7 @@ class Daemon:
 
     def _warm_up(self) -> None:
         """Neither before READY=1 nor during the first request: while nobody waits."""
-        threading.Thread(target=self._serving.warm_up, name="warm-up", daemon=True).start()
+        try:
+            threading.Thread(target=self._serving.warm_up, name="warm-up", daemon=True).start()
+        except RuntimeError as error:  # no more threads: the first request does what there is to do
+            _log.warning("nothing is prepared for the first request: %s", error)

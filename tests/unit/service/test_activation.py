@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,14 +12,7 @@ import pytest
 
 from container_image_proxy.errors import ConfigurationError
 from container_image_proxy.service import activation
-from container_image_proxy.service.activation import (
-    Notifier,
-    Watchdog,
-    from_descriptor,
-    is_listening,
-    listen_tcp,
-    listen_unix,
-)
+from container_image_proxy.service.activation import from_descriptor, is_listening, listen_tcp, listen_unix
 from tests.support.socket_server import listen
 
 if TYPE_CHECKING:
@@ -234,61 +226,3 @@ def test_tcp_listens_on_loopback_only_and_says_who_can_connect(caplog: pytest.Lo
 def test_a_port_that_is_none_is_an_error(port: int) -> None:
     with pytest.raises(ConfigurationError, match="--port"):
         listen_tcp(port)
-
-
-@pytest.fixture
-def notifications(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]]]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
-        receiver.bind(str(tmp_path / "notify"))
-        receiver.settimeout(10)
-        with monkeypatch.context() as patch:
-            patch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-            yield lambda: receiver.recv(4096).decode().splitlines()
-
-
-def test_the_service_manager_hears_each_state(notifications: Callable[[], list[str]]) -> None:
-    notifier = Notifier()
-    notifier.ready("Serving\nREADY=0")
-    assert notifications() == ["READY=1", "STATUS=Serving\\nREADY=0"]
-    before = time.monotonic_ns() // 1000
-    notifier.reloading()
-    reloading, moment = notifications()
-    assert reloading == "RELOADING=1"
-    assert before <= int(moment.removeprefix("MONOTONIC_USEC=")) <= time.monotonic_ns() // 1000
-    notifier.stopping()
-    assert notifications()[0] == "STOPPING=1"
-
-
-@pytest.mark.demand("watchdog")
-@pytest.mark.parametrize("variables", [{}, {"WATCHDOG_PID": str(os.getpid())}])
-def test_the_service_manager_hears_a_sign_of_life_before_its_time_is_over(
-    monkeypatch: pytest.MonkeyPatch, notifications: Callable[[], list[str]], variables: dict[str, str]
-) -> None:
-    for name, value in ({"WATCHDOG_USEC": "300000000"} | variables).items():
-        monkeypatch.setenv(name, value)
-    watchdog = Watchdog()
-    watchdog.run()
-    watchdog.run()
-    Notifier().ready("no second sign before this")
-    assert notifications() == ["WATCHDOG=1"]
-    assert notifications() == ["READY=1", "STATUS=no second sign before this"]
-    assert (watchdog.due() or 0) - time.monotonic() == pytest.approx(100, abs=50)
-
-
-@pytest.mark.parametrize(
-    "variables", [{}, {"WATCHDOG_USEC": "soon"}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "9", "WATCHDOG_PID": "1"}]
-)
-def test_no_sign_of_life_is_sent_to_whom_waits_for_none(
-    monkeypatch: pytest.MonkeyPatch, notifications: Callable[[], list[str]], variables: dict[str, str]
-) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    watchdog = Watchdog()
-    watchdog.run()
-    Notifier().ready("nothing before this")
-    assert watchdog.due() is None
-    assert notifications() == ["READY=1", "STATUS=nothing before this"]
-
-
-def test_without_a_service_manager_nothing_happens() -> None:
-    Notifier().ready("Serving")
