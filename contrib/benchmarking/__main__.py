@@ -11,12 +11,13 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from benchmarking import manifests, transfers  # noqa: F401 - they enter their measurements
 from benchmarking.bench import set_up
+from benchmarking.measurement import MEASUREMENTS
 from benchmarking.processes import MIB
 from benchmarking.report import Row, describe_host, format_table, measure, to_json
-from benchmarking.rows import MEASUREMENTS
 
-_PROGRAMS: Final = ("curl", "docker-registry", "openssl", "skopeo")  # Debian packages of the same names
+_PROGRAMS: Final = ("curl", "docker-registry", "nginx", "openssl", "skopeo")  # Debian packages of the same names
 
 
 def _options() -> argparse.Namespace:
@@ -32,6 +33,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", action="append", choices=MEASUREMENTS, metavar="NAME", help="may be repeated")
     parser.add_argument("--json", type=Path, default=Path("benchmark.json"), metavar="FILE", help="default %(default)s")
     parser.add_argument("--directory", type=Path, metavar="DIR", help="for twice the size; default $TMPDIR or /tmp")
+    parser.add_argument("--skopeo", default="skopeo", metavar="PATH", help="another skopeo than the installed one")
     return parser.parse_args()
 
 
@@ -41,10 +43,13 @@ def main() -> None:
     if missing := [name for name in _PROGRAMS if shutil.which(name) is None]:
         sys.exit(f"contrib/benchmark: not installed: {' '.join(missing)}; Debian has packages of these names")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # unwinds, so that everything is stopped and removed
-    host = describe_host()
+    host = describe_host(options.skopeo)
     print("\n".join(f"{name}: {value}" for name, value in host.items()), file=sys.stderr)
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory(dir=options.directory) as name, set_up(Path(name), options.size * MIB) as bench:
+    with (
+        tempfile.TemporaryDirectory(dir=options.directory) as name,
+        set_up(Path(name), options.size * MIB, options.skopeo) as bench,
+    ):
         for measurement in MEASUREMENTS.values():
             if not options.only or measurement.name in options.only:
                 print(f"{measurement.title} ...", file=sys.stderr)

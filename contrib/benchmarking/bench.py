@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from benchmarking.images import Image, make_image
+from benchmarking.nginx import lay_out, serving_nginx
+from benchmarking.processes import MIB
 from benchmarking.registries import Registry, make_authority, push, serving_registry
 
 if TYPE_CHECKING:
@@ -18,25 +19,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """One image, behind HTTP and HTTPS."""
+    """One large and one small image, in docker-registry and in nginx, behind HTTP and HTTPS; ``skopeo`` is the program."""
 
     image: Image
+    small: Image
     policy: Path
     http: Registry
     https: Registry
+    nginx: Registry
+    nginx_tls: Registry
+    skopeo: str
 
 
 @contextmanager
-def set_up(directory: Path, size: int) -> Iterator[Bench]:
-    """Make the image, ``size`` bytes, and start the registries; all in ``directory``."""
+def set_up(directory: Path, size: int, skopeo: str) -> Iterator[Bench]:
+    """Make the images, of ``size`` bytes and of a sixteenth, and start the registries; all in ``directory``."""
     policy = directory / "policy.json"
     policy.write_text(json.dumps({"default": [{"type": "insecureAcceptAnything"}]}))
     policy.chmod(0o600)
     storage, cert_dir = directory / "storage", make_authority(directory / "certificates")
-    image = make_image(directory / "layout", size)
+    image, small = make_image(directory / "layout", size), make_image(directory / "small", max(MIB, size // 16))
     with ExitStack() as stack:
         http = stack.enter_context(serving_registry(directory / "http", storage, None))
         https = stack.enter_context(serving_registry(directory / "https", storage, cert_dir))
         push(image, http)
-        shutil.rmtree(image.layout)  # the registry has it
-        yield Bench(image, policy, http, https)
+        push(small, http, "2")
+        lay_out(directory / "www", (image, small))
+        nginx, nginx_tls = stack.enter_context(serving_nginx(directory / "nginx", directory / "www", cert_dir))
+        yield Bench(image, small, policy, http, https, nginx, nginx_tls, skopeo)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from benchmarking.images import MANIFEST
-from benchmarking.processes import Transfer, run_measured
+from benchmarking.processes import Transfer, cpu_seconds, peak_rss, run_measured
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,6 +30,13 @@ def fetch(url: str, *options: str) -> tuple[int, float, float, int]:
 def fetch_from_registry(registry: Registry, kind: str, what: str) -> Transfer:
     """Read a manifest or blob from the registry; the cost is curl's."""
     return Transfer(*fetch(registry.url(kind, what), *authority(registry.cert_dir)))
+
+
+def fetch_from_socket(path: Path, target: str, pid: int) -> Transfer:
+    """Read what the process ``pid`` serves on the Unix socket at ``path``; the cost is that process's."""
+    cpu = cpu_seconds(pid)
+    size, seconds, _, _ = fetch(f"http://localhost{target}", "--unix-socket", str(path))
+    return Transfer(size, seconds, cpu_seconds(pid) - cpu, peak_rss(pid))
 
 
 def authority(cert_dir: Path | None) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from benchmarking import curl
-from benchmarking.processes import Transfer, cpu_seconds, peak_rss, running
+from benchmarking.processes import Transfer, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,9 +39,7 @@ class Daemon:
 
     def fetch_blob(self, digest: str) -> Transfer:
         """Read a blob with curl; the cost is the daemon's."""
-        cpu = cpu_seconds(self.pid)
-        size, seconds, _, _ = curl.fetch(f"http://localhost/blobs/{digest}", "--unix-socket", str(self.path))
-        return Transfer(size, seconds, cpu_seconds(self.pid) - cpu, peak_rss(self.pid))
+        return curl.fetch_from_socket(self.path, f"/blobs/{digest}", self.pid)
 
 
 def write_instance(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +73,21 @@ def running(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def drain_all(descriptors: Sequence[int], size: int) -> None:
+    """Read and close each, a thread for each, until ``size`` bytes or more have come from it."""
+
+    def drain(descriptor: int) -> None:
+        buffer, received = memoryview(mmap.mmap(-1, MIB)), 0
+        while received < size and (count := os.readv(descriptor, [buffer])):
+            received += count
+        os.close(descriptor)
+        if received < size:
+            raise RuntimeError(f"{received} of {size} bytes came")
+
+    with ThreadPoolExecutor(len(descriptors)) as pool:
+        list(pool.map(drain, descriptors))
 
 
 def run_measured(command: Sequence[str]) -> tuple[str, resource.struct_rusage]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from benchmarking.images import Image
 
 _LISTENING: Final = re.compile(rb"listening on 127\.0\.0\.1:(\d+)")
-_REPOSITORY: Final = "benchmark"
+REPOSITORY: Final = "benchmark"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +31,15 @@ class Registry:
     @property
     def reference(self) -> str:
         """Where :func:`push` puts the image."""
-        return f"docker://localhost:{self.port}/{_REPOSITORY}:latest"
+        return self.tagged("latest")
+
+    def tagged(self, tag: str) -> str:
+        """The image of that tag."""
+        return f"docker://localhost:{self.port}/{REPOSITORY}:{tag}"
 
     def path(self, kind: str, what: str) -> str:
         """The URL path of ``manifests`` or ``blobs`` (OCI distribution spec)."""
-        return f"/v2/{_REPOSITORY}/{kind}/{what}"
+        return f"/v2/{REPOSITORY}/{kind}/{what}"
 
     def url(self, kind: str, what: str) -> str:
         """The whole URL."""
@@ -88,12 +92,12 @@ def _await_port(process: subprocess.Popen[bytes], log: Path) -> int:
     raise RuntimeError(f"docker-registry does not start:\n{log.read_text()}")
 
 
-def push(image: Image, registry: Registry) -> None:
+def push(image: Image, registry: Registry, tag: str = "latest") -> None:
     """Copy an image into a registry that speaks plain HTTP."""
     subprocess.run(
         (
             *("skopeo", "--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"),
-            *(f"oci:{image.layout}:latest", registry.reference),
+            *(f"oci:{image.layout}:latest", registry.tagged(tag)),
         ),
         check=True,
         stdin=subprocess.DEVNULL,

@@ -11,16 +11,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from benchmarking.rows import DIRECT, OURS, SKOPEO, Figure, Measurement
+from benchmarking.measurement import DIRECT, OURS, RELAY, SKOPEO, Figure, Measurement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from benchmarking.bench import Bench
 
-_HEAD: Final = f"{'':<36}{OURS:>10}{SKOPEO:>10}{DIRECT:>10}  {'':6}{'/skopeo':>9}{'/direct':>9}  expected"
+_OTHERS: Final = (SKOPEO, RELAY, DIRECT)
+_HEAD: Final = (
+    f"{'':<40}"
+    + "".join(f"{name:>10}" for name in (OURS, *_OTHERS))
+    + f"  {'':6}"
+    + "".join(f"{'/' + name:>9}" for name in _OTHERS)
+    + "  expected"
+)
 _VERSIONS: Final = {
-    "skopeo": ("skopeo", "--version"),
     "docker-registry": ("docker-registry", "--version"),
     "curl": ("curl", "--version"),
 }
@@ -47,7 +53,8 @@ class Row:
         """Whether ours is as expected; None if nothing is."""
         if self.figure.limit is not None:
             return self.median(OURS) < self.figure.limit
-        return self.figure.is_met(self.ratio(SKOPEO)) if SKOPEO in self.rounds else None
+        known = [bound for bound in self.figure.bounds if bound.contender in self.rounds]
+        return all(bound.is_met(self.ratio(bound.contender)) for bound in known) if known else None
 
 
 def measure(measurement: Measurement, bench: Bench, rounds: int) -> Iterator[Row]:
@@ -65,10 +72,10 @@ def format_table(rows: Iterable[Row]) -> Iterator[str]:
     """Lines of a table of medians with the ratios ours/skopeo and ours/direct."""
     yield _HEAD
     for row in rows:
-        values = "".join(_cell(row, row.median, contender, ">10.4g") for contender in (OURS, SKOPEO, DIRECT))
-        ratios = "".join(_cell(row, row.ratio, contender, ">9.2f") for contender in (SKOPEO, DIRECT))
+        values = "".join(_cell(row, row.median, contender, ">10.4g") for contender in (OURS, *_OTHERS))
+        ratios = "".join(_cell(row, row.ratio, contender, ">9.2f") for contender in _OTHERS)
         name = f"{row.measurement.title}: {row.figure.name}"
-        yield f"{name:<36}{values}  {row.figure.unit:6}{ratios}  {_expectation(row)}".rstrip()
+        yield f"{name:<40}{values}  {row.figure.unit:6}{ratios}  {_expectation(row)}".rstrip()
 
 
 def _cell(row: Row, value: Callable[[str], float], contender: str, form: str) -> str:
@@ -78,12 +85,11 @@ def _cell(row: Row, value: Callable[[str], float], contender: str, form: str) ->
 
 
 def _expectation(row: Row) -> str:
-    bounds = (("<", row.figure.limit), (">=", row.figure.at_least), ("<=", row.figure.at_most))
-    bound = next((f"{sign} {value:g}" for sign, value in bounds if value is not None), "")
-    return "" if row.is_met is None else f"{bound} {'ok' if row.is_met else 'MISSED'}"
+    bounds = [f"< {row.figure.limit:g}"] if row.figure.limit is not None else map(str, row.figure.bounds)
+    return "" if row.is_met is None else f"{', '.join(bounds)} {'ok' if row.is_met else 'MISSED'}"
 
 
-def describe_host() -> dict[str, Any]:
+def describe_host(skopeo: str) -> dict[str, Any]:
     """What the figures depend on."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -91,6 +97,7 @@ def describe_host() -> dict[str, Any]:
         "cpu": _cpu_model(),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "skopeo": _first_line((skopeo, "--version")),
         **{name: _first_line(command) for name, command in _VERSIONS.items()},
     }
 

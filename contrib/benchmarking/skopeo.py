@@ -11,7 +11,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from benchmarking.processes import MIB, Transfer, cpu_seconds, peak_rss, running
+from benchmarking.processes import MIB, Transfer, cpu_seconds, drain_all, peak_rss, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,6 +50,17 @@ class SkopeoProxy:
             raise RuntimeError(f"skopeo sent {received} of {size} bytes")
         return Transfer(size, seconds, cpu, peak_rss(self.pid))
 
+    def fetch_blobs(self, image: int, digest: str, size: int, count: int) -> Transfer:
+        """Read a blob ``count`` times at once, each from a pipe of its own."""
+        cpu, start = cpu_seconds(self.pid), time.perf_counter()
+        answers = [self._call("GetBlob", image, digest, size) for _ in range(count)]
+        drain_all([descriptor for _, _, descriptor in answers], size)
+        for _, pipe, _ in answers:
+            self._send("FinishPipe", pipe)
+            self._receive("FinishPipe")
+        seconds, cpu = time.perf_counter() - start, cpu_seconds(self.pid) - cpu
+        return Transfer(size * count, seconds, cpu, peak_rss(self.pid))
+
     def _call(self, method: str, *arguments: object) -> tuple[Any, int, int]:
         """The answer's value, its pipe's number and our descriptor of that pipe (-1 if there is none)."""
         self._send(method, *arguments)
@@ -79,12 +90,14 @@ class SkopeoProxy:
 
 
 @contextmanager
-def serving_skopeo(policy: Path, cert_dir: Path | None, *, registries_d: Path | None = None) -> Iterator[SkopeoProxy]:
+def serving_skopeo(
+    program: str, policy: Path, cert_dir: Path | None, *, registries_d: Path | None = None
+) -> Iterator[SkopeoProxy]:
     """A proxy that trusts the CA in ``cert_dir``, or speaks plain HTTP without one."""
     transport = f"--cert-dir={cert_dir}" if cert_dir else "--tls-verify=false"
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     lookaside = ["--registries.d", str(registries_d)] if registries_d else []
-    command = ["skopeo", "--policy", str(policy), *lookaside, "experimental-image-proxy", transport]
+    command = [program, "--policy", str(policy), *lookaside, "experimental-image-proxy", transport]
     with ours, theirs, running([*command, f"--sockfd={theirs.fileno()}"], pass_fds=[theirs.fileno()]) as process:
         theirs.close()
         yield SkopeoProxy(process.pid, ours)

@@ -1,16 +1,10 @@
-"""What is measured: each function is one measurement, a context manager that sets the contenders up and yields a probe
-for each. A probe, called once a round, returns one number for each of the measurement's figures.
-
-A new measurement is a new function with the decorator; table and JSON follow.
-"""
+"""What is measured of manifests: the first, those that the proxy has, and those that are signed."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from socket import create_connection
@@ -20,108 +14,28 @@ from typing import TYPE_CHECKING, Final
 from benchmarking import curl
 from benchmarking.daemon import serving_daemon
 from benchmarking.keepalive import KeepAliveClient
+from benchmarking.measurement import DIRECT, OURS, SKOPEO, Bound, Figure, Probes, measurement
 from benchmarking.processes import cpu_seconds
 from benchmarking.signing import Signed, signed_by_gpg, signed_by_sigstore
 from benchmarking.skopeo import SkopeoProxy, serving_skopeo
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from benchmarking.bench import Bench
     from benchmarking.registries import Registry
 
-OURS: Final = "proxy"
-SKOPEO: Final = "skopeo"
-DIRECT: Final = "direct"
-"""The registry asked by curl, or by the smallest client that keeps its connection."""
-
-Probe = Callable[[], Sequence[float]]
-Probes = Iterator[Mapping[str, Probe]]
 _REQUESTS: Final = 500  # of a manifest in each round
 _WARM_UP: Final = 1.0  # seconds in which a daemon that was just started loads its libraries and keys
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A number that is reported; ``at_least`` and ``at_most`` bound the expected ratio ours / skopeo, ``limit`` our own
-    number.
-    """
-
-    name: str
-    unit: str
-    at_least: float | None = None
-    at_most: float | None = None
-    limit: float | None = None
-
-    def is_met(self, ratio: float) -> bool | None:
-        """Whether a ratio is as expected; None without an expectation."""
-        if self.at_least is None and self.at_most is None:
-            return None
-        return (self.at_least or 0) <= ratio and (self.at_most is None or ratio <= self.at_most)
-
-
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """A measurement as ``--only`` names it, and its figures in the order in which probes return them."""
-
-    name: str
-    title: str
-    figures: tuple[Figure, ...]
-    prepare: Callable[[Bench], AbstractContextManager[Mapping[str, Probe]]]
-
-
 _LATER: Final = Figure("added to later ones", "ms")
-MEASUREMENTS: Final[dict[str, Measurement]] = {}
 
 
-def measurement(name: str, title: str, *figures: Figure) -> Callable[[Callable[[Bench], Probes]], None]:
-    """Enter a function into the table."""
-
-    def enter(function: Callable[[Bench], Probes]) -> None:
-        MEASUREMENTS[name] = Measurement(name, title, figures, contextmanager(function))
-
-    return enter
-
-
-def _transfer_figures(at_least: float) -> tuple[Figure, ...]:
-    return (
-        Figure("throughput", "MB/s", at_least=at_least),
-        Figure("CPU", "s/GiB", at_most=0.45),
-        Figure("peak RSS", "MiB"),
-    )
-
-
-@measurement("http", "blob over HTTP", *_transfer_figures(3.0))
-def _blob_over_http(bench: Bench) -> Probes:
-    return _blob(bench, bench.http)
-
-
-@measurement("https", "blob over HTTPS", *_transfer_figures(2.5))
-def _blob_over_https(bench: Bench) -> Probes:
-    return _blob(bench, bench.https)
-
-
-def _blob(bench: Bench, registry: Registry) -> Probes:
-    """The layer, by proxies that have already resolved the image. Of ``direct`` the cost is curl's."""
-    image, reference = bench.image, registry.reference
-    with (
-        serving_daemon(reference, bench.policy, registry.cert_dir) as daemon,
-        serving_skopeo(bench.policy, registry.cert_dir) as skopeo,
-    ):
-        number = skopeo.open_image(reference)
-        with closing(daemon.connect()) as connection:
-            KeepAliveClient(connection, "/manifest").get()
-        yield {
-            OURS: lambda: daemon.fetch_blob(image.layer_digest).figures,
-            SKOPEO: lambda: skopeo.fetch_blob(number, image.layer_digest, image.layer_size).figures,
-            DIRECT: lambda: curl.fetch_from_registry(registry, "blobs", image.layer_digest).figures,
-        }
-
-
-@measurement("manifest", "manifest, warm", Figure("p50", "ms", at_most=1.0), Figure("p99", "ms", at_most=1.0))
+@measurement("manifest", "manifest, warm", Figure("p50", "ms", (Bound(SKOPEO, at_most=1.0),)), Figure("p99", "ms"))
 def _manifest_warm(bench: Bench) -> Probes:
     """A manifest that the proxy has, asked for again and again. ``direct`` keeps a connection to the registry."""
     with ExitStack() as stack:
         daemon = stack.enter_context(serving_daemon(bench.http.reference, bench.policy))
-        skopeo = stack.enter_context(serving_skopeo(bench.policy, None))
+        skopeo = stack.enter_context(serving_skopeo(bench.skopeo, bench.policy, None))
         client = KeepAliveClient(stack.enter_context(closing(daemon.connect())), "/manifest")
         number = skopeo.open_image(bench.http.reference)
         yield {
@@ -136,7 +50,7 @@ def _manifest_resolved(bench: Bench) -> Probes:
     """A tag that is resolved anew each time: ``fresh-for = 0`` here, OpenImage there."""
     with ExitStack() as stack:
         daemon = stack.enter_context(serving_daemon(bench.http.reference, bench.policy, fresh_for=0))
-        skopeo = stack.enter_context(serving_skopeo(bench.policy, None))
+        skopeo = stack.enter_context(serving_skopeo(bench.skopeo, bench.policy, None))
         client = KeepAliveClient(stack.enter_context(closing(daemon.connect())), "/manifest")
         yield {
             OURS: partial(_percentiles, client.get),
@@ -145,7 +59,12 @@ def _manifest_resolved(bench: Bench) -> Probes:
         }
 
 
-@measurement("start", "first manifest after activation", Figure("time", "ms"), Figure("CPU", "ms"))
+@measurement(
+    "start",
+    "first manifest after activation",
+    Figure("time", "ms", (Bound(SKOPEO, at_most=8),)),
+    Figure("CPU", "ms"),
+)
 def _first_answer(bench: Bench) -> Probes:
     """From the start of the program to the whole manifest; our client is connected before that, as when systemd
     activates.
@@ -211,13 +130,13 @@ def _first_and_later_of_ours(reference: str, policy: Path, registries_d: Path) -
 
 
 def _added_by_skopeo(bench: Bench, signed: Signed) -> tuple[float, float, float]:
-    first, later = _first_and_later_of_skopeo(signed.reference, signed.policy, signed.registries_d)
-    plain, plain_later = _first_and_later_of_skopeo(signed.reference, bench.policy, signed.registries_d)
+    first, later = _first_and_later_of_skopeo(bench.skopeo, signed.reference, signed.policy, signed.registries_d)
+    plain, plain_later = _first_and_later_of_skopeo(bench.skopeo, signed.reference, bench.policy, signed.registries_d)
     return first, first - plain, later - plain_later
 
 
-def _first_and_later_of_skopeo(reference: str, policy: Path, registries_d: Path) -> tuple[float, float]:
-    with serving_skopeo(policy, None, registries_d=registries_d) as skopeo:
+def _first_and_later_of_skopeo(program: str, reference: str, policy: Path, registries_d: Path) -> tuple[float, float]:
+    with serving_skopeo(program, policy, None, registries_d=registries_d) as skopeo:
         first = _milliseconds(lambda: skopeo.fetch_manifest(skopeo.open_image(reference)))
         number = skopeo.open_image(reference)
         return first, _percentiles(lambda: skopeo.fetch_manifest(number))[0]
@@ -253,7 +172,7 @@ def _first_of_ours(bench: Bench) -> tuple[float, float]:
 
 def _first_of_skopeo(bench: Bench) -> tuple[float, float]:
     start = time.perf_counter()
-    with serving_skopeo(bench.policy, None) as skopeo:
+    with serving_skopeo(bench.skopeo, bench.policy, None) as skopeo:
         skopeo.fetch_manifest(skopeo.open_image(bench.http.reference))
         return (time.perf_counter() - start) * 1e3, cpu_seconds(skopeo.pid) * 1e3
 
