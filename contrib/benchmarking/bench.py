@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """One large and one small image, in docker-registry and in nginx, behind HTTP and HTTPS; ``skopeo`` is the program."""
+    """A large and a small image, in docker-registry and in nginx, behind HTTP and HTTPS; ``skopeo`` is its program."""
 
     image: Image
     small: Image
