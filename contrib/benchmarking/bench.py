@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from benchmarking.images import Image, make_image
 from benchmarking.nginx import lay_out, serving_nginx
-from benchmarking.processes import MIB
 from benchmarking.registries import Registry, make_authority, push, serving_registry
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def set_up(directory: Path, size: int, skopeo: str) -> Iterator[Bench]:
     policy.write_text(json.dumps({"default": [{"type": "insecureAcceptAnything"}]}))
     policy.chmod(0o600)
     storage, cert_dir = directory / "storage", make_authority(directory / "certificates")
-    image, small = make_image(directory / "layout", size), make_image(directory / "small", max(MIB, size // 16))
+    image, small = make_image(directory / "layout", size), make_image(directory / "small", size // 16)
     with ExitStack() as stack:
         http = stack.enter_context(serving_registry(directory / "http", storage, None))
         https = stack.enter_context(serving_registry(directory / "https", storage, cert_dir))

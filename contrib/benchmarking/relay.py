@@ -1,7 +1,7 @@
 """The bare relay: the least that Python can do between a registry and a client. What it reaches bounds what we can.
 
-Each connection to its Unix socket carries one GET, which is asked of the registry at PORT (``--ca FILE``: over TLS). The
-body goes through a hash to the client, unverified, by a thread for each connection: with ``--ring`` in two buffers of
+Each connection to its Unix socket carries one GET. It is asked of the registry at PORT, over TLS with ``--ca FILE``.
+The body goes through a hash to the client, unverified, by a thread for each connection: with ``--ring`` in two buffers of
 512 KiB that another thread hashes, else in one of 256 KiB that is hashed in between.
 """
 
