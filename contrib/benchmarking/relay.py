@@ -1,8 +1,8 @@
 """The bare relay: the least that Python can do between a registry and a client. What it reaches bounds what we can.
 
 Each connection to its Unix socket carries one GET. It is asked of the registry at PORT, over TLS with ``--ca FILE``.
-The body goes through a hash to the client, unverified, by a thread for each connection: with ``--ring`` in two buffers of
-512 KiB that another thread hashes, else in one of 256 KiB that is hashed in between.
+The body goes through a hash to the client, unverified, by a thread for each connection: with ``--ring`` in buffers of
+2 x 512 KiB that another thread hashes, else in one of 256 KiB that is hashed in between.
 """
 
 from __future__ import annotations
