@@ -16,6 +16,7 @@ import pytest
 from tests.support.demands import demands_of, load_demands
 from tests.support.environment import isolate
 from tests.support.leaks import adopt_orphans, holdings, left_behind
+from tests.support.requirements import SkipWithoutSystemd, lack_behind
 
 # With CI=true a skipped test fails, except for what this file lists: part of the skip's reason = why that is all right.
 _SKIPS_ALLOWED_IN_CI = Path(__file__).with_name("skips-allowed-in-ci.toml")
@@ -33,6 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_HOME] = Path(tempfile.mkdtemp(prefix="home-", dir="/tmp"))
     isolate(config.stash[_HOME])
     adopt_orphans()
+    SkipWithoutSystemd.install()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -50,9 +52,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """In CI every test runs: whoever skips one there learns of it."""
-    return _without_skip_in_ci((yield))
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that could not start a program of Debian's is skipped; in CI every test runs."""
+    report = yield
+    if call.excinfo and (lack := lack_behind(call.excinfo.value)):
+        path, line, _ = item.reportinfo()
+        report.outcome, report.longrepr = "skipped", (str(path), (line or 0) + 1, f"Skipped: {lack}")
+    return _without_skip_in_ci(report)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,8 +1,8 @@
 """Memory is bounded by the daemon, not by the size of blobs, the number of streams or the slowness of clients.
 
-The blobs are zeros: a sparse file in a layout, or an upstream that makes them up as it sends. They are many times larger
-than the bounds, which in turn leave room for what a busy machine adds: chunks meet that a quick one has one by one, and
-the heap gives back later. How little a stream takes is for contrib/benchmark to measure.
+The blobs are zeros: a sparse file in a layout, or an upstream that makes them up as it sends. They are many times
+larger than the bounds, which in turn leave room for what a busy machine adds: chunks meet that a quick one has one by
+one, and the heap gives back later. How little a stream takes is for contrib/benchmark to measure.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,9 +25,10 @@ from tests.support.host import Host
 from tests.support.layouts import StoredImage, single_image
 from tests.support.registries import decode_basic
 from tests.support.registry_client import LIMITS, FakeClock
+from tests.support.requirements import needs_programs
 from tests.support.upstream import Connection, Handler, ReceivedRequest, Upstream
 
-pytestmark = pytest.mark.skipif(not shutil.which("skopeo"), reason="skopeo is not installed")
+pytestmark = needs_programs("skopeo")
 
 HOSTS = {"a": "127.0.0.1", "b": "127.0.0.2", "c": "127.0.0.3"}
 NOBODY = 1  # a port that nobody listens on

@@ -8,6 +8,7 @@ sets itself.
 from __future__ import annotations
 
 import os
+import resource
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ _KEPT = ("CI", "CONFORMANCE_DIR")
 _KEPT_PREFIX = "PYTEST_"
 # Debian gives an ordinary user no sbin, where nginx is.
 _PATH = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin")
+_DESCRIPTORS = 4096  # a thousand clients and their connections; an ordinary session allows 1024
 
 
 def own_environment(environ: Mapping[str, str], home: Path) -> dict[str, str]:
@@ -28,11 +30,13 @@ def own_environment(environ: Mapping[str, str], home: Path) -> dict[str, str]:
 
 
 def isolate(home: Path) -> None:
-    """Give this process that environment, the usual umask, and temporary files where it says."""
+    """Give this process that environment, the usual umask, enough descriptors, and temporary files where all look."""
     clean = own_environment(os.environ, home)
     os.environ.clear()
     for unknown_to_python in ("LINES", "COLUMNS"):  # readline sets them behind the back of os.environ
         os.unsetenv(unknown_to_python)
     os.environ.update(clean)
     os.umask(0o022)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(_DESCRIPTORS, hard), hard))
     tempfile.tempdir = None  # it may be remembered from a TMPDIR that has just gone

@@ -13,6 +13,8 @@ from typing import Self
 
 import pytest
 
+from tests.support.requirements import require_program
+
 
 def run_gpg(home: Path, *arguments: str, stdin: bytes = b"") -> bytes:
     command = ["gpg", "--homedir", str(home), "--no-options", "--batch", "--quiet", "--no-tty", *arguments]
@@ -23,6 +25,7 @@ class Signer:
     """A key pair in a home of its own, made at ``made_at`` (like 20240101T000000, default now); a context manager."""
 
     def __init__(self, name: str = "tester@example.com", *, made_at: str = "", expires: str = "never") -> None:
+        require_program("gpg")
         self._folder = tempfile.TemporaryDirectory(prefix="gpg-")  # short: the agent's socket lies in it
         self.home = Path(self._folder.name)
         when = ["--faked-system-time", made_at] if made_at else []

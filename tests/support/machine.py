@@ -25,6 +25,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.requirements import require_mounting
+
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = Path("/usr/bin/container-image-proxy")
 _BOOT = Path(__file__).with_name("boot")
@@ -151,8 +153,6 @@ def _parse_answer(status: int, output: bytes) -> Answer:
 @pytest.fixture(scope="session")
 def machine() -> Iterator[Machine]:
     """The session's machine; tests share it and use instances of their own."""
-    if os.geteuid() != 0:
-        pytest.skip("booting systemd needs root")
     with booted() as machine:
         _install(machine)
         yield machine
@@ -161,6 +161,7 @@ def machine() -> Iterator[Machine]:
 @contextlib.contextmanager
 def booted() -> Iterator[Machine]:
     """Boot a machine; at the end shut it down in order, or kill what does not follow, and remove every trace."""
+    require_mounting("a machine with systemd as PID 1 is booted")
     with tempfile.TemporaryDirectory(prefix="machine-") as name:
         directory = Path(name)
         binds = f"{ROOT / 'daemon'} {_OPT}/source\n{sysconfig.get_path('purelib')} {_OPT}/packages\n"

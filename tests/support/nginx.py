@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 from tests.support.authority import Issued
 from tests.support.registries import await_listening
+from tests.support.requirements import needs_programs
 
 _STOP_SECONDS = 10.0
 _TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
-needs_nginx = pytest.mark.skipif(not shutil.which("nginx"), reason="nginx is not installed")
+needs_nginx = needs_programs("nginx")
 
 
 @dataclass(frozen=True, slots=True)

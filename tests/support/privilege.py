@@ -1,15 +1,13 @@
-"""What only root can test: what other users are answered."""
+"""What other users are answered, which only root can test."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 
-import pytest
-
 from tests.support.daemon import RunningDaemon
+from tests.support.requirements import needs_root
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+__all__ = ["needs_root", "status_for"]
 
 
 def status_for(uid: int, daemon: RunningDaemon, target: str, *options: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import socket
 import subprocess
 import time
@@ -19,12 +18,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
 from tests.support.authority import Issued, self_signed
 from tests.support.layouts import skopeo_copy
+from tests.support.requirements import needs_programs
 from tests.support.upstream import Connection, ReceivedRequest, Upstream
 
 _START_SECONDS = 30.0
@@ -34,10 +33,7 @@ PASSWORD = "correct horse"
 _SERVICE = "test registry"
 _ISSUER = "test issuer"
 
-needs_docker_registry = pytest.mark.skipif(
-    not (shutil.which("docker-registry") and shutil.which("skopeo")),
-    reason="docker-registry or skopeo is not installed",
-)
+needs_docker_registry = needs_programs("docker-registry", "skopeo")
 
 
 @dataclass(frozen=True)

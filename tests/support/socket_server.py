@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from container_image_proxy.service.limits import ServerLimits
 from container_image_proxy.service.server import Server
+from tests.support.requirements import require_root
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -147,6 +148,7 @@ while data := client.recv(1 << 16):
 
 def exchange_as(name: str, request: bytes, uid: int, gid: int, groups: Sequence[int] = ()) -> subprocess.Popen[bytes]:
     """A process of that user that sends ``request`` to an abstract socket and prints everything that comes back."""
+    require_root("another user connects")
     process = subprocess.Popen(
         [os.path.realpath(sys.executable), "-I", "-S", "-c", _EXCHANGE, name],
         stdin=subprocess.PIPE,

@@ -10,9 +10,9 @@ import pytest
 from container_image_proxy.config import trusted_file
 from container_image_proxy.config.trusted_file import load_trusted_file, load_trusted_file_if_present
 from container_image_proxy.errors import ConfigurationError
+from tests.support.requirements import needs_root
 
 OTHER_UID = 1234
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 
 
 @pytest.fixture(autouse=True)

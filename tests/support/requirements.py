@@ -1,0 +1,99 @@
+"""What a test may need and a machine may lack: root, programs that Debian packages, systemd-python.
+
+A test that meets the lack is skipped, and its reason says what is missing and where it comes from. ``tests/run``
+installs all of it, and with CI=true a skip is a failure.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import pytest
+
+# Program -> Debian package.
+_PACKAGES = {
+    "curl": "curl",
+    "docker-registry": "docker-registry",
+    "gpg": "gnupg",
+    "gpgconf": "gnupg",
+    "groff": "groff",
+    "htpasswd": "apache2-utils",
+    "man": "man-db",
+    "nginx": "nginx",
+    "openssl": "openssl",
+    "ostree": "ostree",
+    "prlimit": "util-linux",
+    "setpriv": "util-linux",
+    "shellcheck": "shellcheck",
+    "skopeo": "skopeo",
+    "systemd-analyze": "systemd",
+    "systemd-socket-activate": "systemd",
+    "umoci": "umoci",
+    "zstd": "zstd",
+}
+_SYSTEMD = ("systemd", "systemd.daemon", "systemd.journal")
+_CAP_SYS_ADMIN = 1 << 21  # capability.h
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it acts as another user or gives files away")
+
+
+def needs_programs(*names: str) -> pytest.MarkDecorator:
+    """Mark tests that are skipped unless the machine has all these programs."""
+    missing = next((name for name in names if shutil.which(name) is None), None)
+    return pytest.mark.skipif(missing is not None, reason=_lack_of(missing) if missing else "")
+
+
+def require_root(why: str) -> None:
+    """Skip the test unless it runs as root."""
+    if os.geteuid() != 0:
+        pytest.skip(f"needs root: {why}")
+
+
+def require_mounting(why: str) -> None:
+    """Skip the test unless it may mount file systems, which root in a container without privileges may not."""
+    require_root(why)
+    status = Path("/proc/self/status").read_text()
+    effective = next(line for line in status.splitlines() if line.startswith("CapEff:"))
+    if not int(effective.split()[1], 16) & _CAP_SYS_ADMIN:
+        pytest.skip(f"needs a root that may mount (CAP_SYS_ADMIN), as in a container started with --privileged: {why}")
+
+
+def require_program(name: str) -> None:
+    """Skip the test unless the machine has this program."""
+    if shutil.which(name) is None:
+        pytest.skip(_lack_of(name))
+
+
+def lack_behind(error: BaseException) -> str:
+    """What the machine lacks if a test failed by that: the program that it could not start; else nothing."""
+    if not isinstance(error, FileNotFoundError) or error.filename not in _PACKAGES or shutil.which(error.filename):
+        return ""
+    return _lack_of(error.filename)
+
+
+def _lack_of(name: str) -> str:
+    return f"needs Debian's package {_PACKAGES[name]}: {name} is not installed"
+
+
+class SkipWithoutSystemd:
+    """An import hook: what imports systemd-python, a module of tests or a test, is skipped where there is none."""
+
+    @classmethod
+    def install(cls) -> None:
+        # Not "systemd" alone: that may be the folder of our units.
+        try:
+            found = importlib.util.find_spec("systemd.daemon")
+        except ModuleNotFoundError:
+            found = None
+        if found is None:
+            sys.meta_path.insert(0, cls())
+
+    def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
+        if name in _SYSTEMD:
+            pytest.skip("needs systemd-python: it is not installed (Debian's python3-systemd)", allow_module_level=True)
+        return None
