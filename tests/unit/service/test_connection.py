@@ -516,15 +516,17 @@ def test_the_record_of_a_failure_says_why_and_as_loud_as_it_matters(
 def test_a_request_is_logged_though_its_client_left_before_the_refusal(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    left = threading.Event()
+    asked, left = threading.Event(), threading.Event()
 
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        asked.set()
         assert left.wait(PATIENCE)
         raise IntegrityError("wrong digest")
 
     with caplog.at_level(logging.INFO, ACCESS_LOG), serving(tmp_path, application) as server:
         with server.connect() as client:
             client.sendall(get("/"))
+            assert asked.wait(PATIENCE)
         left.set()
     assert caplog.records[-1].getMessage().endswith(", failed: wrong digest")
 
