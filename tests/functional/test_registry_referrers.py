@@ -73,6 +73,8 @@ def test_all_pages_are_read(link: str) -> None:
         f"<https://{{authority}}{PATH}?last=a>; rel=next",
         "</v2/other/os/referrers/x?last=a>; rel=next",
         "</v2/some/os/manifests/x?last=a>; rel=next",
+        "</v2/some/os/referrers/../../../other/os/referrers/x>; rel=next",
+        "</v2/some/os/referrers/%2e%2e/%2E./manifests/x>; rel=next",
         "<ftp://x/>; rel=next",
     ],
 )

@@ -20,7 +20,7 @@ from container_image_proxy.registry.headers import (
     parse_retry_after,
     parse_warning,
 )
-from container_image_proxy.registry.origin import parse_target
+from container_image_proxy.registry.target import parse_target
 from container_image_proxy.transports.layout import check_image_name
 
 _LENGTH = 64 * 1024  # of a line of headers: what http.client lets through

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.errors import RegistryUnavailableError, UnknownBlobError, UnknownManifestError, UpstreamError
 from container_image_proxy.registry.headers import parse_media_type, parse_warning
-from container_image_proxy.registry.origin import parse_target
 from container_image_proxy.registry.request import Request
+from container_image_proxy.registry.target import parse_target
 from container_image_proxy.registry.wire import step
 
 if TYPE_CHECKING:

@@ -28,7 +28,6 @@ from container_image_proxy.registry.endpoints import Endpoint, Health, Repositor
 from container_image_proxy.registry.failures import own_errors
 from container_image_proxy.registry.headers import parse_media_type
 from container_image_proxy.registry.login import Login
-from container_image_proxy.registry.origin import parse_target
 from container_image_proxy.registry.proxies import parse_proxies
 from container_image_proxy.registry.referrers import (
     MAX_PAGES,
@@ -41,6 +40,7 @@ from container_image_proxy.registry.referrers import (
 )
 from container_image_proxy.registry.request import Request
 from container_image_proxy.registry.session import HttpSession
+from container_image_proxy.registry.target import parse_target
 from container_image_proxy.registry.token import Tokens
 
 if TYPE_CHECKING:
@@ -203,12 +203,20 @@ class RegistryClient:
         return parse_referrers(index, str(place.reference)) if index is not None else ()
 
     def fetch_document(self, url: str, *, limit: int) -> bytes | None:
-        """The document at ``url`` (http or https), without any credentials; None if there is none (404).
+        """The document at ``url`` (http or https), with no credentials but the URL's own; None if there is none (404).
 
         Raises :class:`UpstreamError`, also for one of more than ``limit`` bytes.
         """
-        target = parse_target(url)
-        request = Request(target=target, endpoint=Endpoint(domain=target.origin.authority), phase="signature")
+        try:
+            target = parse_target(url)
+        except RegistryError as error:
+            raise error.retold(f"no signature can be fetched from the URL that registries.d makes: {error}") from None
+        request = Request(
+            target=target,
+            endpoint=Endpoint(domain=target.origin.authority),
+            phase="signature",
+            authorization=target.authorization,
+        )
         attempts = Attempts((request.endpoint,), self._health, self._limits, self._clock)
         return _ask(attempts, lambda _: self._fetch_document(request, limit))
 

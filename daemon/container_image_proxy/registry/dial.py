@@ -21,7 +21,7 @@ from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConn
 
 from container_image_proxy import cancellation
 from container_image_proxy.registry.reach import Reach, verify_reach
-from container_image_proxy.registry.wire import PunctualSocket, current_reach, note_connected
+from container_image_proxy.registry.wire import PunctualSocket, current_route, note_connected
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -135,14 +135,15 @@ class _Dialling(HTTPConnection):
         super().connect()
         note_connected()
 
-    def request(self, *arguments: Any, **options: Any) -> None:
+    def request(self, method: str, url: str, *arguments: Any, **options: Any) -> None:
+        """Ask for what the route says; ``url`` is the same after the pool has rewritten its percent-encoding."""
         if not self.is_closed:
             note_connected()
-        super().request(*arguments, **options)
+        super().request(method, current_route().request_target or url, *arguments, **options)
 
     def _new_conn(self) -> socket.socket:
         # The proxy is the administrator's choice; what lies behind it is the proxy's to resolve.
-        reach = Reach.ANYWHERE if self.proxy is not None else current_reach()
+        reach = Reach.ANYWHERE if self.proxy is not None else current_route().reach
         host = self.host.strip("[]")
         seconds = self.timeout if isinstance(self.timeout, float) else _DEFAULT_SECONDS
         try:

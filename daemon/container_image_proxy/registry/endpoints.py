@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from container_image_proxy.errors import (
     DigestMismatchError,
+    InvalidReferenceError,
     RateLimitedError,
     RegistryUnavailableError,
     SizeMismatchError,
     UpstreamTimeoutError,
 )
 from container_image_proxy.registry.failures import ConnectionLostError
-from container_image_proxy.registry.origin import DEFAULT_PORTS
+from container_image_proxy.registry.origin import DEFAULT_PORTS, split_authority
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -47,17 +48,12 @@ class Endpoint:
     @property
     def host(self) -> str:
         """The host alone, as in :class:`Origin`."""
-        return self._split()[0]
+        return split_authority(self.authority)[0]
 
     def is_at(self, origin: Origin) -> bool:
         """Whether ``origin`` is the endpoint itself, over whichever protocol."""
-        host, port = self._split()
+        host, port = split_authority(self.authority)
         return origin.host == host and origin.port == (port or DEFAULT_PORTS[origin.scheme])
-
-    def _split(self) -> tuple[str, int | None]:
-        host, colon, port = self.authority.rpartition(":")
-        has_port = bool(colon) and port.isdecimal()
-        return (host if has_port else self.authority).strip("[]").lower(), int(port) if has_port else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +77,14 @@ class Repository(Endpoint):
 
 
 def repository_of(source: PullSource, *, tls_verify: bool | None) -> Repository:
-    """The repository that a pull source names; ``tls_verify`` (``--tls-verify``) overrides its configuration."""
+    """The repository that a pull source names; ``tls_verify`` (``--tls-verify``) overrides its configuration.
+
+    :class:`InvalidReferenceError` if the grammar of references allows its host or port, but no network does.
+    """
+    try:
+        split_authority(source.reference.domain)
+    except ValueError:
+        raise InvalidReferenceError(f"{source.reference}: no connection can be made to {source.domain}") from None
     insecure = source.insecure if tls_verify is None else not tls_verify
     return Repository(
         domain=source.reference.domain, insecure=insecure, is_mirror=source.is_mirror, reference=source.reference

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from container_image_proxy.errors import UpstreamError
 from container_image_proxy.registry.challenge import Challenge, TokenScope, missing_scope, parse_challenges
 from container_image_proxy.registry.endpoints import Endpoint
-from container_image_proxy.registry.origin import parse_target
+from container_image_proxy.registry.target import parse_target
 from container_image_proxy.registry.token import basic_authorization, rejected_login, token_request
 
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ any registry (or whoever can answer in its name once) could collect them at a ho
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import SplitResult, urljoin, urlsplit, urlunsplit
-
-from container_image_proxy.errors import RegistryError
 
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_AUTHORITY: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{0,5}))?")
+_HIGHEST_PORT: Final = 65535
 
 _TOKEN_HOSTS: Final = {"docker.io": "auth.docker.io", "registry-1.docker.io": "auth.docker.io"}
 """Token services that belong to a registry whatever their name is."""
@@ -79,31 +79,19 @@ class Origin:
         return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A URL fit to be requested: http or https, its origin known, without user information and fragment."""
+def split_authority(text: str) -> tuple[str, int | None]:
+    """The host of ``host[:port]`` as in :class:`Origin`, and the port if one is named; ``ValueError`` if it is neither.
 
-    origin: Origin
-    url: str
-
-
-def parse_target(url: str, base: str = "") -> Target:
-    """Read a URL, perhaps relative to ``base``; :class:`RegistryError`, which does not show it, if it is unusable."""
-    try:
-        parts = urlsplit(urljoin(base, url))
-        origin = _origin(parts)
-    except (ValueError, KeyError):
-        raise RegistryError("the registry named a URL that is not http:// or https://, or is malformed") from None
-    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="")
-    return Target(origin, urlunsplit(bare))
-
-
-def _origin(parts: SplitResult) -> Origin:
-    usual = DEFAULT_PORTS[parts.scheme]
-    port = usual if parts.port is None else parts.port
-    if port == 0 or not parts.hostname or not parts.hostname.isascii() or not parts.geturl().isprintable():
-        raise ValueError
-    return Origin(parts.scheme, parts.hostname, port)
+    An IPv6 address has many spellings. All of them become one here, so that they can be compared.
+    """
+    match = _AUTHORITY.fullmatch(text)
+    if match is None:
+        raise ValueError("not host[:port]")
+    address, name, port = match.groups()
+    host = str(ipaddress.IPv6Address(address)) if address else name.lower()
+    if port and not 0 < int(port) <= _HIGHEST_PORT:
+        raise ValueError("not a port")
+    return host, int(port) if port else None
 
 
 def is_own_site(registry_host: str, host: str) -> bool:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote
 
 from container_image_proxy.errors import InvalidManifestError, RegistryError, UnknownManifestError, UpstreamError
 from container_image_proxy.image.manifest import Index, parse_manifest
 from container_image_proxy.image.media_types import OCI_INDEX
 from container_image_proxy.registry.headers import parse_next_link
-from container_image_proxy.registry.origin import parse_target
+from container_image_proxy.registry.target import parse_target
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,15 +47,17 @@ def next_page(reply: Reply, repository: Repository) -> str | None:
     if link is None:
         return None
     here = reply.request.target
-    there = parse_target(link, here.url)
-    parts, root = urlsplit(there.url), f"/v2/{repository.path}/"
-    if there.origin != here.origin or not parts.path.startswith(f"{root}referrers/"):
+    there = parse_target(link, here)
+    root = f"/v2/{repository.path}/"
+    path = there.request_target.partition("?")[0]
+    leads_up = ".." in unquote(path).split("/")
+    if there.origin != here.origin or not path.startswith(f"{root}referrers/") or leads_up:
         raise RegistryError(
             f"{reply.endpoint} continues its list of referrers outside of the repository",
             phase="referrers",
             endpoint=reply.endpoint,
         )
-    return f"{parts.path.removeprefix(root)}?{parts.query}"
+    return there.request_target.removeprefix(root)
 
 
 def is_without_api(error: Error) -> bool:

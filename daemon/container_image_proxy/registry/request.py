@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from container_image_proxy.registry.endpoints import Endpoint
-    from container_image_proxy.registry.origin import Target
+    from container_image_proxy.registry.target import Target
 
 
 @dataclass(frozen=True, slots=True)

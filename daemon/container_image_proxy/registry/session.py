@@ -25,12 +25,12 @@ from container_image_proxy.config.certificates import TlsFiles
 from container_image_proxy.errors import InvalidReferenceError, RegistryError
 from container_image_proxy.registry.dial import POOL_CLASSES, resolve
 from container_image_proxy.registry.failures import error_for_exception
-from container_image_proxy.registry.origin import parse_target
 from container_image_proxy.registry.reach import Reach, is_private, verify_reach
 from container_image_proxy.registry.reply import REDIRECTS, Reply
 from container_image_proxy.registry.request import Request
+from container_image_proxy.registry.target import parse_target
 from container_image_proxy.registry.tls import client_context
-from container_image_proxy.registry.wire import step
+from container_image_proxy.registry.wire import Route, step
 
 if TYPE_CHECKING:
     import ssl
@@ -91,7 +91,10 @@ class HttpSession:
     def _follow(self, request: Request, location: str) -> Request:
         """The request that a redirect asks for, without what is not for its target's eyes."""
         here = request.target
-        there = parse_target(location, here.url)
+        try:
+            there = parse_target(location, here)
+        except RegistryError as error:
+            raise self._refused(request, f"redirects to a URL that cannot be asked for: {error}") from None
         if there.origin == here.origin:
             return replace(request, target=there)
         if not request.may_leave_origin:
@@ -112,7 +115,9 @@ class HttpSession:
         if proxy is not None:
             _verify_literal(profile.reach, target.origin.host)
         limits = self._limits
-        with step(_head_time(limits), idle=limits.first_byte_timeout, reach=profile.reach) as running:
+        is_forwarded = proxy is not None and target.origin.scheme == "http"
+        route = Route(profile.reach, target.url if is_forwarded else target.request_target)
+        with step(_head_time(limits), idle=limits.first_byte_timeout, route=route) as running:
             try:
                 response = self._adapter(profile).send(
                     _prepare(request),
@@ -189,11 +194,14 @@ def _head_time(limits: Limits) -> float:
 
 
 def _prepare(request: Request) -> requests.PreparedRequest:
-    headers = {"User-Agent": _USER_AGENT, "Accept-Encoding": "identity", **request.headers}
+    """The request but for its target, of which the library learns the origin only: it goes by another way."""
+    target = request.target
+    headers = {"Host": target.host_header, "User-Agent": _USER_AGENT, "Accept-Encoding": "identity", **request.headers}
     if request.authorization is not None:
         headers["Authorization"] = request.authorization
     method = "GET" if request.form is None else "POST"
-    return requests.Request(method, request.target.url, headers=headers, data=request.form).prepare()
+    url = f"{target.origin.scheme}://{target.origin.authority}/"
+    return requests.Request(method, url, headers=headers, data=request.form).prepare()
 
 
 def _verify_literal(reach: Reach, host: str) -> None:

@@ -12,15 +12,16 @@ import re
 import threading
 import time
 from base64 import b64encode
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
 
 from container_image_proxy.errors import RegistryAuthError, RegistryError, UpstreamError
-from container_image_proxy.registry.origin import Target, is_own_site, parse_target
+from container_image_proxy.registry.origin import is_own_site
 from container_image_proxy.registry.request import Request
+from container_image_proxy.registry.target import Target, parse_target
 from container_image_proxy.single_flight import SingleFlight
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def _compose(wanted: TokenRequest, target: Target) -> Request:
     if credentials is not None:
         query.append(("account", credentials.username))
     separator = "&" if "?" in target.url else "?"
-    asked = Target(target.origin, target.url + separator + urlencode(query)) if query else target
+    asked = replace(target, url=target.url + separator + urlencode(query)) if query else target
     return _request(wanted, asked, authorization=basic_authorization(credentials) if credentials else None)
 
 

@@ -11,6 +11,7 @@ import contextlib
 import socket
 import ssl
 from contextvars import ContextVar
+from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,15 +26,26 @@ if TYPE_CHECKING:
 _LARGE: Final = 64 * KIB  # more than a buffered reader asks for to find the end of a head
 
 
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where the connection of a step may lead, and the request target to be asked for there, byte for byte.
+
+    It is handed to the connection beside the HTTP library, which would rewrite the target's percent-encoding.
+    """
+
+    reach: Reach = Reach.ANYWHERE
+    request_target: str = ""
+
+
 class Step:
     """What one step may do and how far it came: ``failure`` is what broke its connection."""
 
-    __slots__ = ("deadline", "failure", "has_connected", "idle", "reach")
+    __slots__ = ("deadline", "failure", "has_connected", "idle", "route")
 
-    def __init__(self, deadline: float, idle: float, reach: Reach) -> None:
+    def __init__(self, deadline: float, idle: float, route: Route) -> None:
         self.deadline = deadline
         self.idle = idle
-        self.reach = reach
+        self.route = route
         self.has_connected = False
         self.failure: OSError | None = None
 
@@ -49,14 +61,14 @@ _current: ContextVar[Step | None] = ContextVar("step", default=None)
 
 
 @contextlib.contextmanager
-def step(seconds: float, *, idle: float, reach: Reach = Reach.ANYWHERE) -> Generator[Step, None, None]:
+def step(seconds: float, *, idle: float, route: Route = Route()) -> Generator[Step, None, None]:
     """Let all that this thread receives meanwhile end within ``seconds``, and no wait for a byte last beyond ``idle``.
 
     A step within a step ends with the outer one at the latest.
     """
     outer = _current.get()
     deadline = monotonic() + seconds
-    running = Step(deadline if outer is None else min(deadline, outer.deadline), idle, reach)
+    running = Step(deadline if outer is None else min(deadline, outer.deadline), idle, route)
     token = _current.set(running)
     try:
         yield running
@@ -71,10 +83,10 @@ def note_connected() -> None:
         running.has_connected = True
 
 
-def current_reach() -> Reach:
-    """Where the running step may connect."""
+def current_route() -> Route:
+    """The running step's."""
     running = _current.get()
-    return running.reach if running is not None else Reach.ANYWHERE
+    return running.route if running is not None else Route()
 
 
 class _Punctual(socket.socket):

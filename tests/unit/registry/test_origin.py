@@ -4,20 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from container_image_proxy.errors import RegistryError
-from container_image_proxy.registry.origin import Origin, is_own_site, parse_target
-
-
-@pytest.mark.parametrize(
-    ("url", "origin"),
-    [
-        ("https://A.example/x", Origin("https", "a.example", 443)),
-        ("http://a.example:8080", Origin("http", "a.example", 8080)),
-        ("https://[::1]:5000/x", Origin("https", "::1", 5000)),
-    ],
-)
-def test_origin_of_a_url(url: str, origin: Origin) -> None:
-    assert parse_target(url).origin == origin
+from container_image_proxy.registry.origin import Origin, is_own_site, split_authority
 
 
 def test_authority_as_people_write_it() -> None:
@@ -26,19 +13,27 @@ def test_authority_as_people_write_it() -> None:
     assert Origin("http", "::1", 5000).authority == "[::1]:5000"
 
 
-@pytest.mark.demand("AUTH-userinfo-url")
-def test_user_information_and_fragment_are_dropped() -> None:
-    assert parse_target("https://me:secret@a.example/x?y=1#z").url == "https://a.example/x?y=1"
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("a", ("a", None)),
+        ("A.example:5000", ("a.example", 5000)),
+        ("a.example:", ("a.example", None)),
+        ("10.0.0.1:80", ("10.0.0.1", 80)),
+        ("[::1]", ("::1", None)),
+        ("[2001:DB8:0:0::1]:5000", ("2001:db8::1", 5000)),
+    ],
+)
+def test_an_authority_is_split_the_same_however_it_is_spelled(text: str, parts: tuple[str, int | None]) -> None:
+    assert split_authority(text) == parts
 
 
 @pytest.mark.parametrize(
-    "url",
-    ["", "/relative", "ftp://a/", "file:///etc/passwd", "https://", "https://a:99999/", "https://a:b/", "https://ä/",
-     "https://[::1", "ftp://a:21/", "https://a:0/", "https://a/\x7f"],
-)  # fmt: skip
-def test_what_cannot_be_requested_is_refused_and_not_shown(url: str) -> None:
-    with pytest.raises(RegistryError, match=r"is not http:// or https://, or is malformed$"):
-        parse_target(url)
+    "text", ["", ":80", "a:0", "a:65536", "a:x", "::1", "[::1", "[1:2]", "[fe80::1%eth0]", "[a]", "ä"]
+)
+def test_what_is_no_authority_is_none(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        split_authority(text)
 
 
 @pytest.mark.demand("AUTH-realm-cross-host")

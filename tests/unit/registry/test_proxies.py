@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from container_image_proxy.errors import ConfigurationError
-from container_image_proxy.registry.origin import parse_target
 from container_image_proxy.registry.proxies import parse_proxies
+from container_image_proxy.registry.target import parse_target
 
 pytestmark = pytest.mark.demand("ENV-proxy")
 PROXY = "http://proxy.example:3128"
