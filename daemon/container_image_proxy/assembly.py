@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from container_image_proxy.config.instances import ImageSettings, InstanceSettings, RegistrySettings, TrustSettings
+    from container_image_proxy.config.instances import ImageSettings, InstanceSettings, TrustSettings
     from container_image_proxy.config.keychain import Credentials
     from container_image_proxy.config.registries import Registries
     from container_image_proxy.image.image_reference import ImageReference
@@ -66,10 +66,11 @@ def assemble(settings: InstanceSettings, store: SnapshotStore, surroundings: Sur
         environ=surroundings.environ,
         home=surroundings.home,
         uid=surroundings.uid,
+        learned_aliases=not all(names_transport(image.reference) for image in settings.images.values()),
     )
     images = {name: _serve(image, registries) for name, image in settings.images.items()}
     policy = _load_policy(settings.trust, surroundings)
-    registry = _prepare_registry(settings.registry, registries, surroundings, images.values())
+    registry = _prepare_registry(settings, registries, surroundings, images.values())
     lookaside = load_lookaside(directory=settings.trust.registries_d, home=surroundings.home, uid=surroundings.uid)
     proxy = Proxy(
         images,
@@ -111,9 +112,10 @@ def _load_policy(trust: TrustSettings, surroundings: Surroundings) -> Policy:
 
 
 def _prepare_registry(
-    settings: RegistrySettings, registries: Registries, surroundings: Surroundings, images: Iterable[ServedImage]
+    instance: InstanceSettings, registries: Registries, surroundings: Surroundings, images: Iterable[ServedImage]
 ) -> Lazy[RegistryClient]:
     """The client for all registries, its configuration read now and the HTTP library loaded when it is first needed."""
+    settings = instance.registry
     given = surroundings.credentials
     domains = {image.reference.docker_reference.domain for image in images if image.reference.docker_reference}
     keychain = load_keychain(
@@ -124,6 +126,7 @@ def _prepare_registry(
         creds=dict.fromkeys(domains, given) if given else {},
         no_creds=surroundings.no_credentials,
         credential_helpers=registries.credential_helpers,
+        instance=None if instance.file == COMMAND_LINE else instance.name,
     )
     certificates = load_certificates(cert_dir=settings.cert_dir, home=surroundings.home)
     parse_proxies(surroundings.environ)  # a wrong one is told now and not with the first request

@@ -63,6 +63,10 @@ class ConfigurationError(Error):
         self.reason = reason
 
 
+class UnreadableFileError(ConfigurationError):
+    """One that could not be opened, whatever it says."""
+
+
 # --- what is not allowed ----------------------------------------------------------------------------------------------
 
 

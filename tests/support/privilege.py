@@ -1,13 +1,46 @@
-"""What other users are answered, which only root can test."""
+"""Other users than the one who runs the tests: what they are answered, and what they cannot read."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 from tests.support.daemon import RunningDaemon
 from tests.support.requirements import needs_root
 
-__all__ = ["needs_root", "status_for"]
+__all__ = ["needs_root", "ordinary_user", "public_directory", "status_for"]
+
+ORDINARY_UID = 64_321
+
+
+@contextlib.contextmanager
+def ordinary_user() -> Iterator[int]:
+    """Be a user without rights meanwhile, root or not; the uid. For what this process does itself, not for children."""
+    if os.geteuid() != 0:
+        yield os.geteuid()
+        return
+    groups = os.getgroups()
+    os.setgroups([])
+    os.setegid(ORDINARY_UID)
+    os.seteuid(ORDINARY_UID)
+    try:
+        yield ORDINARY_UID
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
+
+
+@contextlib.contextmanager
+def public_directory() -> Iterator[Path]:
+    """A directory that every user can look into; pytest's own are closed to others."""
+    with tempfile.TemporaryDirectory(prefix="public-") as name:
+        Path(name).chmod(0o755)
+        yield Path(os.path.realpath(name))
 
 
 def status_for(uid: int, daemon: RunningDaemon, target: str, *options: str) -> str:

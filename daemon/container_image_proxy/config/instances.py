@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.config.access import AccessRule, owner_access, resolve_groups, resolve_users
 from container_image_proxy.config.locations import exists, list_files
+from container_image_proxy.config.obstacle import unreadable
 from container_image_proxy.config.toml_table import TomlDocument, TomlTable, merge_documents, parse_toml
 from container_image_proxy.config.trusted_file import load_trusted_file
 from container_image_proxy.errors import ConfigurationError, InvalidPlatformError
@@ -135,7 +136,7 @@ def _is_there(path: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise ConfigurationError(str(path), f"cannot be read: {error.strerror}") from error
+        raise unreadable(path, error) from error
     return True
 
 

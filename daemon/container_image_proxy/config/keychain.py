@@ -22,7 +22,11 @@ from container_image_proxy.config.locations import (
     find_named_auth_file,
 )
 from container_image_proxy.config.registries import AUTH_FILES
-from container_image_proxy.config.trusted_file import load_trusted_file, load_trusted_file_if_present
+from container_image_proxy.config.trusted_file import (
+    load_trusted_file,
+    load_trusted_file_if_present,
+    load_trusted_file_if_readable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +35,8 @@ if TYPE_CHECKING:
     from container_image_proxy.config.auth_file import AuthFileContent
     from container_image_proxy.image.reference import Reference
 
+CREDENTIAL_STORE: Final = "/etc/credstore/container-image-proxy.{}.auth.json"
+"""Where the unit of an instance looks for its credentials (systemd.exec(5), LoadCredential=)."""
 _log = logging.getLogger(__name__)
 _MAX_FILE: Final = 1 << 20
 
@@ -50,21 +56,27 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class AuthFile:
-    """A file to search. Unless ``content`` is set it is read for each lookup: rotated credentials count at once."""
+    """A file to search. Unless ``content`` is set it is read for each lookup: rotated credentials count at once.
+
+    One that ``is_required`` was named by somebody; others need not exist, nor be meant for us. ``remedy`` tells what to
+    do if one that cannot be read is wanted.
+    """
 
     path: Path
     is_required: bool = False
     is_legacy: bool = False
+    remedy: str = ""
     content: bytes | None = field(default=None, repr=False)
 
     def load(self) -> AuthFileContent | None:
-        """What the file says now, one whole version of it; None if it is absent and may be."""
+        """What the file says now, one whole version of it; None if it is absent, or not to be read, and may be."""
         raw = self.content if self.content is not None else self._read()
         return None if raw is None else parse_auth_file(raw, str(self.path), is_legacy=self.is_legacy)
 
     def _read(self) -> bytes | None:
-        read = load_trusted_file if self.is_required else load_trusted_file_if_present
-        return read(self.path, limit=_MAX_FILE, secret=True)
+        if self.is_required:
+            return load_trusted_file(self.path, limit=_MAX_FILE, secret=True)
+        return load_trusted_file_if_readable(self.path, limit=_MAX_FILE, secret=True, remedy=self.remedy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,21 +157,29 @@ def load_keychain(
     creds: Mapping[str, Credentials] = MappingProxyType({}),
     no_creds: bool = False,
     credential_helpers: tuple[str, ...] = (AUTH_FILES,),
+    instance: str | None = None,
 ) -> Keychain:
-    """The keychain of the user ``uid``. ``creds`` (``--creds``) are for the named registries, not for their mirrors.
+    """The keychain of the user ``uid``. ``creds`` (``--creds``) are for the named registries, not for their mirrors;
+    ``instance`` is for messages.
 
     :class:`ConfigurationError` if a file that has to be there is not, or is broken, or a helper has no possible name.
     """
     if no_creds:
         return Keychain(helpers=())
-    files = find_auth_files(authfile=authfile, environ=environ, home=home, uid=uid, root=root)
+    files = find_auth_files(authfile=authfile, environ=environ, home=home, uid=uid, root=root, instance=instance)
     keychain = Keychain(files, credential_helpers, CredentialHelpers(environ), creds)
     _check(keychain)
     return keychain
 
 
 def find_auth_files(
-    *, authfile: Path | None, environ: Mapping[str, str], home: Path, uid: int, root: Path = ROOT
+    *,
+    authfile: Path | None,
+    environ: Mapping[str, str],
+    home: Path,
+    uid: int,
+    root: Path = ROOT,
+    instance: str | None = None,
 ) -> tuple[AuthFile, ...]:
     """The files to search, in order. One that is named, or handed over by systemd, is the only one."""
     named = authfile or find_named_auth_file(environ)
@@ -170,7 +190,12 @@ def find_auth_files(
     if credential and content is not None:
         return (AuthFile(credential, content=content),)
     found = find_default_auth_files(environ=environ, home=home, uid=uid, root=root)
-    return (*(AuthFile(path) for path in found), AuthFile(home / ".dockercfg", is_legacy=True))
+    place = f"put them into {CREDENTIAL_STORE.format(instance)}" if instance else "name a file by --authfile"
+    remedy = f"if credentials are needed, {place}"
+    return (
+        *(AuthFile(path, remedy=remedy) for path in found),
+        AuthFile(home / ".dockercfg", is_legacy=True, remedy=remedy),
+    )
 
 
 def _check(keychain: Keychain) -> None:

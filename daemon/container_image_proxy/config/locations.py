@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from container_image_proxy.errors import ConfigurationError
+from container_image_proxy.config.obstacle import unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,7 +89,7 @@ def exists(path: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise ConfigurationError(str(path), f"cannot be read: {error.strerror}") from error
+        raise unreadable(path, error) from error
     return True
 
 
@@ -104,4 +104,4 @@ def list_files(directory: Path) -> list[Path]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise ConfigurationError(str(directory), f"cannot be read: {error.strerror}") from error
+        raise unreadable(directory, error) from error

@@ -60,15 +60,17 @@ def load_registries(
     home: Path,
     uid: int,
     root: Path = ROOT,
+    learned_aliases: bool = True,
 ) -> Registries:
     """Find, read and merge all files for the user ``uid``; ``path`` and ``directory`` are the command line's.
 
     Only a file that ``path`` or ``CONTAINERS_REGISTRIES_CONF`` names has to exist. System paths are below ``root``.
+    The aliases that podman's users chose are read if ``learned_aliases``: who resolves no short name needs none.
     """
     files = find_registries_files(path=path, directory=directory, environ=environ, home=home, uid=uid, root=root)
     load_main = load_trusted_file if files.main_is_required else load_trusted_file_if_present
     main = load_main(files.main, limit=_MAX_FILE) or b""
-    learned = load_trusted_file_if_present(files.short_name_aliases, limit=_MAX_FILE) or b""
+    learned = load_trusted_file_if_present(files.short_name_aliases, limit=_MAX_FILE) if learned_aliases else None
     return merge_registries(
         (
             parse_registries(main, str(files.main)),
@@ -76,7 +78,7 @@ def load_registries(
                 parse_registries(load_trusted_file(file, limit=_MAX_FILE), str(file), is_drop_in=True)
                 for file in files.drop_ins
             ),
-            RegistriesConf(aliases=parse_registries(learned, str(files.short_name_aliases)).aliases),
+            RegistriesConf(aliases=parse_registries(learned or b"", str(files.short_name_aliases)).aliases),
         )
     )
 

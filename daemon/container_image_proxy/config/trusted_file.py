@@ -14,7 +14,8 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final
 
-from container_image_proxy.errors import ConfigurationError
+from container_image_proxy.config.obstacle import unreadable
+from container_image_proxy.errors import ConfigurationError, UnreadableFileError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +24,8 @@ _log = logging.getLogger(__name__)
 _OPEN_FLAGS: Final = (
     os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 )  # a FIFO must not make us wait for its writer
+# What is wrong with this process at the moment, and not with the file.
+_PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
 _DEV_NULL: Final = os.makedev(1, 3)
 _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 _READABLE_BY_OTHERS: Final = stat.S_IRGRP | stat.S_IROTH
@@ -35,15 +38,19 @@ def load_trusted_file(
 
     A file that other users could have written (group- or world-writable, or owned by neither root nor us) is refused if
     ``refuse_writable_by_others``, otherwise a warning is logged, once; so it is for a ``secret`` that others can read.
-    :class:`ConfigurationError` for everything that stands in the way, absence included.
+    :class:`ConfigurationError` for everything that stands in the way, absence included; :class:`UnreadableFileError`
+    if nothing of the file could be read.
     """
     try:
         with open(path, "rb", opener=_open) as file:
             _check(path, os.fstat(file.fileno()), refuse=refuse_writable_by_others, secret=secret)
             content = file.read(limit + 1)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a possible file name"
-        raise ConfigurationError(str(path), f"cannot be read: {reason}") from error
+    except OSError as error:
+        if error.errno in _PASSING:
+            raise ConfigurationError(str(path), f"cannot be read: {error.strerror}") from error
+        raise unreadable(path, error) from error
+    except ValueError as error:
+        raise ConfigurationError(str(path), "cannot be read: not a possible file name") from error
     if len(content) > limit:
         raise ConfigurationError(str(path), f"larger than {limit} bytes")
     return content
@@ -61,6 +68,17 @@ def load_trusted_file_if_present(
         raise
 
 
+def load_trusted_file_if_readable(path: Path, *, limit: int, remedy: str, secret: bool = False) -> bytes | None:
+    """Like :func:`load_trusted_file_if_present`, for a place where the file may be somebody else's: one that cannot be
+    read counts as absent. A warning says so, once, and ``remedy``, what to do if it is wanted here.
+    """
+    try:
+        return load_trusted_file_if_present(path, limit=limit, secret=secret)
+    except UnreadableFileError as error:
+        _warn_once(f"{path}: {error.reason}; it counts as absent ({remedy})")
+        return None
+
+
 def _open(path: str, _flags: int) -> int:
     return os.open(path, _OPEN_FLAGS)
 
@@ -71,7 +89,7 @@ def _check(path: Path, status: os.stat_result, *, refuse: bool, secret: bool) ->
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(status.st_mode):
-        raise ConfigurationError(str(path), "is not a regular file")
+        raise UnreadableFileError(str(path), "is not a regular file")
     complaint = _complain_of_writers(status)
     if complaint and refuse:
         raise ConfigurationError(str(path), complaint, remedy=f"chown root {path} && chmod go-w {path}")

@@ -3,6 +3,8 @@
 import base64
 import json
 import logging
+import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from container_image_proxy.config.keychain import Credentials, Keychain, load_ke
 from container_image_proxy.config.registries import Endpoint, Registries, Registry
 from container_image_proxy.errors import ConfigurationError
 from container_image_proxy.image.reference import parse_reference
+from tests.support.privilege import ordinary_user, public_directory
 
 SECRET = "hunter2"
 IMAGE = parse_reference("registry.example/ns/os:1")
@@ -108,6 +111,141 @@ def test_a_systemd_credential_is_read_once_and_is_the_only_file(tmp_path):
     assert (
         user_for(load(tmp_path, environ={"CREDENTIALS_DIRECTORY": str(file.parent)}), "other.example/x:1") == "docker"
     )
+
+
+DEFAULT_PLACES = ["run/containers/7/auth.json", "home/.config/containers/auth.json", "home/.docker/config.json"]
+
+
+@pytest.mark.parametrize("place", [*DEFAULT_PLACES, "home/.dockercfg"])
+@pytest.mark.parametrize("what_is_closed", ["file", "directory"])
+def test_a_default_place_that_is_not_ours_to_read_counts_as_absent(caplog, place, what_is_closed):
+    with public_directory() as root:
+        file = write(root / place, auths(registry_example="somebody"))
+        closed = file if what_is_closed == "file" else file.parent
+        closed.chmod(0)
+        with ordinary_user():
+            assert user_for(load(root, instance="os")) is None
+        (record,) = [one for one in caplog.records if one.getMessage().startswith(f"{file}: ")]
+        assert record.levelname == "WARNING"
+        message = record.getMessage()
+        assert message.startswith(f"{file}: cannot be read: Permission denied: {closed} (mode 0000")
+        assert "/etc/credstore/container-image-proxy.os.auth.json" in message
+        closed.chmod(0o700)
+
+
+@pytest.mark.parametrize("variable", ["XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "DOCKER_CONFIG"])
+def test_a_default_place_that_the_environment_moved_is_one_still(caplog, variable):
+    with public_directory() as root:
+        (root / "moved").mkdir(mode=0)
+        with ordinary_user():
+            assert user_for(load(root, environ={variable: str(root / "moved")})) is None
+        (root / "moved").chmod(0o700)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "--authfile" in caplog.text
+
+
+def _make_socket(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
+        (lambda path: path.mkdir(), "Is a directory"),
+        (os.mkfifo, "is not a regular file"),
+        (_make_socket, "No such device or address"),
+        (lambda path: path.symlink_to("/dev/zero"), "is not a regular file"),
+        (lambda path: (path.parent.rmdir(), path.parent.write_text("")), "Not a directory"),
+        (lambda path: (path.parent.rmdir(), path.parent.symlink_to("/dev/null/x")), "Not a directory"),
+    ],
+    ids=["loop", "directory", "fifo", "socket", "device", "below-a-file", "below-a-device"],
+)
+def test_what_cannot_be_read_in_a_default_place_counts_as_absent_whatever_the_reason(tmp_path, caplog, make, reason):
+    place = tmp_path / DEFAULT_PLACES[0]
+    place.parent.mkdir(parents=True)
+    make(place)
+    write(tmp_path / DEFAULT_PLACES[2], auths(registry_example="docker"))
+    assert user_for(load(tmp_path)) == "docker"
+    (record,) = caplog.records
+    assert str(place) in record.getMessage()
+    assert reason in record.getMessage()
+
+
+def test_a_link_to_what_is_not_there_is_absent_without_a_word(tmp_path, caplog):
+    place = tmp_path / DEFAULT_PLACES[0]
+    place.parent.mkdir(parents=True)
+    place.symlink_to("nowhere")
+    assert user_for(load(tmp_path)) is None
+    assert not caplog.records
+
+
+def test_a_default_place_is_warned_of_once_however_often_it_is_asked(tmp_path, caplog):
+    (tmp_path / DEFAULT_PLACES[0]).mkdir(parents=True)
+    (tmp_path / DEFAULT_PLACES[1]).mkdir(parents=True)
+    for _ in range(2):
+        keychain = load(tmp_path)
+        assert user_for(keychain) is user_for(keychain) is None
+    assert len(caplog.records) == 2
+
+
+def test_a_default_place_is_used_as_soon_as_it_can_be_read_and_no_longer(tmp_path, caplog):
+    place = tmp_path / DEFAULT_PLACES[0]
+    place.mkdir(parents=True)
+    keychain = load(tmp_path)
+    place.rmdir()
+    write(place, auths(registry_example="runtime"))
+    assert user_for(keychain) == "runtime"
+    place.unlink()
+    assert user_for(keychain) is None
+    place.mkdir()
+    assert user_for(keychain) is None
+    place.rmdir()
+    write(place, "{")
+    with pytest.raises(ConfigurationError, match=r"auth\.json: the content is not valid JSON"):
+        user_for(keychain)
+
+
+def test_being_short_of_descriptors_does_not_make_a_file_absent(tmp_path, monkeypatch):
+    keychain = load(tmp_path)
+
+    def no_more(*_):
+        raise OSError(24, os.strerror(24))
+
+    monkeypatch.setattr(trusted_file, "_open", no_more)
+    with pytest.raises(ConfigurationError, match="cannot be read: Too many open files"):
+        user_for(keychain)
+
+
+@pytest.mark.parametrize("named_by", ["option", "environment", "credential"])
+def test_what_somebody_named_has_to_be_readable(named_by):
+    with public_directory() as root:
+        file = write(root / "named/auth.json", auths(registry_example="u"), mode=0)
+        environ = {
+            "environment": {"REGISTRY_AUTH_FILE": str(file)},
+            "credential": {"CREDENTIALS_DIRECTORY": f"{root}/named"},
+        }
+        authfile = file if named_by == "option" else None
+        with (
+            ordinary_user(),
+            pytest.raises(ConfigurationError, match=r"named/auth\.json: cannot be read: Permission denied"),
+        ):
+            load(root, authfile=authfile, environ=environ.get(named_by, {}))
+
+
+def test_what_somebody_named_stays_named_when_it_is_broken_or_closed_later(tmp_path):
+    file = write(tmp_path / "auth.json", auths(registry_example="u"))
+    write(tmp_path / DEFAULT_PLACES[2], auths(registry_example="docker"))
+    keychain = load(tmp_path, authfile=file)
+    write(file, "{")
+    with pytest.raises(ConfigurationError, match="not valid JSON"):
+        user_for(keychain)
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(ConfigurationError, match="Is a directory"):
+        user_for(keychain)
 
 
 def test_a_broken_file_stops_the_start_and_names_itself(tmp_path):

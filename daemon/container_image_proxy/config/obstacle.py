@@ -1,0 +1,139 @@
+"""What keeps this process from a file: the kernel says "Permission denied", and not of which directory on the way.
+
+Looks at modes and at the process's own mounts, by which a unit's sandbox hides what the host has (systemd.exec(5)).
+Decides nothing: whether a file that cannot be read is an error is the reader's to say.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from container_image_proxy.errors import UnreadableFileError
+
+_MOUNTS: Final = Path("/proc/self/mountinfo")
+_HOMES: Final = frozenset({"/home", "/root", "/run/user"})  # what ProtectHome= is about
+_INACCESSIBLE: Final = "/systemd/inaccessible/dir"  # what systemd mounts over a directory that nobody may enter
+_PRIVATE_TMP: Final = "/systemd-private-"
+_BITS: Final = {
+    "ur": stat.S_IRUSR, "ux": stat.S_IXUSR, "gr": stat.S_IRGRP, "gx": stat.S_IXGRP, "or": stat.S_IROTH,
+    "ox": stat.S_IXOTH,
+}  # fmt: skip
+_OCTAL: Final = re.compile(r"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why a file cannot be read, and what to do about it, if that can be told."""
+
+    reason: str
+    remedy: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Mount:
+    """A line of /proc/self/mountinfo (proc_pid_mountinfo(5)): which directory of which file system is where."""
+
+    root: str
+    point: str
+    kind: str
+
+
+def unreadable(path: Path, error: OSError) -> UnreadableFileError:
+    """Our error for a configuration file or directory that could not be opened or listed."""
+    obstacle = find_obstacle(path, error)
+    return UnreadableFileError(str(path), f"cannot be read: {obstacle.reason}", remedy=obstacle.remedy)
+
+
+def find_obstacle(path: Path, error: OSError) -> Obstacle:
+    """What ``error``, met at opening or listing ``path``, is about."""
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return _explain_denial(path, os.strerror(error.errno))
+    reason = error.strerror or str(error)
+    if error.errno == errno.ENOENT and (hidden := _explain_absence(path)):
+        return Obstacle(f"{reason}: {hidden.reason}", hidden.remedy)
+    return Obstacle(reason)
+
+
+def describe_user(uid: int) -> str:
+    """The uid, with the user's name if it has one."""
+    try:
+        return f"uid {uid} ({pwd.getpwuid(uid).pw_name})"
+    except KeyError:
+        return f"uid {uid}"
+
+
+def _explain_denial(path: Path, reason: str) -> Obstacle:
+    real = Path(os.path.realpath(path))
+    closed = _closed_place(real)
+    mount = _mount_of(closed)
+    if mount is not None and mount.root.endswith(_INACCESSIBLE):
+        if mount.point in _HOMES:
+            remedy = f"a drop-in with ProtectHome=tmpfs and BindReadOnlyPaths=-{path} shows it"
+            return Obstacle(f"{reason}: ProtectHome= of the unit hides {mount.point}", remedy)
+        return Obstacle(f"{reason}: InaccessiblePaths= of the unit hides {mount.point}")
+    status = closed.stat()
+    mode = stat.S_IMODE(status.st_mode)
+    what = f"{closed} (mode {mode:04o}, of uid {status.st_uid}) is closed to {describe_user(os.geteuid())}"
+    needed = "x" if closed != real else "rx" if stat.S_ISDIR(status.st_mode) else "r"
+    whose = _permission_class(status)
+    if all(mode & _BITS[whose + one] for one in needed):
+        return Obstacle(f"{reason}: {what}, though not by its mode")
+    return Obstacle(f"{reason}: {what}", f"chmod {whose}+{needed} {closed}")
+
+
+def _permission_class(status: os.stat_result) -> str:
+    """Which of user, group and others of a mode this process is, as chmod(1) calls them."""
+    if status.st_uid == os.geteuid():
+        return "u"
+    return "g" if status.st_gid in (os.getegid(), *os.getgroups()) else "o"
+
+
+def _closed_place(path: Path) -> Path:
+    """The first directory on the way to ``path`` that may not be searched, or ``path`` itself."""
+    for place in (*reversed(path.parents), path):
+        try:
+            place.lstat()
+        except OSError:
+            return place.parent
+    return path
+
+
+def _explain_absence(path: Path) -> Obstacle | None:
+    """Something that hides the host's own files and looks empty."""
+    place = Path(os.path.realpath(path))
+    while not os.path.lexists(place):
+        place = place.parent
+    mount = _mount_of(place)
+    if mount is None:
+        return None
+    if mount.point in _HOMES and mount.kind == "tmpfs":
+        remedy = f"BindReadOnlyPaths=-{path} in a drop-in shows what the host has"
+        return Obstacle(f"{mount.point} is an empty file system, as ProtectHome=tmpfs mounts it", remedy)
+    if _PRIVATE_TMP in mount.root:
+        remedy = f"keep it elsewhere, or show it by a drop-in with BindReadOnlyPaths=-{path}"
+        return Obstacle(f"PrivateTmp= of the unit hides the host's {mount.point}", remedy)
+    return None
+
+
+def _mount_of(path: Path) -> _Mount | None:
+    """The mount that ``path`` is on: the last of those with the longest mount point."""
+    try:
+        lines = _MOUNTS.read_text(errors="surrogateescape").splitlines()
+    except OSError:  # no /proc here
+        return None
+    mounts = (_parse_mount(line) for line in lines)
+    holding = [mount for mount in mounts if path.is_relative_to(mount.point)]
+    return max(reversed(holding), key=lambda mount: len(mount.point), default=None)
+
+
+def _parse_mount(line: str) -> _Mount:
+    fields = line.split(" ")
+    root, point = (_OCTAL.sub(lambda match: chr(int(match[1], 8)), field) for field in fields[3:5])
+    return _Mount(root, point, fields[fields.index("-") + 1])
