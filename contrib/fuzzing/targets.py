@@ -25,7 +25,7 @@ from container_image_proxy.policy.simple_signing import parse_claim
 from container_image_proxy.policy.x509_chain import parse_certificates
 from container_image_proxy.registry.challenge import parse_challenges
 from container_image_proxy.registry.headers import parse_content_range, parse_media_type, parse_retry_after
-from container_image_proxy.registry.origin import parse_target
+from container_image_proxy.registry.target import parse_target
 from container_image_proxy.service.request_head import HeadBuffer
 
 if TYPE_CHECKING:
