@@ -33,8 +33,10 @@ _log = logging.getLogger(__name__)
 
 _REREAD_SECONDS: Final = 2.0
 """After so long the files are read again though nobody came."""
-_REREAD_PAUSE: Final = 20
-"""Reading is followed by a pause of so many times its own duration, whoever knocks how often: 5 % of a processor."""
+_REREAD_PAUSE: Final = 10
+"""For those who may not know, reading is followed by a pause of so many times the computing that it took: however often
+they knock, they get less than a tenth of a processor.
+"""
 
 
 class Daemon:
@@ -106,7 +108,7 @@ class Daemon:
 
     def _admits(self, peer: Peer) -> bool:
         if isinstance(self._state, Degraded):
-            self._rereading.soon()
+            self._rereading.for_somebody(is_told=self._state.admits(peer))
         return self._state.admits(peer)
 
     def reload(self) -> None:
@@ -182,9 +184,9 @@ class _Rereading:
         if self._next is not None and time.monotonic() >= self._next:
             self._now()
 
-    def soon(self) -> None:
-        """Read again at once, for somebody has come; not if that has just been done."""
-        if time.monotonic() >= self._earliest:
+    def for_somebody(self, *, is_told: bool) -> None:
+        """Read again before somebody is answered; for who ``is_told`` nothing, not if that has just been done."""
+        if is_told or time.monotonic() >= self._earliest:
             self._now()
 
     def later(self) -> None:
@@ -196,8 +198,7 @@ class _Rereading:
         self._next = None
 
     def _now(self) -> None:
-        began = time.monotonic()
-        self._next = began + _REREAD_SECONDS
+        began = time.thread_time()
+        self._next = time.monotonic() + _REREAD_SECONDS
         self._read()
-        ended = time.monotonic()
-        self._earliest = ended + _REREAD_PAUSE * (ended - began)
+        self._earliest = time.monotonic() + _REREAD_PAUSE * (time.thread_time() - began)
