@@ -71,8 +71,8 @@ def test_an_index_and_its_manifests(registry: DockerRegistry, tmp_path: Path) ->
     with registry_client() as client:
         index = fetch(client, reference)
         assert isinstance(index, Index)
-        for descriptor in index.manifests:
-            assert fetch(client, reference, descriptor.digest).digest == descriptor.digest
+        for entry in index.manifests:
+            assert fetch(client, reference, entry.digest).digest == entry.digest
         assert len(index.manifests) == len(images)
 
 

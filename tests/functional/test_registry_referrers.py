@@ -127,7 +127,6 @@ def test_without_api_and_tag_there_are_none() -> None:
         (answering(500), None, UpstreamError),
         (answering(200, b"<html>", {"Content-Type": "text/html"}), None, InvalidManifestError),
         (answering(200, b"{}", {"Content-Type": OCI_INDEX}), None, InvalidManifestError),
-        (listing("a", media_type="application/json"), None, InvalidManifestError),
         (answering(200, DOCKER_LISTING, {"Content-Type": DOCKER_LIST}), None, InvalidManifestError),
         (answering(404), answering(500), UpstreamError),
         (answering(404), answering(200, b"{}", {"Content-Type": OCI_MANIFEST}), InvalidManifestError),

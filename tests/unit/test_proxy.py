@@ -17,7 +17,6 @@ from container_image_proxy.errors import (
     DigestMismatchError,
     InvalidManifestError,
     PolicyRejectedError,
-    SizeMismatchError,
     SourceError,
     UnknownBlobError,
     UnknownImageError,
@@ -235,12 +234,13 @@ def test_a_manifest_other_than_its_index_entry_says_is_refused(tmp_path: Path) -
         Bench(tmp_path).proxy.resolve("os")
 
 
-def test_an_index_entry_with_a_wrong_size_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [3, -1, 2**63, None])
+def test_the_digest_of_an_index_entry_decides_and_not_its_size(tmp_path: Path, size: int | None) -> None:
     layout = Layout(tmp_path)
-    entry = {**layout.image().descriptor, "platform": {"os": "linux", "architecture": "amd64"}, "size": 3}
+    image = layout.image()
+    entry = {**image.descriptor, "platform": {"os": "linux", "architecture": "amd64"}, "size": size}
     layout.name(layout.index([entry]), "latest")
-    with pytest.raises(SizeMismatchError):
-        Bench(tmp_path).proxy.resolve("os")
+    assert str(Bench(tmp_path).proxy.resolve("os").manifest_digest) == image.digest
 
 
 @pytest.mark.demand("DIG-config-mismatch")

@@ -8,33 +8,39 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Final
 
 from container_image_proxy.errors import InvalidManifestError
 from container_image_proxy.image.digest import digest_of
 from container_image_proxy.image.manifest import Descriptor, Manifest
-from container_image_proxy.image.media_types import DOCKER_MANIFEST, OCI_CONFIG_OF, OCI_LAYER_OF, OCI_MANIFEST
+from container_image_proxy.image.media_types import DOCKER_MANIFEST, OCI_CONFIG, OCI_LAYER_OF, OCI_MANIFEST
+
+_SHOWN: Final = 100
 
 
 def to_oci(manifest: Manifest) -> Manifest:
     """The same image as an OCI manifest; one that already is returns unchanged, byte for byte.
 
-    The bytes depend on the manifest alone. :class:`InvalidManifestError` for a blob whose type has no OCI counterpart.
+    The bytes depend on the manifest alone. :class:`InvalidManifestError` for a layer whose type has no OCI counterpart.
     """
     if manifest.media_type != DOCKER_MANIFEST:
         return manifest
-    config = _converted(manifest.config, OCI_CONFIG_OF)
-    layers = tuple(_converted(layer, OCI_LAYER_OF) for layer in manifest.layers)
+    # Tools label the configuration as they like, plain bytes and nothing at all among them. What a Docker manifest
+    # names there is the image's.
+    config = replace(manifest.config, media_type=OCI_CONFIG, annotations={})
+    layers = tuple(_converted_layer(layer, f"layers[{position}]") for position, layer in enumerate(manifest.layers))
     raw = _serialised(config, layers)
     return Manifest(raw, OCI_MANIFEST, digest_of(raw), config, layers)
 
 
-def _converted(descriptor: Descriptor, media_types: dict[str, str]) -> Descriptor:
-    media_type = media_types.get(descriptor.media_type)
+def _converted_layer(layer: Descriptor, where: str) -> Descriptor:
+    """Docker's descriptors have no annotations: what stands there is nobody's, and is left out."""
+    media_type = OCI_LAYER_OF.get(layer.media_type)
     if media_type is None:
         raise InvalidManifestError(
-            f"{descriptor.digest}: the media type {descriptor.media_type!r} has no OCI counterpart"
+            f"{where} has the media type {layer.media_type[:_SHOWN]!r}, which has no OCI counterpart"
         )
-    return replace(descriptor, media_type=media_type)
+    return replace(layer, media_type=media_type, annotations={})
 
 
 def _serialised(config: Descriptor, layers: tuple[Descriptor, ...]) -> bytes:
@@ -55,6 +61,4 @@ def _fields(descriptor: Descriptor) -> dict[str, object]:
     }
     if descriptor.urls:
         fields["urls"] = descriptor.urls
-    if descriptor.annotations:
-        fields["annotations"] = dict(descriptor.annotations)
     return fields

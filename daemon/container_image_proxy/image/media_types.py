@@ -1,4 +1,4 @@
-"""The media types of manifests, configurations and layers: those supported, their guess, and Docker to OCI.
+"""The media types of manifests, configurations and layers: those supported, how they are told apart, and Docker to OCI.
 
 Owns names and the mapping between them, never bytes. OCI image-spec, media-types.md; Docker manifest V2, schema 2.
 """
@@ -23,14 +23,12 @@ DOCKER_SCHEMA1_SIGNED: Final = "application/vnd.docker.distribution.manifest.v1+
 
 IMAGE_TYPES: Final = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 INDEX_TYPES: Final = frozenset({OCI_INDEX, DOCKER_LIST})
-_SCHEMA1_TYPES: Final = frozenset({DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED, "application/json"})  # the last by its spec
+_SCHEMA1_TYPES: Final = frozenset({DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED})
 _SHOWN: Final = 100
 
-# The first Docker clients to write schema 2 labelled its configuration as plain bytes, other tools as OCI.
-OCI_CONFIG_OF: Final = dict.fromkeys((DOCKER_CONFIG, OCI_CONFIG, "application/octet-stream"), OCI_CONFIG)
 _DOCKER_LAYER: Final = "application/vnd.docker.image.rootfs"
 _OCI_LAYER: Final = "application/vnd.oci.image.layer"
-OCI_LAYER_OF: Final = {
+_OCI_LAYER_OF_DOCKERS: Final = {
     f"{_DOCKER_LAYER}.diff.tar": f"{_OCI_LAYER}.v1.tar",
     f"{_DOCKER_LAYER}.diff.tar.gzip": f"{_OCI_LAYER}.v1.tar+gzip",
     f"{_DOCKER_LAYER}.diff.tar.zstd": f"{_OCI_LAYER}.v1.tar+zstd",
@@ -38,6 +36,50 @@ OCI_LAYER_OF: Final = {
     f"{_DOCKER_LAYER}.foreign.diff.tar.gzip": f"{_OCI_LAYER}.nondistributable.v1.tar+gzip",
     f"{_DOCKER_LAYER}.foreign.diff.tar.zstd": f"{_OCI_LAYER}.nondistributable.v1.tar+zstd",
 }
+# Some tools write OCI's types into a manifest of Docker's.
+OCI_LAYER_OF: Final = _OCI_LAYER_OF_DOCKERS | {oci: oci for oci in _OCI_LAYER_OF_DOCKERS.values()}
+
+
+def determine_media_type(document: Mapping[str, object], label: str = "") -> str:
+    """What kind of manifest a document is. Its members tell, because they are what a digest verifies.
+
+    ``label``, the type under which it was delivered, is asked only about what they leave open: registries and the
+    storage behind them label manifests as they like. A document of no known kind is an :class:`InvalidManifestError`.
+    """
+    kinds, likely = _kinds_by_shape(document)
+    for told in (document.get("mediaType"), likely, label):
+        if isinstance(told, str) and told in kinds:
+            return told
+    if kinds == IMAGE_TYPES:
+        return OCI_MANIFEST  # an artifact's configuration may be of any type
+    return OCI_INDEX if kinds == INDEX_TYPES else _guess_by_version(document)
+
+
+def _kinds_by_shape(document: Mapping[str, object]) -> tuple[frozenset[str], str]:
+    """The types that have such members, and the likely one among them ("" if nothing speaks for one)."""
+    if document.get("manifests") is not None:
+        return INDEX_TYPES, ""
+    config = document.get("config")
+    config = config if isinstance(config, dict) else {}
+    # An image's configuration has a "config", too, which is no descriptor.
+    if document.get("layers") is not None or not config.keys().isdisjoint({"mediaType", "digest"}):
+        likely = {DOCKER_CONFIG: DOCKER_MANIFEST, OCI_CONFIG: OCI_MANIFEST}
+        return IMAGE_TYPES, likely.get(str(config.get("mediaType")), "")
+    if document.get("fsLayers") is not None:
+        return _SCHEMA1_TYPES, DOCKER_SCHEMA1 if document.get("signatures") is None else DOCKER_SCHEMA1_SIGNED
+    return IMAGE_TYPES | INDEX_TYPES | _SCHEMA1_TYPES, ""
+
+
+def _guess_by_version(document: Mapping[str, object]) -> str:
+    """The type of a document that has no other members to tell by."""
+    match document.get("schemaVersion"):
+        case 1:
+            return DOCKER_SCHEMA1 if document.get("signatures") is None else DOCKER_SCHEMA1_SIGNED
+        case 2:
+            return OCI_MANIFEST
+    raise InvalidManifestError(
+        "the document is no image manifest: it has neither the members of one nor a known mediaType or schemaVersion"
+    )
 
 
 def verify_supported(media_type: str) -> str:
@@ -49,31 +91,3 @@ def verify_supported(media_type: str) -> str:
             "Docker schema 1 is not supported: push the image again in OCI format or Docker schema 2"
         )
     raise InvalidManifestError(f"{media_type[:_SHOWN]!r} is not the media type of an image manifest or index")
-
-
-def guess_media_type(document: Mapping[str, object]) -> str:
-    """The type of a manifest that came without one, by its own ``mediaType`` and else by its shape.
-
-    OCI documents carry ``mediaType`` only since image-spec 1.0.2. :class:`InvalidManifestError` if it is no manifest.
-    """
-    declared = document.get("mediaType")
-    if isinstance(declared, str) and declared in IMAGE_TYPES | INDEX_TYPES:
-        return declared
-    version = document.get("schemaVersion")
-    if version == 1:
-        return DOCKER_SCHEMA1 if document.get("signatures") is None else DOCKER_SCHEMA1_SIGNED
-    if version != 2:  # noqa: PLR2004 - the field's name says what the number is
-        raise InvalidManifestError(
-            "the document is no image manifest: it has neither a known mediaType nor a known schemaVersion"
-        )
-    return _guess_version_2(document)
-
-
-def _guess_version_2(document: Mapping[str, object]) -> str:
-    config = document.get("config")
-    config_type = config.get("mediaType") if isinstance(config, dict) else None
-    if config_type == DOCKER_CONFIG:
-        return DOCKER_MANIFEST
-    if config_type != OCI_CONFIG and document.get("manifests"):
-        return OCI_INDEX
-    return OCI_MANIFEST  # an artifact's configuration may be of any type

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from container_image_proxy.errors import InvalidManifestError
 
@@ -34,17 +34,28 @@ def parse_json(raw: bytes, what: str) -> object:
 
 def parse_strict_object(raw: bytes, what: str) -> dict[str, object]:
     """Read a JSON object in which no object repeats a key; :class:`InvalidManifestError` otherwise."""
-    return as_object(_parse(raw, what, _without_duplicates), what)
+    return as_object(_parse(raw, what, _without_repeated), what)
+
+
+def parse_object(raw: bytes, what: str) -> dict[str, object]:
+    """Read a JSON object. Of a repeated key the last value counts, and :func:`as_object` can refuse it.
+
+    Bytes that are not UTF-8 are read as U+FFFD, as Go reads them: they occur in texts that decide nothing.
+    """
+    return as_object(_parse(raw, what, _noting_repeated, encoding_errors="replace"), what)
 
 
 def as_object(value: object, what: str, keys: Collection[str] = ()) -> dict[str, object]:
-    """``value`` if it is an object in which each of ``keys``, where present, is spelled exactly so.
+    """``value`` if it is an object in which each of ``keys``, where present, is there once and spelled exactly so.
 
-    Some readers match keys without regard to case: a key that only they would take for one of ours gives the document
-    two meanings, and is an :class:`InvalidManifestError`. All other keys are allowed.
+    Readers differ over which of two equal keys counts, and some match keys without regard to case. Where that concerns
+    one of ``keys`` the document has two meanings, and is an :class:`InvalidManifestError`. All other keys are allowed.
     """
     if not isinstance(value, dict):
         raise InvalidManifestError(f"{what} is not a JSON object")
+    repeated = value.repeated.intersection(keys) if isinstance(value, _RepeatingObject) else None
+    if repeated:
+        raise InvalidManifestError(f"{what} is ambiguous: it has the key {min(repeated)!r} more than once")
     strangers = value.keys() - set(keys)
     misspelled = {key.casefold() for key in keys} & {key.casefold() for key in strangers}
     if misspelled:
@@ -54,9 +65,15 @@ def as_object(value: object, what: str, keys: Collection[str] = ()) -> dict[str,
     return value
 
 
-def _parse(raw: bytes, what: str, make_object: Callable[[list[tuple[str, Any]]], dict[str, Any]]) -> object:
+def _parse(
+    raw: bytes,
+    what: str,
+    make_object: Callable[[list[tuple[str, Any]]], dict[str, Any]],
+    *,
+    encoding_errors: Literal["strict", "replace"] = "strict",
+) -> object:
     try:
-        text = raw.decode("utf-8")
+        text = raw.decode("utf-8", encoding_errors)
         value = json.loads(
             text, object_pairs_hook=make_object, parse_int=_int, parse_float=_finite, parse_constant=_finite
         )
@@ -73,11 +90,23 @@ def _parse(raw: bytes, what: str, make_object: Callable[[list[tuple[str, Any]]],
     return value
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+class _RepeatingObject(dict[str, Any]):
+    """A JSON object some of whose keys came more than once."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.repeated = frozenset(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+
+
+def _noting_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
-    if len(made) != len(pairs):
-        repeated, _ = Counter(key for key, _ in pairs).most_common(1)[0]
-        raise ValueError(f"the key {repeated[:_SHOWN]!r} more than once in an object")
+    return made if len(made) == len(pairs) else _RepeatingObject(pairs)
+
+
+def _without_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = _noting_repeated(pairs)
+    if isinstance(made, _RepeatingObject):
+        raise ValueError(f"the key {min(made.repeated)[:_SHOWN]!r} more than once in an object")  # noqa: TRY004 - not its type
     return made
 
 

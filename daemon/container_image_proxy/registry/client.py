@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from container_image_proxy.config.limits import Limits
     from container_image_proxy.config.registries import Registries
     from container_image_proxy.image.digest import Digest
-    from container_image_proxy.image.manifest import Descriptor
+    from container_image_proxy.image.manifest import Descriptor, IndexEntry
     from container_image_proxy.image.reference import Reference
     from container_image_proxy.registry.reply import Reply
 
@@ -165,7 +165,7 @@ class RegistryClient:
 
     def fetch_referrers(
         self, where: Reference | Repository, digest: Digest, artifact_type: str
-    ) -> tuple[Descriptor, ...]:
+    ) -> tuple[IndexEntry, ...]:
         """The manifests in that repository that say they are about ``digest``, of ``artifact_type`` or of a type that
         is not told; at most ``MAX_REFERRERS``.
 
@@ -181,8 +181,8 @@ class RegistryClient:
             found = self._fetch_tagged_referrers(where, digest)
         return select_referrers(found, artifact_type)
 
-    def _list_referrers(self, repository: Repository, *, path: str) -> tuple[Descriptor, ...]:
-        found: tuple[Descriptor, ...] = ()
+    def _list_referrers(self, repository: Repository, *, path: str) -> tuple[IndexEntry, ...]:
+        found: tuple[IndexEntry, ...] = ()
         for _ in range(MAX_PAGES):
             headers = {"Accept": OCI_INDEX}
             reply = self._api.get(repository, path, phase="referrers", headers=headers, expected=_OK)
@@ -193,7 +193,7 @@ class RegistryClient:
             path = following
         raise RegistryError(f"{repository.domain} lists referrers on more than {MAX_PAGES} pages", phase="referrers")
 
-    def _fetch_tagged_referrers(self, where: Reference | Repository, digest: Digest) -> tuple[Descriptor, ...]:
+    def _fetch_tagged_referrers(self, where: Reference | Repository, digest: Digest) -> tuple[IndexEntry, ...]:
         place = where if isinstance(where, Repository) else self.supplier(where)
         place = place.with_tag(referrers_tag(digest))
         try:

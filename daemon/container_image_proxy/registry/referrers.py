@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from container_image_proxy.errors import Error
     from container_image_proxy.image.digest import Digest
-    from container_image_proxy.image.manifest import Descriptor, UntrustedManifest
+    from container_image_proxy.image.manifest import IndexEntry, UntrustedManifest
     from container_image_proxy.registry.endpoints import Repository
     from container_image_proxy.registry.reply import Reply
 
@@ -73,15 +73,15 @@ def referrers_tag(digest: Digest) -> str:
     return f"{digest.algorithm}-{digest.hex[:_TAG_DIGITS]}"
 
 
-def parse_referrers(untrusted: UntrustedManifest, where: str) -> tuple[Descriptor, ...]:
+def parse_referrers(untrusted: UntrustedManifest, where: str) -> tuple[IndexEntry, ...]:
     """Read a list of referrers; :class:`InvalidManifestError` for anything that is not an OCI index."""
-    index = parse_manifest(untrusted) if untrusted.media_type == OCI_INDEX else None
-    if not isinstance(index, Index):
+    index = parse_manifest(untrusted)
+    if not isinstance(index, Index) or index.media_type != OCI_INDEX:
         raise InvalidManifestError(f"{where}: the list of referrers is not an OCI index")
     return index.manifests
 
 
-def select_referrers(found: Iterable[Descriptor], artifact_type: str) -> tuple[Descriptor, ...]:
+def select_referrers(found: Iterable[IndexEntry], artifact_type: str) -> tuple[IndexEntry, ...]:
     """Those that are, or may be, of ``artifact_type``: a registry need not filter, whatever it was asked."""
     wanted = tuple(one for one in found if one.artifact_type in _UNTOLD | {artifact_type})
     if len(wanted) > MAX_REFERRERS:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from container_image_proxy.image.digest import Digest
-    from container_image_proxy.image.manifest import Descriptor
+    from container_image_proxy.image.manifest import IndexEntry
     from container_image_proxy.policy.signature_blob import UntrustedSignature
     from container_image_proxy.registry.client import RegistryClient
     from container_image_proxy.registry.endpoints import Repository
@@ -35,7 +35,7 @@ def fetch_bundles(registry: RegistryClient, repository: Repository, digest: Dige
             yield from fetch_attached(registry, repository.with_digest(referrer.digest), BUNDLE_MEDIA_TYPE)
 
 
-def _may_sign(referrer: Descriptor) -> bool:
+def _may_sign(referrer: IndexEntry) -> bool:
     """Whether it can hold a bundle: a manifest that is not said to be about something else."""
     return (
         referrer.media_type == OCI_MANIFEST and referrer.annotations.get(_PREDICATE, SIGN_PREDICATE) == SIGN_PREDICATE

@@ -24,13 +24,14 @@ from container_image_proxy.errors import (
     UnknownManifestError,
 )
 from container_image_proxy.image.image_reference import ImageReference
-from container_image_proxy.image.manifest import MAX_MANIFEST_SIZE, Descriptor, Index, UntrustedManifest, parse_manifest
+from container_image_proxy.image.manifest import MAX_MANIFEST_SIZE, Index, UntrustedManifest, parse_manifest
 from container_image_proxy.image.media_types import OCI_INDEX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
     from container_image_proxy.image.digest import Digest
+    from container_image_proxy.image.manifest import Descriptor, IndexEntry
     from container_image_proxy.policy.signature_blob import SignatureKind, UntrustedSignature
 
 TRANSPORT: Final = "oci"
@@ -95,7 +96,7 @@ def blob_path(digest: Digest) -> tuple[str, str, str]:
     return ("blobs", digest.algorithm, digest.hex)
 
 
-def choose_entry(index: Index, image: str) -> Descriptor:
+def choose_entry(index: Index, image: str) -> IndexEntry:
     """The entry of index.json that ``image`` names; :class:`UnknownManifestError` says which there are."""
     if position := _POSITION.fullmatch(image):
         matches = index.manifests[int(position[1]) : int(position[1]) + 1]
@@ -177,7 +178,7 @@ class LayoutSource:
     def close(self) -> None:
         """Nothing is held between calls."""
 
-    def _entry(self) -> Descriptor:
+    def _entry(self) -> IndexEntry:
         index = parse_manifest(UntrustedManifest(self._read(("index.json",)), OCI_INDEX))
         if not isinstance(index, Index):
             raise InvalidManifestError(f"{self._path}/index.json is not an image index")
