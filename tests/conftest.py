@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A test that could not start a program of Debian's is skipped; in CI every test runs."""
+    """A test that failed by what the machine lacks is skipped; in CI every test runs."""
     report = yield
     if call.excinfo and (lack := lack_behind(call.excinfo.value)):
         path, line, _ = item.reportinfo()

@@ -6,9 +6,11 @@ installs all of it, and with CI=true a skip is a failure.
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import shutil
+import socket
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -70,10 +72,19 @@ def require_program(name: str) -> None:
 
 
 def lack_behind(error: BaseException) -> str:
-    """What the machine lacks if a test failed by that: the program that it could not start; else nothing."""
-    if not isinstance(error, FileNotFoundError) or error.filename not in _PACKAGES or shutil.which(error.filename):
+    """What the machine lacks if a test failed by that: a program that it could not start, or loopback; else nothing."""
+    if not isinstance(error, OSError):
         return ""
-    return _lack_of(error.filename)
+    if error.errno == errno.ENOENT and error.filename in _PACKAGES and shutil.which(error.filename) is None:
+        return _lack_of(error.filename)
+    if error.errno == errno.ENETUNREACH and not _has_loopback():
+        return "needs the loopback interface: it is down, as in a new network namespace"
+    return ""
+
+
+def _has_loopback() -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        return probe.connect_ex(("127.0.0.1", 9)) == 0
 
 
 def _lack_of(name: str) -> str:

@@ -13,6 +13,7 @@ import pytest
 from container_image_proxy.errors import ConfigurationError
 from container_image_proxy.service import activation
 from container_image_proxy.service.activation import from_descriptor, is_listening, listen_tcp, listen_unix
+from tests.support.script import importing_project
 from tests.support.socket_server import listen
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ print([(s.fileno(), s.getsockname(), s.get_inheritable()) for s in sockets], "LI
 
 def activated(names: str, *sockets: socket.socket) -> str:
     descriptors = [sock.fileno() for sock in sockets]
-    command = [sys.executable, "-c", _EXEC, names, _REPORT, *map(str, descriptors)]
+    command = [sys.executable, "-c", _EXEC, names, importing_project(_REPORT), *map(str, descriptors)]
     return subprocess.run(command, pass_fds=descriptors, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 

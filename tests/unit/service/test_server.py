@@ -21,6 +21,7 @@ from container_image_proxy.config.access import AccessRule
 from container_image_proxy.service.limits import ServerLimits
 from container_image_proxy.service.peer import UNAUTHENTICATED, Peer, read_peer
 from container_image_proxy.service.server import Server
+from tests.support.script import importing_project
 from tests.support.socket_server import (
     GET,
     PATIENCE,
@@ -159,7 +160,8 @@ server.serve()
 """
     with abstract_listener() as (listener, name):
         path = Path("\0" + name[1:])
-        process = subprocess.Popen([sys.executable, "-c", script, str(listener.fileno())], pass_fds=[listener.fileno()])
+        command = [sys.executable, "-c", importing_project(script), str(listener.fileno())]
+        process = subprocess.Popen(command, pass_fds=[listener.fileno()])
         try:
             with contextlib.ExitStack() as clients:
                 statuses = []
