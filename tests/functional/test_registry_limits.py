@@ -91,14 +91,15 @@ def test_an_endless_error_is_told_and_not_read(headers: dict[str, str]) -> None:
     "head",
     [
         b"HTTP/1.1 200 OK\r\n" + b"X: " + b"x" * (10 * MIB) + b"\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\n" + b"X: x\r\n" * 10_000 + b"\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"X: x\r\n" * 400_000 + b"\r\n",
+        b"HTTP/1.1 103 Early Hints\r\n\r\n" * 100_000,
         b"HTTP/1.1 200 " + b"x" * (10 * MIB),
         b"x" * (10 * MIB),
         b"SSH-2.0-OpenSSH\r\n",
         b"HTTP/1.1 2000 OK\r\n\r\n",
         b"HTTP/1.1 OK\r\n\r\n",
     ],
-    ids=["long", "many", "endless-line", "no-line", "ssh", "status", "no-status"],
+    ids=["long", "many", "interim", "endless-line", "no-line", "ssh", "status", "no-status"],
 )
 def test_a_head_beyond_all_measure_is_an_error(head: bytes) -> None:
     error, _ = refusal(sending(head))
@@ -106,15 +107,63 @@ def test_a_head_beyond_all_measure_is_an_error(head: bytes) -> None:
     assert "x" * 100 not in str(error)
 
 
+BEGIN = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"
+
+
+@pytest.mark.demand("LIM-headers")
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 100 Continue\r\n\r\n" + BEGIN + b"\r\n{}",
+        b"HTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\n\r\n" * 3 + BEGIN + b"\r\n{}",
+        b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 100\r\n\r\n" + BEGIN + b"\r\n{}",
+        BEGIN + b"".join(b"X-Edge-%d: v\r\n" % number for number in range(5000)) + b"\r\n{}",
+        BEGIN + b"X: " + b"x" * 1_000_000 + b"\r\n\r\n{}",
+        BEGIN + b"A:b\n" * 250_000 + b"\n{}",
+        BEGIN + b"X-Folded: a\r\n\tb\r\nX-Bytes: \xc3\xbc\xfc\r\n\r\n{}",
+        b"HTTP/1.1 200\nContent-Length:2\n\n{}",
+        b"HTTP/1.0 200 OK\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\nContent-Length: 7\r\n\r\n02;a=b\r\n{}\r\n0\r\nT: t\r\n\r\n",
+    ],
+    ids=["100", "103", "102-and-100", "lines", "long-line", "tiny-lines", "folded", "line-feeds", "http-1.0",
+         "same-length-twice", "chunked-and-length"],
+)  # fmt: skip
+def test_a_head_that_others_accept_is_accepted(answer: bytes) -> None:
+    with Upstream(sending(answer)) as upstream, registry_client() as client:
+        manifest = client.fetch_manifest(reference_at(upstream))
+        assert manifest is not None
+        assert manifest.raw == b"{}"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"SSH-2.0-OpenSSH\r\n\r\n", "does not begin as HTTP/1 does"),
+        (BEGIN + b"no colon\r\n\r\n{}", "a header line of its answer is malformed"),
+        (BEGIN + b"Content-Length: 3\r\n\r\n{}", "the Content-Length of its answer is malformed or contradicts itself"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", "transfer coding other than chunked"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-2\r\n{}", "a chunk of its answer is malformed"),
+        (BEGIN + b"X: " + b"x" * (2 * MIB) + b"\r\n\r\n{}", "its head is larger than 1048576 bytes"),
+    ],
+)  # fmt: skip
+def test_an_answer_that_is_no_http_is_told_as_what_it_is_and_not_tried_again(answer: bytes, reason: str) -> None:
+    with Upstream(sending(answer)) as upstream, registry_client(clock=FakeClock()) as client:
+        with pytest.raises(RegistryError, match=reason) as caught:
+            client.fetch_manifest(reference_at(upstream))
+        assert not caught.value.retryable
+        assert len(upstream.requests) == 1
+
+
 @pytest.mark.demand("LIM-headers")
 def test_cookies_are_not_even_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python's reader takes 16 s for as many as fit into a head."""
+    """Python's reader takes seconds for as many as fit into a head."""
 
     def read(*_: object) -> None:
         pytest.fail("cookies were read")
 
     monkeypatch.setattr(CookieJar, "extract_cookies", read)
-    cookies = "Set-Cookie: a=b\r\n" + f"Set-Cookie2: {'a;' * 32_000}\r\n" * 95
+    cookies = "Set-Cookie: a=b\r\n" + f"Set-Cookie2: {'a;' * 32_000}\r\n" * 15
     head = f"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n{cookies}\r\n{{}}"
     with Upstream(sending(head.encode())) as upstream, registry_client() as client:
         assert client.fetch_manifest(reference_at(upstream)) is not None

@@ -21,6 +21,7 @@ from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConn
 
 from container_image_proxy import cancellation
 from container_image_proxy.registry.reach import Reach, verify_reach
+from container_image_proxy.registry.response import FramedResponse
 from container_image_proxy.registry.wire import PunctualSocket, current_route, note_connected
 
 if TYPE_CHECKING:
@@ -130,6 +131,8 @@ def _detached(contender: PunctualSocket) -> PunctualSocket:
 
 class _Dialling(HTTPConnection):
     """Opens its connections by :func:`dial`, a proxy's included."""
+
+    response_class = FramedResponse
 
     def connect(self) -> None:
         super().connect()

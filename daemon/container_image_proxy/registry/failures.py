@@ -27,6 +27,7 @@ from container_image_proxy.errors import (
     UpstreamError,
     UpstreamTimeoutError,
 )
+from container_image_proxy.registry.response import FramingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,7 +80,8 @@ _KINDS: Final[tuple[tuple[_Kind, type[UpstreamError], str, bool], ...]] = (
     ),
     (ssl.SSLError, RegistryUnavailableError, "TLS failed ({})", True),
     ((ConnectionError, http.client.IncompleteRead), ConnectionLostError, "the connection was lost", True),
-    (http.client.HTTPException, RegistryError, "its answer is malformed or has too many or too long headers", False),
+    (FramingError, RegistryError, "{}", False),
+    (http.client.HTTPException, RegistryError, "its answer is malformed", False),
 )
 
 
@@ -163,6 +165,8 @@ def _diagnose(causes: tuple[BaseException, ...]) -> tuple[type[UpstreamError], s
 
 def _words(causes: tuple[BaseException, ...], cause: BaseException) -> str:
     """How the system or the TLS library calls it; nothing that was received."""
+    if isinstance(cause, FramingError):
+        return str(cause)
     if isinstance(cause, ssl.SSLCertVerificationError):
         return cause.verify_message
     if isinstance(cause, ssl.SSLError):

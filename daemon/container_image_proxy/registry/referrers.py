@@ -43,7 +43,7 @@ def next_page(reply: Reply, repository: Repository) -> str | None:
 
     :class:`RegistryError` if it is elsewhere, where our credentials must not go.
     """
-    link = parse_next_link(reply.header("Link") or "")
+    link = parse_next_link(", ".join(reply.header_lines("Link")))
     if link is None:
         return None
     here = reply.request.target

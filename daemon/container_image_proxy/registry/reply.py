@@ -31,18 +31,18 @@ REDIRECTS: Final = frozenset(
 )
 _SMALL: Final = 16 * KIB
 _PIECE: Final = 64 * KIB
-_DIGITS: Final = 20
 
 
 class Reply:
     """One answer. Whoever gets it closes it, or reads it to its end; then the connection can be used again."""
 
     def __init__(self, response: requests.Response, request: Request, limits: Limits) -> None:
-        self._response = response
         self._raw = response.raw
         self._limits = limits
         self.request = request
         self.status: int = response.status_code
+        self.length: int | None = response.raw.length_remaining
+        """The size of the body in bytes, if the head tells it."""
 
     @property
     def endpoint(self) -> str:
@@ -50,21 +50,12 @@ class Reply:
         return self.request.target.origin.authority
 
     def header(self, name: str) -> str | None:
-        """A header's value; of several lines, all joined by commas."""
-        return self._response.headers.get(name)
+        """A header's value; of several lines the first, as other clients take it."""
+        return next(iter(self.header_lines(name)), None)
 
     def header_lines(self, name: str) -> tuple[str, ...]:
         """The values of all lines of a header."""
         return tuple(self._raw.headers.getlist(name))
-
-    @property
-    def length(self) -> int | None:
-        """The size of the body in bytes, if the head tells it."""
-        if self.status in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}:
-            return 0
-        value = self.header("Content-Length") or ""
-        # However many digits are left out: what they begin is more than anything may have.
-        return int(value[:_DIGITS]) if value.isascii() and value.isdecimal() else None
 
     def read(self, size: int) -> bytes:
         """At most ``size`` bytes: fewer at the end of the body or of what came before a failure, none only at the end.

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import requests
 from requests.adapters import HTTPAdapter
-from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import HTTPError
 
 from container_image_proxy import __version__
@@ -230,7 +229,6 @@ class _Adapter(HTTPAdapter):
         """What :class:`Reply` reads; the original would read the cookies, in quadratic time, to throw them away."""
         response = requests.Response()
         response.status_code = resp.status
-        response.headers = CaseInsensitiveDict(resp.headers)
         response.raw = resp
         response.request = req
         return response

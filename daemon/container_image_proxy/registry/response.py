@@ -1,0 +1,178 @@
+"""The framing of an answer: where its head ends, what the head says, and where the body ends.
+
+Takes the place of :mod:`http.client`'s reader, which stops at 100 header lines, loses the lines behind a malformed one,
+knows one interim answer only, and guesses where lengths contradict each other. Heads are bounded in bytes alone. What
+Go's client accepts is accepted, and what it refuses is refused at once, for where a body ends must not be a guess.
+Spec: RFC 9112 sections 4 to 7.
+"""
+
+from __future__ import annotations
+
+import http.client
+import re
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final, Protocol
+
+from container_image_proxy.config.limits import MIB
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+MAX_HEAD_SIZE: Final = 1 * MIB
+"""Of the head and all interim answers before it, in bytes. Go's client takes 10 MiB, proxies in between some KiB."""
+MAX_INTERIM_ANSWERS: Final = 1024
+
+_STATUS_LINE: Final = re.compile(rb"HTTP/([0-9])\.([0-9]) +([0-9]{3})(?: (.*))?", re.DOTALL)
+_FIELD: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z ]+):([\t\x20-\x7e\x80-\xff]*)")
+_LENGTH: Final = re.compile(r"[0-9]+")
+_MOST_DIGITS: Final = 20
+_CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?\r?\n", re.DOTALL)
+_MAX_CHUNK_LINE: Final = 64 * 1024
+_BODILESS: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
+
+
+class FramingError(http.client.HTTPException):
+    """An answer that is not HTTP, or leaves open where it ends; its words are ours and may be shown."""
+
+
+class Lines(Protocol):
+    """A stream that is read line by line."""
+
+    def readline(self, size: int, /) -> bytes:
+        """A line with its end; at most ``size`` bytes of it, fewer at the end of the stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
+    """Status line and fields, in the order in which they came; names and values are Latin-1."""
+
+    version: tuple[int, int]
+    status: int
+    reason: str
+    fields: tuple[tuple[str, str], ...]
+
+    def values(self, name: str) -> list[str]:
+        """The values of all lines of a field; ``name`` in lower case."""
+        return [value for field, value in self.fields if field.lower() == name]
+
+
+def read_head(stream: Lines) -> ResponseHead:
+    """The head of the final answer; interim ones (1xx) before it are passed over.
+
+    Raises :class:`FramingError`, and :class:`http.client.IncompleteRead` at the end of the stream.
+    """
+    left = MAX_HEAD_SIZE
+    for _ in range(MAX_INTERIM_ANSWERS + 1):
+        lines = _read_lines(stream, left)
+        left -= sum(map(len, lines))
+        head = parse_head(lines)
+        if head.status >= HTTPStatus.OK or head.status == HTTPStatus.SWITCHING_PROTOCOLS:
+            return head
+    raise FramingError(f"it sent more than {MAX_INTERIM_ANSWERS} interim answers")
+
+
+def _read_lines(stream: Lines, left: int) -> list[bytes]:
+    """The lines of one head, up to the empty one, with their ends."""
+    lines: list[bytes] = []
+    while not lines or lines[-1] not in {b"\r\n", b"\n"}:
+        line = stream.readline(left + 1)
+        left -= len(line)
+        if left < 0:
+            raise FramingError(f"its head is larger than {MAX_HEAD_SIZE} bytes")
+        if not line.endswith(b"\n"):
+            raise http.client.IncompleteRead(b"")
+        lines.append(line)
+    return lines
+
+
+def parse_head(lines: Iterable[bytes]) -> ResponseHead:
+    """Read the lines of a head; :class:`FramingError` for one that is no status line or no field."""
+    status_line, *field_lines = (_without_end(line) for line in lines)
+    match = _STATUS_LINE.fullmatch(status_line)
+    if match is None:
+        raise FramingError("its answer does not begin as HTTP/1 does")
+    fields = []
+    for line in _unfolded(field_lines):
+        field = _FIELD.fullmatch(line)
+        if field is None or field[1].startswith(b" "):
+            raise FramingError("a header line of its answer is malformed")
+        if b" " not in field[1]:  # with a space in its name it is nobody's, and decides nothing
+            fields.append((field[1].decode("latin-1"), field[2].strip(b" \t").decode("latin-1")))
+    return ResponseHead(
+        version=(int(match[1]), int(match[2])),
+        status=int(match[3]),
+        reason=(match[4] or b"").decode("latin-1").strip(),
+        fields=tuple(fields),
+    )
+
+
+def _without_end(line: bytes) -> bytes:
+    return line.removesuffix(b"\n").removesuffix(b"\r")
+
+
+def _unfolded(lines: Sequence[bytes]) -> list[bytes]:
+    """Fields of one line each; a line that begins with white space continues the one before it."""
+    unfolded: list[list[bytes]] = []
+    for line in filter(None, lines):
+        if line[:1] in {b" ", b"\t"} and unfolded:
+            unfolded[-1].append(line.strip(b" \t"))
+        else:
+            unfolded.append([line])
+    return [b" ".join(parts) for parts in unfolded]
+
+
+def is_chunked(transfer_encodings: Sequence[str]) -> bool:
+    """Whether the body comes in chunks; :class:`FramingError` for every other transfer coding."""
+    if not transfer_encodings:
+        return False
+    if [coding.lower() for coding in transfer_encodings] != ["chunked"]:
+        raise FramingError("its answer has a transfer coding other than chunked")
+    return True
+
+
+def parse_content_length(values: Sequence[str]) -> int | None:
+    """The length that all lines agree on; None if there is none, :class:`FramingError` if it cannot be told."""
+    lengths = {length.strip(" \t") for value in values for length in value.split(",")}
+    if lengths <= {""}:
+        return None
+    if len(lengths) > 1 or not _LENGTH.fullmatch(length := lengths.pop()):
+        raise FramingError("the Content-Length of its answer is malformed or contradicts itself")
+    return int(length[:_MOST_DIGITS])  # whatever is left out: what it begins is more than anything may have
+
+
+class FramedResponse(http.client.HTTPResponse):
+    """For ``HTTPConnection.response_class``: the same body reader behind a head that was read here."""
+
+    def begin(self) -> None:
+        """Read the head, and find out how the body ends."""
+        if self.headers is not None:
+            return
+        head = read_head(self.fp)
+        self.version = 11 if head.version >= (1, 1) else 10
+        self.code = self.status = head.status
+        self.reason = head.reason
+        self.headers = self.msg = http.client.HTTPMessage()
+        for name, value in head.fields:
+            self.headers[name] = value
+        self.chunked = is_chunked(head.values("transfer-encoding"))
+        self.chunk_left = None
+        self.length = None if self.chunked else parse_content_length(head.values("content-length"))
+        if self._method == "HEAD" or head.status < HTTPStatus.OK or head.status in _BODILESS:
+            self.length = 0
+        self.will_close = self._is_last(head) or not (self.chunked or self.length is not None)
+
+    def _is_last(self, head: ResponseHead) -> bool:
+        options = {option.strip().lower() for value in head.values("connection") for option in value.split(",")}
+        return "close" in options or (self.version == 10 and "keep-alive" not in options)  # noqa: PLR2004 - HTTP/1.0
+
+    def _read_next_chunk_size(self) -> int:
+        """The original takes a sign, a prefix and underscores for part of a number."""
+        line: bytes = self.fp.readline(_MAX_CHUNK_LINE + 1)
+        if len(line) <= _MAX_CHUNK_LINE and not line.endswith(b"\n"):
+            raise http.client.IncompleteRead(b"")
+        match = _CHUNK_SIZE.fullmatch(line)
+        if match is None:
+            self.close()
+            raise FramingError("a chunk of its answer is malformed")
+        return int(match[1], 16)
