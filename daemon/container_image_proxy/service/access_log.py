@@ -10,13 +10,14 @@ import logging
 from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from container_image_proxy.service.peer import Peer
 
+_TOLD: Final = frozenset({"REQUEST_METHOD", "REQUEST_PATH", "STATUS", "BYTES", "DURATION_USEC", "ERROR"})
 _log = logging.getLogger(__name__)
 
 
@@ -64,7 +65,7 @@ def log_access(record: AccessRecord) -> None:
         record.duration,
         "" if record.outcome is Outcome.COMPLETE else f", {record.outcome}",
         f": {reason}" if reason else "",
-        extra={"fields": _fields(record)},
+        extra={"fields": _fields(record), "told": _TOLD},
     )
 
 

@@ -1,8 +1,8 @@
 """Log records: with fields into the systemd journal, or as readable lines on stderr.
 
 A record is one journal entry or one line, whatever a name, a header or an error text tried to smuggle in: control
-characters are escaped and long values cut. Callers pass fields by ``extra={"fields": {...}}``; they must not pass
-secrets.
+characters are escaped and long values cut. Callers pass fields by ``extra={"fields": {...}}``, and name those that the
+message tells by ``extra={"told": {...}}``; they must not pass secrets.
 """
 
 from __future__ import annotations
@@ -21,20 +21,22 @@ PROGRAM: Final = "container-image-proxy"
 """What all records are found by: ``journalctl -t``. Lines on stderr have it from the unit's SyslogIdentifier=."""
 _LONGEST: Final = 4096  # characters of a message or a field
 _LONGEST_TRACEBACK: Final = 32 * 1024
-_UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _PLAIN: Final = re.compile(r"[!#-&(-<>-~]{1,256}")  # what a field of a line is as it stands; the rest needs care
 
 
 def one_line(text: str, limit: int = _LONGEST) -> str:
-    """``text`` with control, line-breaking and direction-changing characters escaped, cut to about ``limit``
-    characters.
+    """``text`` cut to about ``limit`` characters, with those escaped that have no shape of their own.
+
+    By Unicode's categories that is all of "other" and "separator" but the space: what ends a line, moves the cursor,
+    turns the direction or cannot be seen, in this version of Unicode and in those to come.
     """
-    shown = _UNPRINTABLE.sub(_escape, text[:limit])
+    beginning = text[:limit]
+    shown = beginning if beginning.isprintable() else "".join(map(_visible, beginning))
     return shown if len(text) <= limit else f"{shown}... ({len(text)} characters)"
 
 
-def _escape(match: re.Match[str]) -> str:
-    return match[0].encode("unicode_escape").decode("ascii")
+def _visible(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
 
 
 def set_up_logging(level: int = logging.INFO, instance: str | None = None) -> None:
@@ -98,11 +100,15 @@ class JournalHandler(logging.Handler):
 
 
 class LineHandler(logging.StreamHandler[TextIO]):
-    """Writes each record as ``level message key=value ...``; lines of a traceback follow, indented."""
+    """Writes each record as ``level message key=value ...``, the keys being the fields that the message does not tell;
+    lines of a traceback follow, indented.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """The record's lines, without the last line end."""
-        fields = (f"{name.lower()}={_quoted(str(value))}" for name, value in _fields(record).items())
+        told = getattr(record, "told", ())
+        untold = ((name, value) for name, value in _fields(record).items() if name not in told)
+        fields = (f"{name.lower()}={_quoted(str(value))}" for name, value in untold)
         line = " ".join((record.levelname.lower(), one_line(record.getMessage()), *fields))
         return "\n    ".join((line, *_traceback_lines(record)))
 

@@ -75,6 +75,20 @@ def test_a_huge_text_is_one_short_record(
     assert len(entry["IMAGE"]) < 10_000
 
 
+@pytest.mark.demand("LOG-injection")
+@pytest.mark.parametrize("character", "\u061c\u200b\u200e\u2028\u2029\u202e\u2066\ufeff\u00a0\u00ad\U000e0041\ue000")
+def test_what_has_no_shape_of_its_own_is_escaped(character: str) -> None:
+    shown = one_line(f"a{character}b")
+    assert (shown[0], shown[-1]) == ("a", "b")
+    assert shown[1:-1].isascii()
+    assert shown[1:-1].isprintable()
+
+
+def test_a_line_does_not_repeat_what_its_message_tells(logger: logging.Logger, lines: io.StringIO) -> None:
+    logger.info("GET 200", extra={"fields": {"STATUS": 200, "IMAGE": "os"}, "told": {"STATUS"}})
+    assert lines.getvalue() == "info GET 200 image=os\n"
+
+
 @given(st.text())
 def test_one_line_is_one_printable_line_of_utf_8(text: str) -> None:
     shown = one_line(text)
