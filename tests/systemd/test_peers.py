@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from tests.support.instance import Instance
-from tests.support.machine import Machine
+from tests.support.machine import ROOT, Machine
+
+COULD_NOT_CONNECT = 7  # curl(1)
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +57,46 @@ def test_a_peer_sees_the_images_that_it_may_have(instance: Instance) -> None:
     seen = {user: instance.get("/images", user=user).json() for user in ("root", "named")}
     names = {user: {image["name"] for image in images} for user, images in seen.items()}
     assert names == {"root": {"image", "private"}, "named": {"image"}}
+
+
+@pytest.fixture
+def guarded(machine: Machine) -> Iterator[Instance]:
+    """An instance with the drop-in that the socket unit shows."""
+    instance = Instance(machine, "guarded")
+    machine.add_user("updater", "ostree")
+    machine.add_user("passer-by", "others")
+    instance.add_image("image")
+    instance.configure('[access]\nusers = ["root"]\ngroups = ["ostree"]')
+    shown = (ROOT / "systemd/container-image-proxy@.socket").read_text()
+    (drop_in,) = re.findall(r"^#   (\[Socket\]\n(?:#   .*\n)+)", shown, re.MULTILINE)
+    machine.write(f"/etc/systemd/system/{instance.socket}.d/group.conf", drop_in.replace("#   ", ""))
+    machine.systemctl("daemon-reload")
+    instance.start()
+    yield instance
+    instance.stop()
+
+
+@pytest.mark.demand("PEER-uid")
+def test_by_group_and_mode_of_the_socket_nobody_else_can_connect(guarded: Instance) -> None:
+    statuses = {user: guarded.get("/manifest", user=user) for user in ("root", "updater", "passer-by")}
+    assert {user: answer.status for user, answer in statuses.items()} == {"root": 200, "updater": 200, "passer-by": 0}
+    assert statuses["passer-by"].exit == COULD_NOT_CONNECT
+    assert not any("turned away" in record["MESSAGE"] for record in guarded.machine.journal(guarded.service))
+
+
+def test_the_accept_loop_comes_before_others_and_its_threads_do_not(machine: Machine, instance: Instance) -> None:
+    assert instance.get("/manifest").status == 200
+    with begun_connection(machine.socket_path(instance.name)):
+        pid = instance.show("MainPID")
+        threads = machine.run("ps", "-L", "-o", "nice=", "--pid", pid).stdout.split()
+    assert (threads[0], set(threads[1:])) == ("-10", {"0"})
+
+
+@contextmanager
+def begun_connection(path: Path) -> Iterator[None]:
+    """A connection that has a thread."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.sendall(b"GET /images HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.recv(1)
+        yield
