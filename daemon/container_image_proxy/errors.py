@@ -61,7 +61,6 @@ class ConfigurationError(Error):
         self.file = file
         self.key = key
         self.reason = reason
-        self.remedy = remedy
 
 
 class UnreadableFileError(ConfigurationError):

@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.support.daemon import RunningDaemon
 from tests.support.requirements import needs_root
 
-__all__ = ["needs_root", "ordinary_user", "public_directory", "status_for"]
+__all__ = ["needs_root", "open_the_way", "ordinary_user", "public_directory", "status_for"]
 
 ORDINARY_UID = 64_321
 
@@ -43,11 +43,16 @@ def public_directory() -> Iterator[Path]:
         yield Path(os.path.realpath(name))
 
 
-def status_for(uid: int, daemon: RunningDaemon, target: str, *options: str) -> str:
-    """The status that another user's curl is answered with; the way to the socket is opened to everybody."""
+def open_the_way(daemon: RunningDaemon) -> None:
+    """Let everybody reach the daemon's socket."""
     for parent in daemon.socket.parents:
         if str(parent).startswith("/tmp/"):
             parent.chmod(parent.stat().st_mode | 0o011)
+
+
+def status_for(uid: int, daemon: RunningDaemon, target: str, *options: str) -> str:
+    """The status that another user's curl is answered with; the way to the socket is opened to everybody."""
+    open_the_way(daemon)
     command = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--unix-socket", str(daemon.socket)]
     done = subprocess.run(
         [*command, *options, f"http://x{target}"],

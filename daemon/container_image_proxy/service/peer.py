@@ -10,11 +10,22 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from array import array
 from dataclasses import dataclass
 from typing import Final
 
+MAX_GROUPS: Final = 4096
+"""Supplementary groups that are read of a peer. Whoever has subordinate gids (subgid(5)) can be in all 65536 that Linux
+allows, and reading those takes a hundred times as long as all the rest of turning somebody away.
+"""
+PID_SIZE: Final = 4
+"""Bytes of credentials after which those of two processes of the same user, in the same groups, are alike."""
+_SOL_SOCKET: Final = socket.SOL_SOCKET
+_SO_PEERCRED: Final = socket.SO_PEERCRED
 _SO_PEERGROUPS: Final = 59  # <asm-generic/socket.h>; Python has no name for it
-_CREDENTIALS: Final = struct.Struct("iII")  # struct ucred: pid, uid, gid
+_UCRED: Final = struct.Struct("iII")  # pid, uid, gid
+_UCRED_SIZE: Final = _UCRED.size
+_GROUP_SIZE: Final = 4
 _GETSOCKOPT_LIMIT: Final = 1024  # bytes that Python's getsockopt takes: 256 groups
 
 
@@ -28,8 +39,13 @@ class Peer:
     over_tcp: bool = False
     """Whether it came over the network stack, where a web page in a browser can come from, too."""
 
+    @property
+    def user(self) -> str:
+        """Whose process it is, in words."""
+        return "unauthenticated local" if self.uid is None else f"uid {self.uid}"
+
     def __str__(self) -> str:
-        return "unauthenticated local" if self.uid is None else f"uid {self.uid} (pid {self.pid})"
+        return self.user if self.uid is None else f"{self.user} (pid {self.pid})"
 
 
 UNAUTHENTICATED: Final = Peer(pid=None, uid=None)
@@ -39,29 +55,39 @@ _LOOPBACK: Final = Peer(pid=None, uid=None, over_tcp=True)
 
 def read_peer(sock: socket.socket) -> Peer:
     """The peer of a connected socket; ``OSError`` if the kernel does not tell for a Unix socket."""
-    if sock.family != socket.AF_UNIX:
-        return _LOOPBACK
-    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, uid, gid = _CREDENTIALS.unpack(raw)
-    return Peer(pid, uid, _read_groups(sock) | {gid})
+    return parse_peer(read_credentials(sock))
 
 
-def _read_groups(sock: socket.socket) -> frozenset[int]:
+def read_credentials(sock: socket.socket) -> bytes:
+    """What the kernel says of the peer, as it says it; nothing of one that came over TCP."""
+    ucred = sock.getsockopt(_SOL_SOCKET, _SO_PEERCRED, _UCRED_SIZE)
     try:
-        raw = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GETSOCKOPT_LIMIT)
+        return ucred + sock.getsockopt(_SOL_SOCKET, _SO_PEERGROUPS, _GETSOCKOPT_LIMIT)
     except OSError as error:
+        if sock.family != socket.AF_UNIX:  # TCP has no peer but for ucred, and that is of nobody
+            return b""
         if error.errno != errno.ERANGE:
             raise
-        raw = _read_many_groups(sock)
-    return frozenset(struct.unpack(f"{len(raw) // 4}I", raw))
+        return ucred + _read_many_groups(sock)
+
+
+def parse_peer(credentials: bytes) -> Peer:
+    """The peer that :func:`read_credentials` told of."""
+    if not credentials:
+        return _LOOPBACK
+    pid, uid, gid = _UCRED.unpack_from(credentials)
+    return Peer(pid, uid, frozenset({gid, *array("I", credentials[_UCRED_SIZE:])}))
 
 
 def _read_many_groups(sock: socket.socket) -> bytes:
-    import ctypes  # noqa: PLC0415 - rare: only for peers in more than 256 groups
+    """The groups of a peer that is in more than 256; none if ``MAX_GROUPS`` are not all of them."""
+    import ctypes  # noqa: PLC0415 - rare
 
-    buffer = ctypes.create_string_buffer(65536 * 4)  # NGROUPS_MAX
+    buffer = ctypes.create_string_buffer(MAX_GROUPS * _GROUP_SIZE)
     length = ctypes.c_uint32(len(buffer))
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.getsockopt(sock.fileno(), socket.SOL_SOCKET, _SO_PEERGROUPS, buffer, ctypes.byref(length)) != 0:
-        raise OSError(ctypes.get_errno(), "SO_PEERGROUPS cannot be read")
-    return buffer.raw[: length.value]
+    if libc.getsockopt(sock.fileno(), _SOL_SOCKET, _SO_PEERGROUPS, buffer, ctypes.byref(length)) == 0:
+        return buffer.raw[: length.value]
+    if ctypes.get_errno() == errno.ERANGE:
+        return b""
+    raise OSError(ctypes.get_errno(), "SO_PEERGROUPS cannot be read")

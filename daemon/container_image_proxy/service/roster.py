@@ -4,6 +4,8 @@ A client that has left gives its place to others at once, though its thread may 
 upstream in slices, and not all that it waits for can be woken). So that nobody piles up threads by leaving, they count
 until they end: against the cap on all, and against their user's, doubled.
 
+The last places are for users who have none, so that a few users together do not keep everybody else out.
+
 Left has who closed the connection, not who only stopped sending. A Unix socket tells the two apart (``POLLHUP`` of
 poll(2)), and a pipe has two ends for it. TCP does not; there the next write finds out.
 """
@@ -13,11 +15,14 @@ from __future__ import annotations
 import contextlib
 import select
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from container_image_proxy.service.connection import Connection
     from container_image_proxy.service.peer import Peer
+
+
+_SHARE_RESERVED: Final = 8  # of all places one in so many
 
 
 class Roster:
@@ -28,6 +33,7 @@ class Roster:
 
     def __init__(self, capacity: int, per_uid: int) -> None:
         self._capacity = capacity
+        self._reserved = capacity // _SHARE_RESERVED
         self._per_uid = per_uid
         self._changed = threading.Condition()
         self._present: dict[int, Connection] = {}
@@ -49,7 +55,8 @@ class Roster:
             present = sum(one.peer.uid == peer.uid for one in self._present.values())
             departed = sum(one.peer.uid == peer.uid for one in self._departed)
             everybody = len(self._present) + len(self._departed)
-        return everybody >= self._capacity or present >= self._per_uid or present + departed >= 2 * self._per_uid
+        left = self._capacity - everybody - (self._reserved if present + departed else 0)
+        return left <= 0 or present >= self._per_uid or present + departed >= 2 * self._per_uid
 
     def add(self, connection: Connection) -> None:
         """Enter a connection."""

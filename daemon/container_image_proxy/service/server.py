@@ -1,6 +1,6 @@
 """The accept loop: who gets a thread, who is turned away, when to stop.
 
-Owns the listening sockets. Peers are read and judged at accept, before a byte is parsed. Accepting and deciding to exit
+Peers are read and judged at accept, before a byte is parsed. Accepting (see ``listeners.py``) and deciding to exit
 happen in one thread, so whatever it has not accepted stays in the backlog for the next process that systemd starts.
 HTTP is none of its business (see ``connection.py``), nor is who is connected (see ``roster.py``).
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import functools
 import logging
 import os
 import resource
@@ -18,31 +17,33 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Protocol
 
 from container_image_proxy.service.channel import SocketChannel, StdioChannel
 from container_image_proxy.service.connection import Connection
 from container_image_proxy.service.limits import ServerLimits
-from container_image_proxy.service.peer import UNAUTHENTICATED, read_peer
-from container_image_proxy.service.refusal import KEPT, TurnedAway, refusal
+from container_image_proxy.service.listeners import Listeners, give_way, take_precedence
+from container_image_proxy.service.peer import PID_SIZE, UNAUTHENTICATED, Peer, parse_peer, read_credentials
 from container_image_proxy.service.request_head import RefusedRequestError
 from container_image_proxy.service.roster import Roster
+from container_image_proxy.service.turned_away import MAX_LINGERING, TurnedAway
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator, Sequence
 
-    from container_image_proxy.service.peer import Peer
     from container_image_proxy.service.wsgi import Application
 
 _log = logging.getLogger(__name__)
 
-_OTHER_DESCRIPTORS: Final = 16 + KEPT  # standard streams, listeners, selector, log; clients that were turned away
+_OTHER_DESCRIPTORS: Final = 16 + MAX_LINGERING  # standard streams, listeners, selector, log; those turned away
 _LONGEST_SLEEP: Final = 3600.0  # seconds; epoll_wait(2) takes no more than 24 days
 _LAST_WORDS_SECONDS: Final = 1.0  # for work that was cancelled to end and be logged
 _PIPE_SIZE: Final = 64 * 1024
 _PER_CONNECTION: Final = 3  # the client's socket, one towards a source, one on the way there
+_DENIED: Final = RefusedRequestError(HTTPStatus.FORBIDDEN, "this user may not connect", "DENIED")
 
 
 class Chore(Protocol):
@@ -53,6 +54,15 @@ class Chore(Protocol):
 
     def run(self) -> None:
         """Do what is due by now, if anything is."""
+
+
+@dataclass(slots=True)
+class _Denied:
+    """Those of a turn whose credentials are no good, and who know it."""
+
+    peer: Peer
+    reason: RefusedRequestError
+    count: int = 0
 
 
 class Server:
@@ -69,20 +79,25 @@ class Server:
         admit: Callable[[Peer], bool] = lambda _peer: True,
         chores: Sequence[Chore] = (),
     ) -> None:
-        self._listeners = list(listeners)
         self._application = application
         self._limits = limits
         self._admit = admit
         self._roster = Roster(min(limits.connections, _affordable_connections()), limits.connections_per_uid)
         self._lock = threading.RLock()  # for the wake-up; signal handlers may re-enter
-        self._turned_away = TurnedAway(limits.linger_seconds)
-        self._chores: tuple[Chore, ...] = (self._turned_away, *chores)
+        self._too_many = RefusedRequestError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "too many connections",
+            "TOOMANYREQUESTS",
+            retry_after=limits.retry_after_seconds,
+        )
         self._calls: collections.deque[Callable[[], object]] = collections.deque()
         self._wakeup_reader, self._wakeup_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._selector = selectors.DefaultSelector()
+        self._listeners = Listeners(listeners, self._selector, self._receive, limits.accept_pause_seconds)
+        self._turned_away = TurnedAway(limits.linger_seconds)
+        self._deciding = threading.Lock()
+        self._chores: tuple[Chore, ...] = (self._listeners, self._turned_away, *chores)
         self._ended = False
-        self._accepting = False
-        self._resume_at: float | None = None
         self._drain_until: float | None = None
         self._idle_since = time.monotonic()
         self.idle_exit_seconds = limits.idle_exit_seconds
@@ -119,7 +134,9 @@ class Server:
         """Serve until :meth:`stop`, or until idle for its time; without listeners, until the last connection ends."""
         self._selector.register(self._wakeup_reader, selectors.EVENT_READ, self._run_calls)
         self._selector.register(self._roster, selectors.EVENT_READ, self._note_departures)
-        self._resume_accepting()
+        self._listeners.resume()
+        if self._listeners:
+            take_precedence()
         try:
             with _woken_by_signals(self._wakeup_writer):
                 while not self._is_finished():
@@ -144,7 +161,7 @@ class Server:
 
     def _timeout(self) -> float | None:
         """Seconds until something is due without any event."""
-        moments = [self._drain_until, self._resume_at, *(chore.due() for chore in self._chores)]
+        moments = [self._drain_until, *(chore.due() for chore in self._chores)]
         if self.idle_exit_seconds and self._roster.is_empty:
             moments.append(self._idle_until())
         due = [moment for moment in moments if moment is not None]
@@ -153,8 +170,6 @@ class Server:
     def _do_what_is_due(self) -> None:
         for chore in self._chores:
             chore.run()
-        if self._resume_at is not None and time.monotonic() >= self._resume_at:
-            self._resume_accepting()
 
     def _run_calls(self) -> None:
         os.read(self._wakeup_reader, _PIPE_SIZE)
@@ -165,11 +180,11 @@ class Server:
         if self._drain_until is not None:
             return
         self._drain_until = time.monotonic() + self._limits.drain_seconds
-        self._close_listeners()
+        self._listeners.close()
         self._roster.finish()
 
     def _close(self) -> None:
-        self._close_listeners()
+        self._listeners.close()
         self._turned_away.close()
         self._selector.close()
         with self._lock:
@@ -182,67 +197,38 @@ class Server:
 
     # --- accepting ----------------------------------------------------------------------------------------------------
 
-    def _resume_accepting(self) -> None:
-        self._accepting = True
-        self._resume_at = None
-        for listener in self._listeners:
-            listener.settimeout(0)
-            self._selector.register(listener, selectors.EVENT_READ, functools.partial(self._accept, listener))
+    def _receive(self, accepted: Iterator[socket.socket]) -> None:
+        """Start or turn away new connections, by their peers and the caps; perhaps in two threads at once.
 
-    def _pause_accepting(self, error: OSError) -> None:
-        _log.error("no connection can be accepted for now: %s", error.strerror)
-        self._accepting = False
-        self._resume_at = time.monotonic() + self._limits.accept_pause_seconds
-        for listener in self._listeners:
-            self._selector.unregister(listener)
-
-    def _close_listeners(self) -> None:
-        for listener in self._listeners:
-            if self._accepting:
-                self._selector.unregister(listener)
-            listener.close()
-        self._listeners.clear()
-        self._accepting = False
-        self._resume_at = None
-
-    def _accept(self, listener: socket.socket) -> None:
-        if not self._accepting:  # stopped or paused by what was ready before this listener
-            return
-        try:
-            sock, _ = listener.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return
-        except OSError as error:  # EMFILE, ENFILE, ENOBUFS, ENOMEM: the listener would stay readable and the loop spin
-            self._pause_accepting(error)
-            return
-        self._receive(sock)
-
-    def _receive(self, sock: socket.socket) -> None:
-        """Decide about a new connection by its peer and the caps."""
-        try:
-            peer = read_peer(sock)
-        except OSError:
-            sock.close()
-            return
-        if objection := self._objection_to(peer):
-            self._turn_away(sock, peer, objection)
-        else:
-            self._start(Connection(SocketChannel(sock), peer, self._application, self._limits))
+        Of those who connect in a loop all but a few are recognised by their bare credentials and only counted.
+        """
+        denied: dict[bytes, _Denied] = {}
+        for sock in accepted:
+            try:
+                credentials = read_credentials(sock)
+            except OSError:
+                sock.close()
+                continue
+            if known := denied.get(credentials[PID_SIZE:]):
+                known.count += 1
+                sock.close()
+                continue
+            peer = parse_peer(credentials)
+            with self._deciding:
+                objection = self._objection_to(peer)
+                if objection is None:
+                    self._start(Connection(SocketChannel(sock), peer, self._application, self._limits))
+                elif not self._turned_away.add(sock, peer, objection):
+                    denied[credentials[PID_SIZE:]] = _Denied(peer, objection)
+        with self._deciding:
+            for one in denied.values():
+                self._turned_away.count(one.count, one.peer, one.reason)
 
     def _objection_to(self, peer: Peer) -> RefusedRequestError | None:
         if not self._admit(peer):
-            return RefusedRequestError(HTTPStatus.FORBIDDEN, "this user may not connect", "DENIED")
+            return _DENIED
         self._roster.note_departures()  # which the selector may have told of after this one
-        if self._roster.is_full(peer):
-            status, later = HTTPStatus.SERVICE_UNAVAILABLE, self._limits.retry_after_seconds
-            return RefusedRequestError(status, "too many connections", "TOOMANYREQUESTS", retry_after=later)
-        return None
-
-    def _turn_away(self, sock: socket.socket, peer: Peer, error: RefusedRequestError) -> None:
-        fields = {"PEER_UID": peer.uid, "PEER_PID": peer.pid}
-        level = logging.WARNING if error.status is HTTPStatus.SERVICE_UNAVAILABLE else logging.INFO
-        _log.log(level, "turned away %s: %s", peer, error, extra={"fields": fields})
-        self._turned_away.add(sock, b"".join(refusal(error)))
+        return self._too_many if self._roster.is_full(peer) else None
 
     # --- connections --------------------------------------------------------------------------------------------------
 
@@ -256,6 +242,7 @@ class Server:
             self._roster.remove(connection)
 
     def _serve_in_thread(self, connection: Connection) -> None:
+        give_way()
         try:
             connection.run()
         finally:
@@ -268,8 +255,8 @@ class Server:
 
     def _after_connection(self) -> None:
         self._idle_since = time.monotonic()
-        if self._resume_at is not None:
-            self._resume_accepting()
+        if self._listeners:
+            self._listeners.resume()  # a pause for want of descriptors may be over
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from container_image_proxy.service.peer import UNAUTHENTICATED, Peer, read_peer
+from container_image_proxy.service.peer import MAX_GROUPS, UNAUTHENTICATED, Peer, read_peer
 from tests.support.socket_server import abstract_listener, exchange_as
 
 STRANGER = 61234
@@ -76,3 +76,11 @@ def test_loopback_tcp_has_no_credentials() -> None:
             for peer in (read_peer(connection), read_peer(client)):
                 assert (peer.uid, peer.pid, peer.over_tcp) == (None, None, True)
     assert str(UNAUTHENTICATED) == "unauthenticated local"
+
+
+@pytest.mark.demand("PEER-groups")
+@pytest.mark.parametrize(("count", "seen"), [(MAX_GROUPS, MAX_GROUPS), (MAX_GROUPS + 1, 0), (65536, 0)])
+def test_more_groups_than_anybody_needs_count_as_none(count: int, seen: int) -> None:
+    """Reading all 65536 that a user with subordinate ids can have would take a hundred times as long as the rest."""
+    peer, _ = peer_of(STRANGER, STRANGER, tuple(range(70000, 70000 + count)))
+    assert len(peer.groups) == seen + 1

@@ -1,1 +1,0 @@
-"""The fuzz harness behind ``contrib/fuzz``."""
