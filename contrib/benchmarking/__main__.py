@@ -13,6 +13,7 @@ from typing import Final
 
 from benchmarking import manifests, transfers  # noqa: F401 - they enter their measurements
 from benchmarking.bench import set_up
+from benchmarking.chart import draw, format_markdown
 from benchmarking.measurement import MEASUREMENTS
 from benchmarking.processes import MIB
 from benchmarking.report import Row, describe_host, format_table, measure, to_json
@@ -33,6 +34,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", action="append", choices=MEASUREMENTS, metavar="NAME", help="may be repeated")
     parser.add_argument("--json", type=Path, default=Path("benchmark.json"), metavar="FILE", help="default %(default)s")
     parser.add_argument("--directory", type=Path, metavar="DIR", help="for twice the size; default $TMPDIR or /tmp")
+    parser.add_argument("--chart", type=Path, metavar="FILE", help="draw throughput as SVG, print a table in Markdown")
     parser.add_argument("--skopeo", default="skopeo", metavar="PATH", help="another skopeo than the installed one")
     return parser.parse_args()
 
@@ -55,6 +57,9 @@ def main() -> None:
                 print(f"{measurement.title} ...", file=sys.stderr)
                 rows += measure(measurement, bench, options.rounds)
     print("\n".join(format_table(rows)))
+    if options.chart:
+        options.chart.write_text(draw(rows, host))
+        print("\n".join(format_markdown(rows)))
     document = {"host": host, "size_mib": options.size, "rows": [to_json(row) for row in rows]}
     options.json.write_text(json.dumps(document, indent=1) + "\n")
 

@@ -7,17 +7,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_one_small_run_measures_every_row_for_every_contender(tmp_path: Path) -> None:
-    report, scratch = tmp_path / "report.json", tmp_path / "scratch"
+    report, chart, scratch = tmp_path / "report.json", tmp_path / "chart.svg", tmp_path / "scratch"
     scratch.mkdir()
     done = subprocess.run(
         [
             *(sys.executable, "-m", "benchmarking", "--size", "1", "--rounds", "1"),
-            *("--json", str(report), "--directory", str(scratch)),
+            *("--json", str(report), "--chart", str(chart), "--directory", str(scratch)),
         ],
         env=os.environ | {"PYTHONPATH": f"{ROOT}/contrib:{ROOT}/daemon"},
         capture_output=True,
@@ -40,5 +41,8 @@ def test_one_small_run_measures_every_row_for_every_contender(tmp_path: Path) ->
     for row in rows:
         assert set(row["median"]) == contenders.get(row["measurement"], {"proxy", "skopeo", "direct"})
         assert row["figure"].startswith("added") or all(value > 0 for value in row["median"].values())
-    assert len(done.stdout.splitlines()) == 1 + len(rows)
+    compared = [row for row in rows if "skopeo" in row["median"]]
+    assert len(done.stdout.splitlines()) == 1 + len(rows) + 2 + len(compared)
+    bars = ET.parse(chart).findall(".//{http://www.w3.org/2000/svg}rect")  # noqa: S314 - we wrote it
+    assert len(bars) == 3 * len([row for row in rows if row["figure"] == "throughput"])
     assert not any(scratch.iterdir()), "something was left behind"
