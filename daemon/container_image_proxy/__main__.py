@@ -9,13 +9,15 @@ import argparse
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.assembly import Surroundings, assemble
 from container_image_proxy.check import describe
 from container_image_proxy.command_line import build_parser, check_usage, instance_directories, load_settings
-from container_image_proxy.config.instances import find_instances
+from container_image_proxy.config.access import owner_access
+from container_image_proxy.config.instances import DEFAULT_IDLE_EXIT, find_instances
 from container_image_proxy.config.keychain import Credentials
 from container_image_proxy.errors import ConfigurationError, Error
 from container_image_proxy.service import activation
@@ -24,12 +26,14 @@ from container_image_proxy.service.journal import set_up_logging
 from container_image_proxy.service.limits import ServerLimits
 from container_image_proxy.service.notifier import Notifier
 from container_image_proxy.service.peer import read_peer
+from container_image_proxy.service.serving import Degraded
 from container_image_proxy.snapshots import SnapshotStore
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
+    from container_image_proxy.config.access import AccessRule
     from container_image_proxy.service.serving import Serving
 
 EX_CONFIG: Final = 78
@@ -100,16 +104,41 @@ def _run(options: argparse.Namespace) -> None:
     surroundings = _surroundings(options)
     if options.insecure_policy:
         _log.warning("--insecure-policy: no signature is checked, any image is served")
-    store = SnapshotStore(_snapshot_directory(options))
+    if options.instance is not None:
+        _run_instance(options, surroundings)
+    else:
+        _run_alone(options, surroundings)
 
-    def load() -> Serving:
-        return assemble(load_settings(options, surroundings.uid), store, surroundings)
 
-    serving = load()
+def _run_instance(options: argparse.Namespace, surroundings: Surroundings) -> None:
+    """Serve on the sockets that systemd passes, for which clients wait already: those get an answer in any case."""
+    load: Callable[[], Serving | Degraded]
+    load = partial(_load, options, surroundings, SnapshotStore(_snapshot_directory()))
+    state = load()
+    sockets, unusable = activation.inherited_sockets()
+    if not sockets and isinstance(state, Degraded):
+        raise state.error
+    if not sockets and unusable is not None:
+        # Not status 78: who waits there would have systemd start us again at once.
+        raise Error(str(unusable))
+    if not sockets:
+        remedy = f"systemctl start container-image-proxy@{options.instance}.socket"
+        raise ConfigurationError(f"instance {options.instance}", "systemd passed no socket", remedy=remedy)
+    if unusable is not None:
+        state = hopeless = Degraded(unusable, (owner_access(surroundings.uid),), state.idle_exit)
+        load = lambda: hopeless  # noqa: E731 - no file mends the sockets that a process was started with
+    daemon = Daemon(state, load, sockets, ServerLimits(), Notifier(), owner=None)
+    daemon.run(daemon.server.serve)
+
+
+def _run_alone(options: argparse.Namespace, surroundings: Surroundings) -> None:
+    """Serve the IMAGE of the command line where the command line says."""
+    load = partial(_load, options, surroundings, SnapshotStore(None))
+    state = load()
+    if isinstance(state, Degraded):
+        raise state.error
     listeners, connection = _open_sockets(options)
-    limits = ServerLimits(idle_exit_seconds=serving.settings.idle_exit)
-    owner = surroundings.uid if options.instance is None else None
-    daemon = Daemon(serving, load, listeners, limits, Notifier(), owner=owner)
+    daemon = Daemon(state, load, listeners, ServerLimits(), Notifier(), owner=surroundings.uid)
     if connection is not None:
         daemon.run(lambda: daemon.server.serve_connection(connection, read_peer(connection)))
     elif not listeners:
@@ -118,10 +147,26 @@ def _run(options: argparse.Namespace) -> None:
         daemon.run(daemon.server.serve)
 
 
+def _load(options: argparse.Namespace, surroundings: Surroundings, store: SnapshotStore) -> Serving | Degraded:
+    """A whole configuration, or why there is none.
+
+    An instance file counts as a whole or not at all: if anything in it is wrong, so may be its ``[access]``.
+    """
+    told: tuple[AccessRule, ...] = (owner_access(surroundings.uid),)
+    idle_exit = DEFAULT_IDLE_EXIT if options.idle_exit is None else options.idle_exit
+    try:
+        settings = load_settings(options, surroundings.uid)
+        told, idle_exit = tuple(image.access for image in settings.images.values()), settings.idle_exit
+        return assemble(settings, store, surroundings)
+    except ConfigurationError as error:
+        return Degraded(error, told, idle_exit)
+    except Exception as error:  # noqa: BLE001 - whatever goes wrong, who waits for an answer gets one
+        defect = ConfigurationError("the configuration", "cannot be read because of a defect; the log says more")
+        return Degraded(defect, told, idle_exit, error)
+
+
 def _open_sockets(options: argparse.Namespace) -> tuple[list[socket.socket], socket.socket | None]:
     """The listening sockets, or the one connection that ``--sockfd`` brought; neither means stdin and stdout."""
-    if options.instance is not None:
-        return _inherited_sockets(options.instance), None
     if options.socket is not None:
         mode = _PRIVATE if options.socket_mode is None else options.socket_mode
         return [activation.listen_unix(options.socket, mode)], None
@@ -133,20 +178,12 @@ def _open_sockets(options: argparse.Namespace) -> tuple[list[socket.socket], soc
     return [], None
 
 
-def _inherited_sockets(instance: str) -> list[socket.socket]:
-    sockets = activation.inherited_sockets()
-    if not sockets:
-        remedy = f"systemctl start container-image-proxy@{instance}.socket"
-        raise ConfigurationError(f"instance {instance}", "systemd passed no socket", remedy=remedy)
-    return sockets
-
-
-def _snapshot_directory(options: argparse.Namespace) -> Path | None:
+def _snapshot_directory() -> Path | None:
     """Below the runtime directory that systemd made for the unit; a stand-alone daemon keeps its snapshots in memory
     only.
     """
     runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
-    return Path(runtime, "snapshots") if runtime and options.instance is not None else None
+    return Path(runtime, "snapshots") if runtime else None
 
 
 if __name__ == "__main__":

@@ -61,6 +61,7 @@ class ConfigurationError(Error):
         self.file = file
         self.key = key
         self.reason = reason
+        self.remedy = remedy
 
 
 class UnreadableFileError(ConfigurationError):

@@ -139,15 +139,16 @@ def activated(
     environ: Mapping[str, str] | None = None,
     mode: int = 0o666,
     prefix: Sequence[str] = (),
+    more: Sequence[socket.socket] = (),
 ) -> Iterator[RunningDaemon]:
-    """The daemon on a listening socket that it inherits as descriptor 3, as with socket activation."""
+    """The daemon on a listening socket that it inherits as descriptor 3, as with socket activation; ``more`` follow."""
     directory.mkdir(exist_ok=True)
     path = directory / "proxy.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         path.chmod(mode)
         listener.listen(1024)
-        with _started(directory, path, arguments, environ or {}, listener, prefix) as daemon:
+        with _started(directory, path, arguments, environ or {}, [listener, *more], prefix) as daemon:
             yield daemon
 
 
@@ -158,7 +159,7 @@ def stand_alone(
     """The daemon with ``--socket``, which it makes itself."""
     directory.mkdir(exist_ok=True)
     path = directory / "own.sock"
-    with _started(directory, path, ["--socket", str(path), *arguments], environ or {}, None, ()) as daemon:
+    with _started(directory, path, ["--socket", str(path), *arguments], environ or {}, [], ()) as daemon:
         yield daemon
 
 
@@ -168,7 +169,7 @@ def _started(
     path: Path,
     arguments: Sequence[str],
     environ: Mapping[str, str],
-    listener: socket.socket | None,
+    listeners: Sequence[socket.socket],
     prefix: Sequence[str],
 ) -> Iterator[RunningDaemon]:
     notify_path, log = directory / "notify.sock", directory / "daemon.log"
@@ -178,12 +179,12 @@ def _started(
         notify.settimeout(_START_SECONDS)
         full = {**os.environ, "NOTIFY_SOCKET": str(notify_path), "PYTHONWARNINGS": "error", **environ}
         process = subprocess.Popen(
-            [*prefix, *(_with_listener(listener) if listener else ()), *command(*arguments)],
+            [*prefix, *(with_listeners(*listeners) if listeners else ()), *command(*arguments)],
             env=full,
             stdin=subprocess.DEVNULL,
             stdout=log_file,
             stderr=log_file,
-            pass_fds=(listener.fileno(),) if listener else (),
+            pass_fds=[listener.fileno() for listener in listeners],
         )
         daemon = RunningDaemon(process, path, log, notify)
         try:
@@ -211,14 +212,22 @@ def fill(notify: socket.socket) -> None:
                 is_full = False
 
 
-def _with_listener(listener: socket.socket) -> list[str]:
-    """What systemd does between fork and exec: descriptor 3, and LISTEN_* for this very process."""
-    code = (
-        "import os, sys; os.dup2(int(sys.argv[1]), 3, inheritable=True); "
-        "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1', LISTEN_FDNAMES='test'); "
-        "os.execvp(sys.argv[2], sys.argv[2:])"
-    )
-    return [sys.executable, "-S", "-c", code, str(listener.fileno())]
+_PASS_LISTENERS = """
+import os, sys
+count = int(sys.argv[1])
+given = [os.dup2(int(descriptor), 100 + number) for number, descriptor in enumerate(sys.argv[2 : 2 + count])]
+for number, descriptor in enumerate(given):
+    os.dup2(descriptor, 3 + number, inheritable=True)
+    os.close(descriptor)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(count), LISTEN_FDNAMES=":".join(["test"] * count))
+os.execvp(sys.argv[2 + count], sys.argv[2 + count :])
+"""
+
+
+def with_listeners(*listeners: socket.socket) -> list[str]:
+    """What systemd does between fork and exec: descriptors from 3 on, and LISTEN_* for this very process."""
+    descriptors = [str(listener.fileno()) for listener in listeners]
+    return [sys.executable, "-S", "-c", _PASS_LISTENERS, str(len(listeners)), *descriptors]
 
 
 def _await_ready(daemon: RunningDaemon) -> None:

@@ -127,17 +127,6 @@ def test_failing_starts_are_paced(served: Instance) -> None:
     assert served.show("RestartUSec") == "10s"
 
 
-def test_a_cured_instance_file_needs_no_command(machine: Machine, served: Instance) -> None:
-    served.drop_in("[Service]\nRestartSec=50ms\n")
-    served.configure('defualt = "image"')
-    with waiting_client(served) as status:
-        machine.wait_until(lambda: served.show("ExecMainStatus") == "78", "the refusal")
-        served.configure()
-        assert status() == 0
-    messages = [record["MESSAGE"] for record in machine.journal(served.service)]
-    assert any(served.file in message and "defualt" in message for message in messages)
-
-
 @pytest.mark.demand("sighup")
 def test_reload_brings_a_whole_new_configuration(machine: Machine, served: Instance) -> None:
     served.get("/manifest")

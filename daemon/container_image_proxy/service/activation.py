@@ -27,15 +27,23 @@ _PORTS: Final = range(65536)
 _BACKLOG: Final = 4096  # the kernel cuts it to net.core.somaxconn
 
 
-def inherited_sockets() -> list[socket.socket]:
-    """The listening Unix stream sockets that systemd opened for us; none without activation.
+def inherited_sockets() -> tuple[list[socket.socket], ConfigurationError | None]:
+    """The listening Unix stream sockets that systemd opened for us; none without activation. And what is wrong with the
+    first one that is of any other kind, if one is.
 
-    The environment forgets them. :class:`ConfigurationError` for a socket of any other kind.
+    The environment forgets them.
     """
     names = systemd.daemon.listen_fds_with_names(unset_environment=True)
     for variable in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):  # os.environ is a copy, which children may get
         os.environ.pop(variable, None)
-    return [_inherited(descriptor, name) for descriptor, name in sorted(names.items())]
+    usable: list[socket.socket] = []
+    complaints: list[ConfigurationError] = []
+    for descriptor, name in sorted(names.items()):
+        try:
+            usable.append(_inherited(descriptor, name))
+        except ConfigurationError as error:
+            complaints.append(error)
+    return usable, next(iter(complaints), None)
 
 
 def _inherited(descriptor: int, name: str) -> socket.socket:

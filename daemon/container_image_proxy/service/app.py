@@ -84,7 +84,9 @@ class Request:
 
 
 class Application:
-    """``serving`` gives the configuration in force; ``stop`` ends the daemon and exists only if it runs stand-alone."""
+    """``serving`` gives the configuration in force, or raises why there is none; ``stop`` ends the daemon and exists
+    only if it runs stand-alone.
+    """
 
     def __init__(
         self, serving: Callable[[], Serving], *, stop: Callable[[], None] | None = None, owner: int = 0
@@ -107,8 +109,9 @@ class Application:
             _refuse_web_pages(request)
             if request.path == "/quit" and self._stop is not None:
                 return self._quit(request, self._stop)
+            serving = self._serving()
             handler, values = find_route(ROUTES, request.method, request.path)
-            return handler(request, self._serving(), **values)
+            return handler(request, serving, **values)
         except MethodNotAllowedError as error:
             allow = (("Allow", ", ".join(error.allowed)),)
             return problem(HTTPStatus.METHOD_NOT_ALLOWED, "UNSUPPORTED", str(error), headers=allow)

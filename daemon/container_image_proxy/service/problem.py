@@ -116,12 +116,18 @@ def _particulars(error: BaseException) -> tuple[dict[str, Any], tuple[tuple[str,
             return {"reasons": list(error.reasons)}, ()
         case errors.UpstreamError():
             return _upstream_members(error), _retry_after(error.retry_after)
+        case errors.ConfigurationError():
+            return _present(file=error.file, key=error.key, reason=error.reason, remedy=error.remedy), ()
     return {}, ()
 
 
 def _upstream_members(error: errors.UpstreamError) -> dict[str, Any]:
-    members = {"phase": error.phase, "endpoint": error.endpoint, "upstream_status": error.upstream_status}
-    return {"retryable": error.retryable} | {name: value for name, value in members.items() if value is not None}
+    members = _present(phase=error.phase, endpoint=error.endpoint, upstream_status=error.upstream_status)
+    return {"retryable": error.retryable} | members
+
+
+def _present(**members: str | int | None) -> dict[str, Any]:
+    return {name: value for name, value in members.items() if value is not None}
 
 
 def _retry_after(seconds: float | None) -> tuple[tuple[str, str], ...]:

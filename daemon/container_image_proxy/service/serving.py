@@ -1,4 +1,7 @@
-"""One configuration in force: what is served under it, and to whom. ``assembly`` makes it, a reload replaces it."""
+"""One configuration in force: what is served under it, and to whom. ``assembly`` makes it, a reload replaces it.
+
+Or, in its place, the reason why there is none.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,11 @@ class Serving:
     policy: Policy
     proxy: Proxy
     registry: Lazy[RegistryClient]
+
+    @property
+    def idle_exit(self) -> float:
+        """Seconds without any connection after which the daemon leaves; 0: never."""
+        return self.settings.idle_exit
 
     @property
     def default(self) -> str | None:
@@ -82,3 +90,24 @@ class Serving:
         """Close the connections to registries that nobody uses; those in use close with their transfers."""
         if self.registry.is_made:
             self.registry().close()
+
+
+@dataclass(frozen=True, slots=True)
+class Degraded:
+    """What is in force when no configuration can be used: ``error`` is the answer to every request.
+
+    ``told`` says who may know of it: whoever may connect, or as long as that cannot be read root and the daemon's own
+    user. Everybody else is turned away as ever. ``defect`` is what the daemon itself is to blame for.
+    """
+
+    error: ConfigurationError
+    told: tuple[AccessRule, ...]
+    idle_exit: float
+    defect: Exception | None = None
+
+    def admits(self, peer: Peer) -> bool:
+        """Whether the peer may know."""
+        return peer.uid is None or any(rule.permits(peer.uid, peer.groups) for rule in self.told)
+
+    def close(self) -> None:
+        """There is nothing to close."""

@@ -33,12 +33,8 @@ os.execv(sys.executable, [sys.executable, "-c", code])
 _REPORT = """
 import os
 from container_image_proxy.service.activation import inherited_sockets
-from container_image_proxy.errors import ConfigurationError
-try:
-    sockets = inherited_sockets()
-    print([(s.fileno(), s.getsockname(), s.get_inheritable()) for s in sockets], "LISTEN_FDS" in os.environ)
-except ConfigurationError as error:
-    print(error)
+sockets, unusable = inherited_sockets()
+print([(s.fileno(), s.getsockname(), s.get_inheritable()) for s in sockets], "LISTEN_FDS" in os.environ, unusable)
 """
 
 
@@ -51,11 +47,11 @@ def activated(names: str, *sockets: socket.socket) -> str:
 def test_sockets_come_from_systemd_once_in_order(tmp_path: Path) -> None:
     first, second = tmp_path / "a", tmp_path / "b"
     with listen(first) as one, listen(second) as two:
-        assert activated("x:y", one, two) == f"[(3, {str(first)!r}, False), (4, {str(second)!r}, False)] False"
+        assert activated("x:y", one, two) == f"[(3, {str(first)!r}, False), (4, {str(second)!r}, False)] False None"
 
 
 def test_without_activation_there_are_none() -> None:
-    assert activation.inherited_sockets() == []
+    assert activation.inherited_sockets() == ([], None)
 
 
 @contextlib.contextmanager
@@ -74,12 +70,12 @@ def _connected() -> Iterator[socket.socket]:
         _connected,
     ],
 )
-def test_another_kind_of_socket_is_an_error_that_names_it(
-    make: Callable[[], contextlib.AbstractContextManager[socket.socket]],
+def test_another_kind_of_socket_is_an_error_that_names_it_beside_those_that_can_be_used(
+    tmp_path: Path, make: Callable[[], contextlib.AbstractContextManager[socket.socket]]
 ) -> None:
-    with make() as sock:
-        output = activated("web", sock)
-    assert "socket 'web' from systemd: it is not a" in output
+    with make() as sock, listen(tmp_path / "s") as usable:
+        output = activated("web:os", sock, usable)
+    assert output.startswith(f"[(4, {str(tmp_path / 's')!r}, False)] False socket 'web' from systemd: it is not a")
     assert "ListenStream=" in output
 
 

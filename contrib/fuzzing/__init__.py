@@ -1,0 +1,1 @@
+"""The fuzz harness behind ``contrib/fuzz``."""

@@ -1,0 +1,102 @@
+"""What is fuzzed: each target takes any bytes, and raises nothing but our own errors, which its caller expects.
+
+These are the places where somebody else's bytes are parsed: a client's, a registry's, a signer's, an administrator's.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from container_image_proxy.config.auth_file import parse_auth_file
+from container_image_proxy.config.lookaside import parse_registries_d
+from container_image_proxy.config.registries_conf import parse_registries
+from container_image_proxy.errors import Error
+from container_image_proxy.image.convert import to_oci
+from container_image_proxy.image.manifest import Manifest, UntrustedManifest, parse_manifest
+from container_image_proxy.image.platform import parse_platform
+from container_image_proxy.image.reference import parse_reference
+from container_image_proxy.policy.bundle import parse_bundle
+from container_image_proxy.policy.model import parse_policy
+from container_image_proxy.policy.public_key import parse_public_key
+from container_image_proxy.policy.rekor import parse_set
+from container_image_proxy.policy.signature_blob import parse_signature_blob
+from container_image_proxy.policy.simple_signing import parse_claim
+from container_image_proxy.policy.x509_chain import parse_certificates
+from container_image_proxy.registry.challenge import parse_challenges
+from container_image_proxy.registry.headers import parse_content_range, parse_media_type, parse_retry_after
+from container_image_proxy.registry.target import parse_target
+from container_image_proxy.service.request_head import HeadBuffer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_HEAD_LIMIT: Final = 64 << 10
+
+
+def manifest(data: bytes) -> None:
+    """A manifest or index as a registry sends it, and its conversion."""
+    media_type, _, raw = data.partition(b"\0")
+    parsed = parse_manifest(UntrustedManifest(raw, media_type.decode("latin-1")))
+    if isinstance(parsed, Manifest):
+        to_oci(parsed)
+
+
+def request_head(data: bytes) -> None:
+    """What a client sends, in two pieces; the first byte says where they are divided."""
+    buffer = HeadBuffer(_HEAD_LIMIT)
+    middle = 1 + (data[0] if data else 0)
+    for piece in (data[1:middle], data[middle:]):
+        buffer.feed(piece)
+        while buffer.take() is not None:
+            pass
+
+
+def response_headers(data: bytes) -> None:
+    """Header values of a registry."""
+    text = data.decode("latin-1")
+    for parse in (parse_media_type, parse_retry_after, parse_content_range, parse_target):
+        with suppress(Error):
+            parse(text)
+    parse_challenges(text.splitlines())
+
+
+def words(data: bytes) -> None:
+    """References and platforms."""
+    text = data.decode(errors="surrogateescape")
+    for parse in (parse_platform, parse_reference):
+        with suppress(Error):
+            parse(text)
+
+
+def configuration(data: bytes) -> None:
+    """The ecosystem's files: auth.json, registries.conf, registries.d, policy.json."""
+    for parse in (parse_auth_file, parse_registries, parse_registries_d, parse_policy):
+        with suppress(Error):
+            parse(data, "file")
+
+
+def signatures(data: bytes) -> None:
+    """What signers and logs made: signatures, claims, bundles, timestamps, keys, certificates."""
+    with suppress(Error):
+        parse_signature_blob(data, "source")
+    with suppress(Error):
+        parse_claim(data, "atomic container signature")
+    for parse in (parse_bundle, parse_set):
+        with suppress(Error):
+            parse(data)
+    for parse_named in (parse_public_key, parse_certificates):
+        with suppress(Error):
+            parse_named(data, "key")
+
+
+TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
+    target.__name__.replace("_", "-"): target
+    for target in (manifest, request_head, response_headers, words, configuration, signatures)
+}
+
+
+def run(name: str, data: bytes) -> None:
+    """Give ``data`` to a target; what it raises here is a defect."""
+    with suppress(Error):
+        TARGETS[name](data)
