@@ -42,8 +42,16 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(config.stash[_HOME], ignore_errors=True)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Refuse a marker that names a demand which is not in tests/demands: a typing error would look like coverage."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--all``, which tests/run has as well."""
+    parser.addoption("--all", action="store_true", help="run also the tests that take minutes (marked long)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the long tests to ``--all``, and refuse what is no demand of tests/demands: it would look like coverage."""
+    for item in items:
+        if (long := item.get_closest_marker("long")) and not config.getoption("--all"):
+            item.add_marker(pytest.mark.skip(reason=f"needs tests/run --all: {long.args[0]}"))
     known = {demand for ids in load_demands().values() for demand in ids}
     unknown = {demand: item.nodeid for item in items for demand in demands_of(item) - known}
     if unknown:

@@ -32,6 +32,7 @@ def test_tool_is_content(command: list[str]) -> None:
     [
         "contrib/quickstart",
         "tests/run",
+        "tests/support/bare-debian",
         "tests/support/boot",
         ".ci/run",
         "contrib/completions/container-image-proxy.bash",

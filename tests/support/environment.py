@@ -29,9 +29,22 @@ def own_environment(environ: Mapping[str, str], home: Path) -> dict[str, str]:
     return {**kept, "PATH": os.pathsep.join(directories), "HOME": str(home), "LANG": "C.UTF-8"}
 
 
+_set_up: dict[str, str] = {}
+
+
+def _is_for_set_up(name: str) -> bool:
+    return name.lower().endswith("_proxy") or name in ("PIP_EXTRA_INDEX_URL", "PIP_INDEX_URL", "SSL_CERT_FILE")
+
+
+def set_up_variables() -> dict[str, str]:
+    """The variables with which apt and pip reach the network from here, for tests that run them."""
+    return dict(_set_up)
+
+
 def isolate(home: Path) -> None:
     """Give this process that environment, the usual umask, enough descriptors, and temporary files where all look."""
     clean = own_environment(os.environ, home)
+    _set_up.update((name, value) for name, value in os.environ.items() if _is_for_set_up(name))
     os.environ.clear()
     for unknown_to_python in ("LINES", "COLUMNS"):  # readline sets them behind the back of os.environ
         os.unsetenv(unknown_to_python)

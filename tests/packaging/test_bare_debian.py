@@ -1,0 +1,90 @@
+"""From a plain clone on a bare Debian: what the README says first, as root and as an ordinary user."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.bare import BareDebian
+from tests.support.requirements import require_mounting, require_program
+
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+CLONE = "git clone --quiet /in/project.bundle project && cd project"
+
+pytestmark = [
+    pytest.mark.long("it makes bare Debian systems and runs all tests in them"),
+    pytest.mark.timeout(3600),
+]
+
+
+@pytest.fixture(scope="module", params=["bookworm", "trixie"])
+def bare(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> BareDebian:
+    """A bare system that is given the last commit of this checkout."""
+    require_mounting("file systems are mounted in a bare Debian")
+    require_program("mmdebstrap")
+    place = tmp_path_factory.mktemp(request.param)
+    given = place / "given"
+    given.mkdir()
+    bundle = ["bundle", "create", "--quiet", str(given / "project.bundle"), "HEAD"]
+    subprocess.run(["git", "-c", f"safe.directory={ROOT}", *bundle], cwd=ROOT, check=True)
+    return BareDebian.make(request.param, place / "system", given)
+
+
+def commands_to_try() -> str:
+    """The README's first block."""
+    return README.read_text().partition("## Try it")[2].split("```")[1]
+
+
+def verdict(output: str) -> str:
+    """pytest's last line; -rP shows it."""
+    (line,) = re.findall(r"^=+ (.*\bpassed.*) =+$", output, re.MULTILINE)
+    print(line)
+    return line
+
+
+def skips(output: str) -> str:
+    return "".join(line for line in output.splitlines(keepends=True) if line.startswith("SKIPPED"))
+
+
+def test_both_commands_of_the_readme_pass_as_root(bare: BareDebian) -> None:
+    output = bare.run(f"{CLONE}\n{commands_to_try()}")
+    assert "What next" in output
+    assert "failed" not in verdict(output)
+    assert "needs root" not in skips(output)
+    assert "needs Debian" not in skips(output)
+
+
+def test_an_ordinary_user_is_told_what_to_install_and_runs_every_test_that_needs_no_root(bare: BareDebian) -> None:
+    output = bare.run(
+        f"""
+        useradd --create-home user
+        as_user() {{ su --login user --command "$1"; }}
+        as_user '{CLONE}'
+        apt-get update --quiet --quiet
+        export DEBIAN_FRONTEND=noninteractive
+        for command in contrib/quickstart tests/run; do
+            as_user "cd project && $command" >refusal 2>&1 && exit 1 # it needs packages, and there is no sudo
+            bash -c "$(sed -n 's/.*: sudo \\(apt-get install\\)/\\1 --yes --quiet/p' refusal)"
+            as_user "cd project && $command"
+        done
+        """
+    )
+    assert "failed" not in verdict(output)
+    assert "needs Debian" not in skips(output)
+
+
+def test_an_ordinary_user_with_sudo_installs_nothing_by_hand(bare: BareDebian) -> None:
+    output = bare.run(
+        f"""
+        apt-get update --quiet --quiet
+        DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends sudo
+        useradd --create-home user
+        echo 'user ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/user
+        su --login user --command '{CLONE} && contrib/quickstart'
+        """
+    )
+    assert "What next" in output

@@ -1,0 +1,56 @@
+"""Bare Debian systems: what a newcomer's machine has before anything of ours, made anew and thrown away.
+
+``tests/support/bare-debian`` does the work. apt and pip need the network there, so that they get the variables that
+this session's set-up had; the commands get nothing else.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.environment import set_up_variables
+
+_SCRIPT = Path(__file__).with_name("bare-debian")
+_SECONDS = 3000
+
+
+@dataclass(frozen=True, slots=True)
+class BareDebian:
+    """A bare system; every command runs in a copy of its own. ``given`` is a folder that all of them see as /in."""
+
+    directory: Path
+    given: Path
+
+    @classmethod
+    def make(cls, suite: str, directory: Path, given: Path) -> BareDebian:
+        """Make the system of a suite such as "bookworm" in a folder that does not exist yet."""
+        command = [_SCRIPT, "make", suite, directory]
+        environ = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **set_up_variables()}
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=_SECONDS)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return cls(directory, given)
+
+    def run(self, script: str) -> str:
+        """Run a bash script as root and return what it printed. The first command that fails ends it, and the test."""
+        environ = {
+            "HOME": "/root",
+            "LANG": "C.UTF-8",
+            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            **set_up_variables(),
+        }
+        environ.pop("SSL_CERT_FILE", None)  # it is the system's own there
+        done = subprocess.run(
+            [_SCRIPT, "run", self.directory, self.given, "bash", "-ec", script],
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=_SECONDS,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
