@@ -16,7 +16,7 @@ from container_image_proxy.config.limits import Limits
 from container_image_proxy.config.lookaside import load_lookaside
 from container_image_proxy.config.registries_conf import load_registries
 from container_image_proxy.config.short_names import resolve_short_name
-from container_image_proxy.errors import ConfigurationError, InvalidReferenceError
+from container_image_proxy.errors import ConfigurationError, InvalidReferenceError, SourceError
 from container_image_proxy.lazy import Lazy
 from container_image_proxy.policy.model import insecure_policy, load_policy
 from container_image_proxy.proxy import Proxy, ServedImage
@@ -28,6 +28,7 @@ from container_image_proxy.transports.table import (
     names_transport,
     open_source,
     parse_image_reference,
+    verify_place,
 )
 
 if TYPE_CHECKING:
@@ -86,7 +87,9 @@ def assemble(settings: InstanceSettings, store: SnapshotStore, surroundings: Sur
 def _serve(image: ImageSettings, registries: Registries) -> ServedImage:
     try:
         reference = _parse_reference(image.reference, registries)
-    except InvalidReferenceError as error:
+        if image.file == COMMAND_LINE:  # somebody waits for the answer; an instance may have images that are there
+            verify_place(reference)
+    except (InvalidReferenceError, SourceError) as error:
         raise ConfigurationError(image.file, str(error), key=image.key) from error
     if depends_on_directory(reference) and image.file != COMMAND_LINE:
         raise ConfigurationError(image.file, f"{reference}: the path must be absolute", key=image.key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -155,3 +156,73 @@ def test_a_home_that_the_sandbox_hides_is_told_with_what_shows_it(
     )
     instance.start()
     assert instance.get("/manifest").status == 200
+
+
+def refused(instance: Instance, name: str) -> str:
+    """The detail of the answer about an image whose source cannot be read."""
+    answer = instance.get(f"/images/{name}/manifest")
+    assert (answer.status, answer.json()["code"]) == (502, "SOURCE_ERROR")
+    return str(answer.json()["detail"])
+
+
+def test_a_layout_that_cannot_be_read_is_told_at_the_request_with_what_hides_it(
+    machine: Machine, make_instance: MakeInstance
+) -> None:
+    instance = make_instance("hidden")
+    image = instance.add_image()
+    hidden = {
+        "closed": ("/srv/hidden/closed", "/srv/hidden/closed (mode 0700, of uid 0) is closed to uid"),
+        "below": ("/srv/hidden/below/a/layout", "/srv/hidden/below (mode 0700, of uid 0) is closed to uid"),
+        "root": ("/root/layout", "ProtectHome= of the unit hides /root"),
+        "home": ("/home/somebody/layout", "ProtectHome= of the unit hides /home"),
+        "tmp": ("/tmp/layout", "PrivateTmp= of the unit hides the host's /tmp"),
+        "var-tmp": ("/var/tmp/layout", "PrivateTmp= of the unit hides the host's /var/tmp"),
+        "missing": ("/srv/hidden/missing", "/srv/hidden/missing: No such file or directory"),
+        "parent": ("/srv/no/such/parent", "/srv/no/such/parent: No such file or directory"),
+    }
+    for path, _ in hidden.values():
+        if "missing" not in path and "such" not in path:
+            machine.run("mkdir", "-p", str(path.rpartition("/")[0]))
+            machine.run("cp", "-a", "/srv/hidden/image", path)
+    machine.run("chmod", "0700", "/srv/hidden/closed", "/srv/hidden/below")
+    tables = [f'[images.{name}]\nreference = "oci:{path}:latest"\n' for name, (path, _) in hidden.items()]
+    instance.configure("\n".join(['default = "image"', *tables]), "image")
+    instance.start()
+    assert instance.get("/manifest").body == image.manifest
+    for name, (_, reason) in hidden.items():
+        assert reason in refused(instance, name)
+    journal = [record["MESSAGE"] for record in warnings(instance, "502")]
+    assert all(any(reason in message for message in journal) for _, reason in hidden.values())
+
+
+def test_the_remedies_for_what_the_sandbox_hides_are_remedies(machine: Machine, make_instance: MakeInstance) -> None:
+    instance = make_instance("cured")
+    image = instance.add_image()
+    places = {"root": "/root/cured/layout", "home": "/home/cured/layout", "tmp": "/tmp/cured/layout"}
+    for path in places.values():
+        machine.run("sh", "-c", f"mkdir -p {path.rpartition('/')[0]} && cp -a /srv/cured/image {path}")
+    tables = [f'[images.{name}]\nreference = "oci:{path}:latest"\n' for name, path in places.items()]
+    instance.configure("\n".join(['default = "image"', *tables]), "image")
+    instance.start()
+    settings = set()
+    for name, path in places.items():
+        told = refused(instance, name)
+        assert f"BindReadOnlyPaths=-{path}" in told
+        settings |= {word.strip("()") for word in told.split() if re.fullmatch(r"\(?[A-Za-z]+=[-\w/]+\)?", word)}
+    assert {"ProtectHome=tmpfs", "BindReadOnlyPaths=-/tmp/cured/layout"} <= settings
+    instance.stop()
+    instance.drop_in("\n".join(["[Service]", *sorted(settings)]))
+    instance.start()
+    for name in places:
+        assert instance.get(f"/images/{name}/manifest").body == image.manifest
+
+
+def test_a_certificate_that_cannot_be_read_says_so(machine: Machine, make_instance: MakeInstance) -> None:
+    instance = make_instance("closed-ca")
+    file = "/etc/containers/certs.d/registry.invalid/ca.crt"
+    machine.write(file, "", mode=0o600)
+    machine.write(instance.file, '[images.image]\nreference = "docker://registry.invalid/image"\n')
+    instance.start()
+    answer = instance.get("/manifest")
+    assert (answer.status, answer.json()["code"]) == (500, "CONFIGURATION")
+    assert f"{file}: cannot be read: Permission denied: {file} (mode 0600, of uid 0)" in answer.json()["detail"]

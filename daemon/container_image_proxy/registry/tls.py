@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING, cast
 
+from container_image_proxy.config.obstacle import unreadable
 from container_image_proxy.errors import ConfigurationError
 from container_image_proxy.registry.wire import PunctualTLSSocket
 
@@ -36,11 +37,18 @@ def client_context(files: TlsFiles, *, verify: bool) -> ssl.SSLContext:
 def _load_authority(context: ssl.SSLContext, path: Path) -> None:
     try:
         context.load_verify_locations(cafile=path)
-    except OSError as error:
+    except ssl.SSLError as error:
         raise ConfigurationError(str(path), "holds no usable CA certificate", remedy="PEM is expected") from error
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def _load_client(context: ssl.SSLContext, client: ClientCertificate) -> None:
+    for path in (client.certificate, client.key):
+        try:
+            path.open("rb").close()  # ssl does not say which of the two it could not read
+        except OSError as error:
+            raise unreadable(path, error) from error
     try:
         context.load_cert_chain(client.certificate, client.key, password="")
     except OSError as error:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
+from container_image_proxy.config.obstacle import find_obstacle
 from container_image_proxy.errors import (
     DigestMismatchError,
     InvalidManifestError,
@@ -41,6 +42,8 @@ _IMAGE_NAME: Final = re.compile(
 )
 _POSITION: Final = re.compile(r"@([0-9]+)")
 _PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
+_LINK: Final = frozenset({errno.ELOOP, errno.ENOTDIR})  # open(2), O_NOFOLLOW, of a file and of a directory
+_DENIED: Final = frozenset({errno.EACCES, errno.EPERM})
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # O_NONBLOCK: opening a FIFO must not wait for its writer
 
@@ -65,10 +68,15 @@ def check_image_name(name: str) -> str:
 def parse(within: str) -> ImageReference:
     """Read ``path[:image]``. The path is made absolute and free of symbolic links, because policy scopes are real
     places.
+
+    Nothing need be there yet, or be ours to see: what cannot be resolved now stands as it is written, and is served
+    only if it proves to be no link (:meth:`LayoutSource.verify_place`).
     """
     path, image = split_reference(within)
     image = check_image_name(image)
-    place = _real_path(path)
+    if not path or "\0" in path:
+        raise InvalidReferenceError("oci: a layout needs a path, as in oci:/srv/image")
+    place = Path(os.path.realpath(path))
     parents = [place, *place.parents]
     return ImageReference(
         transport=TRANSPORT,
@@ -78,17 +86,6 @@ def parse(within: str) -> ImageReference:
         policy_namespaces=tuple(str(parent) for parent in parents if parent != Path("/")),
         may_be_signed=False,
     )
-
-
-def _real_path(path: str) -> Path:
-    """The real path; its last component need not exist yet."""
-    if not path or "\0" in path:
-        raise InvalidReferenceError("oci: a layout needs a path, as in oci:/srv/image")
-    try:
-        place = Path(path)
-        return place.resolve(strict=True) if place.exists() else place.parent.resolve(strict=True) / place.name
-    except (OSError, RuntimeError) as error:
-        raise InvalidReferenceError(f"oci: {path}: {os.strerror(getattr(error, 'errno', 0) or 40)}") from error
 
 
 def blob_path(digest: Digest) -> tuple[str, str, str]:
@@ -178,6 +175,18 @@ class LayoutSource:
     def close(self) -> None:
         """Nothing is held between calls."""
 
+    def verify_place(self) -> None:
+        """Raise :class:`SourceError` if there is no directory, it may not be entered, or is not the one that policy
+        knows: a link may have been turned to another one since the reference was read.
+        """
+        try:
+            os.close(os.open(self._place, _DIRECTORY))
+        except OSError as error:
+            raise self._unreachable(error) from error
+        if os.path.realpath(self._place) != self._path:
+            reason = f"{self._place} led to {self._path} when the configuration was read, and does no more: reload"
+            raise SourceError(reason, endpoint=self._place)
+
     def _entry(self) -> IndexEntry:
         index = parse_manifest(UntrustedManifest(self._read(("index.json",)), OCI_INDEX))
         if not isinstance(index, Index):
@@ -192,8 +201,9 @@ class LayoutSource:
     @contextmanager
     def _open(self, components: tuple[str, ...]) -> Iterator[int]:
         """A descriptor of the regular file, reached without following a link below the layout's directory."""
+        self.verify_place()
         try:
-            with _Descriptor(os.open(self._real_place(), _DIRECTORY)) as current:
+            with _Descriptor(os.open(self._path, _DIRECTORY)) as current:
                 for name in components[:-1]:
                     current.replace(os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=current.number))
                 current.replace(os.open(components[-1], _FILE | os.O_NOFOLLOW, dir_fd=current.number))
@@ -203,19 +213,26 @@ class LayoutSource:
         except OSError as error:
             raise self._failure(components, error) from error
 
-    def _real_place(self) -> str:
-        """The directory that policy knows; :class:`SourceError` if a link has been turned to another one since."""
-        if os.path.realpath(self._place) != self._path:
-            reason = f"{self._place} led to {self._path} when the configuration was read, and does no more: reload"
-            raise SourceError(reason, endpoint=self._place)
-        return self._path
+    def _unreachable(self, error: OSError) -> SourceError:
+        obstacle = find_obstacle(Path(self._place), error)
+        remedy = f" ({obstacle.remedy})" if obstacle.remedy else ""
+        reason = f"there is no layout to be read at {self._place}: {obstacle.reason}{remedy}"
+        return SourceError(reason, endpoint=self._place, retryable=error.errno in _PASSING)
 
     def _failure(self, components: tuple[str, ...], error: OSError) -> SourceError:
-        place = "/".join((self._path, *components))
-        reason = f"{place}: {os.strerror(error.errno or 0)}"
+        """Why a file of the layout cannot be opened or read."""
+        place = Path(self._path, *components)
+        if error.errno in _LINK:
+            link = next((one for one in (*reversed(place.parents), place) if one.is_symlink()), None)
+            if link is not None:
+                return SourceError(f"{link} is a symbolic link, which is not followed", endpoint=self._path)
+        obstacle = find_obstacle(place, error)
         if error.errno in _PASSING:
-            return SourceError(reason, endpoint=self._path, retryable=True)
-        return SourceError(f"the layout is broken: {reason}", endpoint=self._path)
+            return SourceError(f"{place}: {obstacle.reason}", endpoint=self._path, retryable=True)
+        if error.errno in _DENIED:
+            remedy = f" ({obstacle.remedy})" if obstacle.remedy else ""
+            return SourceError(f"the layout cannot be read: {place}: {obstacle.reason}{remedy}", endpoint=self._path)
+        return SourceError(f"the layout is broken: {place}: {obstacle.reason}", endpoint=self._path)
 
 
 class _Descriptor:

@@ -56,6 +56,12 @@ def depends_on_directory(reference: ImageReference) -> bool:
     return reference.transport == layout.TRANSPORT and not reference.within.startswith("/")
 
 
+def verify_place(reference: ImageReference) -> None:
+    """Raise :class:`SourceError` if the image is to come from this host, and the place is not there to be read."""
+    if reference.transport == layout.TRANSPORT:
+        layout.LayoutSource(reference).verify_place()
+
+
 def open_source(reference: ImageReference, access: RegistryAccess) -> ImageSource:
     """The source of a parsed reference; nothing is contacted yet."""
     return TRANSPORTS[reference.transport].open(reference, access)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from container_image_proxy.image.digest import digest_of, parse_digest
 from container_image_proxy.image.manifest import MAX_MANIFEST_SIZE, Descriptor
 from container_image_proxy.transports.layout import LayoutSource, parse
 from tests.support.layouts import Layout, StoredImage, layer_tar, single_image
+from tests.support.privilege import ordinary_user, public_directory
 
 
 def source(path: Path, image: str = "") -> LayoutSource:
@@ -39,17 +41,96 @@ def test_scopes_are_the_real_directory_and_its_parents(tmp_path: Path) -> None:
     assert "/" not in reference.policy_namespaces
 
 
-@pytest.mark.parametrize("within", ["", ":x", "/no/such/place", "/\0", "/tmp:with space", "/tmp:@-1"])
+@pytest.mark.parametrize("within", ["", ":x", "/\0", "/tmp:with space", "/tmp:@-1"])
 def test_a_reference_that_cannot_be_is_refused(within: str) -> None:
     with pytest.raises(InvalidReferenceError):
         parse(within)
 
 
-def test_a_loop_of_links_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a").symlink_to("b")
-    (tmp_path / "b").symlink_to("a")
-    with pytest.raises(InvalidReferenceError):
-        parse(f"{tmp_path}/a/x")
+@pytest.fixture
+def public() -> Iterator[Path]:
+    with public_directory() as directory:
+        yield directory
+
+
+def trouble(opened: LayoutSource) -> SourceError:
+    """What an ordinary user is told who asks for the manifest."""
+    with ordinary_user(), pytest.raises(SourceError) as caught:
+        opened.fetch_manifest()
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda _: None, "No such file or directory"),
+        (lambda place: place.parent.mkdir(), "No such file or directory"),
+        (lambda place: (place.parent.mkdir(), place.write_text("")), "Not a directory"),
+        (lambda place: place.parent.write_text(""), "Not a directory"),
+        (lambda place: place.parent.symlink_to("gone"), "No such file or directory"),
+        (lambda place: place.parent.symlink_to(place.parent.name), "Too many levels of symbolic links"),
+    ],
+    ids=["no-parent", "no-directory", "file", "below-a-file", "dangling-link", "loop"],
+)
+def test_a_layout_that_is_not_there_is_told_of_when_it_is_asked_for(
+    tmp_path: Path, make: Callable[[Path], object], reason: str
+) -> None:
+    place = tmp_path / "images/os"
+    make(place)
+    opened = source(place)
+    with pytest.raises(SourceError) as caught:
+        opened.fetch_manifest()
+    assert str(caught.value).startswith(f"there is no layout to be read at {place}: {reason}")
+    assert not caught.value.retryable
+
+
+def test_a_layout_that_appears_is_served_without_a_reload(tmp_path: Path) -> None:
+    opened = source(tmp_path / "images/os")
+    with pytest.raises(SourceError):
+        opened.fetch_manifest()
+    image = single_image(tmp_path / "images/os")
+    assert opened.fetch_manifest().raw == image.manifest
+
+
+def test_a_layout_that_appears_as_a_link_is_not_served_under_a_policy_that_did_not_know_it(tmp_path: Path) -> None:
+    opened = source(tmp_path / "os")
+    single_image(tmp_path / "elsewhere")
+    (tmp_path / "os").symlink_to("elsewhere")
+    with pytest.raises(SourceError, match="reload"):
+        opened.fetch_manifest()
+
+
+@pytest.mark.parametrize("closed", ["", "images", "images/os", "images/os/blobs/sha256"])
+def test_the_directory_that_hides_a_layout_is_named(public: Path, closed: str) -> None:
+    single_image(public / "images/os")
+    opened = source(public / "images/os")
+    (public / closed).chmod(0)
+    for one in (opened, source(public / "images/os")):
+        told = str(trouble(one))
+        assert f"Permission denied: {public / closed} (mode 0000, of uid" in told
+        assert f"+x {public / closed})" in told
+    (public / closed).chmod(0o755)
+
+
+@pytest.mark.parametrize("file", ["index.json", "blob"])
+def test_a_file_of_a_layout_that_is_closed_is_named(public: Path, file: str) -> None:
+    image = single_image(public / "os")
+    place = public / "os" / (file if file == "index.json" else f"blobs/{image.digest.replace(':', '/')}")
+    place.chmod(0)
+    told = str(trouble(source(public / "os")))
+    assert told.startswith(f"the layout cannot be read: {place}: Permission denied: {place} (mode 0000")
+
+
+def test_a_layout_that_was_hidden_when_its_link_was_read_is_not_served_under_the_link_s_name(public: Path) -> None:
+    (public / "closed").mkdir()
+    single_image(public / "real")
+    (public / "closed/os").symlink_to(public / "real")
+    (public / "closed").chmod(0)
+    with ordinary_user():
+        opened = source(public / "closed/os")
+    assert "Permission denied" in str(trouble(opened))
+    (public / "closed").chmod(0o755)
+    assert "reload" in str(trouble(opened))
 
 
 def test_images_are_found_by_name_position_or_because_there_is_one(tmp_path: Path) -> None:
@@ -126,7 +207,9 @@ def test_nothing_but_regular_files_is_opened(tmp_path: Path, kind: str) -> None:
         "device": lambda: place.symlink_to("/dev/zero"),
     }
     make[kind]()
-    with pytest.raises(SourceError):
+    link = f"{place} is a symbolic link, which is not followed"
+    reasons = {"link": link, "fifo": "is not a regular file", "directory": "is not a regular file", "device": link}
+    with pytest.raises(SourceError, match=reasons[kind]):
         source(tmp_path / "layout").open_blob(Descriptor("", digest, len(content)))
 
 
@@ -135,7 +218,7 @@ def test_a_linked_blobs_directory_is_not_followed(tmp_path: Path) -> None:
     image = single_image(tmp_path / "outside")
     (tmp_path / "layout").mkdir()
     (tmp_path / "layout/blobs").symlink_to(tmp_path / "outside/blobs")
-    with pytest.raises(SourceError):
+    with pytest.raises(SourceError, match="layout/blobs is a symbolic link, which is not followed"):
         source(tmp_path / "layout").open_blob(layer_of(image))
 
 
