@@ -144,7 +144,7 @@ def _prepare_registry(
             limits=Limits(),
             tls_verify=settings.tls_verify,
             environ=surroundings.environ,
-            trusted_token_realms=settings.trusted_token_realms,
+            token_realms=settings.token_realms,
         )
 
     return Lazy(make)

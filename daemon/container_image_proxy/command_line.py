@@ -25,6 +25,7 @@ from container_image_proxy.config.instances import (
 )
 from container_image_proxy.errors import ConfigurationError, InvalidPlatformError
 from container_image_proxy.image.platform import Platform, host_platform, parse_platform
+from container_image_proxy.image.reference import is_domain
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -74,6 +75,13 @@ def _add_upstream_options(parser: argparse.ArgumentParser) -> None:
     secrets.add_argument("--creds", metavar="USER[:PASSWORD]", help="credentials for the registry")
     secrets.add_argument("--no-creds", action="store_true", help="access the registry anonymously")
     group.add_argument("--cert-dir", type=Path, metavar="DIR", help="CA and client certificates for the registry")
+    group.add_argument(
+        "--token-realms",
+        type=_hosts,
+        action="extend",
+        metavar="HOST[,HOST...]",
+        help="token services in other domains that may get the registry's credentials",
+    )
     group.add_argument("--tls-verify", type=_boolean, metavar="BOOL", help="require HTTPS and verify it")
     trust = group.add_mutually_exclusive_group()
     trust.add_argument(
@@ -106,6 +114,14 @@ def _seconds(text: str) -> float:
     if not 0 <= seconds < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds, 0 or more")
     return seconds
+
+
+def _hosts(text: str) -> tuple[str, ...]:
+    hosts = tuple(host.strip() for host in text.split(","))
+    wrong = next((host for host in hosts if not is_domain(host)), None)
+    if wrong is not None:
+        raise argparse.ArgumentTypeError(f"{wrong!r} is not the host or host:port of a token service")
+    return hosts
 
 
 def _boolean(text: str) -> bool:
@@ -187,6 +203,7 @@ def _override_registry(settings: RegistrySettings, options: argparse.Namespace) 
         registries_conf=options.registries_conf or settings.registries_conf,
         registries_conf_dir=options.registries_conf_dir or settings.registries_conf_dir,
         tls_verify=settings.tls_verify if options.tls_verify is None else options.tls_verify,
+        token_realms=(*settings.token_realms, *(options.token_realms or ())),
     )
 
 

@@ -156,14 +156,14 @@ def test_check_prints_what_would_be_served(tmp_path: Path, image: StoredImage) -
 
 def test_check_prints_every_setting_that_is_not_the_usual_one(tmp_path: Path, image: StoredImage) -> None:
     trust = f'[trust]\npolicy = "{tmp_path}/policy.json"\naccept-unnamed-bundles = true\n'
-    registry = '[registry]\ntls-verify = false\ntrusted-token-realms = ["auth.example"]\n'
+    registry = '[registry]\ntls-verify = false\ntoken-realms = ["auth.example"]\n'
     users = f'[access]\nusers = ["root", {UNKNOWN_UID}]\n'
     text = f'[images.os]\nreference = "oci:{tmp_path}/os"\n{trust}{registry}{users}'
     write_instance(tmp_path / "config", "os", text)
     lines = run("--check", "--config-dir", str(tmp_path / "config")).stdout.splitlines()
     assert lines[1:5] == [
         "  registry.tls-verify = false",
-        '  registry.trusted-token-realms = ["auth.example"]',
+        '  registry.token-realms = ["auth.example"]',
         f'  trust.policy = "{tmp_path}/policy.json"',
         "  trust.accept-unnamed-bundles = true",
     ]

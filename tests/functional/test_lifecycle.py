@@ -266,8 +266,8 @@ def test_a_client_that_leaves_frees_everything(place: Path) -> None:
             "registry.registries-conf-dir: /no/such/directory does not exist",
         ),
         (
-            '[images.os]\nreference = "docker://x"\n[registry]\ntrusted-token-realms = ["https://x"]\n',
-            "registry.trusted-token-realms: 'https://x' is not the host or host:port",
+            '[images.os]\nreference = "docker://x"\n[registry]\ntoken-realms = ["https://x"]\n',
+            "registry.token-realms: 'https://x' is not the host or host:port",
         ),
         ("=", "Invalid"),
     ],

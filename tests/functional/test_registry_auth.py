@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import socket
 import threading
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -16,14 +13,9 @@ import pytest
 from container_image_proxy.config.keychain import Credentials
 from container_image_proxy.config.registries import Endpoint, Registries, Registry
 from container_image_proxy.errors import RegistryAuthError, RegistryError, UpstreamError
-from container_image_proxy.image.digest import parse_digest
 from container_image_proxy.image.manifest import Descriptor
-from container_image_proxy.image.reference import Reference, parse_reference
 from container_image_proxy.registry import session
-from container_image_proxy.registry.wire import PunctualSocket
-from tests.support.authority import Authority
-from tests.support.layouts import StoredImage, single_image
-from tests.support.names import resolve_names
+from tests.support.hosts import FOREIGN, LOGIN, NAMES, REGISTRY, SIBLING, World, at, challenging, issuing
 from tests.support.readers import read_all
 from tests.support.registry_client import FakeClock, registry_client
 from tests.support.upstream import (
@@ -35,89 +27,9 @@ from tests.support.upstream import (
     breaking,
     by_path,
     content,
-    image,
     in_order,
     redirecting,
 )
-
-REGISTRY, SIBLING, FOREIGN = "registry.example.org", "auth.example.org", "evil.test"
-NAMES: dict[str, str | list[str]] = {
-    REGISTRY: "127.0.0.2",
-    SIBLING: "127.0.0.3",
-    FOREIGN: "127.0.0.4",
-    f"sub.{REGISTRY}": "127.0.0.4",
-    f"{REGISTRY}.{FOREIGN}": "127.0.0.4",
-    "metadata.test": "169.254.169.254",
-}
-LOGIN = ("me", "the-password")
-
-
-@dataclass
-class World:
-    """Hosts with names, an authority that all trust, and an image."""
-
-    stored: StoredImage
-    authority: Authority
-    certificates: Path
-    dialled: list[str] = field(default_factory=list)
-
-    def secure(self, handler: Handler, name: str) -> Upstream:
-        """An https server at the name's address."""
-        host = NAMES[name]
-        assert isinstance(host, str)
-        return Upstream(handler, host=host, tls=self.authority.issue(name).server_context())
-
-    def trust(self, upstream: Upstream, name: str) -> None:
-        """Put the authority into certs.d of ``name:port``."""
-        directory = self.certificates / f"{name}:{upstream.port}"
-        directory.mkdir(parents=True)
-        (directory / "ca.crt").write_bytes(self.authority.certificate.read_bytes())
-
-    @property
-    def routes(self) -> dict[str, Handler]:
-        return image(self.stored)
-
-    @property
-    def layer(self) -> Descriptor:
-        return Descriptor("", parse_digest(self.stored.layer_digests[0]), len(self.stored.layers[0]))
-
-
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    world = World(single_image(tmp_path / "layout"), Authority(tmp_path), tmp_path / "certs.d")
-    resolve_names(monkeypatch, NAMES)
-    connect = PunctualSocket.connect_ex
-
-    def record(self: PunctualSocket, address: tuple[str, int]) -> int:
-        world.dialled.append(address[0])
-        return connect(self, address)
-
-    monkeypatch.setattr(PunctualSocket, "connect_ex", record)
-    return world
-
-
-def at(upstream: Upstream, name: str) -> Reference:
-    return parse_reference(f"{name}:{upstream.port}/some/image:latest")
-
-
-def challenging(realm: str, routes: dict[str, Handler], *, wanted: str = "good") -> Handler:
-    """A registry that wants a Bearer token."""
-    serve = by_path(routes)
-
-    def handle(request: ReceivedRequest, connection: Connection) -> None:
-        if request.headers.get("authorization") == f"Bearer {wanted}":
-            serve(request, connection)
-        else:
-            challenge = f'Bearer realm="{realm}",service="s&x=1#y"'
-            connection.answer(401, b"{}", {"WWW-Authenticate": challenge})
-
-    return handle
-
-
-def issuing(value: object = "good", **more: object) -> Handler:
-    """A token service."""
-    return answering(200, json.dumps({"token": value, **more}).encode(), {"Content-Type": "application/json"})
-
 
 # --- the realm -------------------------------------------------------------------------------------------------------
 
@@ -132,7 +44,7 @@ def test_credentials_do_not_go_to_a_foreign_realm(world: World, credentials: tup
             given = {f"{REGISTRY}:{registry.port}": credentials}
             with (
                 registry_client(credentials=given, certificates=world.certificates, tls_verify=None) as client,
-                pytest.raises(RegistryAuthError, match=r"untrusted token realm.* trusted-token-realms, see"),
+                pytest.raises(RegistryAuthError, match=r"untrusted token realm.* token-realms or --token-realms"),
             ):
                 client.fetch_manifest(at(registry, REGISTRY))
         assert foreign.connections == []
@@ -147,7 +59,7 @@ def test_a_realm_of_the_same_site_and_one_that_is_listed_get_them(world: World) 
                 world.trust(registry, REGISTRY)
                 given = {f"{REGISTRY}:{registry.port}": LOGIN}
                 with registry_client(
-                    credentials=given, certificates=world.certificates, tls_verify=None, trusted_token_realms=listed
+                    credentials=given, certificates=world.certificates, tls_verify=None, token_realms=listed
                 ) as client:
                     assert client.fetch_manifest(at(registry, REGISTRY)) is not None
             assert [request.headers["authorization"] for request in realm.requests] == ["Basic bWU6dGhlLXBhc3N3b3Jk"]
@@ -179,17 +91,31 @@ def test_no_realm_without_tls_for_a_registry_with_tls(world: World, credentials:
         assert plain.connections == []
 
 
-def test_an_insecure_registry_may_have_its_realm_on_its_own_host_only(world: World) -> None:
-    with Upstream(issuing(), host="127.0.0.2") as own, Upstream(issuing(), host="127.0.0.4") as foreign:
-        realms = [f"http://{REGISTRY}:{own.port}/token", f"http://{FOREIGN}:{foreign.port}/token"]
-        with Upstream(challenging(realms[0], world.routes), host="127.0.0.2") as registry:
-            with registry_client() as client:
-                assert client.fetch_manifest(at(registry, REGISTRY)) is not None
-            registry.handler = challenging(realms[1], world.routes)
-            with registry_client() as client, pytest.raises(RegistryAuthError, match="untrusted token realm"):
-                client.fetch_manifest(at(registry, REGISTRY))
+@pytest.mark.demand("AUTH-realm-cross-host")
+@pytest.mark.demand("AUTH-realm-http-downgrade")
+def test_credentials_for_an_insecure_registry_go_without_tls_to_its_own_host_only(world: World) -> None:
+    with (
+        Upstream(issuing(), host="127.0.0.2") as own,
+        Upstream(issuing(), host="127.0.0.3") as sibling,
+        Upstream(answering(500), host="127.0.0.2") as registry,
+    ):
+        given = {f"{REGISTRY}:{registry.port}": LOGIN}
+        registry.handler = challenging(f"http://{REGISTRY}:{own.port}/token", world.routes)
+        with registry_client(credentials=given) as client:
+            assert client.fetch_manifest(at(registry, REGISTRY)) is not None
+        registry.handler = challenging(f"http://{SIBLING}:{sibling.port}/token", world.routes)
+        with (
+            registry_client(credentials=given) as client,
+            pytest.raises(RegistryAuthError, match=r"untrusted token realm.* without TLS .*--token-realms"),
+        ):
+            client.fetch_manifest(at(registry, REGISTRY))
         assert len(own.requests) == 1
-        assert foreign.connections == []
+        assert sibling.connections == []
+        with registry_client(credentials=given, token_realms=(SIBLING,)) as client:
+            assert client.fetch_manifest(at(registry, REGISTRY)) is not None
+        with registry_client() as client:
+            assert client.fetch_manifest(at(registry, REGISTRY)) is not None
+        assert ["authorization" in request.headers for request in sibling.requests] == [True, False]
 
 
 @pytest.mark.demand("AUTH-realm-ssrf")
@@ -609,9 +535,9 @@ def test_concurrent_logins_cost_one_token(world: World) -> None:
         assert registry.paths().count("/token") == 1
 
 
-def test_the_first_challenge_that_can_be_answered_is(world: World) -> None:
+def test_where_no_challenge_can_be_answered_the_door_is_the_last_place_to_look(world: World) -> None:
     login = answering(401, headers={"WWW-Authenticate": "Digest realm=x"})
     with Upstream(in_order(login), host="127.0.0.2") as registry:
         with registry_client() as client, pytest.raises(RegistryAuthError):
             client.fetch_manifest(at(registry, REGISTRY))
-        assert len(registry.requests) == 1
+        assert registry.paths() == ["/v2/some/image/manifests/latest", "/v2/"]

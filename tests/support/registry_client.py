@@ -47,7 +47,7 @@ def registry_client(
     limits: Limits = LIMITS,
     tls_verify: bool | None = False,
     environ: Mapping[str, str] | None = None,
-    trusted_token_realms: tuple[str, ...] = (),
+    token_realms: tuple[str, ...] = (),
     clock: FakeClock | None = None,
 ) -> Iterator[RegistryClient]:
     """A client; ``tls_verify=False`` lets it speak http. ``certificates`` stands for /etc/containers/certs.d."""
@@ -59,7 +59,7 @@ def registry_client(
         limits=limits,
         tls_verify=tls_verify,
         environ=environ or {},
-        trusted_token_realms=trusted_token_realms,
+        token_realms=token_realms,
         clock=(clock or FakeClock()).clock,
     )
     try:

@@ -61,7 +61,7 @@ class RegistrySettings:
     registries_conf: Path | None = None
     registries_conf_dir: Path | None = None
     tls_verify: bool | None = None
-    trusted_token_realms: tuple[str, ...] = ()
+    token_realms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,12 +222,12 @@ def _read_registry(table: TomlTable) -> RegistrySettings:
         registries_conf=_read_path(table, "registries-conf"),
         registries_conf_dir=_read_path(table, "registries-conf-dir"),
         tls_verify=table.get("tls-verify", bool),
-        trusted_token_realms=table.array("trusted-token-realms", (str,)) or (),
+        token_realms=table.array("token-realms", (str,)) or (),
     )
     table.finish()
-    for realm in settings.trusted_token_realms:
+    for realm in settings.token_realms:
         if not is_domain(realm):
-            raise table.error("trusted-token-realms", f"{realm!r} is not the host or host:port of a token server")
+            raise table.error("token-realms", f"{realm!r} is not the host or host:port of a token service")
     return settings
 
 

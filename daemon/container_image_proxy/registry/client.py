@@ -29,6 +29,7 @@ from container_image_proxy.registry.failures import own_errors
 from container_image_proxy.registry.headers import parse_media_type
 from container_image_proxy.registry.login import Login
 from container_image_proxy.registry.proxies import parse_proxies
+from container_image_proxy.registry.realms import TokenRealms
 from container_image_proxy.registry.referrers import (
     MAX_PAGES,
     first_page,
@@ -75,7 +76,7 @@ class RegistryClient:
         limits: Limits,
         tls_verify: bool | None = None,
         environ: Mapping[str, str],
-        trusted_token_realms: Collection[str] = (),
+        token_realms: Collection[str] = (),
         clock: Clock = Clock(),  # noqa: B008 - frozen
     ) -> None:
         """``tls_verify`` overrides ``insecure`` of every registry; ``environ`` names the proxies.
@@ -87,8 +88,9 @@ class RegistryClient:
         self._tls_verify = tls_verify
         self._clock = clock
         self._session = HttpSession(limits=limits, certificates=certificates, proxies=parse_proxies(environ))
-        tokens = Tokens(self._session, limits, trusted_realms=trusted_token_realms, clock=clock.now)
-        self._api = DistributionApi(Login(self._session, tokens, keychain), limits)
+        realms = TokenRealms(frozenset(host.lower() for host in token_realms))
+        tokens = Tokens(self._session, limits, realms=realms, clock=clock.now)
+        self._api = DistributionApi(Login(self._session, tokens, keychain, clock.now), limits)
         self._health = Health(limits, clock.now)
         self._suppliers: dict[Reference | Repository, Repository] = {}
 

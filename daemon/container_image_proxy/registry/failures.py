@@ -55,6 +55,7 @@ _CODES: Final = frozenset(
         "UNSUPPORTED",
     ]
 )
+_RATE_LIMIT: Final = "TOOMANYREQUESTS"
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _Kind = type[BaseException] | tuple[type[BaseException], ...]
 _NO_TLS: Final = frozenset({"HTTP_REQUEST", "WRONG_VERSION_NUMBER"})  # how OpenSSL calls plain text instead of TLS
@@ -86,13 +87,18 @@ _KINDS: Final[tuple[tuple[_Kind, type[UpstreamError], str, bool], ...]] = (
 
 
 def parse_error_codes(body: bytes) -> tuple[str, ...]:
-    """The known codes of an error document (distribution-spec, Error Codes); empty for anything else."""
+    """The known codes of an error document (distribution-spec, Error Codes); empty for anything else.
+
+    Some registries tell a lone error without the list around it, or a code in lower case, or a rate limit as a text.
+    """
     try:
         document = json.loads(body)
-        codes = [entry["code"] for entry in document["errors"]]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return ()
-    return tuple(dict.fromkeys(code for code in codes if isinstance(code, str) and code in _CODES))
+    except (ValueError, RecursionError):
+        return (_RATE_LIMIT,) if body.lstrip()[: len(_RATE_LIMIT)].upper() == _RATE_LIMIT.encode() else ()
+    errors = document.get("errors", document) if isinstance(document, dict) else ()
+    entries = errors if isinstance(errors, list) else [errors]
+    codes = [str(entry.get("code")).upper() for entry in entries if isinstance(entry, dict)]
+    return tuple(dict.fromkeys(code for code in codes if code in _CODES))
 
 
 def error_for_status(
@@ -112,7 +118,7 @@ def error_for_status(
 
 
 def _classify(status: int, codes: tuple[str, ...]) -> tuple[type[UpstreamError], bool]:
-    if status == HTTPStatus.TOO_MANY_REQUESTS or "TOOMANYREQUESTS" in codes:
+    if status == HTTPStatus.TOO_MANY_REQUESTS or _RATE_LIMIT in codes:
         return RateLimitedError, True
     if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         return RegistryAuthError, False

@@ -95,12 +95,14 @@ class HttpSession:
         except RegistryError as error:
             raise self._refused(request, f"redirects to a URL that cannot be asked for: {error}") from None
         if there.origin == here.origin:
-            return replace(request, target=there)
+            if there.is_in_api or not here.is_in_api:
+                return replace(request, target=there)
+            return replace(request, target=there, authorization=None, withheld=request.authorization)
         if not request.may_leave_origin:
-            raise self._refused(request, "redirects to another host, where our credentials must not go")
+            raise self._refused(request, "redirects to another host, where requests for tokens do not go")
         if here.origin.scheme == "https" and there.origin.scheme == "http" and not request.endpoint.insecure:
             raise self._refused(request, "redirects from https to http")
-        return replace(request, target=there, authorization=None, trusts_target=False)
+        return replace(request, target=there, authorization=None, withheld=None, is_named=False, trusts_target=False)
 
     def _refused(self, request: Request, reason: str) -> RegistryError:
         return RegistryError(
@@ -138,7 +140,7 @@ class HttpSession:
         return _Profile(
             files=self._tls_files(request),
             verify=not (endpoint.insecure and is_same_host),
-            reach=Reach.ANYWHERE if is_same_host else self._reach_from(endpoint),
+            reach=Reach.ANYWHERE if is_same_host or request.is_named else self._reach_from(endpoint),
         )
 
     def _tls_files(self, request: Request) -> TlsFiles:

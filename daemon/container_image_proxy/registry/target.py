@@ -44,6 +44,12 @@ class Target:
         return path + query
 
     @property
+    def is_in_api(self) -> bool:
+        """Whether it is a resource of the distribution API, all of which lie below ``/v2/``."""
+        path = self._split()[1]
+        return path == "/v2" or path.startswith("/v2/")
+
+    @property
     def authorization(self) -> str | None:
         """HTTP Basic with the URL's own user information; None without one."""
         if not self.userinfo:

@@ -1,8 +1,8 @@
-"""Bearer tokens: where they may be asked for, how, and how long they are good.
+"""Bearer tokens: how they are asked for, and how long they are good.
 
 Docker registry v2 token authentication: the GET form with user and password or anonymously, the OAuth2 form with an
 identity token. Tokens are kept in memory, by everything that they depend on, and their lives run on the monotonic
-clock.
+clock. Which token services may have credentials is told by ``realms``.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
 
 from container_image_proxy.errors import RegistryAuthError, RegistryError, UpstreamError
-from container_image_proxy.registry.origin import is_own_site
+from container_image_proxy.registry.denials import denied_by_token_service, untrusted_realm
+from container_image_proxy.registry.realms import TokenRealms
 from container_image_proxy.registry.request import Request
 from container_image_proxy.registry.target import Target, parse_target
 from container_image_proxy.single_flight import SingleFlight
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
 
     from container_image_proxy.config.keychain import Credentials
     from container_image_proxy.config.limits import Limits
-    from container_image_proxy.registry.challenge import Challenge, TokenScope
+    from container_image_proxy.registry.challenge import TokenScope
     from container_image_proxy.registry.endpoints import Endpoint
     from container_image_proxy.registry.reply import Reply
     from container_image_proxy.registry.session import HttpSession
@@ -37,14 +38,14 @@ if TYPE_CHECKING:
 _CLIENT_ID: Final = "container-image-proxy"
 _TOKEN: Final = re.compile(r"[\x21-\x7e]{1,65536}")
 _MOST_TOKENS: Final = 64
-_LONGEST_LIFE: Final = 24 * 3600.0
+_LONGEST_LIFE: Final = 24 * 3600
 _PHASE: Final = "token"
-_REMEDY: Final = " (if it may have the credentials: trusted-token-realms, see container-image-proxy.toml(5))"
+_WITHOUT_OAUTH2: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """All that a token depends on; equal requests may share one."""
+    """All that a token depends on; equal requests may share one. ``credentials`` None asks anonymously."""
 
     endpoint: Endpoint
     realm: str
@@ -67,12 +68,12 @@ class Tokens:
         session: HttpSession,
         limits: Limits,
         *,
-        trusted_realms: Collection[str] = (),
+        realms: TokenRealms = TokenRealms(),  # noqa: B008 - frozen
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session = session
         self._limits = limits
-        self._trusted_realms = frozenset(host.lower() for host in trusted_realms)
+        self._realms = realms
         self._clock = clock
         self._tokens: dict[TokenRequest, _Token] = {}
         self._fetches: SingleFlight[_Token] = SingleFlight()
@@ -110,7 +111,7 @@ class Tokens:
     def _fetch(self, wanted: TokenRequest) -> _Token:
         target = self._verify_realm(wanted)
         asked = self._clock()
-        reply = self._session.send(_compose(wanted, target))
+        reply = self._ask(wanted, target)
         if reply.status != HTTPStatus.OK:
             raise _refusal(wanted, reply)
         body = reply.read_all(self._limits.token_size)
@@ -119,27 +120,54 @@ class Tokens:
 
     def _verify_realm(self, wanted: TokenRequest) -> Target:
         """The token service, if it may be asked: it never learns our credentials unless it is the registry's own."""
-        endpoint = wanted.endpoint
+        endpoint, domain = wanted.endpoint, wanted.endpoint.domain
         try:
             target = parse_target(wanted.realm)
         except RegistryError:
-            raise self._untrusted(endpoint, "no http or https URL") from None
-        if target.origin.scheme != "https" and not (endpoint.insecure and target.origin.host == endpoint.host):
-            raise self._untrusted(endpoint, f"{target.origin.authority} without TLS")
-        if wanted.credentials is not None and not self._is_trusted(endpoint, target):
-            raise self._untrusted(endpoint, target.origin.authority, _REMEDY)
+            raise untrusted_realm(domain, "what is no http or https URL") from None
+        realm = target.origin
+        remedy = f" (if it may have the credentials: token-realms or --token-realms, with {realm.authority})"
+        if realm.scheme != "https" and not endpoint.insecure:
+            raise untrusted_realm(domain, f"{realm.authority} without TLS")
+        if wanted.credentials is None:
+            return target
+        if realm.scheme != "https" and realm.host != endpoint.host and not self._realms.is_named(realm):
+            raise untrusted_realm(domain, f"{realm.authority} without TLS", remedy)
+        if not self._realms.may_have_credentials(endpoint.host, realm):
+            raise untrusted_realm(domain, realm.authority, remedy)
         return target
 
-    def _is_trusted(self, endpoint: Endpoint, target: Target) -> bool:
-        host = target.origin.host
-        return is_own_site(endpoint.host, host) or not self._trusted_realms.isdisjoint({host, target.origin.authority})
+    def _ask(self, wanted: TokenRequest, target: Target) -> Reply:
+        """The answer to the OAuth2 form if there is an identity token, and to the plain one otherwise, or where the
+        service does not know the other.
+        """
+        credentials = wanted.credentials
+        if credentials is not None and credentials.identity_token:
+            reply = self._session.send(self._request(wanted, target, form=_form(wanted, credentials)))
+            if reply.status not in _WITHOUT_OAUTH2 or not credentials.password:
+                return reply
+            reply.discard()
+        authorization = basic_authorization(credentials) if credentials is not None and credentials.password else None
+        return self._session.send(self._request(wanted, _with_query(wanted, target), authorization=authorization))
 
-    @staticmethod
-    def _untrusted(endpoint: Endpoint, realm: str, remedy: str = "") -> RegistryAuthError:
-        return RegistryAuthError(
-            f"untrusted token realm: {endpoint.domain} wants its tokens to be asked for at {realm}{remedy}",
+    def _request(
+        self,
+        wanted: TokenRequest,
+        target: Target,
+        *,
+        authorization: str | None = None,
+        form: dict[str, str] | None = None,
+    ) -> Request:
+        return Request(
+            target=target,
+            endpoint=wanted.endpoint,
             phase=_PHASE,
-            endpoint=endpoint.domain,
+            headers={"Accept": "application/json"},
+            authorization=authorization,
+            form=form,
+            is_named=self._realms.is_named(target.origin),
+            trusts_target=wanted.credentials is not None,
+            may_leave_origin=False,
         )
 
 
@@ -148,78 +176,56 @@ def basic_authorization(credentials: Credentials) -> str:
     return "Basic " + b64encode(f"{credentials.username}:{credentials.password}".encode()).decode("ascii")
 
 
-def token_request(
-    endpoint: Endpoint, challenge: Challenge, scopes: Collection[TokenScope], credentials: Credentials | None
-) -> TokenRequest:
-    """What a Bearer challenge asks us to get."""
-    realm = challenge.parameters.get("realm", "")
-    return TokenRequest(endpoint, realm, challenge.parameters.get("service", ""), tuple(scopes), credentials)
+def _form(wanted: TokenRequest, credentials: Credentials) -> dict[str, str]:
+    """The OAuth2 form (distribution's oauth specification)."""
+    form = {
+        "grant_type": "refresh_token",
+        "refresh_token": credentials.identity_token,
+        "service": wanted.service,
+        "scope": " ".join(map(str, wanted.scopes)),
+        "client_id": _CLIENT_ID,
+    }
+    return {name: value for name, value in form.items() if value}
 
 
-def _compose(wanted: TokenRequest, target: Target) -> Request:
-    """The OAuth2 form for an identity token, the plain one otherwise."""
-    credentials = wanted.credentials
-    if credentials is not None and credentials.identity_token:
-        form = {
-            "grant_type": "refresh_token",
-            "refresh_token": credentials.identity_token,
-            "service": wanted.service,
-            "scope": " ".join(map(str, wanted.scopes)),
-            "client_id": _CLIENT_ID,
-        }
-        return _request(wanted, target, form=form)
+def _with_query(wanted: TokenRequest, target: Target) -> Target:
+    """The realm with what is wanted; its own query, which registries do use, stays as it is."""
     query = [("service", wanted.service)] if wanted.service else []
     query += [("scope", str(scope)) for scope in wanted.scopes]
-    if credentials is not None:
-        query.append(("account", credentials.username))
+    if wanted.credentials is not None and wanted.credentials.username:
+        query.append(("account", wanted.credentials.username))
     separator = "&" if "?" in target.url else "?"
-    asked = replace(target, url=target.url + separator + urlencode(query)) if query else target
-    return _request(wanted, asked, authorization=basic_authorization(credentials) if credentials else None)
-
-
-def _request(
-    wanted: TokenRequest, target: Target, *, authorization: str | None = None, form: dict[str, str] | None = None
-) -> Request:
-    return Request(
-        target=target,
-        endpoint=wanted.endpoint,
-        phase=_PHASE,
-        headers={"Accept": "application/json"},
-        authorization=authorization,
-        form=form,
-        trusts_target=wanted.credentials is not None,
-        may_leave_origin=False,
-    )
+    return replace(target, url=target.url + separator + urlencode(query)) if query else target
 
 
 def _refusal(wanted: TokenRequest, reply: Reply) -> UpstreamError:
     error = reply.error()
-    if not isinstance(error, RegistryAuthError):
-        return error
-    return rejected_login(wanted.endpoint, wanted.credentials, phase=_PHASE, status=reply.status)
-
-
-def rejected_login(
-    endpoint: Endpoint, credentials: Credentials | None, *, phase: str, status: int
-) -> RegistryAuthError:
-    """Our credentials, or our having none, were not good enough. Says where they are from, never what they are."""
-    if credentials is None:
-        reason = "wants a login, and no credentials are configured for it"
-    else:
-        reason = f"does not accept, or gives no access to, the credentials from {credentials.origin}"
-    return RegistryAuthError(
-        f"{endpoint.domain} {reason}", phase=phase, endpoint=endpoint.domain, upstream_status=status
-    )
+    # An identity token that was revoked or has expired is answered 400 (RFC 6749 section 5.2, invalid_grant).
+    is_bad_grant = reply.status == HTTPStatus.BAD_REQUEST and reply.request.form is not None
+    if isinstance(error, RegistryAuthError) or (is_bad_grant and not error.retryable):
+        return denied_by_token_service(reply, wanted)
+    return error
 
 
 def _parse_token(body: bytes | None, endpoint: str) -> tuple[str, float]:
     """The token and its life in seconds (0 if not told); nothing of the answer gets into an error."""
     try:
         document = json.loads(body or b"")
-        value = document.get("token") or document.get("access_token")
-        life = document.get("expires_in", 0)
+        # Names count without regard to case, as in the programs that token services are tested with.
+        members = {name.lower(): value for name, value in document.items()} | document
     except (ValueError, AttributeError, RecursionError):
-        value, life = None, 0
+        members = {}
+    value = members.get("token") or members.get("access_token")
     if not isinstance(value, str) or not _TOKEN.fullmatch(value):
         raise RegistryError(f"the token service at {endpoint} sent no usable token", phase=_PHASE, endpoint=endpoint)
-    return value, float(life) if isinstance(life, int | float) and 0 <= life <= _LONGEST_LIFE else 0.0
+    return value, _life(members.get("expires_in"))
+
+
+def _life(value: object) -> float:
+    """``expires_in`` in seconds, of which a day is enough; 0 for what is none. Some services send it as a text."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return 0.0
+    return float(min(value, _LONGEST_LIFE)) if isinstance(value, int | float) and value > 0 else 0.0

@@ -69,7 +69,7 @@ def test_everything_that_may_be_said_is_read(directories: tuple[Path, ...]) -> N
         tls-verify = false
         registries-conf = "/etc/r.conf"
         registries-conf-dir = "/etc/r.conf.d"
-        trusted-token-realms = ["auth.example.org"]
+        token-realms = ["auth.example.org"]
         [trust]
         policy = "/etc/policy.json"
         registries-d = "/etc/registries.d"
@@ -88,7 +88,7 @@ def test_everything_that_may_be_said_is_read(directories: tuple[Path, ...]) -> N
     assert (b.access.users, b.access.groups) == (set(), {4, 12})
     assert loaded.registry.tls_verify is False
     assert loaded.registry.authfile == Path("/etc/ostree/auth.json")
-    assert loaded.registry.trusted_token_realms == ("auth.example.org",)
+    assert loaded.registry.token_realms == ("auth.example.org",)
     assert loaded.trust.policy == Path("/etc/policy.json")
     assert loaded.trust.require_instance_signature
     assert loaded.trust.accept_unnamed_bundles

@@ -65,6 +65,21 @@ def test_only_known_codes_get_into_a_message() -> None:
 
 
 @pytest.mark.parametrize(
+    "body",
+    [
+        b'{"errors":[{"code":"TOOMANYREQUESTS"}]}',
+        b'{"errors":[{"code":"toomanyrequests","message":"x"}]}',
+        b'{"errors":{"code":"TOOMANYREQUESTS"}}',
+        b'{"code":"TOOMANYREQUESTS"}',
+        b" toomanyrequests: Rate exceeded",
+    ],
+)
+def test_forms_of_a_rate_limit(body: bytes) -> None:
+    codes = parse_error_codes(body)
+    assert isinstance(error_for_status(403, codes, phase="manifest", endpoint="r"), RateLimitedError)
+
+
+@pytest.mark.parametrize(
     "body", [b"", b"<html>", b"[]", b"{}", b'{"errors":7}', b'{"errors":[7]}', b"[" * 100_000, b"\xff"]
 )
 def test_a_body_that_is_no_error_document_has_no_codes(body: bytes) -> None:

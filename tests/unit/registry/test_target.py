@@ -127,3 +127,18 @@ def test_what_cannot_be_requested_is_refused_and_not_shown(url: str, complaint: 
     with pytest.raises(RegistryError, match=complaint) as caught:
         parse_target(url)
     assert "etc" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "is_resource"),
+    [
+        ("https://a/v2/", True),
+        ("https://a/v2", True),
+        ("https://a/v2/x/blobs/sha256:0?y=/", True),
+        ("https://a/v2x", False),
+        ("https://a/storage/v2/x", False),
+        ("https://a/?/v2/", False),
+    ],
+)
+def test_what_is_a_resource_of_the_api(url: str, *, is_resource: bool) -> None:
+    assert parse_target(url).is_in_api is is_resource
