@@ -75,6 +75,27 @@ def under(token: Cancellation) -> Generator[None, None, None]:
         _current.reset(before)
 
 
+@contextlib.contextmanager
+def within(seconds: float) -> Generator[None, None, None]:
+    """Cancel what this thread does meanwhile when ``seconds`` are over: ``TimeoutError``.
+
+    :class:`CancelledError` if its own token was cancelled before.
+    """
+    outer, inner = current(), Cancellation()
+    timer = threading.Timer(max(0.0, seconds), inner.cancel)
+    timer.daemon = True
+    with outer.calling(inner.cancel), under(inner):
+        timer.start()
+        try:
+            yield
+        except CancelledError:
+            if outer.is_cancelled:
+                raise
+            raise TimeoutError(f"not done within {seconds:g} s") from None
+        finally:
+            timer.cancel()
+
+
 def check() -> None:
     """Raise :class:`CancelledError` if the current token is cancelled."""
     if _current.get().is_cancelled:

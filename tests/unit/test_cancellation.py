@@ -64,3 +64,43 @@ def test_a_callback_is_called_once_and_only_meanwhile() -> None:
 
 def test_cancellation_is_no_failure_that_anybody_handles() -> None:
     assert not issubclass(CancelledError, Exception)
+
+
+def test_work_that_is_not_done_in_time_is_cancelled_and_its_token_is_not() -> None:
+    token, released = Cancellation(), threading.Event()
+
+    def work() -> None:
+        with cancellation.within(0.01), cancellation.current().calling(released.set):
+            cancellation.sleep(PATIENCE)
+
+    with cancellation.under(token):
+        with pytest.raises(TimeoutError, match=r"not done within 0\.01 s"):
+            work()
+        cancellation.check()
+    assert released.is_set()
+    assert not token.is_cancelled
+
+
+def test_work_that_is_done_in_time_is_not_cancelled_later() -> None:
+    with cancellation.within(0.01):
+        inner = cancellation.current()
+    with cancellation.within(0.05), pytest.raises(CancelledError):
+        cancellation.sleep(PATIENCE)
+    assert not inner.is_cancelled
+
+
+def test_who_left_before_the_time_was_over_has_left() -> None:
+    token = Cancellation()
+
+    def leave() -> None:
+        with cancellation.within(PATIENCE):
+            token.cancel()
+            cancellation.check()
+
+    with cancellation.under(token), pytest.raises(CancelledError):
+        leave()
+
+
+def test_there_is_no_time_at_all() -> None:
+    with pytest.raises(TimeoutError), cancellation.within(-1):
+        cancellation.sleep(PATIENCE)

@@ -7,15 +7,18 @@ signature that was not seen must not count as one that is not there. Verifies no
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
+from container_image_proxy import cancellation
 from container_image_proxy.config.lookaside import signature_url
 from container_image_proxy.config.trusted_file import load_trusted_file_if_present
-from container_image_proxy.errors import ConfigurationError, SourceError
+from container_image_proxy.errors import ConfigurationError, SourceError, UpstreamTimeoutError
 from container_image_proxy.image.reference import MAX_TAG_LENGTH
 from container_image_proxy.policy.signature_blob import (
     MAX_SIGNATURES,
@@ -37,14 +40,20 @@ if TYPE_CHECKING:
     from container_image_proxy.registry.endpoints import Repository
 
 MAX_TOTAL_SIZE: Final = 8 << 20
+MAX_TIME: Final = 300.0
+"""Seconds for all signatures of an image: each of 128 may take as long as any request, which is more than a minute."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SignatureStorage:
-    """The places that keep signatures of registry images."""
+    """The places that keep the signatures of one registry image, its index's and its manifest's.
+
+    ``time_left`` is for all of them together, in seconds.
+    """
 
     lookaside: LookasideConfiguration
     registry: RegistryClient
+    time_left: float = MAX_TIME
 
     def fetch(
         self, reference: Reference, digest: Digest, kinds: Collection[SignatureKind]
@@ -57,7 +66,23 @@ class SignatureStorage:
         """
         budget = _Budget()
         for place in self._places(self.registry.supplier(reference), digest, kinds):
-            yield tuple(budget.take(signature) for signature in place)
+            with self._in_time(reference):
+                found = tuple(budget.take(signature) for signature in place)
+            yield found
+
+    @contextmanager
+    def _in_time(self, reference: Reference) -> Iterator[None]:
+        """Let what is fetched meanwhile use up the time, and end with it."""
+        began = monotonic()
+        try:
+            with cancellation.within(self.time_left):
+                yield
+        except TimeoutError as error:
+            raise UpstreamTimeoutError(
+                f"the signatures of {reference} did not come within {MAX_TIME:g} s", phase="signature", retryable=True
+            ) from error
+        finally:
+            self.time_left -= monotonic() - began
 
     def _places(
         self, repository: Repository, digest: Digest, kinds: Collection[SignatureKind]
