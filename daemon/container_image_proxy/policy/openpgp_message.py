@@ -1,0 +1,178 @@
+"""The packets of an OpenPGP message, taken apart before gpg sees it (RFC 4880, sections 4.2, 5.6 and 11.3).
+
+A signature of an image is one signature around one literal packet, perhaps compressed. OpenPGP can say much more:
+several messages in a row, packets within packets, gigabytes in a few bytes. gpg would read all of that to its end, and
+need not say a word about it; here it is refused. What is signed, and by whom, is gpg's to find out: nothing is verified
+here.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from container_image_proxy.errors import SignatureRejectedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_MESSAGE_SIZE: Final = 4 << 20
+"""Bytes of a message, packed and unpacked: a signature has a few hundred, gpg's own bound is the memory."""
+_MAX_NESTING: Final = 4  # compressed packets in one another: every program makes one at most
+_MAX_PACKETS: Final = 8  # three are a message
+
+_SIGNATURE: Final = 2
+_ONE_PASS_SIGNATURE: Final = 4
+_COMPRESSED: Final = 8
+_MARKER: Final = 10
+_LITERAL: Final = 11
+_ENCRYPTED: Final = frozenset({1, 3, 9, 18, 20})
+_SIGNED_MESSAGES: Final = ((_ONE_PASS_SIGNATURE, _LITERAL, _SIGNATURE), (_SIGNATURE, _LITERAL))
+
+_IS_PACKET: Final = 0x80
+_IS_NEW_FORMAT: Final = 0x40
+_OLD_LENGTH_OCTETS: Final = (1, 2, 4)  # by length type; the fourth type is "up to the end of the data"
+_TWO_OCTETS: Final = 192
+_PARTIAL: Final = 224
+_FOUR_OCTETS: Final = 255
+
+
+@dataclass(frozen=True, slots=True)
+class _Packet:
+    tag: int
+    body: bytes
+
+    def __bytes__(self) -> bytes:
+        """In the new format, with a length of four octets."""
+        head = _IS_PACKET | _IS_NEW_FORMAT | self.tag
+        return bytes([head, _FOUR_OCTETS]) + len(self.body).to_bytes(4, "big") + self.body
+
+
+def unpack_signed_message(untrusted: bytes) -> bytes:
+    """The same message, uncompressed and each packet of a definite length, so that every reader finds the same packets.
+
+    :class:`SignatureRejectedError` for anything but one signature of one literal packet, and for more than
+    ``MAX_MESSAGE_SIZE`` bytes.
+    """
+    if len(untrusted) > MAX_MESSAGE_SIZE:
+        raise SignatureRejectedError(f"is larger than {MAX_MESSAGE_SIZE} bytes")
+    packets = _read_packets(untrusted)
+    for _ in range(_MAX_NESTING):
+        if [packet.tag for packet in packets] != [_COMPRESSED]:
+            break
+        packets = _read_packets(_decompress(packets[0].body))
+    tags = tuple(packet.tag for packet in packets)
+    if tags not in _SIGNED_MESSAGES:
+        raise SignatureRejectedError(_complain(tags))
+    return b"".join(map(bytes, packets))
+
+
+def _complain(tags: tuple[int, ...]) -> str:
+    if not _ENCRYPTED.isdisjoint(tags):
+        return "is encrypted"
+    if not {_SIGNATURE, _COMPRESSED} & set(tags):
+        return "is no signed OpenPGP message"
+    return "is not exactly one signature of one message"
+
+
+def _read_packets(data: bytes) -> list[_Packet]:
+    """The packets in ``data``, whole or not at all, but for markers, which are to be ignored (section 5.8)."""
+    packets: list[_Packet] = []
+    reader = _Reader(data)
+    while not reader.is_at_end:
+        packet = reader.read_packet()
+        if packet.tag != _MARKER:
+            packets.append(packet)
+        if len(packets) > _MAX_PACKETS:
+            raise SignatureRejectedError("is not exactly one signature of one message")
+    return packets
+
+
+class _Reader:
+    """Reads packets from the front of ``data``."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = memoryview(data)
+        self._position = 0
+
+    @property
+    def is_at_end(self) -> bool:
+        return self._position == len(self._data)
+
+    def read_packet(self) -> _Packet:
+        (head,) = self._take(1)
+        if not head & _IS_PACKET:
+            raise SignatureRejectedError("is malformed: something else than a packet is in it")
+        if head & _IS_NEW_FORMAT:
+            return _Packet(head & 0x3F, b"".join(self._new_body()))
+        octets = _OLD_LENGTH_OCTETS[head & 3 : (head & 3) + 1]
+        length = int.from_bytes(self._take(octets[0]), "big") if octets else len(self._data) - self._position
+        return _Packet(head >> 2 & 0xF, bytes(self._take(length)))
+
+    def _new_body(self) -> Iterator[memoryview]:
+        """The pieces of a body: parts whose length is a power of two, and a last one of any length (section 4.2.2)."""
+        while True:
+            (first,) = self._take(1)
+            if _PARTIAL <= first < _FOUR_OCTETS:
+                yield self._take(1 << (first & 0x1F))
+                continue
+            if first < _TWO_OCTETS:
+                length = first
+            elif first < _PARTIAL:
+                length = ((first - _TWO_OCTETS) << 8) + self._take(1)[0] + _TWO_OCTETS
+            else:
+                length = int.from_bytes(self._take(4), "big")
+            yield self._take(length)
+            return
+
+    def _take(self, count: int) -> memoryview:
+        taken = self._data[self._position : self._position + count]
+        if len(taken) != count:
+            raise SignatureRejectedError("is malformed: it ends within a packet")
+        self._position += count
+        return taken
+
+
+class _Decompressor(Protocol):
+    """What zlib's and bz2's have in common."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+def _decompress(body: bytes) -> bytes:
+    """The content of a compressed packet (section 5.6): all of it, and nothing behind it."""
+    algorithm, data = body[:1], body[1:]
+    if algorithm == b"\0":
+        return data
+    decompressor = _decompressor(algorithm)
+    try:
+        content = decompressor.decompress(data, MAX_MESSAGE_SIZE + 1)
+    except (zlib.error, OSError) as error:
+        raise SignatureRejectedError("is malformed: it cannot be decompressed") from error
+    if len(content) > MAX_MESSAGE_SIZE:
+        raise SignatureRejectedError(f"unpacks to more than {MAX_MESSAGE_SIZE} bytes")
+    if not decompressor.eof:
+        raise SignatureRejectedError("is malformed: it ends within compressed data")
+    if decompressor.unused_data:
+        raise SignatureRejectedError("is not exactly one signature of one message: something follows it")
+    return content
+
+
+def _decompressor(algorithm: bytes) -> _Decompressor:
+    match algorithm:
+        case b"\x01":
+            return zlib.decompressobj(-zlib.MAX_WBITS)
+        case b"\x02":
+            return zlib.decompressobj()
+        case b"\x03":
+            import bz2  # noqa: PLC0415 - hardly anybody uses it
+
+            return bz2.BZ2Decompressor()
+    raise SignatureRejectedError("is compressed in an unknown way")
