@@ -13,7 +13,7 @@ _container_image_proxy() {
     local options='--instance --check --port --socket --socket-mode --sockfd --allow-user --allow-group --idle-exit
         --config-dir --log-level --help --version --authfile --creds --no-creds --cert-dir --token-realms --tls-verify
         --policy --insecure-policy --registries-conf --registries-conf-dir --registries.d --override-os --override-arch
-        --override-variant'
+        --override-variant --verification-timeout'
     # Readline takes "=" and ":" for words of their own (COMP_WORDBREAKS).
     case $previous in [=:]) previous=${COMP_WORDS[COMP_CWORD - 2]}${previous#=} ;; esac
     case $word in
@@ -34,7 +34,7 @@ _container_image_proxy() {
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -d -- "$word")
         ;;
-    --port | --sockfd | --socket-mode | --idle-exit | --creds | --token-realms | --override-* | *:) COMPREPLY=() ;;
+    --port | --sockfd | --socket-mode | --idle-exit | --creds | --token-realms | --verification-timeout | --override-* | *:) COMPREPLY=() ;;
     *)
         case $word in
         -*) mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word") ;;

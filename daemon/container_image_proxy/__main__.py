@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from container_image_proxy.assembly import Surroundings, assemble
+from container_image_proxy.assembly import Surroundings, assemble, find_gpg
 from container_image_proxy.check import describe
 from container_image_proxy.command_line import build_parser, check_usage, instance_directories, load_settings
 from container_image_proxy.config.access import owner_access
@@ -104,6 +104,7 @@ def _run(options: argparse.Namespace) -> None:
     surroundings = _surroundings(options)
     if options.insecure_policy:
         _log.warning("--insecure-policy: no signature is checked, any image is served")
+    find_gpg(surroundings.environ).remove_leftovers()
     if options.instance is not None:
         _run_instance(options, surroundings)
     else:

@@ -5,8 +5,9 @@ Used at start, by ``--check`` and by every reload, which replaces the old config
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from container_image_proxy.config.certificates import load_certificates
@@ -18,7 +19,9 @@ from container_image_proxy.config.registries_conf import load_registries
 from container_image_proxy.config.short_names import resolve_short_name
 from container_image_proxy.errors import ConfigurationError, InvalidReferenceError, SourceError
 from container_image_proxy.lazy import Lazy
+from container_image_proxy.policy.gpg import Gpg
 from container_image_proxy.policy.model import insecure_policy, load_policy
+from container_image_proxy.policy.openpgp import Keyrings
 from container_image_proxy.proxy import Proxy, ServedImage
 from container_image_proxy.registry.proxies import parse_proxies
 from container_image_proxy.service.serving import Serving
@@ -33,7 +36,6 @@ from container_image_proxy.transports.table import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
     from container_image_proxy.config.instances import ImageSettings, InstanceSettings, TrustSettings
     from container_image_proxy.config.keychain import Credentials
@@ -80,6 +82,7 @@ def assemble(settings: InstanceSettings, store: SnapshotStore, surroundings: Sur
         store,
         require_instance_signature=settings.trust.require_instance_signature,
         accept_unnamed_bundles=settings.trust.accept_unnamed_bundles,
+        verification_timeout=settings.trust.verification_timeout,
     )
     return Serving(settings, images, policy, proxy, registry)
 
@@ -108,10 +111,19 @@ def _parse_reference(text: str, registries: Registries) -> ImageReference:
     return parse_image_reference(f"docker://{meant}")
 
 
+def find_gpg(environ: Mapping[str, str]) -> Gpg:
+    """gpg, with its homes in the runtime directory of the unit or the user, where no one else writes and no one tidies
+    up.
+    """
+    directories = [environ.get("RUNTIME_DIRECTORY", "").partition(":")[0], environ.get("XDG_RUNTIME_DIR", "")]
+    return Gpg(tuple(Path(directory) for directory in directories if directory.startswith("/")))
+
+
 def _load_policy(trust: TrustSettings, surroundings: Surroundings) -> Policy:
     if trust.insecure_policy:
         return insecure_policy()
-    return load_policy(str(trust.policy) if trust.policy else None, home=str(surroundings.home))
+    policy = load_policy(str(trust.policy) if trust.policy else None, home=str(surroundings.home))
+    return replace(policy, keyrings=Keyrings(find_gpg(surroundings.environ)))
 
 
 def _prepare_registry(

@@ -46,7 +46,7 @@ def _describe_image(serving: Serving, image: ServedImage) -> list[str]:
 
 def _value(value: object) -> str:
     """As an instance file would say it."""
-    return json.dumps(value if isinstance(value, bool | tuple) else str(value), ensure_ascii=False)
+    return json.dumps(value if isinstance(value, bool | float | tuple) else str(value), ensure_ascii=False)
 
 
 def _names(ids: frozenset[int], name_of: Callable[[int], str]) -> str:

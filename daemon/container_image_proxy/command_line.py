@@ -16,6 +16,7 @@ from container_image_proxy.config.access import AccessRule, owner_access, resolv
 from container_image_proxy.config.instances import (
     COMMAND_LINE,
     DEFAULT_FRESH_FOR,
+    DEFAULT_VERIFICATION_TIMEOUT,
     DIRECTORIES,
     ImageSettings,
     InstanceSettings,
@@ -88,6 +89,12 @@ def _add_upstream_options(parser: argparse.ArgumentParser) -> None:
         "--policy", type=Path, metavar="FILE", help="signature policy instead of containers-policy.json(5)'s places"
     )
     trust.add_argument("--insecure-policy", action="store_true", help="accept any image; for trying out")
+    group.add_argument(
+        "--verification-timeout",
+        type=_positive_seconds,
+        metavar="SECONDS",
+        help=f"how long verifying an image may compute (default {DEFAULT_VERIFICATION_TIMEOUT:g})",
+    )
     group.add_argument("--registries-conf", type=Path, metavar="FILE", help="mirrors, blocked and insecure registries")
     group.add_argument(
         "--registries-conf-dir", type=Path, metavar="DIR", help="drop-ins of the same, instead of registries.conf.d"
@@ -122,6 +129,13 @@ def _hosts(text: str) -> tuple[str, ...]:
     if wrong is not None:
         raise argparse.ArgumentTypeError(f"{wrong!r} is not the host or host:port of a token service")
     return hosts
+
+
+def _positive_seconds(text: str) -> float:
+    seconds = _seconds(text)
+    if seconds == 0:
+        raise argparse.ArgumentTypeError("0 seconds are not enough for anything")
+    return seconds
 
 
 def _boolean(text: str) -> bool:
@@ -212,5 +226,6 @@ def _override_trust(settings: TrustSettings, options: argparse.Namespace) -> Tru
         settings,
         policy=options.policy or settings.policy,
         registries_d=options.registries_d or settings.registries_d,
+        verification_timeout=options.verification_timeout or settings.verification_timeout,
         insecure_policy=options.insecure_policy,
     )

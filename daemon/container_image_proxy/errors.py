@@ -78,9 +78,17 @@ class PeerDeniedError(Error):
 class PolicyRejectedError(Error):
     """The signature policy does not allow the image; ``reasons`` has one line for each requirement that failed."""
 
+    retryable = False
+
     def __init__(self, detail: str, reasons: tuple[str, ...] = ()) -> None:
         super().__init__(detail)
         self.reasons = reasons
+
+
+class VerificationTimeoutError(PolicyRejectedError):
+    """Whether policy allows the image could not be found out in time, so it is not allowed now."""
+
+    retryable = True
 
 
 class SignatureRejectedError(PolicyRejectedError):

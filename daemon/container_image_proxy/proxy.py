@@ -15,7 +15,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from container_image_proxy import cancellation
 from container_image_proxy.chain import fetch_chain, verify_chain
+from container_image_proxy.config.instances import DEFAULT_VERIFICATION_TIMEOUT
 from container_image_proxy.errors import (
     AmbiguousDigestError,
     Error,
@@ -23,9 +25,11 @@ from container_image_proxy.errors import (
     UnknownBlobError,
     UnknownImageError,
     UnknownManifestError,
+    VerificationTimeoutError,
 )
 from container_image_proxy.image.convert import to_oci
 from container_image_proxy.image.digest import parse_digest_prefix
+from container_image_proxy.policy.budget import Budget
 from container_image_proxy.policy.evaluate import UnverifiedImage, evaluate, signed_documents
 from container_image_proxy.single_flight import SingleFlight
 from container_image_proxy.snapshots import Snapshot, Snapshots, StoredImage
@@ -69,6 +73,7 @@ class Proxy:
         *,
         require_instance_signature: bool = False,
         accept_unnamed_bundles: bool = False,
+        verification_timeout: float = DEFAULT_VERIFICATION_TIMEOUT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._images = images
@@ -82,6 +87,7 @@ class Proxy:
             accept_unnamed_bundles=accept_unnamed_bundles,
         )
         self._require_instance_signature = require_instance_signature
+        self._verification_timeout = verification_timeout
         self._clock = clock
         self._resolutions: SingleFlight[Snapshot] = SingleFlight()
 
@@ -153,7 +159,7 @@ class Proxy:
         if image is None or (stored.reference, stored.place) != _names(image):
             return None
         verify_chain(stored.indexes, stored.manifest, image.reference, stored.platform)
-        return self._verify(stored, iter(()), checked_at=None)
+        return self._verify(stored, iter(()), self._new_budget(), checked_at=None)
 
     def _is_fresh(self, image: ServedImage, snapshot: Snapshot) -> bool:
         if image.reference.pinned_digest is not None:
@@ -166,7 +172,8 @@ class Proxy:
             chain = fetch_chain(source, image.reference, platform, last.top_digest if last else None)
             if chain is not None:
                 unsigned = StoredImage(image.name, platform, *_names(image), *chain, signatures={})
-                snapshot = self._verify(unsigned, self._gather_signatures(unsigned, source), checked_at=began)
+                more = self._gather_signatures(unsigned, source)
+                snapshot = self._verify(unsigned, more, self._new_budget(), checked_at=began)
             elif last is not None:
                 snapshot = replace(last, checked_at=began)
             else:
@@ -185,15 +192,22 @@ class Proxy:
                     signatures[document.digest] = signatures.get(document.digest, ()) + found
                     yield replace(unsigned, signatures=dict(signatures))
 
-    def _verify(self, stored: StoredImage, more: Iterator[StoredImage], *, checked_at: float | None) -> Snapshot:
+    def _new_budget(self) -> Budget:
+        """What the verification of one image may compute, until the last client that waits for it has left."""
+        return Budget(self._verification_timeout, cancellation.current(), self._clock)
+
+    def _verify(
+        self, stored: StoredImage, more: Iterator[StoredImage], budget: Budget, *, checked_at: float | None
+    ) -> Snapshot:
         """What policy allows: ``stored``, or the first of ``more``, the same image with more and more signatures.
 
-        Raises what policy has against the last of them if it allows none.
+        Raises what policy has against the last of them if it allows none; all of them share the budget.
         """
         try:
-            verified = self._evaluate(self._unverified(stored))
+            verified = self._evaluate(self._unverified(stored), budget)
         except PolicyRejectedError as error:
-            fuller = _next_version(more, error)
+            with budget.paused():
+                fuller = None if isinstance(error, VerificationTimeoutError) else _next_version(more, error)
             if fuller is None:
                 fields = {"IMAGE": stored.name, "REFERENCE": stored.reference}
                 _log.warning("rejected: %s", error, extra={"fields": fields})
@@ -201,7 +215,7 @@ class Proxy:
         else:
             _log_receipt(stored, verified.receipt)
             return Snapshot(stored, verified, to_oci(verified.manifest), checked_at)
-        return self._verify(fuller, more, checked_at=checked_at)
+        return self._verify(fuller, more, budget, checked_at=checked_at)
 
     def _unverified(self, stored: StoredImage) -> UnverifiedImage:
         return UnverifiedImage(

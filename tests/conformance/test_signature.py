@@ -11,6 +11,7 @@ import pytest
 from container_image_proxy.errors import SignatureRejectedError
 from container_image_proxy.image.image_reference import ImageReference
 from container_image_proxy.image.reference import parse_reference
+from container_image_proxy.policy.gpg import Gpg
 from container_image_proxy.policy.identity import parse_identity
 from container_image_proxy.policy.judge import Judge, Subject
 from container_image_proxy.policy.model import Policy, parse_policy
@@ -19,6 +20,7 @@ from container_image_proxy.policy.signature_blob import UntrustedSignature, pars
 from container_image_proxy.policy.simple_signing import verify_claim, verify_simple_signature
 from tests.support.conformance import DIRECTORY, deviation, rows, to_bytes
 from tests.support.gpg import select_keys
+from tests.support.verification import make_budget
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +40,7 @@ def paths_relative_to_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:
 def allows(policy: Policy, reference: str, manifest: bytes, signatures: tuple[UntrustedSignature, ...]) -> bool:
     named = ImageReference("docker", f"//{reference}", parse_reference(reference), reference, ())
     subject = Subject(manifest, (manifest,), named.docker_reference, signatures)
-    judge = Judge(policy.keyrings, RECORDED_AT)
+    judge = Judge(policy.keyrings, RECORDED_AT, make_budget())
     scope = policy.scope_for(named)
     return all(judge.judge(requirement, subject).accepted for requirement in scope.requirements)
 
@@ -97,9 +99,13 @@ def test_image_allowed(row: dict[str, Any]) -> None:
 def test_gpg_verify(row: dict[str, Any]) -> None:
     if row["error"] is not None:
         with pytest.raises(SignatureRejectedError):
-            Keyring(select_keys(FIXTURES, row["keyring_fingerprints"])).verify(to_bytes(row["signature"]))
+            Keyring(select_keys(FIXTURES, row["keyring_fingerprints"]), Gpg(), make_budget()).verify(
+                to_bytes(row["signature"]), budget=make_budget()
+            )
         return
-    message = Keyring(select_keys(FIXTURES, row["keyring_fingerprints"])).verify(to_bytes(row["signature"]))
+    message = Keyring(select_keys(FIXTURES, row["keyring_fingerprints"]), Gpg(), make_budget()).verify(
+        to_bytes(row["signature"]), budget=make_budget()
+    )
     assert (message.content, message.primary_fingerprint) == (to_bytes(row["contents"]), row["key_identity"])
 
 
@@ -108,8 +114,10 @@ def test_manifest_signature_keylist(row: dict[str, Any]) -> None:
     image = parse_reference(row["expected_reference"])
     identity = parse_identity({"type": "matchRepository"}, "")
     try:
-        keyring = Keyring(select_keys(FIXTURES, row["allowed_fingerprints"]))
-        attestation = verify_simple_signature(keyring, UntrustedSignature("simple", to_bytes(row["signature"])))
+        keyring = Keyring(select_keys(FIXTURES, row["allowed_fingerprints"]), Gpg(), make_budget())
+        attestation = verify_simple_signature(
+            keyring, UntrustedSignature("simple", to_bytes(row["signature"])), budget=make_budget()
+        )
         verify_claim(attestation, identity, image, to_bytes(row["manifest"]))
     except SignatureRejectedError:
         assert row["error"] is not None
@@ -120,6 +128,6 @@ def test_manifest_signature_keylist(row: dict[str, Any]) -> None:
 @rows("signature/gpg_untrusted_contents")
 def test_gpg_untrusted_contents(row: dict[str, Any]) -> None:
     """The content of a message that nobody trusted signed stays unread; who signed it is told."""
-    keyring = Keyring((read_if_there(FIXTURES / "public-key-with-revoked-subkey.gpg"),))
+    keyring = Keyring((read_if_there(FIXTURES / "public-key-with-revoked-subkey.gpg"),), Gpg(), make_budget())
     with pytest.raises(SignatureRejectedError, match=row["short_key_id"] or ""):
-        keyring.verify(to_bytes(row["signature"]))
+        keyring.verify(to_bytes(row["signature"]), make_budget())

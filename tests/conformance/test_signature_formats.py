@@ -20,6 +20,7 @@ from container_image_proxy.policy.sigstore import SigstoreTrust
 from container_image_proxy.policy.simple_signing import ATOMIC, COSIGN, parse_claim
 from container_image_proxy.policy.x509_chain import parse_single_certificate
 from tests.support.conformance import deviation, rows, to_bytes
+from tests.support.verification import make_budget
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +44,7 @@ def optional_bytes(value: dict[str, str] | None) -> bytes:
 
 
 def certificates(pems: list[str]) -> tuple[Any, ...]:
-    return tuple(parse_single_certificate(pem.encode(), "a root") for pem in pems)
+    return tuple(parse_single_certificate(pem.encode(), "a root", make_budget()) for pem in pems)
 
 
 def fulcio_root(recorded: dict[str, Any]) -> FulcioRoot:
@@ -108,6 +109,7 @@ def test_rekor_set_verify(row: dict[str, Any]) -> None:
             signer=parse_single_pem(optional_bytes(row["key_or_cert"]), "the key"),
             signature=decode_base64(row["base64_signature"], "the signature"),
             payload=to_bytes(row["payload"]),
+            budget=make_budget(),
         )
         assert time == datetime.fromisoformat(row["time"])
 
@@ -117,7 +119,7 @@ def test_rekor_set_verify(row: dict[str, Any]) -> None:
 def test_fulcio_cert_verify(row: dict[str, Any]) -> None:
     with outcome("signature/fulcio_cert_verify", row):
         time = datetime.fromisoformat(row["time"][:19]).replace(tzinfo=UTC)
-        key = fulcio_root(row["root"]).verify(certificate(row), time).key
+        key = fulcio_root(row["root"]).verify(certificate(row), time, make_budget()).key
         assert public_der(key) == parse_single_pem(row["public_key"].encode(), "the key")
 
 
@@ -130,7 +132,7 @@ def test_pki_verify(row: dict[str, Any]) -> None:
             certificates(root.get("caIntermediateCertificates", [])),
             root.get("subjectEmail"),
             root.get("subjectHostname"),
-        ).verify(certificate(row), RECORDED_AT)
+        ).verify(certificate(row), RECORDED_AT, make_budget())
 
 
 @rows("signature/rekor_fulcio_verify")
@@ -143,7 +145,10 @@ def test_rekor_fulcio_verify(row: dict[str, Any]) -> None:
     }
     trust = SigstoreTrust(fulcio_root(row["root"]), keys(row["rekor_public_keys"]), RECORDED_AT)
     with outcome("signature/rekor_fulcio_verify", row):
-        trust.verify(UntrustedSignature("sigstore", to_bytes(row["payload"]), SIGNATURE_MEDIA_TYPE, annotations))
+        trust.verify(
+            UntrustedSignature("sigstore", to_bytes(row["payload"]), SIGNATURE_MEDIA_TYPE, annotations),
+            budget=make_budget(),
+        )
 
 
 def about_the_signature(row: dict[str, Any]) -> bool:
@@ -158,7 +163,10 @@ def test_sigstore_payload_verify(row: dict[str, Any]) -> None:
     trust = SigstoreTrust(keys(row["public_keys"]), (), RECORDED_AT)
     if row["error"] is not None:
         with pytest.raises(SignatureRejectedError):
-            trust.verify(untrusted)
+            trust.verify(untrusted, make_budget())
         return
     payload = json.loads(to_bytes(row["payload"]))
-    assert trust.verify(untrusted).claim.docker_reference == payload["critical"]["identity"]["docker-reference"]
+    assert (
+        trust.verify(untrusted, make_budget()).claim.docker_reference
+        == payload["critical"]["identity"]["docker-reference"]
+    )

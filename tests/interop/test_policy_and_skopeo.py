@@ -20,6 +20,7 @@ from container_image_proxy.policy.signature_blob import parse_signature_blob
 from tests.support.gpg import Signer
 from tests.support.layouts import single_image
 from tests.support.sigstore import encode, make_key, make_payload, public_pem, sign
+from tests.support.verification import make_budget
 
 NAME = "quay.io/example/os:1"
 SIGSTORE_KEY = make_key()
@@ -86,7 +87,7 @@ def we_allow(policy: Path, image: Path) -> bool:
     reference = ImageReference("dir", str(image), None, str(image), ())
     unverified = UnverifiedImage(reference, None, manifest, {manifest.digest: found})
     try:
-        evaluate(load_policy(str(policy), home=None), unverified)
+        evaluate(load_policy(str(policy), home=None), unverified, budget=make_budget())
     except PolicyRejectedError:
         return False
     return True

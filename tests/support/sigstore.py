@@ -78,7 +78,7 @@ def encode(data: bytes) -> str:
 
 @dataclass
 class Certificate:
-    """A certificate and its key; a root unless ``issuer`` is given."""
+    """A certificate and its key; a root unless ``issuer`` is given. ``claims`` is a public key that it has instead."""
 
     name: str = "ca"
     issuer: Certificate | None = None
@@ -88,13 +88,14 @@ class Certificate:
     valid_until: datetime = SIGNED_AT + timedelta(days=1)
     extensions: tuple[tuple[x509.ExtensionType, bool], ...] = ()
     key: ec.EllipticCurvePrivateKey = field(default_factory=make_key)
+    claims: rsa.RSAPublicKey | None = None
 
     def __post_init__(self) -> None:
         builder = (
             x509.CertificateBuilder()
             .subject_name(_name(self.name))
             .issuer_name(_name(self.issuer.name if self.issuer else self.name))
-            .public_key(self.key.public_key())
+            .public_key(self.claims or self.key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(self.valid_from)
             .not_valid_after(self.valid_until)

@@ -12,6 +12,7 @@ from container_image_proxy.image.descriptor import parse_descriptor
 from container_image_proxy.image.digest import parse_digest
 from container_image_proxy.image.platform import parse_platform
 from container_image_proxy.image.reference import parse_reference
+from container_image_proxy.policy.public_key import parse_pem
 from container_image_proxy.registry.challenge import parse_challenges
 from container_image_proxy.registry.headers import (
     parse_content_range,
@@ -43,6 +44,26 @@ def _pumped(specimen: str) -> Iterator[str]:
         for pump in {" ", "\\a", before[-1:], before[-2:], before} - {""}:
             for rest in (after, "", "\0"):
                 yield before + pump * (_LENGTH // len(pump)) + rest
+
+
+PEM_BLOCK = "-----BEGIN A-----\nMII=\n-----END A-----\n"
+
+
+@pytest.mark.timeout(60)  # the quadratic way takes minutes
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(PEM_BLOCK * 100_000, id="blocks"),
+        pytest.param("-----BEGIN A-----\n" * 200_000, id="beginnings"),
+        pytest.param("-----BEGIN A-----\n" + "AAAA" * 1_000_000, id="one-beginning"),
+        pytest.param(PEM_BLOCK + "-" * 4_000_000, id="dashes"),
+        pytest.param(PEM_BLOCK + " " * 4_000_000 + PEM_BLOCK, id="blanks"),
+        pytest.param(PEM_BLOCK + "A" * 4_000_000, id="a-long-explanation"),
+    ],
+)
+def test_megabytes_of_pem_are_read_in_no_time(text: str) -> None:
+    with contextlib.suppress(Error):
+        parse_pem(text.encode(), "it")
 
 
 @pytest.mark.timeout(60)  # all shapes together take a second; a single quadratic one takes 15, and there are many

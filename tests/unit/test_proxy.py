@@ -17,15 +17,18 @@ from container_image_proxy.errors import (
     DigestMismatchError,
     InvalidManifestError,
     PolicyRejectedError,
+    SignatureRejectedError,
     SourceError,
     UnknownBlobError,
     UnknownImageError,
     UnknownManifestError,
+    VerificationTimeoutError,
 )
 from container_image_proxy.image.digest import Digest, digest_of
 from container_image_proxy.image.image_reference import ImageReference
 from container_image_proxy.image.manifest import UntrustedManifest
 from container_image_proxy.image.platform import Platform
+from container_image_proxy.policy import sigstore
 from container_image_proxy.policy.model import Policy, insecure_policy, parse_policy
 from container_image_proxy.policy.signature_blob import UntrustedSignature
 from container_image_proxy.proxy import Proxy, ServedImage
@@ -108,6 +111,32 @@ class WithoutWord(LayoutSource):
 
     def fetch_signatures(self, *_: object) -> Iterator[tuple[UntrustedSignature, ...]]:
         raise self.reason
+
+
+def test_all_places_of_signatures_share_one_budget_in_which_fetching_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    single_image(tmp_path)
+    policy = parse_policy(b'{"default": [{"type": "sigstoreSigned", "keyData": "a2V5"}]}', "policy.json")
+    bench = Bench(tmp_path, policy=policy)
+    fetched = []
+
+    class Places(LayoutSource):
+        def fetch_signatures(self, *_: object) -> Iterator[tuple[UntrustedSignature, ...]]:
+            for number in range(10):
+                bench.now += 1000
+                fetched.append(number)
+                yield (UntrustedSignature("sigstore", b"", source=f"place {number}"),)
+
+    def judge_for_ten_seconds(*_: object) -> tuple[bytes, ...]:
+        bench.now += 10
+        raise SignatureRejectedError("the key is none")
+
+    bench.source = Places
+    monkeypatch.setattr(sigstore, "load_keys", judge_for_ten_seconds)
+    with pytest.raises(VerificationTimeoutError, match="did not end within 30 s"):
+        bench.proxy.resolve("os")
+    assert fetched == [0, 1, 2, 3]
 
 
 def test_what_was_found_before_a_failure_is_told_and_the_failure_itself_stays_as_it_is(tmp_path: Path) -> None:

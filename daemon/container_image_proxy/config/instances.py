@@ -30,6 +30,8 @@ COMMAND_LINE: Final = "command line"
 """What stands for the file where no file says it."""
 DEFAULT_FRESH_FOR: Final = 1.0
 DEFAULT_IDLE_EXIT: Final = 300.0
+DEFAULT_VERIFICATION_TIMEOUT: Final = 30.0
+"""A sound signature takes some milliseconds; a key ring of 5,000 keys, read for the first time, half of this."""
 _MAX_FILE: Final = 1 << 20
 _REMEDY: Final = "write it as container-image-proxy.toml(5) says"
 _IMAGE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -66,12 +68,13 @@ class RegistrySettings:
 
 @dataclass(frozen=True, slots=True)
 class TrustSettings:
-    """Which policy decides, and how strictly."""
+    """Which policy decides, how strictly, and for how many seconds."""
 
     policy: Path | None = None
     registries_d: Path | None = None
     require_instance_signature: bool = False
     accept_unnamed_bundles: bool = False
+    verification_timeout: float = DEFAULT_VERIFICATION_TIMEOUT
     insecure_policy: bool = False
 
 
@@ -242,11 +245,15 @@ def verify_paths(settings: InstanceSettings) -> None:
 
 
 def _read_trust(table: TomlTable) -> TrustSettings:
+    seconds = table.number("verification-timeout")
+    if seconds == 0:
+        raise table.error("verification-timeout", "must be more than 0 seconds")
     settings = TrustSettings(
         policy=_read_path(table, "policy"),
         registries_d=_read_path(table, "registries-d"),
         require_instance_signature=table.get("require-instance-signature", bool) or False,
         accept_unnamed_bundles=table.get("accept-unnamed-bundles", bool) or False,
+        verification_timeout=DEFAULT_VERIFICATION_TIMEOUT if seconds is None else seconds,
     )
     table.finish()
     return settings

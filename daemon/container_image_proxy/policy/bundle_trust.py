@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from container_image_proxy.image.reference import Reference
+    from container_image_proxy.policy.budget import Budget
     from container_image_proxy.policy.bundle import Bundle
     from container_image_proxy.policy.public_key import PublicKey
     from container_image_proxy.policy.sigstore import SigstoreTrust
@@ -65,20 +66,20 @@ class _Bundled:
             raise SignatureRejectedError("has no certificate")
         return UntrustedCertificate(ssl.DER_cert_to_PEM_cert(self.bundle.certificate).encode(), b"")
 
-    def verify_logged(self, logs: Sequence[PublicKey], signer: bytes) -> datetime:
+    def verify_logged(self, logs: Sequence[PublicKey], signer: bytes, budget: Budget) -> datetime:
         """See :class:`Material`. The body of an entry is read only once a trusted log is known to have signed it."""
         promise, content = self.bundle.promise, self.bundle.content
         entry = LogEntry(
             base64.b64encode(promise.body).decode(), promise.integrated_time, promise.log_id.hex(), promise.log_index
         )
-        integrated = verify_promise(entry, promise.signature, logs)
+        integrated = verify_promise(entry, promise.signature, logs, budget)
         payload = content.payload if isinstance(content, Envelope) else self.manifest
         verify_about(_parse_body(promise.body, content), signer, content.signature, payload)
         return integrated
 
 
 def verify_bundle(
-    trust: SigstoreTrust, untrusted: bytes, manifest: bytes, *, unnamed_as: Reference | None
+    trust: SigstoreTrust, untrusted: bytes, manifest: bytes, budget: Budget, *, unnamed_as: Reference | None
 ) -> Attestation:
     """What a trusted signer says of ``manifest`` (an image's or an index's bytes) in this bundle.
 
@@ -86,7 +87,7 @@ def verify_bundle(
     :class:`SignatureRejectedError` if it is by nobody who is trusted, about other content, or nameless.
     """
     bundle = parse_bundle(untrusted)
-    signer = trust.identify(_Bundled(bundle, manifest))
+    signer = trust.identify(_Bundled(bundle, manifest), budget)
     digest = digest_of(manifest)
     name = _signed_name(bundle.content, manifest, signer)
     if name:

@@ -15,13 +15,15 @@ from container_image_proxy.errors import SignatureRejectedError
 from container_image_proxy.policy.public_key import PublicKey, check_key_type
 from container_image_proxy.policy.x509_chain import (
     find_extension,
-    parse_certificates,
     parse_single_certificate,
+    parse_untrusted_chain,
     verify_chain,
 )
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+    from container_image_proxy.policy.budget import Budget
 
 _ISSUER_RAW: Final = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.1")
 _ISSUER: Final = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.8")
@@ -53,9 +55,9 @@ class FulcioRoot:
     oidc_issuer: str
     subject_email: str
 
-    def verify(self, untrusted: UntrustedCertificate, at: datetime) -> CertificateHolder:
+    def verify(self, untrusted: UntrustedCertificate, at: datetime, budget: Budget) -> CertificateHolder:
         """A trusted signer whose certificate was valid ``at`` the time of signing (as the log says)."""
-        leaf, _ = _verify_issued(untrusted, self.authorities, (), at)
+        leaf, _ = _verify_issued(untrusted, self.authorities, (), at, budget)
         issuer = find_oidc_issuer(leaf)
         if issuer != self.oidc_issuer:
             raise SignatureRejectedError(f"the certificate's OIDC issuer is {_show(issuer)}, not {self.oidc_issuer!r}")
@@ -72,9 +74,9 @@ class PkiRoot:
     subject_email: str | None
     subject_hostname: str | None
 
-    def verify(self, untrusted: UntrustedCertificate, at: datetime) -> CertificateHolder:
+    def verify(self, untrusted: UntrustedCertificate, at: datetime, budget: Budget) -> CertificateHolder:
         """A trusted signer whose certificate is valid ``at`` the time of checking."""
-        leaf, root = _verify_issued(untrusted, self.roots, self.intermediates, at)
+        leaf, root = _verify_issued(untrusted, self.roots, self.intermediates, at, budget)
         if self.subject_hostname is not None:
             _verify_hostname(leaf, self.subject_hostname)
         if self.subject_email is not None:
@@ -91,11 +93,12 @@ def _verify_issued(
     roots: tuple[x509.Certificate, ...],
     intermediates: tuple[x509.Certificate, ...],
     at: datetime,
+    budget: Budget,
 ) -> tuple[x509.Certificate, x509.Certificate]:
     """The signer's certificate and the root that it leads to."""
-    chain = parse_certificates(untrusted.chain, "the certificate chain")
-    leaf = parse_single_certificate(untrusted.leaf, "the certificate")
-    return leaf, verify_chain(leaf, (*intermediates, *chain), roots, at)
+    chain = parse_untrusted_chain(untrusted.chain, "the certificate chain", budget)
+    leaf = parse_single_certificate(untrusted.leaf, "the certificate", budget)
+    return leaf, verify_chain(leaf, (*intermediates, *chain), roots, at, budget)
 
 
 def _holder(leaf: x509.Certificate, name: str) -> CertificateHolder:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from container_image_proxy.errors import PolicyRejectedError, SignatureRejectedError
+from container_image_proxy.errors import PolicyRejectedError, SignatureRejectedError, VerificationTimeoutError
 from container_image_proxy.policy.judge import Judge, Subject
 from container_image_proxy.policy.receipt import Receipt, Verdict
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.image_reference import ImageReference
     from container_image_proxy.image.manifest import Index, Manifest
+    from container_image_proxy.policy.budget import Budget
     from container_image_proxy.policy.model import Policy, Scope
     from container_image_proxy.policy.signature_blob import UntrustedSignature
 
@@ -50,6 +51,7 @@ class VerifiedImage:
 def evaluate(
     policy: Policy,
     image: UnverifiedImage,
+    budget: Budget,
     *,
     require_instance_signature: bool = False,
     accept_unnamed_bundles: bool = False,
@@ -61,31 +63,39 @@ def evaluate(
     ``require_instance_signature`` the manifest must. If neither does, the reasons are the manifest's, and beside each
     what is wrong with the index's signatures. ``accept_unnamed_bundles`` lets sigstore bundles that name no image
     count for the image's digest.
+
+    :class:`VerificationTimeoutError` if the budget is used up, which is one budget for all calls about an image;
+    :class:`CancelledError` if nobody waits for the decision any more.
     """
     scope = policy.scope_for(image.reference)
-    judge = Judge(policy.keyrings, now or datetime.now(UTC), accept_unnamed_bundles)
+    judge = Judge(policy.keyrings, now or datetime.now(UTC), budget, accept_unnamed_bundles)
     rejected: list[tuple[Subject, tuple[Verdict, ...]]] = []
-    for document in signed_documents(image, require_instance_signature=require_instance_signature):
-        subject = _subject(image, document)
-        verdicts = tuple(judge.judge(requirement, subject) for requirement in scope.requirements)
-        if all(verdict.accepted for verdict in verdicts):
-            receipt = _make_receipt(policy, scope, verdicts, image, document.digest, judge.now)
-            return VerifiedImage(image.index, image.manifest, receipt)
-        rejected.append((subject, verdicts))
+    try:
+        budget.check()
+        for document in signed_documents(image, require_instance_signature=require_instance_signature):
+            subject = _subject(image, document)
+            verdicts = tuple(judge.judge(requirement, subject) for requirement in scope.requirements)
+            if all(verdict.accepted for verdict in verdicts):
+                receipt = _make_receipt(policy, scope, verdicts, image, document.digest, judge.now)
+                return VerifiedImage(image.index, image.manifest, receipt)
+            rejected.append((subject, verdicts))
+    except VerificationTimeoutError as error:
+        raise VerificationTimeoutError(_refusal(policy, scope, image, str(error)), (str(error),)) from error
     raise _rejection(policy, scope, rejected, image)
 
 
-def prepare(policy: Policy, scope: Scope) -> tuple[str, ...]:
+def prepare(policy: Policy, scope: Scope, budget: Budget) -> tuple[str, ...]:
     """Do now what the first decision in this scope would have to wait for: load keys and the programs that use them.
 
-    What keeps requirements from ever being satisfied, one line each: keys that are not there or are none. Never raises.
+    What keeps requirements from ever being satisfied, one line each: keys that are not there, that are none, or that
+    take too long. Raises nothing but :class:`CancelledError`.
     """
-    judge = Judge(policy.keyrings, datetime.now(UTC))
+    judge = Judge(policy.keyrings, datetime.now(UTC), budget)
     complaints = []
     for requirement in scope.requirements:
         try:
             judge.prepare(requirement)
-        except SignatureRejectedError as error:
+        except (SignatureRejectedError, VerificationTimeoutError) as error:
             complaints.append(f"{requirement.type}: {error}")
     return tuple(complaints)
 
@@ -123,8 +133,11 @@ def _rejection(
     (of_index, index_verdicts), (_, verdicts) = rejected[0], rejected[-1]
     notes = index_verdicts if of_index.signatures else verdicts
     reasons = tuple(_complain(*pair) for pair in zip(verdicts, notes, strict=True) if not pair[0].accepted)
-    detail = f"{image.reference} is not allowed by {policy.file} (scope {scope.name}): {'; '.join(reasons)}"
-    return PolicyRejectedError(detail, reasons)
+    return PolicyRejectedError(_refusal(policy, scope, image, "; ".join(reasons)), reasons)
+
+
+def _refusal(policy: Policy, scope: Scope, image: UnverifiedImage, reason: str) -> str:
+    return f"{image.reference} is not allowed by {policy.file} (scope {scope.name}): {reason}"
 
 
 def _complain(of_manifest: Verdict, of_index: Verdict) -> str:

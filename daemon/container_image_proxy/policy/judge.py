@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from container_image_proxy.image.reference import Reference
+    from container_image_proxy.policy.budget import Budget
     from container_image_proxy.policy.openpgp import Keyrings
     from container_image_proxy.policy.signature_blob import SignatureKind, UntrustedSignature
 
@@ -65,17 +66,18 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Decides requirements at one moment, with the key rings of one policy.
+    """Decides requirements at one moment, with the key rings of one policy, within one budget.
 
     ``accept_unnamed_bundles``: see ``bundle_trust``.
     """
 
     keyrings: Keyrings
     now: datetime
+    budget: Budget
     accept_unnamed_bundles: bool = False
 
     def judge(self, requirement: Requirement, subject: Subject) -> Verdict:
-        """Whether ``subject`` satisfies ``requirement``; never raises."""
+        """Whether ``subject`` satisfies ``requirement``; raises nothing but what :meth:`Budget.check` does."""
         match requirement:
             case InsecureAcceptAnything():
                 return Verdict(requirement.type, accepted=True, reason="anything is accepted")
@@ -110,7 +112,32 @@ class Judge:
             verify = self._load_verifier(requirement)
         except SignatureRejectedError as error:
             return _rejected(requirement, str(error))
-        return _judge_each(requirement, subject, signatures, verify)
+        return self._judge_each(requirement, subject, signatures, verify)
+
+    def _judge_each(
+        self,
+        requirement: SignedBy | SigstoreSigned,
+        subject: Subject,
+        signatures: list[UntrustedSignature],
+        verify: Verify,
+    ) -> Verdict:
+        """Accept by the first signature that is good and about the subject, or say what is wrong with them.
+
+        Of more than ``MAX_SIGNATURES`` the rest is not looked at: nobody who means well attaches that many.
+        """
+        complaints = []
+        for signature in signatures[:MAX_SIGNATURES]:
+            self.budget.check()
+            try:
+                attestation = verify(signature, subject)
+                verify_claim(attestation, requirement.identity, subject.reference, subject.raw)
+            except (ConfigurationError, SignatureRejectedError) as error:
+                complaints.append(f"the signature {_place(signature)}{error}")
+            else:
+                source = signature.source
+                return Verdict(requirement.type, True, str(attestation), (attestation.signer,), source)  # noqa: FBT003
+        shown, hidden = complaints[:_SHOWN_COMPLAINTS], len(signatures) - _SHOWN_COMPLAINTS
+        return _rejected(requirement, "; ".join(shown) + (f"; and {hidden} more do not count" if hidden > 0 else ""))
 
     def _load_verifier(self, requirement: SignedBy | SigstoreSigned) -> Verify:
         try:
@@ -122,44 +149,23 @@ class Judge:
 
     def _load_simple_verifier(self, requirement: SignedBy) -> Verify:
         with requirement.keys.named_in_errors():
-            keyring = self.keyrings.get(load_keys(requirement.keys))
-        return lambda signature, _: verify_simple_signature(keyring, signature)
+            keyring = self.keyrings.get(load_keys(requirement.keys), self.budget)
+        return lambda signature, _: verify_simple_signature(keyring, signature, self.budget)
 
     def _load_sigstore_verifier(self, requirement: SigstoreSigned) -> Verify:
         # cryptography takes 30 ms
         from container_image_proxy.policy.bundle_trust import verify_bundle  # noqa: PLC0415
         from container_image_proxy.policy.sigstore import load_sigstore_trust  # noqa: PLC0415
 
-        trust = load_sigstore_trust(requirement, self.now)
+        trust = load_sigstore_trust(requirement, self.now, self.budget)
 
         def verify(signature: UntrustedSignature, subject: Subject) -> Attestation:
             if signature.media_type != BUNDLE_MEDIA_TYPE:
-                return trust.verify(signature)
+                return trust.verify(signature, self.budget)
             place = subject.reference if self.accept_unnamed_bundles else None
-            return verify_bundle(trust, signature.blob, subject.raw, unnamed_as=place)
+            return verify_bundle(trust, signature.blob, subject.raw, self.budget, unnamed_as=place)
 
         return verify
-
-
-def _judge_each(
-    requirement: SignedBy | SigstoreSigned, subject: Subject, signatures: list[UntrustedSignature], verify: Verify
-) -> Verdict:
-    """Accept by the first signature that is good and about the subject, or say what is wrong with them.
-
-    Of more than ``MAX_SIGNATURES`` the rest is not looked at: nobody who means well attaches that many.
-    """
-    complaints = []
-    for signature in signatures[:MAX_SIGNATURES]:
-        try:
-            attestation = verify(signature, subject)
-            verify_claim(attestation, requirement.identity, subject.reference, subject.raw)
-        except (ConfigurationError, SignatureRejectedError) as error:
-            complaints.append(f"the signature {_place(signature)}{error}")
-        else:
-            source = signature.source
-            return Verdict(requirement.type, True, str(attestation), (attestation.signer,), source)  # noqa: FBT003
-    shown, hidden = complaints[:_SHOWN_COMPLAINTS], len(signatures) - _SHOWN_COMPLAINTS
-    return _rejected(requirement, "; ".join(shown) + (f"; and {hidden} more do not count" if hidden > 0 else ""))
 
 
 def _explain_absence(kind: SignatureKind, subject: Subject) -> str:

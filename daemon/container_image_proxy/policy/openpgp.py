@@ -1,38 +1,32 @@
-"""OpenPGP signatures, verified by gpg: a process for a message, with a private home, no options file and no network.
+"""OpenPGP signatures, verified by gpg, which is run for each message.
 
-Owns the private key rings and the reading of gpg's status lines (GnuPG doc/DETAILS). A message counts only if gpg has
-nothing but good to say about it: exactly one good signature, nothing expired, revoked, bad, unknown, encrypted or
-unsigned. Cleartext messages, for which gpg reports the same as for signed ones, never reach it: only binary messages do
-(containers-signature(5)).
+Owns the key rings and the reading of gpg's status lines (GnuPG doc/DETAILS). A message counts only if gpg has nothing
+but good to say about it: exactly one good signature, nothing expired, revoked, bad, unknown, encrypted or unsigned.
+Cleartext messages, for which gpg reports the same as for signed ones, never reach it: only binary messages of one
+signature do (containers-signature(5)).
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import subprocess
-import tempfile
 import threading
-import weakref
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
-from container_image_proxy.errors import ConfigurationError, SignatureRejectedError
+from container_image_proxy.errors import SignatureRejectedError
+from container_image_proxy.policy.gpg import Gpg, Job
+from container_image_proxy.policy.openpgp_message import MAX_MESSAGE_SIZE, unpack_signed_message
 from container_image_proxy.policy.signature_blob import is_openpgp_message
 
-MAX_MESSAGE_SIZE: Final = 4 << 20
-_MAX_STATUS_SIZE: Final = 64 << 10
-_TIMEOUT: Final = 20.0
-_MAX_KEYRINGS: Final = 16
-_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
-_VALIDSIG_FIELDS: Final = 10
+if TYPE_CHECKING:
+    from container_image_proxy.policy.budget import Budget
+    from container_image_proxy.policy.gpg import Run
 
-_GPG: Final = (
-    *("gpg", "--no-options", "--batch", "--no-tty", "--quiet", "--no-autostart", "--disable-dirmngr", "--lock-never"),
-    *("--no-auto-check-trustdb", "--trust-model", "always"),
-)
+_MAX_KEYRINGS: Final = 16
+_MOST_VERDICT: Final = 64 << 10  # bytes of status lines about one message
+_MOST_IMPORTED: Final = 16 << 20  # the same about keys, some 200 for each
+_KEYBOX: Final = "pubring.kbx"
+_VALIDSIG_FIELDS: Final = 10
 _VERIFY: Final = ("--no-armor", "--max-output", str(MAX_MESSAGE_SIZE), "--output", "-", "--verify", "-")
 _COMPLAINTS: Final = {
     "BADSIG": "is not by the key that it names, or what it signs was changed",
@@ -61,95 +55,65 @@ class SignedMessage:
 
 
 class Keyring:
-    """A set of trusted keys in a private gpg home, which is removed when the last user drops the object."""
+    """A set of trusted keys, in the form in which gpg keeps them."""
 
-    def __init__(self, keys: tuple[bytes, ...]) -> None:
+    def __init__(self, keys: tuple[bytes, ...], gpg: Gpg, budget: Budget) -> None:
         """Import the keys, binary or armored; :class:`SignatureRejectedError` unless all are OpenPGP public keys."""
-        try:
-            files = self._write_keys(keys)
-        except OSError as error:
-            raise SignatureRejectedError(f"no private home for gpg can be made: {error.strerror}") from error
-        ran = _run_gpg(self._home, ("--import", *map(str, files)), b"")
+        self._gpg = gpg
+        files = {f"key-{number}": key for number, key in enumerate(keys)}
+        ran = gpg.run(Job(("--import", *files), files, _MOST_IMPORTED, result=_KEYBOX), budget)
         if ran.returncode != 0 or "IMPORT_OK" not in {keyword for keyword, _ in ran.status}:
             raise SignatureRejectedError("not all keys are OpenPGP public keys")
+        self._keybox = ran.result
 
-    def _write_keys(self, keys: tuple[bytes, ...]) -> list[Path]:
-        self._home = Path(tempfile.mkdtemp(prefix="container-image-proxy-gpg-"))
-        weakref.finalize(self, shutil.rmtree, self._home, ignore_errors=True)
-        files = [self._home / f"key-{number}" for number in range(len(keys))]
-        for file, key in zip(files, keys, strict=True):
-            file.write_bytes(key)
-        return files
-
-    def verify(self, untrusted_message: bytes) -> SignedMessage:
+    def verify(self, untrusted_message: bytes, budget: Budget) -> SignedMessage:
         """The content of a message that one of the keys signed; :class:`SignatureRejectedError` says why not."""
         if len(untrusted_message) > MAX_MESSAGE_SIZE:
             raise SignatureRejectedError(f"is larger than {MAX_MESSAGE_SIZE} bytes")
         if not is_openpgp_message(untrusted_message):
             raise SignatureRejectedError("is no binary OpenPGP message")
-        ran = _run_gpg(self._home, _VERIFY, untrusted_message)
+        message = unpack_signed_message(untrusted_message)
+        ran = self._gpg.run(Job(_VERIFY, {_KEYBOX: self._keybox}, _MOST_VERDICT, stdin=message), budget)
         return SignedMessage(ran.output, _read_verdict(ran))
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where a key ring is, or will be once somebody who holds the lock has made it."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    keyring: Keyring | None = None
 
 
 class Keyrings:
     """The key rings of a policy: each set of keys is imported once, and again only if its bytes change. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, gpg: Gpg = Gpg()) -> None:  # noqa: B008 - frozen
+        self._gpg = gpg
         self._lock = threading.Lock()
-        self._keyrings: dict[bytes, Keyring] = {}
+        self._places: dict[bytes, _Place] = {}
 
-    def get(self, keys: tuple[bytes, ...]) -> Keyring:
-        """The key ring of exactly these keys; see :class:`Keyring` for errors."""
-        name = hashlib.sha256(b"".join(hashlib.sha256(key).digest() for key in keys)).digest()
+    def get(self, keys: tuple[bytes, ...], budget: Budget) -> Keyring:
+        """The key ring of exactly these keys; see :class:`Keyring` for errors.
+
+        Who comes while it is being made waits for it; an import that failed or was broken off is begun anew.
+        """
+        place = self._place_of(hashlib.sha256(b"".join(hashlib.sha256(key).digest() for key in keys)).digest())
+        with budget.holding(place.lock):
+            if place.keyring is None:
+                place.keyring = Keyring(keys, self._gpg, budget)
+            return place.keyring
+
+    def _place_of(self, name: bytes) -> _Place:
+        """The place of that name, which is the last to be forgotten now."""
         with self._lock:
-            keyring = self._keyrings.pop(name, None) or Keyring(keys)
-            self._keyrings[name] = keyring
-            if len(self._keyrings) > _MAX_KEYRINGS:
-                del self._keyrings[next(iter(self._keyrings))]
-        return keyring
+            place = self._places[name] = self._places.pop(name, _Place())
+            if len(self._places) > _MAX_KEYRINGS:
+                del self._places[next(iter(self._places))]
+        return place
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """How gpg ended, what it wrote, and its status lines as (keyword, rest)."""
-
-    returncode: int
-    output: bytes
-    status: tuple[tuple[str, str], ...]
-
-
-def _run_gpg(home: Path, arguments: tuple[str, ...], stdin: bytes) -> _Run:
-    try:
-        with os.fdopen(os.memfd_create("gpg-status"), "rb") as status:
-            ran = subprocess.run(  # noqa: S603 - fixed arguments, our own paths
-                (*_GPG, "--homedir", str(home), "--status-fd", str(status.fileno()), *arguments),
-                input=stdin,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                pass_fds=(status.fileno(),),
-                env={"PATH": _PATH, "LC_ALL": "C", "GNUPGHOME": str(home)},
-                timeout=_TIMEOUT,
-                check=False,
-            )
-            said = os.pread(status.fileno(), _MAX_STATUS_SIZE + 1, 0)
-        return _Run(ran.returncode, ran.stdout, _parse_status(said))
-    except FileNotFoundError as error:
-        reason = "is not installed, so OpenPGP signatures cannot be checked"
-        raise ConfigurationError("gpg", reason, remedy="install gpg, of GnuPG 2.2 or later") from error
-    except subprocess.TimeoutExpired as error:
-        raise SignatureRejectedError(f"could not be checked by gpg within {_TIMEOUT:.0f} s") from error
-    except OSError as error:
-        raise SignatureRejectedError(f"could not be checked: gpg cannot be run: {error.strerror}") from error
-
-
-def _parse_status(raw: bytes) -> tuple[tuple[str, str], ...]:
-    if len(raw) > _MAX_STATUS_SIZE:
-        raise SignatureRejectedError("makes gpg say more than a signature is worth")
-    lines = (line.removeprefix("[GNUPG:] ") for line in raw.decode("utf-8", "replace").split("\n"))
-    return tuple((keyword, rest) for keyword, _, rest in (line.partition(" ") for line in lines) if keyword)
-
-
-def _read_verdict(ran: _Run) -> str:
+def _read_verdict(ran: Run) -> str:
     """The primary key's fingerprint; :class:`SignatureRejectedError` unless there is one good signature."""
     keywords = [keyword for keyword, _ in ran.status]
     for keyword, complaint in _COMPLAINTS.items():
@@ -163,6 +127,6 @@ def _read_verdict(ran: _Run) -> str:
     return fields[_VALIDSIG_FIELDS - 1]
 
 
-def _who(ran: _Run, keyword: str) -> str:
+def _who(ran: Run, keyword: str) -> str:
     key = next(rest for found, rest in ran.status if found == keyword).partition(" ")[0]
     return f" (key 0x{key})" if len(key) in {16, 40} and key.isalnum() else ""

@@ -23,9 +23,17 @@ from container_image_proxy.errors import SignatureRejectedError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from container_image_proxy.policy.budget import Budget
+
 default_backend()  # else it is made by the first verification, for which a client waits 4 ms longer
 
 PublicKey: TypeAlias = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey
+
+MAX_RSA_BITS: Final = 16384
+"""Of a modulus, as OpenSSL has it."""
+MAX_RSA_EXPONENT: Final = (1 << 31) - 1
+"""As Go's library has it. A check takes time by the length of the exponent: with one as long as its modulus, a hundred
+times as long as with the usual 65537."""
 
 _PEM: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----\s([A-Za-z0-9+/=\s]*)-----END \1-----\s*")
 _BEGIN: Final = b"-----BEGIN"
@@ -40,13 +48,13 @@ def parse_pem(raw: bytes, what: str) -> tuple[bytes, ...]:
 
     :class:`SignatureRejectedError` for anything else.
     """
-    blocks, rest = [], raw
-    while rest.strip():
-        match = _PEM.search(rest)
-        if match is None or _BEGIN in rest[: match.start()]:
+    blocks, position, end = [], 0, len(raw.rstrip())
+    while position < end:
+        match = _PEM.search(raw, position)
+        if match is None or _BEGIN in raw[position : match.start()]:
             raise SignatureRejectedError(f"{what} is not PEM")
         blocks.append(_decode(match[2], what))
-        rest = rest[match.end() :]
+        position = match.end()
     return tuple(blocks)
 
 
@@ -68,9 +76,16 @@ def parse_public_key(pem: bytes, what: str) -> PublicKey:
 
 
 def check_key_type(key: object, what: str) -> PublicKey:
-    """``key`` if it is of a kind that can sign here."""
+    """``key`` if it is of a kind that can sign here, and of a size by which a signature is checked within
+    milliseconds.
+    """
     if not isinstance(key, PublicKey):
         raise SignatureRejectedError(f"{what} is neither an ECDSA nor an RSA nor an Ed25519 key")
+    if isinstance(key, rsa.RSAPublicKey):
+        if key.key_size > MAX_RSA_BITS:
+            raise SignatureRejectedError(f"{what} is an RSA key of more than {MAX_RSA_BITS} bits")
+        if key.public_numbers().e > MAX_RSA_EXPONENT:
+            raise SignatureRejectedError(f"{what} is an RSA key whose exponent is larger than {MAX_RSA_EXPONENT}")
     return key
 
 
@@ -84,9 +99,13 @@ def name_key(key: PublicKey) -> str:
     return f"sigstore-key:sha256:{hashlib.sha256(public_der(key)).hexdigest()}"
 
 
-def find_signing_key(keys: Iterable[PublicKey], signature: bytes, data: bytes) -> PublicKey | None:
+def find_signing_key(keys: Iterable[PublicKey], signature: bytes, data: bytes, budget: Budget) -> PublicKey | None:
     """The first of the keys that made this signature of ``data``, if any."""
-    return next((key for key in keys if is_signed_by(key, signature, data)), None)
+    for key in keys:
+        budget.check()
+        if is_signed_by(key, signature, data):
+            return key
+    return None
 
 
 def is_signed_by(key: PublicKey, signature: bytes, data: bytes) -> bool:

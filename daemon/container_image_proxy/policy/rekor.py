@@ -21,6 +21,8 @@ from container_image_proxy.policy.public_key import PublicKey, find_signing_key,
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from container_image_proxy.policy.budget import Budget
+
 _KIND: Final = "hashedrekord"
 _VERSION: Final = "0.0.1"
 _MAX_TIME: Final = 1 << 35
@@ -99,7 +101,13 @@ def parse_hashed_rekord(body: bytes) -> HashedRekord:
 
 
 def verify_set(
-    untrusted_set: bytes, logs: Sequence[PublicKey], *, signer: bytes, signature: bytes, payload: bytes
+    untrusted_set: bytes,
+    logs: Sequence[PublicKey],
+    *,
+    signer: bytes,
+    signature: bytes,
+    payload: bytes,
+    budget: Budget,
 ) -> datetime:
     """When one of the trusted logs took in this signature of ``payload`` by ``signer`` (DER of a key or certificate).
 
@@ -108,16 +116,16 @@ def verify_set(
     try:
         signed = parse_set(untrusted_set)
         entry = parse_log_entry(signed.payload)
-        integrated = verify_promise(entry, signed.signature, logs)
+        integrated = verify_promise(entry, signed.signature, logs, budget)
         verify_about(parse_hashed_rekord(decode_base64(entry.body, "Payload.body")), signer, signature, payload)
     except (IntegrityError, InvalidInputError) as error:
         raise SignatureRejectedError(f"the Rekor bundle is malformed: {error}") from error
     return integrated
 
 
-def verify_promise(entry: LogEntry, promise: bytes, logs: Sequence[PublicKey]) -> datetime:
+def verify_promise(entry: LogEntry, promise: bytes, logs: Sequence[PublicKey], budget: Budget) -> datetime:
     """When one of the trusted logs took in the entry, as its signature ``promise`` says."""
-    if find_signing_key(logs, promise, entry.signed_bytes) is None:
+    if find_signing_key(logs, promise, entry.signed_bytes, budget) is None:
         raise SignatureRejectedError("the Rekor bundle is not signed by a trusted log")
     if not 0 <= entry.integrated_time < _MAX_TIME:
         raise SignatureRejectedError("the Rekor bundle has an impossible time")

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from cryptography.x509 import Certificate
 
+    from container_image_proxy.policy.budget import Budget
     from container_image_proxy.policy.signature_blob import UntrustedSignature
 
 _SIGNATURE: Final = "dev.cosignproject.cosign/signature"
@@ -57,7 +58,7 @@ class Material(Protocol):
     def certificate(self) -> UntrustedCertificate:
         """The signer's certificate; :class:`SignatureRejectedError` if there is none."""
 
-    def verify_logged(self, logs: Sequence[PublicKey], signer: bytes) -> datetime:
+    def verify_logged(self, logs: Sequence[PublicKey], signer: bytes, budget: Budget) -> datetime:
         """When one of the logs took in this signature by ``signer`` (DER of a key or certificate), or
         :class:`SignatureRejectedError`.
         """
@@ -71,35 +72,34 @@ class SigstoreTrust:
     logs: tuple[PublicKey, ...]
     now: datetime
 
-    def verify(self, untrusted: UntrustedSignature) -> Attestation:
+    def verify(self, untrusted: UntrustedSignature, budget: Budget) -> Attestation:
         """What a trusted signer says in this signature; :class:`SignatureRejectedError` if it is none of theirs."""
         if untrusted.media_type != SIGNATURE_MEDIA_TYPE:
             raise SignatureRejectedError(f"is no signature, but {untrusted.media_type[:100]!r}")
-        signer = self.identify(_Attachment(untrusted, _decode_signature(untrusted)))
+        signer = self.identify(_Attachment(untrusted, _decode_signature(untrusted)), budget)
         return Attestation(signer, parse_claim(untrusted.blob, COSIGN))
 
-    def identify(self, material: Material) -> str:
+    def identify(self, material: Material, budget: Budget) -> str:
         """Which trusted signer made the signature, as receipts name signers; the content is not looked at."""
         if isinstance(self.signers, tuple):
-            return self._identify_key(self.signers, material)
-        return self._identify_holder(self.signers, material)
+            return self._identify_key(self.signers, material, budget)
+        return self._identify_holder(self.signers, material, budget)
 
-    def _identify_key(self, keys: tuple[PublicKey, ...], material: Material) -> str:
-        key = find_signing_key(keys, material.signature, material.signed_bytes)
+    def _identify_key(self, keys: tuple[PublicKey, ...], material: Material, budget: Budget) -> str:
+        key = find_signing_key(keys, material.signature, material.signed_bytes, budget)
         if key is None:
             raise SignatureRejectedError("is by no trusted key, or what it signs was changed")
         if self.logs:
-            material.verify_logged(self.logs, public_der(key))
+            material.verify_logged(self.logs, public_der(key), budget)
         return name_key(key)
 
-    def _identify_holder(self, root: FulcioRoot | PkiRoot, material: Material) -> str:
+    def _identify_holder(self, root: FulcioRoot | PkiRoot, material: Material, budget: Budget) -> str:
         certificate = material.certificate
         at = self.now
-        if isinstance(
-            root, FulcioRoot
-        ):  # its certificates live for minutes: what counts is when the log saw the signature
-            at = material.verify_logged(self.logs, parse_single_pem(certificate.leaf, "the certificate"))
-        holder = root.verify(certificate, at)
+        if isinstance(root, FulcioRoot):
+            # Its certificates live for minutes: what counts is when the log saw the signature.
+            at = material.verify_logged(self.logs, parse_single_pem(certificate.leaf, "the certificate"), budget)
+        holder = root.verify(certificate, at, budget)
         if not is_signed_by(holder.key, material.signature, material.signed_bytes):
             raise SignatureRejectedError("is not by its certificate's key, or what it signs was changed")
         return holder.name
@@ -121,40 +121,46 @@ class _Attachment:
         leaf = _require_annotation(self.untrusted, _CERTIFICATE)
         return UntrustedCertificate(leaf, self.untrusted.annotations.get(_CHAIN, "").encode())
 
-    def verify_logged(self, logs: Sequence[PublicKey], signer: bytes) -> datetime:
+    def verify_logged(self, logs: Sequence[PublicKey], signer: bytes, budget: Budget) -> datetime:
         bundle = _require_annotation(self.untrusted, _BUNDLE)
-        return verify_set(bundle, logs, signer=signer, signature=self.signature, payload=self.signed_bytes)
+        return verify_set(
+            bundle, logs, signer=signer, signature=self.signature, payload=self.signed_bytes, budget=budget
+        )
 
 
-def load_sigstore_trust(requirement: SigstoreSigned, now: datetime) -> SigstoreTrust:
+def load_sigstore_trust(requirement: SigstoreSigned, now: datetime, budget: Budget) -> SigstoreTrust:
     """Read the keys and certificates that a requirement names.
 
     :class:`SignatureRejectedError` or :class:`ConfigurationError` if one of them cannot be used.
     """
-    logs = _load_public_keys(requirement.rekor, "the Rekor key") if requirement.rekor is not None else ()
-    return SigstoreTrust(_load_signers(requirement.signer), logs, now)
+    logs = _load_public_keys(requirement.rekor, "the Rekor key", budget) if requirement.rekor is not None else ()
+    return SigstoreTrust(_load_signers(requirement.signer, budget), logs, now)
 
 
-def _load_signers(signer: KeySource | Fulcio | Pki) -> tuple[PublicKey, ...] | FulcioRoot | PkiRoot:
+def _load_signers(signer: KeySource | Fulcio | Pki, budget: Budget) -> tuple[PublicKey, ...] | FulcioRoot | PkiRoot:
     match signer:
         case KeySource():
-            return _load_public_keys(signer, "the sigstore key")
+            return _load_public_keys(signer, "the sigstore key", budget)
         case Fulcio():
-            return FulcioRoot(_load_certificates(signer.ca), signer.oidc_issuer, signer.subject_email)
+            return FulcioRoot(_load_certificates(signer.ca, budget), signer.oidc_issuer, signer.subject_email)
         case Pki():
-            intermediates = _load_certificates(signer.intermediates) if signer.intermediates is not None else ()
-            roots = _load_certificates(signer.roots)
+            intermediates = _load_certificates(signer.intermediates, budget) if signer.intermediates is not None else ()
+            roots = _load_certificates(signer.roots, budget)
             return PkiRoot(roots, intermediates, signer.subject_email, signer.subject_hostname)
 
 
-def _load_public_keys(source: KeySource, what: str) -> tuple[PublicKey, ...]:
+def _load_public_keys(source: KeySource, what: str, budget: Budget) -> tuple[PublicKey, ...]:
+    keys = []
     with source.named_in_errors():
-        return tuple(parse_public_key(pem, what) for pem in load_keys(source))
+        for pem in load_keys(source):
+            budget.check()
+            keys.append(parse_public_key(pem, what))
+    return tuple(keys)
 
 
-def _load_certificates(source: KeySource) -> tuple[Certificate, ...]:
+def _load_certificates(source: KeySource, budget: Budget) -> tuple[Certificate, ...]:
     with source.named_in_errors():
-        files = (parse_certificates(pem, "the certificate authority file") for pem in load_keys(source))
+        files = (parse_certificates(pem, "the certificate authority file", budget) for pem in load_keys(source))
         certificates = tuple(certificate for file in files for certificate in file)
         if not certificates:
             raise SignatureRejectedError("there is no certificate in the certificate authority file")

@@ -16,6 +16,7 @@ from container_image_proxy.policy.fields import Fields
 
 if TYPE_CHECKING:
     from container_image_proxy.image.reference import Reference
+    from container_image_proxy.policy.budget import Budget
     from container_image_proxy.policy.identity import SignedIdentity
     from container_image_proxy.policy.openpgp import Keyring
     from container_image_proxy.policy.signature_blob import UntrustedSignature
@@ -50,9 +51,9 @@ class Attestation:
         return f"signed by {self.signer}, who named no image; accept-unnamed-bundles lets it count as {name}"
 
 
-def verify_simple_signature(keyring: Keyring, untrusted: UntrustedSignature) -> Attestation:
+def verify_simple_signature(keyring: Keyring, untrusted: UntrustedSignature, budget: Budget) -> Attestation:
     """What one of the keys says in this signature; :class:`SignatureRejectedError` if it is none of theirs."""
-    message = keyring.verify(untrusted.blob)
+    message = keyring.verify(untrusted.blob, budget)
     return Attestation(f"openpgp:{message.primary_fingerprint}", parse_claim(message.content, ATOMIC))
 
 

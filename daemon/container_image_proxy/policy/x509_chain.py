@@ -15,14 +15,18 @@ from cryptography.hazmat.primitives.hashes import MD5, SHA1
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from container_image_proxy.errors import SignatureRejectedError
-from container_image_proxy.policy.public_key import parse_pem
+from container_image_proxy.policy.public_key import check_key_type, parse_pem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
+
+    from container_image_proxy.policy.budget import Budget
 
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 MAX_CERTIFICATES: Final = 16
+"""That a signature may come with; those that a policy names are as many as it names."""
+_MAX_CERTIFICATE_SIZE: Final = 64 << 10  # bytes; a name of megabytes takes seconds to read, and certificates have 2 KiB
 _MAX_INTERMEDIATES: Final = 5
 _UNDERSTOOD: Final = frozenset(
     {
@@ -40,23 +44,31 @@ _UNDERSTOOD: Final = frozenset(
 _CODE_SIGNING: Final = frozenset({ExtendedKeyUsageOID.CODE_SIGNING, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE})
 
 
-def parse_certificates(pem: bytes, what: str) -> tuple[x509.Certificate, ...]:
-    """Read PEM certificates, at most ``MAX_CERTIFICATES``; :class:`SignatureRejectedError` if one is malformed."""
+def parse_certificates(pem: bytes, what: str, budget: Budget) -> tuple[x509.Certificate, ...]:
+    """Read PEM certificates; :class:`SignatureRejectedError` if one is malformed."""
+    return tuple(_parse_certificate(der, what, budget) for der in parse_pem(pem, what))
+
+
+def parse_untrusted_chain(pem: bytes, what: str, budget: Budget) -> tuple[x509.Certificate, ...]:
+    """The same, but at most ``MAX_CERTIFICATES``."""
     blocks = parse_pem(pem, what)
     if len(blocks) > MAX_CERTIFICATES:
         raise SignatureRejectedError(f"{what} has more than {MAX_CERTIFICATES} certificates")
-    return tuple(_parse_certificate(der, what) for der in blocks)
+    return tuple(_parse_certificate(der, what, budget) for der in blocks)
 
 
-def parse_single_certificate(pem: bytes, what: str) -> x509.Certificate:
+def parse_single_certificate(pem: bytes, what: str, budget: Budget) -> x509.Certificate:
     """Read exactly one PEM certificate."""
-    certificates = parse_certificates(pem, what)
+    certificates = parse_untrusted_chain(pem, what, budget)
     if len(certificates) != 1:
         raise SignatureRejectedError(f"{what} is not exactly one certificate")
     return certificates[0]
 
 
-def _parse_certificate(der: bytes, what: str) -> x509.Certificate:
+def _parse_certificate(der: bytes, what: str, budget: Budget) -> x509.Certificate:
+    budget.check()
+    if len(der) > _MAX_CERTIFICATE_SIZE:
+        raise SignatureRejectedError(f"{what} has a certificate of more than {_MAX_CERTIFICATE_SIZE} bytes")
     try:
         certificate = x509.load_der_x509_certificate(der)
         _ = certificate.extensions, certificate.subject, certificate.issuer  # parsed when first asked for: that is now
@@ -71,30 +83,43 @@ def verify_chain(
     untrusted: Sequence[x509.Certificate],
     roots: Sequence[x509.Certificate],
     at: datetime,
+    budget: Budget,
 ) -> x509.Certificate:
-    """The root that ``leaf`` leads to, perhaps through ``untrusted`` ones; :class:`SignatureRejectedError` if none."""
+    """The root that ``leaf`` leads to, perhaps through ``untrusted`` ones; :class:`SignatureRejectedError` if none.
+
+    No two certificates are held against each other twice: one that was reached is followed from there, by the shortest
+    way, and by no other.
+    """
     if not _is_valid_at(leaf, at):
         raise SignatureRejectedError(f"the certificate was not valid at {at:%Y-%m-%dT%H:%M:%SZ}")
     if not _may_sign_code(leaf):
         raise SignatureRejectedError(
             "the certificate is not for signing, or has a critical extension of unknown meaning"
         )
-    reached = [leaf]
+    reached, unreached = [leaf], list(dict.fromkeys(untrusted))
     for depth in range(_MAX_INTERMEDIATES + 1):
-        if found := _find_issuers(reached, roots, depth, at):
-            return found[0]
-        reached = _find_issuers(reached, untrusted, depth, at)
+        if (root := next(_find_issuers(reached, roots, depth, at, budget), None)) is not None:
+            return root
+        reached = list(_find_issuers(reached, unreached, depth, at, budget))
+        unreached = [certificate for certificate in unreached if certificate not in reached]
     raise SignatureRejectedError("the certificate was not issued by a trusted authority")
 
 
 def _find_issuers(
-    issued: Sequence[x509.Certificate], candidates: Sequence[x509.Certificate], depth: int, at: datetime
-) -> list[x509.Certificate]:
-    able = [candidate for candidate in candidates if _may_issue(candidate, depth, at)]
-    return [issuer for issuer in able if any(_has_issued(issuer, certificate) for certificate in issued)]
+    issued: Sequence[x509.Certificate],
+    candidates: Sequence[x509.Certificate],
+    depth: int,
+    at: datetime,
+    budget: Budget,
+) -> Iterator[x509.Certificate]:
+    for candidate in candidates:
+        budget.check()
+        if _may_issue(candidate, depth, at) and any(_has_issued(candidate, certificate) for certificate in issued):
+            yield candidate
 
 
 def _has_issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
+    """Whether the issuer's key signed the certificate, and it names this issuer."""
     try:
         if isinstance(certificate.signature_hash_algorithm, MD5 | SHA1):
             return False
@@ -116,7 +141,16 @@ def _may_issue(certificate: x509.Certificate, depth: int, at: datetime) -> bool:
         and find_extension(certificate, x509.NameConstraints) is None
         and _may_sign_code(certificate)
         and _is_valid_at(certificate, at)
+        and _has_usable_key(certificate)
     )
+
+
+def _has_usable_key(certificate: x509.Certificate) -> bool:
+    try:
+        check_key_type(certificate.public_key(), "the authority's key")
+    except SignatureRejectedError:
+        return False
+    return True
 
 
 def _may_sign_code(certificate: x509.Certificate) -> bool:

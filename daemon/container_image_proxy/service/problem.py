@@ -113,7 +113,7 @@ def _particulars(error: BaseException) -> tuple[dict[str, Any], tuple[tuple[str,
         case errors.AmbiguousDigestError():
             return {"candidates": list(error.candidates)}, ()
         case errors.PolicyRejectedError():
-            return {"reasons": list(error.reasons)}, ()
+            return {"retryable": error.retryable, "reasons": list(error.reasons)}, ()
         case errors.UpstreamError():
             return _upstream_members(error), _retry_after(error.retry_after)
         case errors.ConfigurationError():

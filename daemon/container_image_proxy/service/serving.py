@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from container_image_proxy.cancellation import Cancellation, CancelledError
 from container_image_proxy.errors import ConfigurationError, Error
+from container_image_proxy.policy.budget import Budget
 from container_image_proxy.policy.evaluate import prepare
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from container_image_proxy.config.instances import InstanceSettings
     from container_image_proxy.image.image_reference import ImageReference
     from container_image_proxy.lazy import Lazy
-    from container_image_proxy.policy.model import Policy
+    from container_image_proxy.policy.model import Policy, Scope
     from container_image_proxy.proxy import Proxy, ServedImage
     from container_image_proxy.registry.client import RegistryClient
     from container_image_proxy.service.peer import Peer
@@ -37,6 +39,8 @@ class Serving:
     policy: Policy
     proxy: Proxy
     registry: Lazy[RegistryClient]
+    closing: Cancellation = field(default_factory=Cancellation)
+    """What ends the work that is done for no request when the configuration goes."""
 
     @property
     def idle_exit(self) -> float:
@@ -68,10 +72,11 @@ class Serving:
             if reference.docker_reference is not None:
                 with suppress(Error):  # the first request will meet it again and tell
                     self.registry().prepare(reference.docker_reference)
-        try:
-            self.verify_keys()
-        except ConfigurationError as error:
-            _log.warning("images will be rejected: %s", error)
+        with suppress(CancelledError):
+            try:
+                self.verify_keys()
+            except ConfigurationError as error:
+                _log.warning("images will be rejected: %s", error)
 
     def verify_keys(self) -> None:
         """Load the keys by which policy judges the images; :class:`ConfigurationError` names those that are unusable.
@@ -79,15 +84,21 @@ class Serving:
         Not part of reading the configuration: keys count when an image is judged, and may appear until then.
         """
         scopes = {scope.name: scope for scope in map(self.policy.scope_for, self._references())}
-        complaints = [f"{scope.name}: {line}" for scope in scopes.values() for line in prepare(self.policy, scope)]
+        complaints = [f"{scope.name}: {line}" for scope in scopes.values() for line in self._prepare(scope)]
         if complaints:
             raise ConfigurationError(self.policy.file, "; ".join(complaints))
+
+    def _prepare(self, scope: Scope) -> tuple[str, ...]:
+        return prepare(self.policy, scope, Budget(self.settings.trust.verification_timeout, self.closing))
 
     def _references(self) -> Iterator[ImageReference]:
         return (image.reference for image in self.images.values())
 
     def close(self) -> None:
-        """Close the connections to registries that nobody uses; those in use close with their transfers."""
+        """End what is done for no request, and close the connections to registries that nobody uses; those in use close
+        with their transfers.
+        """
+        self.closing.cancel()
         if self.registry.is_made:
             self.registry().close()
 

@@ -39,6 +39,7 @@ from tests.support.sigstore import (
     public_pem,
     sign,
 )
+from tests.support.verification import make_budget
 from tests.unit.policy.test_evaluate import IMAGE, MANIFEST, REFERENCE
 
 RAW = MANIFEST.raw
@@ -64,7 +65,7 @@ def fulcio(*, email: str = EMAIL, log: PrivateKey = LOG) -> SigstoreTrust:
 
 def verified(trust: SigstoreTrust, made: JSON | bytes, *, unnamed: bool = False) -> Attestation:
     raw = made if isinstance(made, bytes) else json.dumps(made).encode()
-    return verify_bundle(trust, raw, RAW, unnamed_as=parse_reference(NAME) if unnamed else None)
+    return verify_bundle(trust, raw, RAW, unnamed_as=parse_reference(NAME) if unnamed else None, budget=make_budget())
 
 
 def rejection(trust: SigstoreTrust, made: JSON | bytes) -> str:
@@ -137,7 +138,7 @@ def judged(made: JSON, identity: str, *, reference: str = NAME, accept_unnamed: 
     named = replace(REFERENCE, docker_reference=parse_reference(reference))
     image = replace(IMAGE, reference=named, signatures={MANIFEST.digest: (found,)})
     policy = parse_policy(json.dumps({"default": [requirement]}).encode(), "policy.json")
-    return evaluate(policy, image, accept_unnamed_bundles=accept_unnamed)
+    return evaluate(policy, image, accept_unnamed_bundles=accept_unnamed, budget=make_budget())
 
 
 BY_DIGEST = f"quay.io/example/os@{MANIFEST.digest}"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from container_image_proxy.errors import SignatureRejectedError
 from container_image_proxy.policy.certificate_identity import PkiRoot, UntrustedCertificate, find_oidc_issuer
 from tests.support.sigstore import ISSUER, SIGNED_AT, Certificate, make_leaf, oidc_issuer
+from tests.support.verification import make_budget
 
 CA = Certificate()
 
@@ -64,7 +65,7 @@ NAMES = x509.SubjectAlternativeName(
 def is_for(email: str | None, hostname: str | None, names: x509.SubjectAlternativeName = NAMES) -> bool:
     root = PkiRoot((CA.certificate,), (), email, hostname)
     try:
-        root.verify(UntrustedCertificate(make_leaf(CA, (names, False)).pem, b""), SIGNED_AT)
+        root.verify(UntrustedCertificate(make_leaf(CA, (names, False)).pem, b""), SIGNED_AT, make_budget())
     except SignatureRejectedError:
         return False
     return True
@@ -101,7 +102,7 @@ def test_both_must_match_if_both_are_wanted() -> None:
 def test_a_certificate_without_names_is_for_nobody() -> None:
     with pytest.raises(SignatureRejectedError, match="is for nobody"):
         PkiRoot((CA.certificate,), (), "a@example.com", None).verify(
-            UntrustedCertificate(Certificate("x", CA).pem, b""), SIGNED_AT
+            UntrustedCertificate(Certificate("x", CA).pem, b""), SIGNED_AT, budget=make_budget()
         )
 
 
@@ -111,7 +112,7 @@ def test_names_in_messages_are_short_and_escaped() -> None:
     )
     with pytest.raises(SignatureRejectedError) as caught:
         PkiRoot((CA.certificate,), (), "a@example.com", None).verify(
-            UntrustedCertificate(make_leaf(CA, (names, False)).pem, b""), SIGNED_AT
+            UntrustedCertificate(make_leaf(CA, (names, False)).pem, b""), SIGNED_AT, budget=make_budget()
         )
     assert len(str(caught.value)) < 300
     assert "\n" not in str(caught.value)

@@ -17,6 +17,7 @@ from container_image_proxy.image.manifest import Index, Manifest, UntrustedManif
 from container_image_proxy.image.reference import parse_reference
 from container_image_proxy.policy.evaluate import UnverifiedImage, evaluate
 from container_image_proxy.policy.model import Policy, insecure_policy, parse_policy
+from tests.support.verification import make_budget
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -60,7 +61,7 @@ REJECT = {"type": "reject"}
 
 
 def test_an_accepted_image_carries_its_receipt() -> None:
-    verified = evaluate(policy(ACCEPT), IMAGE, now=NOW)
+    verified = evaluate(policy(ACCEPT), IMAGE, now=NOW, budget=make_budget())
     assert (verified.manifest, verified.index) == (MANIFEST, None)
     assert verified.receipt.as_json() == {
         "policy_file": "policy.json",
@@ -82,14 +83,14 @@ def test_an_accepted_image_carries_its_receipt() -> None:
 
 def test_a_receipt_is_json_and_names_the_index() -> None:
     index = make_index(MANIFEST)
-    receipt = evaluate(insecure_policy(), replace(IMAGE, index=index)).receipt
+    receipt = evaluate(insecure_policy(), replace(IMAGE, index=index), budget=make_budget()).receipt
     assert json.loads(json.dumps(receipt.as_json()))["index_digest"] == str(index.digest)
 
 
 @pytest.mark.parametrize("requirements", [[REJECT], [ACCEPT, REJECT], [REJECT, ACCEPT]])
 def test_all_requirements_must_be_satisfied(requirements: list[object]) -> None:
     with pytest.raises(PolicyRejectedError) as caught:
-        evaluate(policy(*requirements), IMAGE)
+        evaluate(policy(*requirements), IMAGE, budget=make_budget())
     assert caught.value.reasons == ("reject: everything is rejected",)
 
 
@@ -97,14 +98,14 @@ def test_a_rejection_names_image_file_and_scope() -> None:
     with pytest.raises(
         PolicyRejectedError, match=r"docker://quay\.io/example/os:1 .* /p\.json \(scope docker\|quay\.io/example\)"
     ):
-        evaluate(policy(REJECT, file="/p.json"), IMAGE)
+        evaluate(policy(REJECT, file="/p.json"), IMAGE, budget=make_budget())
 
 
 def test_the_scope_follows_the_configured_names() -> None:
     names = ("quay.io/other/os", "quay.io/other")
     elsewhere = replace(REFERENCE, policy_identity="quay.io/other/os:1", policy_namespaces=names)
     with pytest.raises(PolicyRejectedError, match="scope default"):
-        evaluate(policy(ACCEPT), replace(IMAGE, reference=elsewhere))
+        evaluate(policy(ACCEPT), replace(IMAGE, reference=elsewhere), budget=make_budget())
 
 
 def test_only_evaluate_makes_verified_images() -> None:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import base64
 import json
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from container_image_proxy.errors import PolicyRejectedError
+from container_image_proxy.cancellation import Cancellation, CancelledError
+from container_image_proxy.errors import PolicyRejectedError, VerificationTimeoutError
 from container_image_proxy.image.digest import Digest
 from container_image_proxy.image.reference import parse_reference
-from container_image_proxy.policy import judge
+from container_image_proxy.policy import judge, openpgp
+from container_image_proxy.policy.budget import Budget
 from container_image_proxy.policy.evaluate import UnverifiedImage, VerifiedImage, evaluate, prepare
 from container_image_proxy.policy.model import Policy, parse_policy
 from container_image_proxy.policy.signature_blob import UntrustedSignature
 from container_image_proxy.transports.table import parse_image_reference
 from tests.support.gpg import Signer
 from tests.support.sigstore import make_key, make_payload, make_signature, public_pem
+from tests.support.verification import PATIENCE, make_budget
 from tests.unit.policy.test_evaluate import IMAGE, MANIFEST, REFERENCE, make_index
 
 INDEX = make_index(MANIFEST)
@@ -49,7 +51,7 @@ def encode(data: bytes) -> str:
 
 
 def judged(wanted: Policy, image: UnverifiedImage, digest: Digest, *found: UntrustedSignature) -> VerifiedImage:
-    return evaluate(wanted, replace(image, signatures={digest: found}))
+    return evaluate(wanted, replace(image, signatures={digest: found}), budget=make_budget())
 
 
 def reason(wanted: Policy, image: UnverifiedImage, digest: Digest, *found: UntrustedSignature) -> str:
@@ -141,7 +143,7 @@ def test_an_index_that_is_not_signed_or_does_not_matter_has_no_reason(signer: Si
     assert reason(wanted, OF_INDEX, INDEX.digest, bad).count("of the index") == 1
     of_index = replace(OF_INDEX, signatures={INDEX.digest: (bad,)})
     with pytest.raises(PolicyRejectedError, match=f"{UNSIGNED}$"):
-        evaluate(policy(signed_by(signer)), of_index, require_instance_signature=True)
+        evaluate(policy(signed_by(signer)), of_index, require_instance_signature=True, budget=make_budget())
 
 
 @pytest.mark.demand("SIG-list-vs-instance")
@@ -154,9 +156,9 @@ def test_a_signature_counts_only_for_what_it_is_about(signer: Signer) -> None:
 def test_a_signed_manifest_can_be_demanded(signer: Signer) -> None:
     of_index = replace(OF_INDEX, signatures={INDEX.digest: (simple(signer, INDEX.digest),)})
     with pytest.raises(PolicyRejectedError):
-        evaluate(policy(signed_by(signer)), of_index, require_instance_signature=True)
+        evaluate(policy(signed_by(signer)), of_index, require_instance_signature=True, budget=make_budget())
     of_manifest = replace(OF_INDEX, signatures={MANIFEST.digest: (simple(signer, MANIFEST.digest),)})
-    assert evaluate(policy(signed_by(signer)), of_manifest, require_instance_signature=True)
+    assert evaluate(policy(signed_by(signer)), of_manifest, require_instance_signature=True, budget=make_budget())
 
 
 def test_two_requirements_want_two_signatures(signer: Signer) -> None:
@@ -228,15 +230,14 @@ def test_a_replaced_key_file_counts_at_once(signer: Signer, tmp_path: Path) -> N
         assert judged(wanted, IMAGE, MANIFEST.digest, simple(successor, MANIFEST.digest))
 
 
-def test_keys_can_be_loaded_in_advance(signer: Signer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_can_be_loaded_in_advance(signer: Signer, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = policy(signed_by(signer), {"type": "sigstoreSigned", "keyPath": "/nonexistent"}, {"type": "reject"})
-    (complaint,) = prepare(wanted, wanted.scope_for(REFERENCE))
+    (complaint,) = prepare(wanted, wanted.scope_for(REFERENCE), budget=make_budget())
     assert complaint.startswith("sigstoreSigned: the policy's keys cannot be used: /nonexistent: ")
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(openpgp, "Keyring", None)  # no key is imported any more
     assert "sigstoreSigned: no sigstore signature" in reason(
         wanted, IMAGE, MANIFEST.digest, simple(signer, MANIFEST.digest)
     )
-    assert list(tmp_path.iterdir()) == []  # no key was imported any more
 
 
 @pytest.mark.parametrize("key", [b"", b"no key", b"-----BEGIN PUBLIC KEY-----\n-----END PUBLIC KEY-----\n"])
@@ -254,8 +255,45 @@ def test_what_is_no_key_is_told_in_advance_with_its_file(
     (tmp_path / "key").write_bytes(key)
     monkeypatch.chdir(tmp_path)
     wanted = policy(requirement)
-    (complaint,) = prepare(wanted, wanted.scope_for(REFERENCE))
+    (complaint,) = prepare(wanted, wanted.scope_for(REFERENCE), budget=make_budget())
     assert complaint.startswith(f"{requirement['type']}: the policy's keys cannot be used: key: ")
+
+
+class Ticking:
+    """A clock that a verification moves on by a second each time that it looks at it."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def __call__(self) -> float:
+        self.now += 1
+        return self.now
+
+
+@pytest.mark.demand("LIM-signatures")
+def test_a_decision_that_takes_too_long_is_a_rejection_that_may_pass_and_says_so(signer: Signer) -> None:
+    bad = [UntrustedSignature("simple", b"bad")] * 100
+    wanted = policy(signed_by(signer))
+    image = replace(IMAGE, signatures={MANIFEST.digest: tuple(bad)})
+    with pytest.raises(VerificationTimeoutError) as caught:
+        evaluate(wanted, image, Budget(50, Cancellation(), Ticking()))
+    told = "verification did not end within 50 s, which is what verification-timeout allows"
+    assert str(caught.value) == f"{REFERENCE} is not allowed by policy.json (scope default): {told}"
+    assert caught.value.reasons == (told,)
+    with pytest.raises(PolicyRejectedError, match="and 92 more do not count"):
+        evaluate(wanted, image, Budget(1000, Cancellation(), Ticking()))
+
+
+def test_a_decision_that_nobody_waits_for_is_not_made(signer: Signer) -> None:
+    (token := Cancellation()).cancel()
+    with pytest.raises(CancelledError):
+        evaluate(policy(signed_by(signer)), IMAGE, Budget(PATIENCE, token))
+
+
+def test_keys_for_which_there_is_no_time_are_told_in_advance(signer: Signer) -> None:
+    wanted = policy(signed_by(signer))
+    (complaint,) = prepare(wanted, wanted.scope_for(REFERENCE), make_budget(0))
+    assert complaint.startswith("signedBy: verification did not end within 0 s")
 
 
 def test_images_are_judged_in_parallel(signer: Signer) -> None:

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import tempfile
-import zlib
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from container_image_proxy.errors import ConfigurationError, SignatureRejectedError
-from container_image_proxy.policy import openpgp
+from container_image_proxy.cancellation import Cancellation, CancelledError
+from container_image_proxy.errors import ConfigurationError, SignatureRejectedError, VerificationTimeoutError
+from container_image_proxy.policy import gpg, openpgp
+from container_image_proxy.policy.budget import Budget
+from container_image_proxy.policy.gpg import Gpg
 from container_image_proxy.policy.openpgp import MAX_MESSAGE_SIZE, Keyring, Keyrings
 from tests.support.gpg import Signer
+from tests.support.openpgp import compressed, literal, make_openpgp_key
+from tests.support.verification import PATIENCE, make_budget
 
 CONTENT = b'{"critical":{}}'
 
 
 @pytest.fixture
 def keyring(signer: Signer) -> Keyring:
-    return Keyring((signer.public_key,))
+    return import_keys(signer.public_key)
 
 
 @pytest.fixture(scope="module")
@@ -33,32 +34,37 @@ def damageable(signer: Signer) -> bytes:
     return signer.sign(CONTENT, "--compress-algo", "none")
 
 
+def import_keys(*keys: bytes) -> Keyring:
+    return Keyring(keys, Gpg(), make_budget())
+
+
 def rejection(keyring: Keyring, message: bytes) -> str:
     with pytest.raises(SignatureRejectedError) as caught:
-        keyring.verify(message)
+        keyring.verify(message, make_budget())
     return str(caught.value)
 
 
 def test_a_good_message_gives_what_was_signed_and_by_whom(keyring: Keyring, signer: Signer) -> None:
-    message = keyring.verify(signer.sign(CONTENT))
+    message = keyring.verify(signer.sign(CONTENT), make_budget())
     assert message.content == CONTENT
     assert message.primary_fingerprint == signer.fingerprint
 
 
 def test_an_uncompressed_message_is_as_good(keyring: Keyring, signer: Signer) -> None:
-    assert keyring.verify(signer.sign(CONTENT, "--compress-algo", "none")).content == CONTENT
+    assert keyring.verify(signer.sign(CONTENT, "--compress-algo", "none"), make_budget()).content == CONTENT
 
 
 def test_an_armored_key_is_as_good(signer: Signer) -> None:
-    assert Keyring((signer.gpg("--armor", "--export"),)).verify(signer.sign(CONTENT)).content == CONTENT
+    keyring = import_keys(signer.gpg("--armor", "--export"))
+    assert keyring.verify(signer.sign(CONTENT), make_budget()).content == CONTENT
 
 
 def test_a_subkeys_signature_counts_for_its_primary_key() -> None:
     with Signer("subkey@example.com") as signer:
-        without_subkey = Keyring((signer.public_key,))
+        without_subkey = import_keys(signer.public_key)
         signer.gpg("--passphrase", "", "--quick-add-key", signer.fingerprint, "ed25519", "sign")
         signed = signer.sign(CONTENT)
-        message = Keyring((signer.gpg("--export"),)).verify(signed)
+        message = import_keys(signer.gpg("--export")).verify(signed, make_budget())
     assert message.primary_fingerprint == signer.fingerprint
     assert "not trusted" in rejection(without_subkey, signed)
 
@@ -95,8 +101,8 @@ THEN = ("--faked-system-time", LONG_AGO)
 def test_an_expired_signature_is_refused() -> None:
     with Signer("old@example.com", made_at=LONG_AGO) as signer:
         lasting, expired = signer.sign(CONTENT, *THEN), signer.sign(CONTENT, *THEN, "--default-sig-expire", "1d")
-        keyring = Keyring((signer.public_key,))
-    assert keyring.verify(lasting).content == CONTENT
+        keyring = import_keys(signer.public_key)
+    assert keyring.verify(lasting, make_budget()).content == CONTENT
     assert rejection(keyring, expired).startswith("has expired")
 
 
@@ -104,7 +110,7 @@ def test_an_expired_signature_is_refused() -> None:
 def test_an_expired_keys_signature_is_refused() -> None:
     with Signer("old@example.com", made_at=LONG_AGO, expires="1d") as signer:
         message = signer.sign(CONTENT, *THEN)
-        keyring = Keyring((signer.public_key,))
+        keyring = import_keys(signer.public_key)
     assert rejection(keyring, message).startswith("is by a key that has expired")
 
 
@@ -114,7 +120,7 @@ def test_a_revoked_keys_signature_is_refused() -> None:
         message = signer.sign(CONTENT)
         certificate = signer.home / "openpgp-revocs.d" / f"{signer.fingerprint}.rev"
         signer.gpg("--import", stdin=certificate.read_bytes().replace(b":-----BEGIN", b"-----BEGIN"))
-        keyring = Keyring((signer.gpg("--export"),))
+        keyring = import_keys(signer.gpg("--export"))
     assert "revoked" in rejection(keyring, message)
 
 
@@ -122,29 +128,24 @@ def test_a_revoked_keys_signature_is_refused() -> None:
 def test_two_signatures_are_refused_even_if_one_is_good(keyring: Keyring, signer: Signer, stranger: Signer) -> None:
     signer.gpg("--import", stdin=stranger.gpg("--export-secret-keys"))
     message = signer.sign(CONTENT, "--local-user", signer.fingerprint, "--local-user", stranger.fingerprint)
-    assert "not trusted" in rejection(keyring, message)
-    both = Keyring((signer.gpg("--export", signer.fingerprint), stranger.public_key))
-    assert "exactly one" in rejection(both, message)
-
-
-def literal(content: bytes, name: bytes = b"") -> bytes:
-    """A literal data packet (RFC 4880, 5.9), old format, one-octet length."""
-    body = b"b" + bytes([len(name)]) + name + bytes(4) + content
-    return b"\xac" + bytes([len(body)]) + body
+    both = import_keys(signer.gpg("--export", signer.fingerprint), stranger.public_key)
+    for trusted in (keyring, both):
+        assert "exactly one" in rejection(trusted, message)
 
 
 @pytest.mark.demand("SIG-multi")
-def test_a_second_literal_packet_is_refused(keyring: Keyring, signer: Signer) -> None:
-    message = signer.sign(CONTENT, "--compress-algo", "none")
-    for smuggled in (message + literal(b"more"), literal(b"more") + message, message + message):
+@pytest.mark.parametrize("algorithm", ["none", "zip", "zlib", "bzip2"])
+def test_what_follows_a_good_signature_is_refused(keyring: Keyring, signer: Signer, algorithm: str) -> None:
+    message, other = (signer.sign(content, "--compress-algo", algorithm) for content in (CONTENT, b"something else"))
+    assert keyring.verify(message, make_budget()).content == CONTENT
+    for behind in (message, other, literal(b"more"), b"\0", b"x"):
         with pytest.raises(SignatureRejectedError):
-            keyring.verify(smuggled)
+            keyring.verify(message + behind, make_budget())
 
 
 @pytest.mark.demand("SIG-unsigned")
 def test_an_unsigned_message_is_refused(keyring: Keyring) -> None:
-    compressed = b"\xa3\x01" + zlib.compress(literal(CONTENT))[2:-4]
-    assert "no signed OpenPGP message" in rejection(keyring, compressed)
+    assert "no signed OpenPGP message" in rejection(keyring, compressed(literal(CONTENT)))
 
 
 @pytest.mark.demand("SIG-status-injection")
@@ -175,37 +176,44 @@ def test_a_message_that_unpacks_to_too_much_is_refused(keyring: Keyring, signer:
 @pytest.mark.parametrize("keys", [(), (b"",), (b"not a key",)])
 def test_what_is_no_key_is_an_error(keys: tuple[bytes, ...]) -> None:
     with pytest.raises(SignatureRejectedError, match="public keys"):
-        Keyring(keys)
+        import_keys(*keys)
 
 
 def test_a_signature_is_no_key(signer: Signer) -> None:
     with pytest.raises(SignatureRejectedError, match="public keys"):
-        Keyring((signer.sign(CONTENT),))
+        import_keys(signer.sign(CONTENT))
+
+
+@pytest.mark.demand("SIG-status-injection")
+def test_an_options_file_in_gpgs_home_changes_nothing(
+    keyring: Keyring, signer: Signer, stranger: Signer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "stranger.gpg").write_bytes(stranger.public_key)
+    options = f"keyring {tmp_path}/stranger.gpg"
+    put = f"while [ $1 != --homedir ]; do shift; done; echo '{options}' >$2/gpg.conf"
+    write_program(tmp_path / "gpg", f'(set -- "$@"; {put})\nPATH=/usr/bin:/bin exec gpg "$@"\n')
+    monkeypatch.setattr(gpg, "_PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert "not trusted" in rejection(keyring, stranger.sign(CONTENT))
+    assert keyring.verify(signer.sign(CONTENT), make_budget()).content == CONTENT
 
 
 def test_a_good_word_counts_only_if_gpg_ends_well(
-    keyring: Keyring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    keyring: Keyring, signer: Signer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = ["PLAINTEXT 62 1", "GOODSIG ABC x", "VALIDSIG ABC 2024-01-01 1 0 4 0 22 8 00 DEF"]
     script = "while [ $1 != --status-fd ]; do shift; done\n" + "".join(
         f"echo '[GNUPG:] {line}' >&$2\n" for line in lines
     )
-    monkeypatch.setattr(openpgp, "_PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(gpg, "_PATH", f"{tmp_path}:/usr/bin:/bin")
+    message = signer.sign(CONTENT)
     write_program(tmp_path / "gpg", script)
-    assert keyring.verify(b"\xa3").primary_fingerprint == "DEF"
+    assert keyring.verify(message, make_budget()).primary_fingerprint == "DEF"
     write_program(tmp_path / "gpg", f"{script}exit 2\n")
-    assert "exactly one" in rejection(keyring, b"\xa3")
+    assert "exactly one" in rejection(keyring, message)
     write_program(tmp_path / "gpg", script.replace(" 00 DEF", ""))
-    assert "unknown way" in rejection(keyring, b"\xa3")
+    assert "unknown way" in rejection(keyring, message)
     write_program(tmp_path / "gpg", f"{script}yes '[GNUPG:] NOTATION_DATA x' | head -c 100000 >&$2\n")
-    assert "more than" in rejection(keyring, b"\xa3")
-
-
-def test_a_gpg_that_hangs_is_given_up(keyring: Keyring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_program(tmp_path / "gpg", "exec sleep 60\n")
-    monkeypatch.setattr(openpgp, "_PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setattr(openpgp, "_TIMEOUT", 0.05)
-    assert "could not be checked by gpg within" in rejection(keyring, b"\xa3")
+    assert "more than" in rejection(keyring, message)
 
 
 def write_program(path: Path, script: str) -> None:
@@ -215,57 +223,48 @@ def write_program(path: Path, script: str) -> None:
 
 def test_one_bad_key_spoils_the_set(signer: Signer) -> None:
     with pytest.raises(SignatureRejectedError, match="public keys"):
-        Keyring((signer.public_key, b"not a key"))
+        import_keys(signer.public_key, b"not a key")
+
+
+def test_many_keys_are_a_key_ring_as_well(signer: Signer) -> None:
+    keyring = import_keys(b"".join(make_openpgp_key(number) for number in range(700)), signer.public_key)
+    assert keyring.verify(signer.sign(CONTENT), make_budget()).primary_fingerprint == signer.fingerprint
 
 
 def test_keys_are_imported_once_and_again_when_they_change(signer: Signer, stranger: Signer) -> None:
     keyrings = Keyrings()
-    first = keyrings.get((signer.public_key,))
-    assert keyrings.get((signer.public_key,)) is first
-    assert keyrings.get((stranger.public_key,)) is not first
+    first = keyrings.get((signer.public_key,), make_budget())
+    assert keyrings.get((signer.public_key,), make_budget()) is first
+    assert keyrings.get((stranger.public_key,), make_budget()) is not first
 
 
-def test_a_keyring_leaves_no_files_behind(signer: Signer, monkeypatch: pytest.MonkeyPatch) -> None:
-    with tempfile.TemporaryDirectory() as folder:  # gpg wants a short path
-        monkeypatch.setattr(tempfile, "tempdir", folder)
-        keyring = Keyring((signer.public_key,))
-        (home,) = Path(folder).iterdir()
-        assert home.stat().st_mode & 0o077 == 0
-        del keyring
-        assert list(Path(folder).iterdir()) == []
+def test_keys_that_could_not_be_imported_are_tried_again(signer: Signer, monkeypatch: pytest.MonkeyPatch) -> None:
+    keyrings = Keyrings()
+    with monkeypatch.context() as patched:
+        patched.setattr(gpg, "_PATH", "/nonexistent")
+        with pytest.raises(ConfigurationError, match="install gpg"):
+            keyrings.get((signer.public_key,), make_budget())
+    assert keyrings.get((signer.public_key,), make_budget()).verify(signer.sign(CONTENT), make_budget())
 
 
-def test_a_failed_import_leaves_no_files_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with pytest.raises(SignatureRejectedError):
-        Keyring((b"not a key",))
-    assert list(tmp_path.iterdir()) == []
-
-
-def fail_with(number: int) -> Callable[..., NoReturn]:
-    def fail(*_: object, **__: object) -> NoReturn:
-        raise OSError(number, os.strerror(number))
-
-    return fail
-
-
-@pytest.mark.parametrize(
-    ("where", "number"), [((tempfile, "mkdtemp"), errno.EROFS), ((Path, "write_bytes"), errno.ENOSPC)]
-)
-def test_a_home_that_cannot_be_made_is_a_rejection_with_the_reason(
-    signer: Signer, monkeypatch: pytest.MonkeyPatch, where: tuple[object, str], number: int
+def test_who_waits_for_keys_that_another_imports_waits_within_his_own_budget(
+    signer: Signer, stranger: Signer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(*where, fail_with(number))
-    with pytest.raises(SignatureRejectedError, match=f"no private home for gpg can be made: {os.strerror(number)}"):
-        Keyring((signer.public_key,))
-
-
-def test_a_status_that_cannot_be_opened_is_a_rejection_with_the_reason(
-    keyring: Keyring, signer: Signer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "memfd_create", fail_with(errno.EMFILE))
-    with pytest.raises(SignatureRejectedError, match=r"could not be checked: .*Too many open files"):
-        keyring.verify(signer.sign(CONTENT))
+    keyrings, importing = Keyrings(), Budget(PATIENCE, token := Cancellation())
+    os.mkfifo(tmp_path / "started")
+    write_program(tmp_path / "gpg", f"echo >{tmp_path}/started; exec sleep 60\n")
+    with ThreadPoolExecutor(1) as pool, monkeypatch.context() as patched:
+        patched.setattr(gpg, "_PATH", f"{tmp_path}:/usr/bin:/bin")
+        first = pool.submit(keyrings.get, (signer.public_key,), importing)
+        (tmp_path / "started").read_bytes()
+        patched.undo()
+        with pytest.raises(VerificationTimeoutError):
+            keyrings.get((signer.public_key,), make_budget(0.05))
+        assert keyrings.get((stranger.public_key,), make_budget())
+        token.cancel()
+        with pytest.raises(CancelledError):
+            first.result()
+    assert keyrings.get((signer.public_key,), make_budget())
 
 
 def test_only_as_many_keyrings_are_kept_as_may_be(
@@ -273,15 +272,9 @@ def test_only_as_many_keyrings_are_kept_as_may_be(
 ) -> None:
     monkeypatch.setattr(openpgp, "_MAX_KEYRINGS", 1)
     keyrings = Keyrings()
-    first = keyrings.get((signer.public_key,))
-    keyrings.get((stranger.public_key,))
-    assert keyrings.get((signer.public_key,)) is not first
-
-
-def test_without_gpg_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openpgp, "_PATH", "/nonexistent")
-    with pytest.raises(ConfigurationError, match="install gpg"):
-        Keyring((b"key",))
+    first = keyrings.get((signer.public_key,), make_budget())
+    keyrings.get((stranger.public_key,), make_budget())
+    assert keyrings.get((signer.public_key,), make_budget()) is not first
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -292,4 +285,4 @@ def test_a_damaged_message_says_the_same_or_nothing(keyring: Keyring, damageable
         damageable[:position] + data.draw(st.binary(max_size=3)) + damageable[position + data.draw(st.integers(0, 3)) :]
     )
     with contextlib.suppress(SignatureRejectedError):
-        assert keyring.verify(damaged).content == CONTENT
+        assert keyring.verify(damaged, make_budget()).content == CONTENT

@@ -10,9 +10,16 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from container_image_proxy.errors import SignatureRejectedError
-from container_image_proxy.policy.public_key import is_signed_by, name_key, parse_public_key, public_der
+from container_image_proxy.errors import SignatureRejectedError, VerificationTimeoutError
+from container_image_proxy.policy.public_key import (
+    find_signing_key,
+    is_signed_by,
+    name_key,
+    parse_public_key,
+    public_der,
+)
 from tests.support.sigstore import Certificate, make_key, public_pem, sign
+from tests.support.verification import make_budget
 
 KEYS = [make_key(), ec.generate_private_key(ec.SECP521R1()), ed25519.Ed25519PrivateKey.generate()]
 KEYS += [rsa.generate_private_key(65537, 2048)]
@@ -43,6 +50,34 @@ def test_a_key_is_read_and_named_by_its_digest(key: ec.EllipticCurvePrivateKey) 
 def test_anything_else_is_an_error(pem: bytes) -> None:
     with pytest.raises(SignatureRejectedError, match="the key"):
         parse_public_key(pem, "the key")
+
+
+@pytest.mark.demand("LIM-signatures")
+@pytest.mark.parametrize(
+    ("bits", "exponent", "complaint"),
+    [
+        (1 << 17, 65537, "the key is an RSA key of more than 16384 bits"),
+        (2048, (1 << 31) + 1, "the key is an RSA key whose exponent is larger than 2147483647"),
+        (3072, (1 << 3071) + 1, "the key is an RSA key whose exponent is larger than 2147483647"),
+    ],
+)
+def test_an_rsa_key_that_takes_long_to_check_with_is_refused(bits: int, exponent: int, complaint: str) -> None:
+    key = rsa.RSAPublicNumbers(exponent, (1 << bits) - 1).public_key()
+    with pytest.raises(SignatureRejectedError, match=complaint):
+        parse_public_key(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), "the key")
+
+
+def test_a_large_rsa_key_is_read() -> None:
+    key = rsa.RSAPublicNumbers((1 << 31) - 1, (1 << 16384) - 1).public_key()
+    assert parse_public_key(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), "the key")
+
+
+@pytest.mark.demand("LIM-signatures")
+def test_trying_keys_ends_with_the_budget() -> None:
+    keys = [key.public_key() for key in KEYS]
+    assert find_signing_key(keys, sign(KEYS[-1], b"data"), b"data", make_budget()) == keys[-1]
+    with pytest.raises(VerificationTimeoutError):
+        find_signing_key(keys, sign(KEYS[-1], b"data"), b"data", make_budget(0))
 
 
 @given(st.binary(max_size=200))

@@ -13,6 +13,7 @@ from container_image_proxy.errors import SignatureRejectedError
 from container_image_proxy.policy.public_key import parse_single_pem
 from container_image_proxy.policy.rekor import parse_log_entry, verify_set
 from tests.support.sigstore import SIGNED_AT, encode, make_bundle, make_key, public_pem, sign
+from tests.support.verification import make_budget
 
 KEY, LOG = make_key(), make_key()
 PAYLOAD = b"payload"
@@ -22,7 +23,9 @@ BUNDLE = make_bundle(LOG, public_pem(KEY), SIGNATURE, PAYLOAD)
 
 def verify(bundle: bytes) -> float:
     signer = parse_single_pem(public_pem(KEY), "the key")
-    return verify_set(bundle, (LOG.public_key(),), signer=signer, signature=SIGNATURE, payload=PAYLOAD).timestamp()
+    return verify_set(
+        bundle, (LOG.public_key(),), signer=signer, signature=SIGNATURE, payload=PAYLOAD, budget=make_budget()
+    ).timestamp()
 
 
 def signed_entry(body: object) -> bytes:

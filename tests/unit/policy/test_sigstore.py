@@ -28,6 +28,7 @@ from tests.support.sigstore import (
     public_pem,
     signature_bytes,
 )
+from tests.support.verification import make_budget
 
 DIGEST = "sha256:" + "a" * 64
 PAYLOAD = make_payload("quay.io/example/os", DIGEST)
@@ -45,7 +46,7 @@ def publics(*keys: PrivateKey) -> tuple[PublicKey, ...]:
 
 def rejection(trusted: SigstoreTrust, signature: UntrustedSignature) -> str:
     with pytest.raises(SignatureRejectedError) as caught:
-        trusted.verify(signature)
+        trusted.verify(signature, make_budget())
     return str(caught.value)
 
 
@@ -61,7 +62,7 @@ def rejection(trusted: SigstoreTrust, signature: UntrustedSignature) -> str:
     ids=["p256", "p384", "ed25519", "pkcs1", "pss"],
 )
 def test_a_signature_by_a_trusted_key_tells_what_it_claims(key: PrivateKey, scheme: object) -> None:
-    attestation = trust(OTHER, key).verify(make_signature(key, PAYLOAD, scheme=scheme))
+    attestation = trust(OTHER, key).verify(make_signature(key, PAYLOAD, scheme=scheme), make_budget())
     assert attestation.claim.docker_reference == "quay.io/example/os"
     assert str(attestation.claim.manifest_digest) == DIGEST
     assert attestation.signer.startswith("sigstore-key:sha256:")
@@ -112,7 +113,9 @@ def logged(key: PrivateKey, log: PrivateKey = LOG, payload: bytes = PAYLOAD) -> 
 
 
 def test_a_logged_signature_is_good_if_the_log_is_trusted() -> None:
-    assert trust(KEY, logs=(OTHER, LOG)).verify(logged(KEY)).claim.docker_reference == "quay.io/example/os"
+    assert (
+        trust(KEY, logs=(OTHER, LOG)).verify(logged(KEY), make_budget()).claim.docker_reference == "quay.io/example/os"
+    )
     assert "not signed by a trusted log" in rejection(trust(KEY, logs=(OTHER,)), logged(KEY))
 
 
@@ -151,7 +154,7 @@ def certified(leaf: Certificate, *chain: Certificate, at: timedelta = timedelta(
 
 
 def test_a_fulcio_certificate_counts_for_ever_if_it_was_valid_when_logged() -> None:
-    attestation = fulcio(CA).verify(certified(make_leaf(CA)))
+    attestation = fulcio(CA).verify(certified(make_leaf(CA)), make_budget())
     assert attestation.signer == f"mailto:{EMAIL} by {ISSUER}"
 
 
@@ -192,21 +195,21 @@ def pki(*roots: Certificate, intermediates: tuple[Certificate, ...] = (), days: 
 
 def test_an_ordinary_certificate_counts_while_it_is_valid() -> None:
     signature = certified(make_leaf(CA))
-    assert pki(CA).verify(signature).signer == f"mailto:{EMAIL} by CN=ca"
+    assert pki(CA).verify(signature, make_budget()).signer == f"mailto:{EMAIL} by CN=ca"
     assert "was not valid" in rejection(pki(CA, days=2), signature)
 
 
 def test_the_receipt_names_the_root_that_was_reached() -> None:
     other, middle = Certificate("other"), Certificate("middle", CA)
     roots = pki(other, CA)
-    assert roots.verify(certified(make_leaf(CA))).signer == f"mailto:{EMAIL} by CN=ca"
-    assert roots.verify(certified(make_leaf(middle), middle)).signer == f"mailto:{EMAIL} by CN=ca"
-    assert roots.verify(certified(make_leaf(other))).signer == f"mailto:{EMAIL} by CN=other"
+    assert roots.verify(certified(make_leaf(CA)), make_budget()).signer == f"mailto:{EMAIL} by CN=ca"
+    assert roots.verify(certified(make_leaf(middle), middle), make_budget()).signer == f"mailto:{EMAIL} by CN=ca"
+    assert roots.verify(certified(make_leaf(other)), make_budget()).signer == f"mailto:{EMAIL} by CN=other"
 
 
 def test_intermediates_may_come_from_the_policy_or_the_signature() -> None:
     middle = Certificate("middle", CA)
     leaf = make_leaf(middle)
-    assert pki(CA, intermediates=(middle,)).verify(certified(leaf))
-    assert pki(CA).verify(certified(leaf, middle))
+    assert pki(CA, intermediates=(middle,)).verify(certified(leaf), make_budget())
+    assert pki(CA).verify(certified(leaf, middle), make_budget())
     assert "trusted authority" in rejection(pki(CA), certified(leaf))

@@ -9,14 +9,22 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from container_image_proxy.errors import SignatureRejectedError
-from container_image_proxy.policy.x509_chain import MAX_CERTIFICATES, parse_certificates, verify_chain
+from container_image_proxy.errors import SignatureRejectedError, VerificationTimeoutError
+from container_image_proxy.policy import x509_chain
+from container_image_proxy.policy.x509_chain import (
+    MAX_CERTIFICATES,
+    parse_certificates,
+    parse_untrusted_chain,
+    verify_chain,
+)
 from tests.support.sigstore import SIGNED_AT, Certificate, make_key, make_leaf
+from tests.support.verification import make_budget
 
 ROOT = Certificate("root")
 EMAIL_ONLY = (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), False)
@@ -44,7 +52,9 @@ NO_SIGNING = (
 def is_trusted(leaf: Certificate, *chain: Certificate, root: Certificate = ROOT, days: int = 0) -> bool:
     untrusted = [link.certificate for link in chain]
     try:
-        verify_chain(leaf.certificate, untrusted, [root.certificate], SIGNED_AT + timedelta(days=days))
+        verify_chain(
+            leaf.certificate, untrusted, [root.certificate], SIGNED_AT + timedelta(days=days), budget=make_budget()
+        )
     except SignatureRejectedError:
         return False
     return True
@@ -148,9 +158,9 @@ def test_a_signature_over_sha1_is_none(tmp_path: Path, algorithm: str, *, truste
     (tmp_path / "ca.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     made = subprocess.run([*OPENSSL.split(), algorithm], cwd=tmp_path, capture_output=True, check=False)
     assert made.returncode == 0, made.stderr
-    (leaf,) = parse_certificates(made.stdout, "the leaf")
+    (leaf,) = parse_certificates(made.stdout, "the leaf", make_budget())
     with nullcontext() if trusted else pytest.raises(SignatureRejectedError, match="trusted authority"):
-        verify_chain(leaf, [], [root.certificate], leaf.not_valid_before_utc)
+        verify_chain(leaf, [], [root.certificate], leaf.not_valid_before_utc, make_budget())
 
 
 def test_a_root_need_not_be_self_signed() -> None:
@@ -161,7 +171,7 @@ def test_a_root_need_not_be_self_signed() -> None:
 def test_pem_may_have_text_before_each_certificate_but_no_other() -> None:
     (middle,) = build_chain({})
     bundle = b"# our root\n" + ROOT.pem + b"\n# and the other\n" + middle.pem + b"\n \n"
-    assert parse_certificates(bundle, "x") == (ROOT.certificate, middle.certificate)
+    assert parse_certificates(bundle, "x", make_budget()) == (ROOT.certificate, middle.certificate)
     for broken in (
         b"text",
         ROOT.pem + b"text",
@@ -170,12 +180,85 @@ def test_pem_may_have_text_before_each_certificate_but_no_other() -> None:
         b"-----BEGIN " + ROOT.pem,
     ):
         with pytest.raises(SignatureRejectedError):
-            parse_certificates(broken, "x")
+            parse_certificates(broken, "x", make_budget())
 
 
-def test_too_many_certificates_are_refused() -> None:
-    with pytest.raises(SignatureRejectedError, match="more than"):
-        parse_certificates(ROOT.pem * (MAX_CERTIFICATES + 1), "x")
+def test_a_signature_comes_with_a_bounded_number_of_certificates_and_a_policy_names_as_many_as_it_likes() -> None:
+    with pytest.raises(SignatureRejectedError, match="more than 16 certificates"):
+        parse_untrusted_chain(ROOT.pem * (MAX_CERTIFICATES + 1), "x", make_budget())
+    assert len(parse_untrusted_chain(ROOT.pem * MAX_CERTIFICATES, "x", make_budget())) == MAX_CERTIFICATES
+    assert len(parse_certificates(ROOT.pem * 200, "x", make_budget())) == 200
+
+
+@pytest.mark.demand("LIM-signatures")
+def test_a_certificate_of_absurd_size_is_not_read() -> None:
+    names = x509.SubjectAlternativeName([x509.DNSName("a" * 200)] * 400)
+    with pytest.raises(SignatureRejectedError, match="more than 65536 bytes"):
+        parse_certificates(Certificate("large", extensions=((names, False),)).pem, "x", make_budget())
+
+
+@pytest.mark.demand("LIM-signatures")
+def test_reading_certificates_ends_with_the_budget() -> None:
+    with pytest.raises(VerificationTimeoutError):
+        parse_certificates(ROOT.pem, "x", make_budget(0))
+
+
+class Checks:
+    """Counts how often the signature of a certificate is looked at, and by which issuer."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.pairs: list[tuple[x509.Certificate, x509.Certificate]] = []
+        real = x509_chain._has_issued
+
+        def count(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
+            self.pairs.append((issuer, certificate))
+            return real(issuer, certificate)
+
+        monkeypatch.setattr(x509_chain, "_has_issued", count)
+
+
+@pytest.mark.demand("LIM-signatures")
+def test_no_two_certificates_are_held_against_each_other_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = make_key()
+    clique = [Certificate("ca", key=key) for _ in range(MAX_CERTIFICATES)]  # each of which issued all of them
+    checks = Checks(monkeypatch)
+    assert not is_trusted(make_leaf(clique[0]), *clique, root=Certificate("ca"))
+    assert len(checks.pairs) == len(set(checks.pairs)) <= (MAX_CERTIFICATES + 1) ** 2
+    assert is_trusted(make_leaf(clique[0]), *clique, root=clique[5])
+
+
+def test_the_shortest_way_to_an_authority_counts() -> None:
+    key = make_key()
+    upper = Certificate("upper", ROOT, path_length=1, key=key)
+    lower = Certificate("lower", upper)
+    roundabout = [Certificate("upper", lower, key=key), Certificate("lower", upper, key=lower.key)]
+    assert is_trusted(make_leaf(lower), *roundabout, lower, upper)
+
+
+@pytest.mark.demand("LIM-signatures")
+def test_following_a_chain_ends_with_the_budget() -> None:
+    with pytest.raises(VerificationTimeoutError):
+        verify_chain(make_leaf(ROOT).certificate, [], [ROOT.certificate], SIGNED_AT, make_budget(0))
+
+
+def rsa_authority(modulus_bits: int, exponent: int) -> Certificate:
+    """An authority that claims such a key; nobody has its private half."""
+    modulus = (1 << modulus_bits) - 1
+    claimed = rsa.RSAPublicNumbers(exponent, modulus).public_key()
+    return Certificate("rsa", claims=claimed)
+
+
+@pytest.mark.demand("LIM-signatures")
+@pytest.mark.parametrize(
+    ("bits", "exponent", "checked"),
+    [(2048, 65537, True), (16384, (1 << 31) - 1, True), (2048, (1 << 31) + 1, False), (3072, (1 << 3071) + 1, False)],
+)
+def test_a_key_that_takes_long_to_check_with_is_no_authoritys(
+    bits: int, exponent: int, *, checked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks, authority = Checks(monkeypatch), rsa_authority(bits, exponent)
+    assert not is_trusted(make_leaf(Certificate("rsa")), root=authority)
+    assert bool(checks.pairs) is checked
 
 
 @given(st.integers(0, len(ROOT.pem) - 1), st.integers(0, 255))
@@ -183,5 +266,5 @@ def test_a_damaged_certificate_is_read_or_our_error(position: int, byte: int) ->
     damaged = bytearray(ROOT.pem)
     damaged[position] = byte
     with suppress(SignatureRejectedError):
-        for certificate in parse_certificates(bytes(damaged), "x"):
-            verify_chain(certificate, [], [ROOT.certificate], SIGNED_AT)
+        for certificate in parse_certificates(bytes(damaged), "x", make_budget()):
+            verify_chain(certificate, [], [ROOT.certificate], SIGNED_AT, make_budget())
