@@ -34,7 +34,9 @@ _container_image_proxy() {
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -d -- "$word")
         ;;
-    --port | --sockfd | --socket-mode | --idle-exit | --creds | --token-realms | --verification-timeout | --override-* | *:) COMPREPLY=() ;;
+    --port | --sockfd | --socket-mode | --idle-exit | --verification-timeout | --creds | --token-realms | --override-* | *:)
+        COMPREPLY=()
+        ;;
     *)
         case $word in
         -*) mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word") ;;

@@ -156,16 +156,18 @@ def test_check_prints_what_would_be_served(tmp_path: Path, image: StoredImage) -
 
 def test_check_prints_every_setting_that_is_not_the_usual_one(tmp_path: Path, image: StoredImage) -> None:
     trust = f'[trust]\npolicy = "{tmp_path}/policy.json"\naccept-unnamed-bundles = true\n'
+    trust += "verification-timeout = 12\n"
     registry = '[registry]\ntls-verify = false\ntoken-realms = ["auth.example"]\n'
     users = f'[access]\nusers = ["root", {UNKNOWN_UID}]\n'
     text = f'[images.os]\nreference = "oci:{tmp_path}/os"\n{trust}{registry}{users}'
     write_instance(tmp_path / "config", "os", text)
     lines = run("--check", "--config-dir", str(tmp_path / "config")).stdout.splitlines()
-    assert lines[1:5] == [
+    assert lines[1:6] == [
         "  registry.tls-verify = false",
         '  registry.token-realms = ["auth.example"]',
         f'  trust.policy = "{tmp_path}/policy.json"',
         "  trust.accept-unnamed-bundles = true",
+        "  trust.verification-timeout = 12.0",
     ]
     assert f"  users      root (0), {UNKNOWN_UID}" in lines
     assert "  groups     none" in lines
@@ -254,6 +256,8 @@ def test_wrong_usage_is_told_on_the_spot(arguments: list[str]) -> None:
         (["--socket-mode", "0o600"], "--socket-mode: '0o600' is no mode in octal, from 0 to 0777"),
         (["--idle-exit", "-1"], "--idle-exit: '-1' is no number of seconds, 0 or more"),
         (["--idle-exit", "inf"], "--idle-exit: 'inf' is no number of seconds, 0 or more"),
+        (["--verification-timeout", "0"], "--verification-timeout: 0 seconds are not enough for anything"),
+        (["--verification-timeout", "-3"], "--verification-timeout: '-3' is no number of seconds, 0 or more"),
         (["--idle-exit", "soon"], "--idle-exit: 'soon' is no number of seconds, 0 or more"),
         (["--tls-verify", "perhaps"], "--tls-verify: 'perhaps' is neither true nor false"),
     ],

@@ -45,6 +45,7 @@ def test_a_single_image_is_the_default_and_for_this_host_and_its_owner(directori
     assert image.access.users == {0, OWNER}
     assert not image.access.groups
     assert (image.fresh_for, loaded.idle_exit) == (1.0, 300.0)
+    assert loaded.trust.verification_timeout == 30
 
 
 def test_everything_that_may_be_said_is_read(directories: tuple[Path, ...]) -> None:
@@ -75,6 +76,7 @@ def test_everything_that_may_be_said_is_read(directories: tuple[Path, ...]) -> N
         registries-d = "/etc/registries.d"
         require-instance-signature = true
         accept-unnamed-bundles = true
+        verification-timeout = 90
         """,
     )
     a, b = loaded.images["a"], loaded.images["b"]
@@ -92,6 +94,7 @@ def test_everything_that_may_be_said_is_read(directories: tuple[Path, ...]) -> N
     assert loaded.trust.policy == Path("/etc/policy.json")
     assert loaded.trust.require_instance_signature
     assert loaded.trust.accept_unnamed_bundles
+    assert loaded.trust.verification_timeout == 90
 
 
 def test_several_images_have_no_default_unless_one_is_named(directories: tuple[Path, ...]) -> None:
@@ -126,6 +129,8 @@ def test_several_images_have_no_default_unless_one_is_named(directories: tuple[P
             IMAGE + "[trust]\naccept-unnamed-bundles = 1\n",
             "trust.accept-unnamed-bundles: must be true or false, not an integer",
         ),
+        (IMAGE + "[trust]\nverification-timeout = 0\n", "trust.verification-timeout: must be more than 0 seconds"),
+        (IMAGE + "[trust]\nverification-timeout = -1\n", "trust.verification-timeout: must be a number of seconds"),
         (IMAGE + '[registry]\npassword = "x"\n', "registry.password: unknown key"),
         ('default = "x"\n' + IMAGE, "default: there is no image 'x' (one of: os)"),
         ('images = "os"\n', "images: must be a table, not a string"),

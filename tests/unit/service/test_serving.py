@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from container_image_proxy.config.instances import TrustSettings
 from container_image_proxy.errors import ConfigurationError
 from container_image_proxy.policy.model import insecure_policy, parse_policy
 from container_image_proxy.service.serving import Serving
@@ -20,7 +21,9 @@ POLICY = b"""{"default": [{"type": "signedBy", "keyType": "GPGKeys", "keyPath": 
 def make_serving(policy: Any, *references: str) -> Serving:
     images = {text: SimpleNamespace(reference=parse_image_reference(text)) for text in references}
     registry = lambda: SimpleNamespace(prepare=lambda _reference: None)  # noqa: E731 - a stand-in of one line
-    return Serving(cast("Any", None), cast("Any", images), policy, cast("Any", None), cast("Any", registry))
+    registry.is_made = False  # type: ignore[attr-defined]
+    settings = SimpleNamespace(trust=TrustSettings())
+    return Serving(cast("Any", settings), cast("Any", images), policy, cast("Any", None), cast("Any", registry))
 
 
 def test_keys_that_cannot_be_used_are_an_error_that_names_policy_scope_and_file() -> None:
@@ -42,3 +45,13 @@ def test_warming_up_only_warns_of_keys(policy: Any, warnings: int, caplog: pytes
     make_serving(policy, "docker://quay.io/a:1").warm_up()
     assert [record.levelname for record in caplog.records] == ["WARNING"] * warnings
     assert "/nonexistent/key.gpg" in caplog.text or not warnings
+
+
+def test_keys_are_loaded_no_further_once_the_configuration_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
+    serving = make_serving(
+        parse_policy(POLICY.replace(b'keyPath": "/nonexistent/key.gpg', b'keyData": "a2V5'), "p"),
+        "docker://quay.io/a:1",
+    )
+    serving.close()
+    serving.warm_up()
+    assert caplog.text == ""
