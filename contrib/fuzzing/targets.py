@@ -8,6 +8,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from container_image_proxy.cancellation import Cancellation
 from container_image_proxy.config.auth_file import parse_auth_file
 from container_image_proxy.config.lookaside import parse_registries_d
 from container_image_proxy.config.registries_conf import parse_registries
@@ -16,8 +17,10 @@ from container_image_proxy.image.convert import to_oci
 from container_image_proxy.image.manifest import Manifest, UntrustedManifest, parse_manifest
 from container_image_proxy.image.platform import parse_platform
 from container_image_proxy.image.reference import parse_reference
+from container_image_proxy.policy.budget import Budget
 from container_image_proxy.policy.bundle import parse_bundle
 from container_image_proxy.policy.model import parse_policy
+from container_image_proxy.policy.openpgp_message import unpack_signed_message
 from container_image_proxy.policy.public_key import parse_public_key
 from container_image_proxy.policy.rekor import parse_set
 from container_image_proxy.policy.signature_blob import parse_signature_blob
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _HEAD_LIMIT: Final = 64 << 10
+_PATIENCE: Final = 60.0
 
 
 def manifest(data: bytes) -> None:
@@ -77,7 +81,7 @@ def configuration(data: bytes) -> None:
 
 
 def signatures(data: bytes) -> None:
-    """What signers and logs made: signatures, claims, bundles, timestamps, keys, certificates."""
+    """What signers and logs made: signatures, OpenPGP messages, claims, bundles, timestamps, keys, certificates."""
     with suppress(Error):
         parse_signature_blob(data, "source")
     with suppress(Error):
@@ -85,9 +89,12 @@ def signatures(data: bytes) -> None:
     for parse in (parse_bundle, parse_set):
         with suppress(Error):
             parse(data)
-    for parse_named in (parse_public_key, parse_certificates):
-        with suppress(Error):
-            parse_named(data, "key")
+    with suppress(Error):
+        parse_public_key(data, "key")
+    with suppress(Error):
+        parse_certificates(data, "certificate", Budget(_PATIENCE, Cancellation()))
+    with suppress(Error):
+        unpack_signed_message(data)
 
 
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
