@@ -27,7 +27,7 @@ from container_image_proxy.service.limits import ServerLimits
 from container_image_proxy.service.notifier import Notifier
 from container_image_proxy.service.peer import read_peer
 from container_image_proxy.service.serving import Degraded
-from container_image_proxy.snapshots import SnapshotStore
+from container_image_proxy.snapshot_store import SnapshotStore
 
 if TYPE_CHECKING:
     import socket

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from container_image_proxy.image.image_reference import ImageReference
     from container_image_proxy.policy.model import Policy
     from container_image_proxy.registry.client import RegistryClient
-    from container_image_proxy.snapshots import SnapshotStore
+    from container_image_proxy.snapshot_store import SnapshotStore
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,8 @@ from container_image_proxy.image.digest import parse_digest_prefix
 from container_image_proxy.policy.budget import Budget
 from container_image_proxy.policy.evaluate import UnverifiedImage, evaluate, signed_documents
 from container_image_proxy.single_flight import SingleFlight
-from container_image_proxy.snapshots import Snapshot, Snapshots, StoredImage
+from container_image_proxy.snapshots import Snapshot, Snapshots
+from container_image_proxy.stored_image import StoredImage
 from container_image_proxy.stream import VerifiedBlob
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from container_image_proxy.policy.model import Policy
     from container_image_proxy.policy.receipt import Receipt
     from container_image_proxy.policy.signature_blob import UntrustedSignature
-    from container_image_proxy.snapshots import SnapshotStore
+    from container_image_proxy.snapshot_store import SnapshotStore
     from container_image_proxy.transports.source import ImageSource
 
 _log = logging.getLogger(__name__)
@@ -131,8 +132,7 @@ class Proxy:
         :class:`InvalidDigestError`, :class:`AmbiguousDigestError` or :class:`UnknownBlobError`.
         """
         prefix = parse_digest_prefix(wanted)
-        kept = [one for one in self._kept(self.image(name)) if platform in (None, one.platform)]
-        for snapshot in kept or [self.resolve(name, platform)]:
+        for snapshot in self._kept_or_resolved(name, platform):
             if descriptor := _choose_blob(snapshot, prefix):
                 return snapshot, descriptor
         raise UnknownBlobError(f"{prefix} is no blob of image {name!r}; its manifest lists those that are")
@@ -142,16 +142,18 @@ class Proxy:
         with closing(self._open_source(self.image(snapshot.name).reference)) as source:
             return VerifiedBlob(source.open_blob(descriptor), descriptor)
 
-    def _kept(self, image: ServedImage) -> tuple[Snapshot, ...]:
-        """All snapshots of the image, those of its configured platform first, newest first."""
-        return (*self._snapshots.of(image.name), *self._snapshots.of(_side_shelf(image)))
+    def _kept_or_resolved(self, name: str, platform: Platform | None) -> Iterator[Snapshot]:
+        """The snapshots of the image, of ``platform`` if given, those of its configured one first, newest first."""
+        image, is_empty = self.image(name), True
+        for shelf in (image.name, _side_shelf(image)):
+            for snapshot in self._snapshots.of(shelf, platform):
+                is_empty = False
+                yield snapshot
+        if is_empty:
+            yield self.resolve(name, platform)
 
     def _newest(self, image: ServedImage, platform: Platform) -> Snapshot | None:
-        return next((one for one in self._kept(image) if one.platform == platform), None)
-
-    def _keep(self, image: ServedImage, snapshot: Snapshot) -> None:
-        """Other platforms, which any client may ask for, have a shelf of their own and push nothing off the image's."""
-        self._snapshots.add(image.name if snapshot.platform == image.platform else _side_shelf(image), snapshot)
+        return next(self._snapshots.of(_shelf(image, platform), platform), None)
 
     def _restore(self, stored: StoredImage) -> Snapshot | None:
         """A kept image verified anew; None if it is not what the configuration names now."""
@@ -178,7 +180,7 @@ class Proxy:
                 snapshot = replace(last, checked_at=began)
             else:
                 raise UnknownManifestError(f"{image.reference}: the source says 'not modified' to a first request")
-        self._keep(image, snapshot)
+        self._snapshots.add(_shelf(image, platform), snapshot)
         return snapshot
 
     def _gather_signatures(self, unsigned: StoredImage, source: ImageSource) -> Iterator[StoredImage]:
@@ -237,6 +239,11 @@ def _next_version(more: Iterator[StoredImage], rejection: PolicyRejectedError) -
         return next(more, None)
     except Error as error:
         raise error.retold(f"{error} (what was found before is not enough: {rejection})") from error
+
+
+def _shelf(image: ServedImage, platform: Platform) -> str:
+    """Other platforms, which any client may ask for, have a shelf of their own and push nothing off the image's."""
+    return image.name if platform == image.platform else _side_shelf(image)
 
 
 def _side_shelf(image: ServedImage) -> str:

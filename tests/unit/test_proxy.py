@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import threading
 from collections.abc import Iterator
@@ -32,7 +31,7 @@ from container_image_proxy.policy import sigstore
 from container_image_proxy.policy.model import Policy, insecure_policy, parse_policy
 from container_image_proxy.policy.signature_blob import UntrustedSignature
 from container_image_proxy.proxy import Proxy, ServedImage
-from container_image_proxy.snapshots import KEPT, SnapshotStore
+from container_image_proxy.snapshot_store import KEPT, SnapshotStore
 from container_image_proxy.transports.layout import LayoutSource
 from container_image_proxy.transports.source import ImageSource
 from container_image_proxy.transports.table import parse_image_reference
@@ -343,15 +342,16 @@ def test_names_in_a_kept_file_do_not_decide_which_policy_applies(tmp_path: Path)
     single_image(tmp_path / "layout")
     kept = tmp_path / "kept"
     Bench(tmp_path / "layout", store=SnapshotStore(kept)).proxy.resolve("os")
-    (file,) = (kept / "os").glob("*.json")
-    record = json.loads(file.read_bytes())
+    (file,) = (kept / "os").glob("*.snapshot")
+    header, _, content = file.read_bytes().partition(b"\n")
+    record = json.loads(header)
     record |= {
         "transport": "docker",
         "policy-namespaces": [],
         "policy-identity": "",
         "docker-reference": "quay.io/x/y:1",
     }
-    file.write_text(json.dumps(record))
+    file.write_bytes(json.dumps(record).encode() + b"\n" + content)
     scoped = {
         "default": [{"type": "insecureAcceptAnything"}],
         "transports": {"oci": {str(tmp_path): [{"type": "reject"}]}},
@@ -440,10 +440,13 @@ def test_a_kept_manifest_that_its_index_does_not_name_is_not_used(tmp_path: Path
     stranger = single_image(tmp_path / "other")
     kept = tmp_path / "kept"
     Bench(tmp_path / "layout", store=SnapshotStore(kept)).proxy.resolve("os")
-    (file,) = (kept / "os").glob("*.json")
-    record = json.loads(file.read_bytes())
-    record["manifest"]["raw"] = base64.b64encode(stranger.manifest).decode()
-    file.write_text(json.dumps(record))
+    (file,) = (kept / "os").glob("*.snapshot")
+    header, _, content = file.read_bytes().partition(b"\n")
+    record = json.loads(header)
+    index, manifest = record["documents"]
+    changed = content[: index["size"]] + stranger.manifest + content[index["size"] + manifest["size"] :]
+    manifest["size"] = len(stranger.manifest)
+    file.write_bytes(json.dumps(record).encode() + b"\n" + changed)
     bench = Bench(tmp_path / "layout", store=SnapshotStore(kept))
     assert str(bench.proxy.current("os").manifest_digest) == images["linux/amd64"].digest
     assert bench.opened == 1
@@ -453,7 +456,7 @@ def test_a_kept_manifest_that_its_index_does_not_name_is_not_used(tmp_path: Path
 def test_a_damaged_kept_file_costs_a_resolution_and_nothing_else(tmp_path: Path, damage: bytes) -> None:
     image = single_image(tmp_path / "layout")
     (tmp_path / "kept/os").mkdir(parents=True)
-    (tmp_path / "kept/os/00000000000000000001.json").write_bytes(damage)
+    (tmp_path / "kept/os/00000000000000000001.snapshot").write_bytes(damage)
     bench = Bench(tmp_path / "layout", store=SnapshotStore(tmp_path / "kept"))
     assert str(bench.proxy.current("os").manifest_digest) == image.digest
 

@@ -1,67 +1,96 @@
-"""What is kept of resolved images, in memory and on disk, and what goes first."""
+"""Kept images are judged when they are wanted, each once, and nobody waits for the judgement of another one."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from container_image_proxy.image.digest import digest_of
-from container_image_proxy.image.manifest import Manifest, UntrustedManifest, parse_manifest
-from container_image_proxy.image.platform import Platform
-from container_image_proxy.policy.signature_blob import UntrustedSignature
-from container_image_proxy.snapshots import KEPT, SHELF_SIZE, SnapshotStore, StoredImage
-from tests.support.layouts import OCI_CONFIG, OCI_MANIFEST
+from container_image_proxy.errors import PolicyRejectedError
+from container_image_proxy.snapshot_store import SnapshotStore
+from container_image_proxy.snapshots import Snapshots
+from container_image_proxy.stored_image import StoredImage
+from tests.unit.test_snapshot_store import stored
 
-SHELF = "os"
-
-
-def stored(number: int, size: int = 0) -> StoredImage:
-    """An image with a signature of ``size`` bytes."""
-    config = {"mediaType": OCI_CONFIG, "digest": str(digest_of(str(number).encode())), "size": 1}
-    document = {"schemaVersion": 2, "config": config, "layers": []}
-    manifest = parse_manifest(UntrustedManifest(json.dumps(document).encode(), OCI_MANIFEST))
-    assert isinstance(manifest, Manifest)
-    signature = UntrustedSignature("simple", bytes(size))
-    platform = Platform("linux", "amd64")
-    return StoredImage("os", platform, "reference", "place", (), manifest, {manifest.digest: (signature,)})
+PATIENCE = 10.0
 
 
-def files(directory: Path) -> list[Path]:
-    return sorted((directory / SHELF).iterdir())
+class Judge:
+    """Takes its time over image 1, until it is let go; counts."""
+
+    def __init__(self) -> None:
+        self.judged: list[StoredImage] = []
+        self.is_slow = threading.Event()
+        self.go_on = threading.Event()
+
+    def __call__(self, image: StoredImage) -> Any:
+        self.judged.append(image)
+        if image == stored(1):
+            self.is_slow.set()
+            assert self.go_on.wait(PATIENCE)
+        return SimpleNamespace(stored=image)
 
 
-def test_a_tag_that_goes_to_and_fro_pushes_nothing_off_the_shelf(tmp_path: Path) -> None:
-    store = SnapshotStore(tmp_path)
-    images = [stored(number) for number in range(3)]
-    for one in [*images, *images[1:] * KEPT]:
-        store.add(SHELF, one)
-    expected = (images[2], images[1], images[0])
-    assert store.of(SHELF) == expected
-    assert SnapshotStore(tmp_path).of(SHELF) == expected
-    assert len(files(tmp_path)) == len(images)
+@pytest.fixture
+def judge() -> Judge:
+    return Judge()
 
 
-def test_what_is_on_disk_already_is_not_written_again(tmp_path: Path) -> None:
-    store = SnapshotStore(tmp_path)
-    images = [stored(number) for number in range(2)]
-    for one in images:
-        store.add(SHELF, one)
-    before = {path.stat().st_ino for path in files(tmp_path)}
-    store.add(SHELF, images[0])
-    assert {path.stat().st_ino for path in files(tmp_path)} == before
-    assert SnapshotStore(tmp_path).of(SHELF)[0] == images[0]
+def snapshots(judge: Judge, **shelves: list[int]) -> Snapshots:
+    store = SnapshotStore(None)
+    for shelf, numbers in shelves.items():
+        for number in reversed(numbers):
+            store.add(shelf, stored(number))
+    return Snapshots(store, judge)
 
 
-@pytest.mark.demand("LIM-manifest")
-def test_a_shelf_holds_so_many_images_and_so_many_bytes_and_the_newest_in_any_case(tmp_path: Path) -> None:
-    store = SnapshotStore(tmp_path)
-    for number in range(KEPT + 2):
-        store.add(SHELF, stored(number))
-    assert len(store.of(SHELF)) == len(files(tmp_path)) == KEPT
-    for number in range(4):
-        store.add(SHELF, stored(number, SHELF_SIZE // 3))
-    assert len(store.of(SHELF)) == len(files(tmp_path)) == 2
-    store.add(SHELF, stored(5, SHELF_SIZE + 1))
-    assert store.of(SHELF) == SnapshotStore(tmp_path).of(SHELF) == (stored(5, SHELF_SIZE + 1),)
+def test_a_slow_judgement_keeps_nobody_else_waiting(judge: Judge) -> None:
+    kept = snapshots(judge, slow=[1], other=[2])
+    with ThreadPoolExecutor(2) as pool:
+        waiting = pool.submit(lambda: list(kept.of("slow")))
+        assert judge.is_slow.wait(PATIENCE)
+        assert [one.stored for one in kept.of("other")] == [stored(2)]
+        kept.add("slow", SimpleNamespace(stored=stored(3)))  # type: ignore[arg-type]
+        assert next(kept.of("slow")).stored == stored(3)
+        judge.go_on.set()
+        assert [one.stored for one in waiting.result(PATIENCE)] == [stored(1)]
+
+
+def test_all_who_want_the_same_share_its_judgement(judge: Judge) -> None:
+    kept = snapshots(judge, slow=[1])
+    with ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(lambda: list(kept.of("slow"))) for _ in range(8)]
+        assert judge.is_slow.wait(PATIENCE)
+        judge.go_on.set()
+        assert [len(one.result(PATIENCE)) for one in waiting] == [1] * 8
+    assert len(judge.judged) == 1
+
+
+def test_only_those_that_are_wanted_are_judged(judge: Judge) -> None:
+    kept = snapshots(judge, shelf=[2, 1, 3])
+    assert next(kept.of("shelf")).stored == stored(2)
+    assert judge.judged == [stored(2)]
+
+
+def test_a_rejection_is_remembered_too(judge: Judge, caplog: pytest.LogCaptureFixture) -> None:
+    def reject(image: StoredImage) -> None:
+        judge.judged.append(image)
+        raise PolicyRejectedError("no")
+
+    store = SnapshotStore(None)
+    store.add("shelf", stored(2))
+    kept = Snapshots(store, reject)
+    assert [*kept.of("shelf"), *kept.of("shelf")] == []
+    assert len(judge.judged) == 1
+    assert "is not used: no" in caplog.text
+
+
+def test_what_is_no_longer_kept_is_forgotten() -> None:
+    store = SnapshotStore(None)
+    kept = Snapshots(store, lambda image: SimpleNamespace(stored=image))  # type: ignore[arg-type, return-value]
+    for number in range(100):
+        kept.add("shelf", SimpleNamespace(stored=stored(number)))  # type: ignore[arg-type]
+    assert len(kept._verdicts) == len(store.kept())
