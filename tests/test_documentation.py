@@ -14,6 +14,7 @@ from container_image_proxy.config.registries_conf import merge_registries, parse
 from container_image_proxy.image.reference import parse_reference
 from container_image_proxy.policy.receipt import Receipt, Verdict
 from container_image_proxy.service import problem
+from tests.support.readme import blocks
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTRIB = ROOT / "contrib"
@@ -107,12 +108,45 @@ def test_the_manual_page_has_the_key_of_an_instance_file(key: str) -> None:
 
 
 def test_the_readme_points_at_files_that_exist() -> None:
-    documents = [ROOT / "README.md", CONTRIB / "fleet.md", *(CONTRIB / "adr").glob("*.md")]
+    documents = [ROOT / "README.md", ROOT / "tests" / "README.md", CONTRIB / "fleet.md"]
+    documents += [*(CONTRIB / "adr").glob("*.md"), *(ROOT / ".github").glob("*.md")]
     links = [
         (document, link) for document in documents for link in re.findall(r"\]\(([^)#:]+)\)", document.read_text())
     ]
     assert links
     assert [link for document, link in links if not (document.parent / link).exists()] == []
+
+
+def test_the_readme_names_the_packages_that_set_up_installs() -> None:
+    setup = (CONTRIB / "setup").read_text()
+    (packages,) = re.findall(r"^run_packages=\((.*)\)$", setup, re.MULTILINE)
+    named = set(re.findall(r"[\w-]+", "".join(blocks("Install"))))
+    assert set(packages.split()) - named == set()
+
+
+def test_no_command_of_the_readme_meets_a_daemon_that_does_not_listen_yet() -> None:
+    started = [block for block in blocks("Try it") if "container-image-proxy" in block]
+    assert started
+    for block in started:
+        start, first, *_, end = block.splitlines()
+        assert start.startswith(".venv/bin/container-image-proxy ")
+        assert start.endswith(" &")
+        assert "--retry " in first
+        assert end == "kill $!"
+
+
+def test_no_command_of_the_readme_asks_a_question() -> None:
+    titles = ["Try it", "Install", "Where /usr is read-only", "Uninstall", "Add an instance"]
+    lines = [line for title in titles for block in blocks(title) for line in block.splitlines()]
+    assert [line for line in lines if "apt-get install" in line and "--yes" not in line] == []
+    assert [line for line in lines if "systemctl edit" in line] == []  # an editor; --stdin is not in Debian 12
+
+
+def test_every_folder_of_tests_is_described() -> None:
+    text = (ROOT / "tests" / "README.md").read_text()
+    folders = [path.name for path in (ROOT / "tests").glob("[a-z]*/")]
+    assert folders
+    assert [name for name in folders if f"`{name}/`" not in text] == []
 
 
 def test_every_example_for_fleets_names_a_mirror_that_is_asked_first() -> None:

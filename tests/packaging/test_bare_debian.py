@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.bare import BareDebian
+from tests.support.readme import as_root, blocks
 from tests.support.requirements import require_mounting, require_program
 
 ROOT = Path(__file__).resolve().parents[2]
-README = ROOT / "README.md"
+VERSION = "container-image-proxy --version && test -e /etc/containers/policy.json"
+INSTALLED = f"{VERSION} && cat /etc/systemd/system/container-image-proxy@.service"
 CLONE = "git clone --quiet /in/project.bundle project && cd project"
 
 pytestmark = [
@@ -34,11 +36,6 @@ def bare(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return BareDebian.make(request.param, place / "system", given)
 
 
-def commands_to_try() -> str:
-    """The README's first block."""
-    return README.read_text().partition("## Try it")[2].split("```")[1]
-
-
 def verdict(output: str) -> str:
     """pytest's last line; -rP shows it."""
     (line,) = re.findall(r"^=+ (.*\bpassed.*) =+$", output, re.MULTILINE)
@@ -51,7 +48,7 @@ def skips(output: str) -> str:
 
 
 def test_both_commands_of_the_readme_pass_as_root(bare: BareDebian) -> None:
-    output = bare.run(f"{CLONE}\n{commands_to_try()}")
+    output = bare.run(f"{CLONE}\n{blocks('Try it')[0]}")
     assert "What next" in output
     assert "failed" not in verdict(output)
     assert "needs root" not in skips(output)
@@ -88,3 +85,25 @@ def test_an_ordinary_user_with_sudo_installs_nothing_by_hand(bare: BareDebian) -
         """
     )
     assert "What next" in output
+
+
+def test_the_lines_that_install_need_no_compiler(bare: BareDebian) -> None:
+    output = bare.run(f"{CLONE}\n{as_root(blocks('Install')[0])}\n{INSTALLED}\n! command -v gcc")
+    assert "/opt/container-image-proxy/bin/container-image-proxy --instance" in output
+
+
+def test_systemd_python_can_be_compiled_instead(bare: BareDebian) -> None:
+    lines = [line for line in blocks("Install")[0].splitlines() if "python3 -m venv" not in line]
+    position = lines.index("sudo /opt/container-image-proxy/bin/pip install .")
+    lines[position:position] = blocks("Install")[1].splitlines()
+    without_debians = "\n".join(lines).replace("python3-systemd ", "")
+    bare.run(f"{CLONE}\n{as_root(without_debians)}\n{INSTALLED}")
+
+
+def test_the_lines_for_an_image_install_below_usr(bare: BareDebian) -> None:
+    packages = [line for line in blocks("Install")[0].splitlines() if "apt-get" in line]
+    (containerfile,) = blocks("Where /usr is read-only", "dockerfile")
+    build = containerfile.replace("COPY . ", "cp -r . ").replace("RUN ", "")
+    units = "cat /usr/lib/systemd/system/container-image-proxy@.service"
+    output = bare.run(f"{CLONE}\n{as_root(chr(10).join(packages))}\n{build}\n{VERSION}\n{units}")
+    assert "ExecStart=/usr/bin/container-image-proxy --instance" in output

@@ -36,7 +36,7 @@ _COMMAND_SECONDS = 100
 _POLL_SECONDS = 0.02
 _POWER_OFF = signal.SIGRTMIN + 4  # systemd(1): starts poweroff.target
 
-_OPT = "/opt/container-image-proxy"
+_OPT = "/opt/tests"
 _LAUNCHER = """\
 #!{python} -P
 import sys
@@ -219,9 +219,14 @@ def _power_off(pid: int, supervisor: subprocess.Popen[bytes]) -> None:
         raise
 
 
+def install_program(machine: Machine, path: Path) -> None:
+    """Put the program under test there."""
+    machine.write(str(path), _LAUNCHER.format(python=Path(sys.executable).resolve(), opt=_OPT), mode=0o755)
+
+
 def _install(machine: Machine) -> None:
     """Put program and units where a package would."""
-    machine.write(str(PROGRAM), _LAUNCHER.format(python=Path(sys.executable).resolve(), opt=_OPT), mode=0o755)
+    install_program(machine, PROGRAM)
     for unit in (ROOT / "systemd").glob("*@.*"):
         machine.write(f"/etc/systemd/system/{unit.name}", unit.read_text())
     machine.write("/etc/containers/policy.json", '{"default": [{"type": "insecureAcceptAnything"}]}')
