@@ -50,6 +50,7 @@ class Connection:
         self._received = HeadBuffer(limits.head_bytes)
         self._cancellation = Cancellation()
         self._finishing = False
+        self._has_asked = False
         self._is_cut = False
 
     def run(self) -> None:
@@ -63,9 +64,14 @@ class Connection:
             _log.exception("connection of %s failed", self.peer)
 
     def finish(self) -> None:
-        """From another thread: answer what has already been asked, then close."""
+        """From another thread: answer what has already been asked, then close.
+
+        Who has connected and not asked yet gets a moment for it: the request may be on its way, and nobody else would
+        answer it.
+        """
         self._finishing = True
-        self.channel.stop_reading()
+        if self._has_asked:
+            self.channel.stop_reading()
 
     def abandon(self) -> None:
         """From another thread: nobody is there any more for the answer."""
@@ -91,13 +97,27 @@ class Connection:
 
     def _next_request(self, patience: float) -> h11.Request | None:
         """The next request; None when the client has ended or stayed silent for ``patience`` seconds."""
-        if not self._received and not self._receive(patience):
+        if not self._received and not (self._receive(patience) if self._has_asked else self._receive_first()):
             return None
         deadline = time.monotonic() + self._limits.head_seconds
         while (head := self._received.take()) is None:
             if not self._receive(deadline - time.monotonic()):
                 raise RefusedRequestError(HTTPStatus.REQUEST_TIMEOUT, "the request head did not arrive whole in time")
+        self._has_asked = True
         return self._parse(head)
+
+    def _receive_first(self) -> bool:
+        """Wait for the first bytes of a new client; of a stop that comes in between it learns within a moment."""
+        deadline = time.monotonic() + self._limits.head_seconds
+        while True:
+            try:
+                moment = min(self._limits.linger_seconds, deadline - time.monotonic())
+                self._received.feed(self.channel.receive(max(0.0, moment)))
+            except PeerStalledError:
+                if self._finishing or time.monotonic() >= deadline:
+                    return False
+            else:
+                return bool(self._received)
 
     def _receive(self, seconds: float) -> bool:
         try:

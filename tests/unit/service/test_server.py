@@ -399,6 +399,24 @@ def test_a_stop_lets_transfers_finish_and_closes_idle_connections(tmp_path: Path
 
 
 @pytest.mark.demand("sigterm-drain")
+@pytest.mark.parametrize("sent", [0, 10], ids=["nothing", "half a head"])
+def test_who_has_connected_before_the_stop_and_asks_after_it_is_answered(tmp_path: Path, sent: int) -> None:
+    limits = ServerLimits(linger_seconds=PATIENCE)  # the moment that is left for it
+    with running(tmp_path / "s", limits=limits) as server, server.connect() as client:
+        client.sendall(GET[:sent])
+        while server.server._roster.is_empty:
+            threading.Event().wait(0.001)
+        stopped = threading.Event()
+        server.server.stop()
+        server.server.call_soon(stopped.set)
+        assert stopped.wait(PATIENCE)
+        client.sendall(GET[sent:])
+        answer = read_answer(client)
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        server.join()
+
+
+@pytest.mark.demand("sigterm-drain")
 def test_what_has_been_asked_before_the_stop_is_answered(tmp_path: Path) -> None:
     started, stopped = threading.Event(), threading.Event()
 
