@@ -13,7 +13,7 @@ _container_image_proxy() {
     local options='--instance --check --port --socket --socket-mode --sockfd --allow-user --allow-group --idle-exit
         --config-dir --log-level --help --version --authfile --creds --no-creds --cert-dir --token-realms --tls-verify
         --policy --insecure-policy --registries-conf --registries-conf-dir --registries.d --override-os --override-arch
-        --override-variant --verification-timeout'
+        --override-variant --reload --verification-timeout'
     # Readline takes "=" and ":" for words of their own (COMP_WORDBREAKS).
     case $previous in [=:]) previous=${COMP_WORDS[COMP_CWORD - 2]}${previous#=} ;; esac
     case $word in

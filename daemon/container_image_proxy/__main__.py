@@ -26,6 +26,7 @@ from container_image_proxy.service.journal import set_up_logging
 from container_image_proxy.service.limits import ServerLimits
 from container_image_proxy.service.notifier import Notifier
 from container_image_proxy.service.peer import read_peer
+from container_image_proxy.service.reloading import Askers, ask_for_reload
 from container_image_proxy.service.serving import Degraded
 from container_image_proxy.snapshot_store import SnapshotStore
 
@@ -47,17 +48,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     check_usage(parser, options)
     set_up_logging(getattr(logging, options.log_level.upper()), options.instance)
-    return _check(options) if options.check else _guarded(_run, options)
+    if options.check:
+        return _check(options)
+    return _guarded(_reload if options.reload else _run, options)
 
 
-def _guarded(action: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
+def _guarded(action: Callable[[argparse.Namespace], int | None], options: argparse.Namespace) -> int:
     """The exit code of ``action``; our errors are one line each."""
     try:
-        action(options)
+        return action(options) or 0
     except Error as error:
         _log.error("%s", error)
         return EX_CONFIG if isinstance(error, ConfigurationError) else 1
-    return 0
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -99,6 +101,18 @@ def _parse_creds(text: str) -> Credentials:
     return Credentials(username, password, "", "--creds")
 
 
+def _reload(options: argparse.Namespace) -> int:
+    """Have the daemon that systemd says we belong to read its configuration anew; its complaint is ours."""
+    pid, directory = os.environ.get("MAINPID", ""), _runtime_directory()
+    if not pid.isdecimal() or directory is None:
+        remedy = f"systemctl reload container-image-proxy@{options.instance}.service"
+        raise Error(f"--reload is for ExecReload= of a unit that has a RuntimeDirectory= ({remedy})")
+    complaint = ask_for_reload(int(pid), directory)
+    if complaint:
+        _log.error("%s", complaint)
+    return EX_CONFIG if complaint else 0
+
+
 def _run(options: argparse.Namespace) -> None:
     """Serve until told to stop, or until there is nothing left to do."""
     surroundings = _surroundings(options)
@@ -114,7 +128,8 @@ def _run(options: argparse.Namespace) -> None:
 def _run_instance(options: argparse.Namespace, surroundings: Surroundings) -> None:
     """Serve on the sockets that systemd passes, for which clients wait already: those get an answer in any case."""
     load: Callable[[], Serving | Degraded]
-    load = partial(_load, options, surroundings, SnapshotStore(_snapshot_directory()))
+    runtime = _runtime_directory()
+    load = partial(_load, options, surroundings, SnapshotStore(runtime / "snapshots" if runtime else None))
     state = load()
     sockets, unusable = activation.inherited_sockets()
     if not sockets and isinstance(state, Degraded):
@@ -128,7 +143,7 @@ def _run_instance(options: argparse.Namespace, surroundings: Surroundings) -> No
     if unusable is not None:
         state = hopeless = Degraded(unusable, (owner_access(surroundings.uid),), state.idle_exit)
         load = lambda: hopeless  # noqa: E731 - no file mends the sockets that a process was started with
-    daemon = Daemon(state, load, sockets, ServerLimits(), Notifier(), owner=None)
+    daemon = Daemon(state, load, sockets, ServerLimits(), Notifier(), Askers(runtime), owner=None)
     daemon.run(daemon.server.serve)
 
 
@@ -139,7 +154,7 @@ def _run_alone(options: argparse.Namespace, surroundings: Surroundings) -> None:
     if isinstance(state, Degraded):
         raise state.error
     listeners, connection = _open_sockets(options)
-    daemon = Daemon(state, load, listeners, ServerLimits(), Notifier(), owner=surroundings.uid)
+    daemon = Daemon(state, load, listeners, ServerLimits(), Notifier(), Askers(None), owner=surroundings.uid)
     if connection is not None:
         daemon.run(lambda: daemon.server.serve_connection(connection, read_peer(connection)))
     elif not listeners:
@@ -179,12 +194,10 @@ def _open_sockets(options: argparse.Namespace) -> tuple[list[socket.socket], soc
     return [], None
 
 
-def _snapshot_directory() -> Path | None:
-    """Below the runtime directory that systemd made for the unit; a stand-alone daemon keeps its snapshots in memory
-    only.
-    """
-    runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
-    return Path(runtime, "snapshots") if runtime else None
+def _runtime_directory() -> Path | None:
+    """The directory that systemd made for the unit, in which an instance keeps what outlives the process."""
+    directory = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    return Path(directory) if directory else None
 
 
 if __name__ == "__main__":

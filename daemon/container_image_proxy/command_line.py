@@ -44,6 +44,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--check", action="store_true", help="validate the configuration, print what would be served, and exit"
     )
+    parser.add_argument(
+        "--reload",
+        action="store_true",
+        help="for the unit's ExecReload=: have the running daemon read its configuration anew, and say what is wrong",
+    )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--port", type=int, metavar="N", help="listen on 127.0.0.1:N; any local user can connect")
     where.add_argument("--socket", type=Path, metavar="PATH", help="listen on a new Unix socket")
@@ -150,6 +155,8 @@ def check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
     named = [value for value in (options.image, options.instance) if value is not None]
     if len(named) > 1 or not (named or options.check):
         parser.error("give either an IMAGE or --instance NAME")
+    if options.reload and (options.instance is None or options.check):
+        parser.error("--reload is for the daemon of an --instance NAME")
     listens = {"--port": options.port, "--socket": options.socket, "--sockfd": options.sockfd}
     where = next((name for name, value in listens.items() if value is not None), None)
     if options.image is None and where is not None:

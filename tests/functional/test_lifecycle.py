@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import http.client
+import os
 import platform
 import resource
 import signal
@@ -141,6 +142,31 @@ def test_a_broken_new_configuration_leaves_the_old_one_in_force_whole(place: Pat
         assert daemon.get("/images").json == before
         assert daemon.get("/manifest").status == 200
         assert "the old one stays in force" in daemon.log_text()
+
+
+def test_who_asks_for_a_reload_learns_what_came_of_it(place: Path) -> None:
+    runtime = place / "runtime"
+    runtime.mkdir()
+    with activated(place / "run", arguments(place), environ={"RUNTIME_DIRECTORY": str(runtime)}) as daemon:
+        environ = {**os.environ, "RUNTIME_DIRECTORY": str(runtime), "MAINPID": str(daemon.process.pid)}
+        done = []
+        for more in ("", "nonsense = true"):
+            configure(place, more)
+            asker = command("--reload", "--instance", "test")
+            done.append(subprocess.run(asker, env=environ, capture_output=True, text=True, check=False))
+        assert [one.returncode for one in done] == [0, 78]
+        assert done[0].stderr == ""
+        assert f"error {place}/config/test.toml: nonsense: unknown key" in done[1].stderr
+        assert done[1].stderr.count("\n") == 1
+        assert list(runtime.iterdir()) == []
+
+
+@pytest.mark.parametrize("environ", [{}, {"MAINPID": "1"}, {"MAINPID": "x", "RUNTIME_DIRECTORY": "/"}])
+def test_a_reload_outside_of_a_unit_says_how_to_ask_for_it(environ: dict[str, str]) -> None:
+    asker = command("--reload", "--instance", "test")
+    done = subprocess.run(asker, env={**os.environ, **environ}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "systemctl reload container-image-proxy@test.service" in done.stderr
 
 
 def test_a_policy_made_stricter_holds_after_the_reload(place: Path) -> None:

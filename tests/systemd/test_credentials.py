@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -71,6 +72,37 @@ def test_a_drop_in_names_another_file(machine: Machine, make_instance: MakeInsta
     machine.write("/etc/ostree/auth.json", AUTH, mode=0o600)
     instance.drop_in("[Service]\nLoadCredential=auth.json:/etc/ostree/auth.json\n")
     instance.start()
+    assert instance.get("/manifest").body == image.manifest
+
+
+def test_a_rotated_credential_is_taken_up_by_a_restart_that_loses_no_request(
+    machine: Machine, make_instance: MakeInstance, image: StoredImage
+) -> None:
+    instance = make_instance("rotated")
+    _configure(instance)
+    store = "/etc/credstore/container-image-proxy.rotated.auth.json"
+    machine.write(store, json.dumps({"auths": {REGISTRY: {"auth": b64encode(b"puller:outdated").decode()}}}), 0o600)
+    instance.start()
+    assert instance.get("/manifest").json()["code"] == "UNAUTHORIZED"
+    machine.write(store, AUTH, mode=0o600)
+    with ThreadPoolExecutor(4) as clients:
+        asking = [clients.submit(instance.get, "/images") for _ in range(12)]
+        machine.systemctl("try-restart", instance.service)
+        assert {(one.result().exit, one.result().status) for one in asking} == {(0, 200)}
+    assert instance.get("/manifest").body == image.manifest
+
+
+def test_a_rotated_auth_file_that_the_instance_can_read_counts_at_once(
+    machine: Machine, make_instance: MakeInstance, image: StoredImage
+) -> None:
+    instance = make_instance("readable")
+    _configure(instance)
+    with (machine.root / instance.file.lstrip("/")).open("a") as file:
+        file.write('authfile = "/etc/ostree/readable.json"\n')
+    machine.write("/etc/ostree/readable.json", "{}")
+    instance.start()
+    assert instance.get("/manifest").json()["code"] == "UNAUTHORIZED"
+    machine.write("/etc/ostree/readable.json", AUTH)
     assert instance.get("/manifest").body == image.manifest
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from container_image_proxy.service.limits import ServerLimits
     from container_image_proxy.service.notifier import Notifier
     from container_image_proxy.service.peer import Peer
+    from container_image_proxy.service.reloading import Askers
     from container_image_proxy.service.serving import Serving
 
 _log = logging.getLogger(__name__)
@@ -51,12 +52,14 @@ class Daemon:
         listeners: Sequence[socket.socket],
         limits: ServerLimits,
         notifier: Notifier,
+        askers: Askers,
         *,
         owner: int | None,
     ) -> None:
         self._state = state
         self._load = load
         self._notifier = notifier
+        self._askers = askers
         self._rereading = _Rereading(self._reread)
         self._is_told_to_stop = False
         stop = None if owner is None else self._stop
@@ -115,16 +118,18 @@ class Daemon:
         """Put a whole new configuration in force, or keep the old one and say so. Running requests end under the one
         they began with.
         """
+        askers = self._askers.note()  # before anything is read
         self._notifier.reloading()
         new = self._load()
         if isinstance(new, Degraded) and not isinstance(self._state, Degraded):
             text = "the new configuration is not usable, the old one stays in force: %s"
             _log.error(text, new.error, exc_info=new.defect)
             self._notifier.ready(f"Old configuration in force; the new one is wrong: {new.error}")
-            return
-        _log.info("the configuration was read anew")
-        self._replace(new)
-        self._begin()
+        else:
+            _log.info("the configuration was read anew")
+            self._replace(new)
+            self._begin()
+        self._askers.tell(askers, str(new.error) if isinstance(new, Degraded) else "")
 
     def _reread(self) -> None:
         """Look whether what could not be used has been mended."""
