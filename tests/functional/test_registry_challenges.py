@@ -330,6 +330,22 @@ def test_an_identity_token_is_sent_as_oauth2_wants_it(world: World, credentials:
         }
 
 
+@pytest.mark.demand("AUTH-realm-cross-host")
+def test_a_token_for_the_registry_itself_goes_to_it_and_to_no_token_service(world: World) -> None:
+    mine = Credentials("", "", "", "the test's file", "good")
+    with Upstream(answering(500), host="127.0.0.2") as registry:
+        registry.handler = challenging(f"https://{FOREIGN}/token", world.routes)
+        with registry_client(credentials={f"{REGISTRY}:{registry.port}": mine}) as client:
+            assert client.fetch_manifest(at(registry, REGISTRY)) is not None
+        registry.handler = challenging(f"https://{FOREIGN}/token", world.routes, wanted="another")
+        with (
+            registry_client(credentials={f"{REGISTRY}:{registry.port}": mine}) as client,
+            pytest.raises(RegistryAuthError, match="does not accept, or gives no access"),
+        ):
+            client.fetch_manifest(at(registry, REGISTRY))
+    assert "127.0.0.4" not in world.dialled
+
+
 def test_beside_an_identity_token_user_and_password_answer_a_basic_challenge(world: World) -> None:
     with Upstream(basic(by_path(world.routes)), host="127.0.0.2") as registry:
         with registry_client(credentials={f"{REGISTRY}:{registry.port}": BOTH}) as client:

@@ -7,26 +7,35 @@ content: it is made of secrets.
 from __future__ import annotations
 
 import binascii
+import logging
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from container_image_proxy.config.once import warn_once
 from container_image_proxy.errors import ConfigurationError, InvalidManifestError, InvalidReferenceError
 from container_image_proxy.image.strict_json import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_log = logging.getLogger(__name__)
 DOCKER_HUB_KEY: Final = "index.docker.io"
 _DOCKER_HUB_NAMES: Final = frozenset({"docker.io", "registry-1.docker.io"})
+_MEMBERS: Final = ("auth", "identitytoken", "registrytoken", "username", "password")
+_BASE64: Final = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 _SCHEMES: Final = ("http://", "https://")
 
 
 @dataclass(frozen=True, slots=True)
 class AuthEntry:
-    """An entry as it stands in the file: ``auth`` is base64 of ``user:password``."""
+    """An entry as it stands in the file: ``auth`` is base64 of ``user:password``, which may stand beside it, too."""
 
     auth: str = field(default="", repr=False)
     identity_token: str = field(default="", repr=False)
+    registry_token: str = field(default="", repr=False)
+    username: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +71,7 @@ def _read_entries(values: Mapping[str, object], file: str, path: str) -> Mapping
 
 
 def _read_entry(values: Mapping[str, object], file: str, path: str) -> AuthEntry:
-    return AuthEntry(*(_text(_value(values, key), file, f"{path}.{key}") for key in ("auth", "identitytoken")))
+    return AuthEntry(*(_text(_value(values, key), file, f"{path}.{key}") for key in _MEMBERS))
 
 
 def _value(values: Mapping[str, object], key: str) -> object:
@@ -124,12 +133,24 @@ def _normalize_registry(registry: str) -> str:
     return DOCKER_HUB_KEY if registry in _DOCKER_HUB_NAMES else registry
 
 
-def decode_auth(entry: AuthEntry, file: str, key: str) -> tuple[str, str] | None:
-    """User and password of an entry; None if it holds none (a mere marker that ``docker login`` left)."""
-    try:
-        packed = entry.auth.replace("\r", "").replace("\n", "")
-        decoded = binascii.a2b_base64(packed, strict_mode=True).decode("utf-8")
-    except ValueError:
-        raise ConfigurationError(file, "is not base64 of user:password in UTF-8", key=f"auths.{key}.auth") from None
+def decode_auth(entry: AuthEntry, file: str, key: str) -> tuple[str, str]:
+    """User and password of an entry, both empty if it holds none, as where a helper keeps them.
+
+    ``auth`` counts before the members ``username`` and ``password``, which Docker and Kubernetes write at times. What
+    is ignored is told.
+    """
+    if not entry.auth:
+        return entry.username, entry.password
+    packed = entry.auth.replace("\r", "").replace("\n", "")
+    if not _BASE64.fullmatch(packed):  # Python takes surplus padding, or not, by its version
+        raise ConfigurationError(file, "is not base64 of user:password", key=f"auths.{key}.auth")
+    # A password is sent as the bytes that it is, in whichever encoding.
+    decoded = binascii.a2b_base64(packed).decode("utf-8", "surrogateescape")
     user, colon, password = decoded.partition(":")
-    return (user, password.strip("\0")) if colon else None
+    password = password.strip("\0")
+    if not colon:
+        warn_once(_log, f"{file}: auths.{key}.auth: has no colon between user and password, ignored")
+        return entry.username, entry.password
+    if (entry.username or entry.password) and (entry.username, entry.password) != (user, password):
+        warn_once(_log, f"{file}: auths.{key}: username and password are not those of auth, ignored")
+    return user, password

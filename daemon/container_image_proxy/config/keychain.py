@@ -21,12 +21,14 @@ from container_image_proxy.config.locations import (
     find_default_auth_files,
     find_named_auth_file,
 )
+from container_image_proxy.config.once import warn_once
 from container_image_proxy.config.registries import AUTH_FILES
 from container_image_proxy.config.trusted_file import (
     load_trusted_file,
     load_trusted_file_if_present,
     load_trusted_file_if_readable,
 )
+from container_image_proxy.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,15 +45,17 @@ _MAX_FILE: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """User and password, perhaps with an identity token (an OAuth2 refresh token) that is used instead.
+    """User and password, or an identity token (an OAuth2 refresh token, for which tokens are to be had), or both.
 
-    ``origin`` names the file or helper that supplied them, for messages.
+    ``registry_token`` is a Bearer token itself, where there is nothing else. ``origin`` names the file or helper that
+    supplied them, for messages.
     """
 
     username: str
     password: str = field(repr=False)
     identity_token: str = field(default="", repr=False)
     origin: str = ""
+    registry_token: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,7 @@ class Keychain:
     def credentials_for(self, reference: Reference) -> Credentials | None:
         """The credentials for the place where ``reference`` is pulled from (``PullSource.reference``); None: anonymous.
 
-        :class:`ConfigurationError` if a file is broken or a helper fails.
+        :class:`ConfigurationError` if a file is broken or a helper fails, and no other source has any.
         """
         return self.find(reference.name)
 
@@ -100,12 +104,22 @@ class Keychain:
         registry = lookup_keys(name)[-1]
         if registry in self.given:
             return self.given[registry]
+        failures: list[ConfigurationError] = []
         for helper in self.helpers:
-            found = (
-                self._find_in_files(name) if helper == AUTH_FILES else self._ask(helper, registry, "registries.conf")
-            )
+            try:
+                if helper == AUTH_FILES:
+                    found = self._find_in_files(name)
+                else:
+                    found = self._ask(helper, registry, "registries.conf")
+            except ConfigurationError as error:
+                failures.append(error)
+                continue
             if found:
+                for failure in failures:
+                    warn_once(_log, f"{failure}; credentials for {registry} are from {found.origin}")
                 return found
+        if failures:
+            raise failures[0].retold("; ".join(map(str, failures)))
         return None
 
     def _find_in_files(self, name: str) -> Credentials | None:
@@ -122,14 +136,15 @@ class Keychain:
         return _decode(file, content, name) or self._ask_store(file, content, registry)
 
     def _ask_store(self, file: AuthFile, content: AuthFileContent, registry: str) -> Credentials | None:
-        """``credsStore`` is Docker's; podman ignores it, so that a store that is not installed here stops nobody."""
+        """``credsStore`` is Docker's; podman ignores it, so that one that is not here, or not for us, stops nobody."""
         if not content.store:
             return None
-        if self.programs.find(content.store) is None:
-            _log.warning("%s: credsStore: docker-credential-%s is not installed, ignored", file.path, content.store)
-            return None
         server = DOCKER_HUB_URL if is_docker_hub(registry) else registry
-        return self._ask(content.store, server, f"credsStore in {file.path}")
+        try:
+            return self._ask(content.store, server, f"credsStore in {file.path}")
+        except ConfigurationError as error:
+            warn_once(_log, f"{file.path}: credsStore: ignored: {error}")
+            return None
 
     def _ask(self, helper: str, server: str, said_by: str) -> Credentials | None:
         answer = self.programs.get(helper, server)
@@ -141,10 +156,17 @@ class Keychain:
 
 def _decode(file: AuthFile, content: AuthFileContent, name: str) -> Credentials | None:
     found = find_entry(content, name, is_legacy=file.is_legacy)
-    decoded = decode_auth(found[1], str(file.path), found[0]) if found else None
-    if not found or decoded is None or not (any(decoded) or found[1].identity_token):
+    if not found:
         return None
-    return Credentials(*decoded, found[1].identity_token, str(file.path))
+    key, entry = found
+    user, password = decode_auth(entry, str(file.path), key)
+    if user or password or entry.identity_token:
+        if entry.registry_token:
+            warn_once(_log, f"{file.path}: auths.{key}.registrytoken: ignored beside other credentials")
+        return Credentials(user, password, entry.identity_token, str(file.path))
+    if entry.registry_token:
+        return Credentials("", "", "", str(file.path), entry.registry_token)
+    return None
 
 
 def load_keychain(

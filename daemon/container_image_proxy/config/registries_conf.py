@@ -9,7 +9,7 @@ written for a newer podman still works; anything else that is wrong is an error 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TypeVar, get_args
 
@@ -47,7 +47,7 @@ class RegistriesConf:
 
     registries: tuple[Registry, ...] = ()
     unqualified_search_registries: tuple[str, ...] | None = None
-    credential_helpers: tuple[str, ...] = ()
+    credential_helpers: tuple[str, ...] | None = None
     short_name_mode: ShortNameMode | None = None
     aliases: Mapping[str, Reference | None] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -94,7 +94,7 @@ def merge_registries(parts: Iterable[RegistriesConf]) -> Registries:
         tables |= {registry.prefix: registry for registry in part.registries}
         aliases |= part.aliases
         searched = searched if part.unqualified_search_registries is None else part.unqualified_search_registries
-        helpers = part.credential_helpers or helpers
+        helpers = helpers if part.credential_helpers is None else part.credential_helpers or (AUTH_FILES,)
         mode = part.short_name_mode or mode
     return Registries(
         registries=tuple(tables[prefix] for prefix in sorted(tables)),
@@ -115,7 +115,7 @@ def parse_registries(raw: bytes, file: str, *, is_drop_in: bool = False) -> Regi
         return version_2
     if is_drop_in:
         raise root.error("registries", "a drop-in must have the format of version 2", remedy="use [[registry]] tables")
-    if version_2 != RegistriesConf():
+    if replace(version_2, credential_helpers=version_2.credential_helpers or None) != RegistriesConf():
         raise root.error(
             "registries", "versions 1 and 2 of the format are mixed", remedy="use [[registry]] tables only"
         )
@@ -139,7 +139,7 @@ def _read_version_2(root: TomlTable) -> RegistriesConf:
     return RegistriesConf(
         registries=registries,
         unqualified_search_registries=None if searched is None else _read_search(root, searched),
-        credential_helpers=root.array("credential-helpers", (str,)) or (),
+        credential_helpers=root.array("credential-helpers", (str,)),
         short_name_mode=_read_choice(root, "short-name-mode", _MODES),
         aliases=_read_aliases(root.table("aliases")),
     )

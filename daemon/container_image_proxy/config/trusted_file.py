@@ -8,13 +8,13 @@ of what is inside.
 from __future__ import annotations
 
 import errno
-import functools
 import logging
 import os
 import stat
 from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.config.obstacle import unreadable
+from container_image_proxy.config.once import warn_once
 from container_image_proxy.errors import ConfigurationError, UnreadableFileError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def load_trusted_file_if_readable(path: Path, *, limit: int, remedy: str, secret
     try:
         return load_trusted_file_if_present(path, limit=limit, secret=secret)
     except UnreadableFileError as error:
-        _warn_once(f"{path}: {error.reason}; it counts as absent ({remedy})")
+        warn_once(_log, f"{path}: {error.reason}; it counts as absent ({remedy})")
         return None
 
 
@@ -94,9 +94,9 @@ def _check(path: Path, status: os.stat_result, *, refuse: bool, secret: bool) ->
     if complaint and refuse:
         raise ConfigurationError(str(path), complaint, remedy=f"chown root {path} && chmod go-w {path}")
     if complaint:
-        _warn_once(f"{path}: {complaint}")
+        warn_once(_log, f"{path}: {complaint}")
     if secret and status.st_mode & _READABLE_BY_OTHERS:
-        _warn_once(f"{path}: holds credentials and other users can read it (chmod 600 {path})")
+        warn_once(_log, f"{path}: holds credentials and other users can read it (chmod 600 {path})")
 
 
 def _complain_of_writers(status: os.stat_result) -> str | None:
@@ -105,9 +105,3 @@ def _complain_of_writers(status: os.stat_result) -> str | None:
     if status.st_mode & _WRITABLE_BY_OTHERS:
         return f"other users can write to it (mode {stat.S_IMODE(status.st_mode):04o})"
     return None
-
-
-@functools.lru_cache(maxsize=256)
-def _warn_once(message: str) -> None:
-    """Some files are read again for every lookup; the log shall not repeat itself."""
-    _log.warning("%s", message)

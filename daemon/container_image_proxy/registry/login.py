@@ -207,6 +207,8 @@ class Login:
     def _authorize(self, challenge: Challenge, visit: _Visit, *, rejected: str | None = None) -> str | None:
         credentials = visit.credentials
         if challenge.scheme == "bearer":
+            if credentials is not None and credentials.registry_token:
+                return f"Bearer {credentials.registry_token}"
             stale = rejected.removeprefix("Bearer ") if rejected is not None else None
             wanted = _token_request(visit, challenge, tuple(visit.scopes), credentials)
             return "Bearer " + self._tokens.get(wanted, rejected=stale)

@@ -172,8 +172,9 @@ class Tokens:
 
 
 def basic_authorization(credentials: Credentials) -> str:
-    """The ``Authorization`` of HTTP Basic (RFC 7617, UTF-8)."""
-    return "Basic " + b64encode(f"{credentials.username}:{credentials.password}".encode()).decode("ascii")
+    """The ``Authorization`` of HTTP Basic (RFC 7617, in UTF-8 or whatever bytes the file has)."""
+    login = f"{credentials.username}:{credentials.password}".encode("utf-8", "surrogateescape")
+    return "Basic " + b64encode(login).decode("ascii")
 
 
 def _form(wanted: TokenRequest, credentials: Credentials) -> dict[str, str]:
@@ -195,7 +196,7 @@ def _with_query(wanted: TokenRequest, target: Target) -> Target:
     if wanted.credentials is not None and wanted.credentials.username:
         query.append(("account", wanted.credentials.username))
     separator = "&" if "?" in target.url else "?"
-    return replace(target, url=target.url + separator + urlencode(query)) if query else target
+    return replace(target, url=target.url + separator + urlencode(query, errors="surrogateescape")) if query else target
 
 
 def _refusal(wanted: TokenRequest, reply: Reply) -> UpstreamError:

@@ -78,7 +78,7 @@ def test_only_repositories_have_credentials(name):
         lookup_keys(name)
 
 
-@pytest.mark.parametrize("auth", ["!!!", "YTp", packed("no colon")[:-2] + "é", base64.b64encode(b"u:\xff").decode()])
+@pytest.mark.parametrize("auth", ["!!!", "YTp", packed("no colon")[:-2] + "é", "dDox=", "dDox==", "dDox====", "dDo=\t"])
 def test_an_entry_that_cannot_be_decoded_is_an_error_that_does_not_show_it(auth):
     with pytest.raises(ConfigurationError, match=r"/a\.json: auths\.a\.example\.auth: is not base64") as raised:
         decode_auth(AuthEntry(auth), "/a.json", "a.example")

@@ -11,9 +11,11 @@ import pytest
 
 from container_image_proxy.config import trusted_file
 from container_image_proxy.config.keychain import Credentials, Keychain, load_keychain
+from container_image_proxy.config.once import warn_once
 from container_image_proxy.config.registries import Endpoint, Registries, Registry
 from container_image_proxy.errors import ConfigurationError
 from container_image_proxy.image.reference import parse_reference
+from container_image_proxy.registry.token import basic_authorization
 from tests.support.privilege import ordinary_user, public_directory
 
 SECRET = "hunter2"
@@ -22,7 +24,7 @@ IMAGE = parse_reference("registry.example/ns/os:1")
 
 @pytest.fixture(autouse=True)
 def _forget_warnings():
-    trusted_file._warn_once.cache_clear()
+    warn_once.cache_clear()
 
 
 def auths(**users: str) -> str:
@@ -322,10 +324,54 @@ def test_a_registrys_helper_counts_before_its_entry_and_the_store_after_all(tmp_
     assert user_for(keychain, "docker.io/library/x:1") == "all for https://index.docker.io/v1/"
 
 
-def test_a_store_that_is_not_installed_is_warned_of_and_stops_nobody(tmp_path, caplog):
-    keychain = load(tmp_path, authfile=write(tmp_path / "auth.json", '{"credsStore": "desktop"}'))
-    assert user_for(keychain) is None
-    assert "docker-credential-desktop is not installed" in caplog.text
+def install_broken(root: Path, name: str) -> None:
+    write(root / f"bin/docker-credential-{name}", "#!/bin/sh\necho no session bus\nexit 1\n", mode=0o755)
+
+
+@pytest.mark.parametrize("name", ["missing", "broken", "../evil"])
+def test_a_store_that_is_missing_or_fails_is_warned_of_once_and_stops_nobody(tmp_path, caplog, name):
+    install_broken(tmp_path, "broken")
+    write(tmp_path / "run/containers/7/auth.json", json.dumps({"credsStore": name}))
+    write(tmp_path / "home/.docker/config.json", auths(registry_example="next"))
+    keychain = load(tmp_path)
+    assert user_for(keychain) == user_for(keychain) == "next"
+    (told,) = caplog.messages
+    assert "credsStore: ignored: " in told
+    assert name in told
+
+
+@pytest.mark.parametrize(("name", "told"), [("missing", "not found in PATH"), ("broken", "failed with status 1")])
+def test_a_helper_that_is_missing_or_fails_passes_to_the_next_source(tmp_path, caplog, name, told):
+    install_broken(tmp_path, "broken")
+    install(tmp_path, "good")
+    write(tmp_path / "home/.docker/config.json", auths(registry_example="file"))
+    assert user_for(load(tmp_path, credential_helpers=(name, "containers-auth.json"))) == "file"
+    keychain = load(tmp_path, credential_helpers=(name, "containers-auth.json", "good"))
+    for _ in range(2):
+        assert user_for(keychain, "other.example/x:1") == "good for other.example"
+    assert len(caplog.messages) == 2, "once for each registry"
+    assert all(told in message for message in caplog.messages)
+    for helpers in ((name,), ("containers-auth.json", name), (name, "containers-auth.json")):
+        with pytest.raises(ConfigurationError, match=told):
+            user_for(load(tmp_path, credential_helpers=helpers), "third.example/x:1")
+    with pytest.raises(ConfigurationError, match=rf"{told}.*; .*docker-credential-gone: not found"):
+        user_for(load(tmp_path, credential_helpers=(name, "gone")))
+
+
+def test_a_broken_file_passes_to_the_next_helper_too(tmp_path):
+    install(tmp_path, "good")
+    file = write(tmp_path / "home/.docker/config.json", "{}")
+    keychain = load(tmp_path, credential_helpers=("containers-auth.json", "good"))
+    file.write_text("{")
+    assert user_for(keychain) == "good for registry.example"
+
+
+def test_the_helper_of_one_registry_decides_for_it_within_the_files(tmp_path):
+    """As in containers/image: the entry names this helper, so that no other file stands in for it."""
+    write(tmp_path / "run/containers/7/auth.json", json.dumps({"credHelpers": {"registry.example": "missing"}}))
+    write(tmp_path / "home/.docker/config.json", auths(registry_example="next"))
+    with pytest.raises(ConfigurationError, match="docker-credential-missing: not found in PATH"):
+        user_for(load(tmp_path))
 
 
 def test_configured_helpers_are_asked_in_their_order_among_the_files(tmp_path):
@@ -345,3 +391,69 @@ def test_a_helper_that_cannot_be_one_stops_the_start(tmp_path):
     file = write(tmp_path / "auth.json", '{"credHelpers": {"registry.example": "../evil"}}')
     with pytest.raises(ConfigurationError, match="not the name of a credential helper"):
         user_for(load(tmp_path, authfile=file))
+
+
+NULL_USER = "00000000-0000-0000-0000-000000000000"
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ({"auth": "u:p"}, ("u", "p", "", "")),
+        ({"auth": "u:p", "identitytoken": "i"}, ("u", "p", "i", "")),
+        ({"auth": f"{NULL_USER}:", "identitytoken": "i"}, (NULL_USER, "", "i", "")),
+        ({"auth": "", "identitytoken": "i"}, ("", "", "i", "")),
+        ({"identitytoken": "i"}, ("", "", "i", "")),
+        ({"IdentityToken": "i"}, ("", "", "i", "")),
+        ({"auth": "nocolon", "identitytoken": "i"}, ("", "", "i", "")),
+        ({"username": "u", "password": "p"}, ("u", "p", "", "")),
+        ({"username": "u", "password": "p", "email": "x", "serveraddress": "y", "auth": ""}, ("u", "p", "", "")),
+        ({"username": "u", "password": "p", "auth": "u:p"}, ("u", "p", "", "")),
+        ({"username": "other", "password": "x", "auth": "u:p"}, ("u", "p", "", "")),
+        ({"username": "<token>", "identitytoken": "i"}, ("<token>", "", "i", "")),
+        ({"registrytoken": "r"}, ("", "", "", "r")),
+        ({"auth": "u:p", "registrytoken": "r"}, ("u", "p", "", "")),
+        ({"identitytoken": "i", "registrytoken": "r"}, ("", "", "i", "")),
+        ({"auth": None, "identitytoken": None, "username": None}, None),
+        ({"auth": "nocolon"}, None),
+        ({"auth": ":"}, None),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_forms_of_entries(tmp_path, entry, expected):
+    if entry.get("auth"):
+        entry = entry | {"auth": base64.b64encode(entry["auth"].encode()).decode()}
+    file = write(tmp_path / "auth.json", json.dumps({"auths": {"registry.example": entry}}))
+    found = load(tmp_path, authfile=file).credentials_for(IMAGE)
+    fields = ("username", "password", "identity_token", "registry_token")
+    assert (found and tuple(getattr(found, field) for field in fields)) == expected
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ({"auth": "bm9jb2xvbg=="}, "auth: has no colon between user and password, ignored"),
+        ({"auth": "dTpw", "username": "x", "password": SECRET}, "username and password are not those of auth, ignored"),
+        ({"auth": "dTpw", "registrytoken": SECRET}, "registrytoken: ignored beside other credentials"),
+    ],
+    ids=str,
+)
+def test_what_is_ignored_is_told_once_without_showing_it(tmp_path, caplog, entry, told):
+    file = write(tmp_path / "auth.json", json.dumps({"auths": {"registry.example": entry}}))
+    keychain = load(tmp_path, authfile=file)
+    for _ in range(2):
+        keychain.credentials_for(IMAGE)
+    (message,) = caplog.messages
+    assert told in message
+    assert "registry.example" in message
+    assert SECRET not in message
+    assert "nocolon" not in message
+
+
+def test_a_password_is_the_bytes_that_the_file_has(tmp_path):
+    entry = {"auth": base64.b64encode(b"u:\xfc").decode()}
+    file = write(tmp_path / "auth.json", json.dumps({"auths": {"registry.example": entry}}))
+    found = load(tmp_path, authfile=file).credentials_for(IMAGE)
+    assert found is not None
+    assert basic_authorization(found) == f"Basic {entry['auth']}"

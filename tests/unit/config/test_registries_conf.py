@@ -50,6 +50,17 @@ def test_drop_ins_follow_the_system_file_in_order_and_the_users_come_last(tmp_pa
     assert searched(tmp_path) == ("user.example",)
 
 
+def test_an_empty_list_of_helpers_in_a_later_file_means_the_files_alone_again(tmp_path):
+    write(tmp_path / SYSTEM / "registries.conf", 'credential-helpers = ["one", "two"]\n')
+    assert load(tmp_path).credential_helpers == ("one", "two")
+    write(tmp_path / SYSTEM / "registries.conf.d/10.conf", searching("ten.example"))
+    assert load(tmp_path).credential_helpers == ("one", "two")
+    write(tmp_path / SYSTEM / "registries.conf.d/20.conf", "credential-helpers = []\n")
+    assert load(tmp_path).credential_helpers == ("containers-auth.json",)
+    write(tmp_path / SYSTEM / "registries.conf.d/30.conf", 'credential-helpers = ["three"]\n')
+    assert load(tmp_path).credential_helpers == ("three",)
+
+
 def test_a_users_own_file_hides_the_system_with_its_drop_ins(tmp_path):
     write(tmp_path / SYSTEM / "registries.conf.d/10.conf", searching("system.example"))
     write(tmp_path / USER / "registries.conf", "")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from container_image_proxy.config import trusted_file
+from container_image_proxy.config.once import warn_once
 from container_image_proxy.config.trusted_file import load_trusted_file, load_trusted_file_if_present
 from container_image_proxy.errors import ConfigurationError
 from tests.support.requirements import needs_root
@@ -17,7 +17,7 @@ OTHER_UID = 1234
 
 @pytest.fixture(autouse=True)
 def _forget_warnings():
-    trusted_file._warn_once.cache_clear()
+    warn_once.cache_clear()
 
 
 @pytest.fixture
