@@ -25,6 +25,7 @@ from container_image_proxy.errors import (
     UnknownBlobError,
     UnknownImageError,
     UnknownManifestError,
+    UpstreamError,
     VerificationTimeoutError,
 )
 from container_image_proxy.image.convert import to_oci
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from container_image_proxy.image.platform import Platform
     from container_image_proxy.policy.model import Policy
     from container_image_proxy.policy.receipt import Receipt
-    from container_image_proxy.policy.signature_blob import UntrustedSignature
+    from container_image_proxy.policy.signature_blob import Findings, SignatureFailure
     from container_image_proxy.snapshot_store import SnapshotStore
     from container_image_proxy.transports.source import ImageSource
 
@@ -161,7 +162,11 @@ class Proxy:
         if image is None or (stored.reference, stored.place) != _names(image):
             return None
         verify_chain(stored.indexes, stored.manifest, image.reference, stored.platform)
-        return self._verify(stored, iter(()), self._new_budget(), checked_at=None)
+        try:
+            return self._verify(stored, {}, self._new_budget(), checked_at=None)
+        except PolicyRejectedError as error:
+            _log_rejection(stored, error)
+            raise
 
     def _is_fresh(self, image: ServedImage, snapshot: Snapshot) -> bool:
         if image.reference.pinned_digest is not None:
@@ -174,8 +179,7 @@ class Proxy:
             chain = fetch_chain(source, image.reference, platform, last.top_digest if last else None)
             if chain is not None:
                 unsigned = StoredImage(image.name, platform, *_names(image), *chain, signatures={})
-                more = self._gather_signatures(unsigned, source)
-                snapshot = self._verify(unsigned, more, self._new_budget(), checked_at=began)
+                snapshot = self._verify_signed(unsigned, source, checked_at=began)
             elif last is not None:
                 snapshot = replace(last, checked_at=began)
             else:
@@ -183,41 +187,59 @@ class Proxy:
         self._snapshots.add(_shelf(image, platform), snapshot)
         return snapshot
 
-    def _gather_signatures(self, unsigned: StoredImage, source: ImageSource) -> Iterator[StoredImage]:
-        """The image with more and more of the signatures that policy wants to see, in the order in which they count."""
+    def _verify_signed(self, unsigned: StoredImage, source: ImageSource, *, checked_at: float) -> Snapshot:
+        """What policy allows: the image as it is, or else with the signatures that the source has, as few as suffice.
+
+        All attempts share one budget. Raises what policy has against the image with all of them. If some could not be
+        had, which may have been enough, that is told with it, and decides whether it may pass.
+        """
+        stored = unsigned
+        failures: dict[Digest, tuple[SignatureFailure, ...]] = {}
+        places, budget = self._look_for_signatures(unsigned, source), self._new_budget()
+        while True:
+            try:
+                return self._verify(stored, failures, budget, checked_at=checked_at)
+            except VerificationTimeoutError as error:
+                _log_rejection(stored, error)
+                raise
+            except PolicyRejectedError as error:
+                rejection = error
+            with budget.paused():
+                more = next(places, None)
+            if more is None:
+                _log_rejection(stored, rejection)
+                raise _decisive(rejection, failures) from rejection
+            digest, findings = more
+            failures[digest] = failures.get(digest, ()) + findings.failures
+            if findings.signatures:
+                kept = stored.signatures.get(digest, ())
+                stored = replace(stored, signatures={**stored.signatures, digest: kept + findings.signatures})
+
+    def _look_for_signatures(self, unsigned: StoredImage, source: ImageSource) -> Iterator[tuple[Digest, Findings]]:
+        """Place by place: of which document signatures were found there, and what was."""
         image = self._unverified(unsigned)
         kinds = self._policy.scope_for(image.reference).needs_signatures
-        signatures: dict[Digest, tuple[UntrustedSignature, ...]] = {}
         for document in signed_documents(image, require_instance_signature=self._require_instance_signature):
-            for found in source.fetch_signatures(document.digest, kinds):
-                if found:
-                    signatures[document.digest] = signatures.get(document.digest, ()) + found
-                    yield replace(unsigned, signatures=dict(signatures))
+            for findings in source.fetch_signatures(document.digest, kinds):
+                if findings:
+                    yield document.digest, findings
 
     def _new_budget(self) -> Budget:
         """What the verification of one image may compute, until the last client that waits for it has left."""
         return Budget(self._verification_timeout, cancellation.current(), self._clock)
 
     def _verify(
-        self, stored: StoredImage, more: Iterator[StoredImage], budget: Budget, *, checked_at: float | None
+        self,
+        stored: StoredImage,
+        failures: Mapping[Digest, tuple[SignatureFailure, ...]],
+        budget: Budget,
+        *,
+        checked_at: float | None,
     ) -> Snapshot:
-        """What policy allows: ``stored``, or the first of ``more``, the same image with more and more signatures.
-
-        Raises what policy has against the last of them if it allows none; all of them share the budget.
-        """
-        try:
-            verified = self._evaluate(self._unverified(stored), budget)
-        except PolicyRejectedError as error:
-            with budget.paused():
-                fuller = None if isinstance(error, VerificationTimeoutError) else _next_version(more, error)
-            if fuller is None:
-                fields = {"IMAGE": stored.name, "REFERENCE": stored.reference}
-                _log.warning("rejected: %s", error, extra={"fields": fields})
-                raise
-        else:
-            _log_receipt(stored, verified.receipt)
-            return Snapshot(stored, verified, to_oci(verified.manifest), checked_at)
-        return self._verify(fuller, more, budget, checked_at=checked_at)
+        """What policy allows; :class:`PolicyRejectedError` otherwise."""
+        verified = self._evaluate(replace(self._unverified(stored), failures=failures), budget)
+        _log_receipt(stored, verified.receipt)
+        return Snapshot(stored, verified, to_oci(verified.manifest), checked_at)
 
     def _unverified(self, stored: StoredImage) -> UnverifiedImage:
         return UnverifiedImage(
@@ -233,12 +255,11 @@ def _names(image: ServedImage) -> tuple[str, str]:
     return str(image.reference), image.reference.policy_identity
 
 
-def _next_version(more: Iterator[StoredImage], rejection: PolicyRejectedError) -> StoredImage | None:
-    """The image with more signatures; a place that fails to tell whether it has any does not hide what others had."""
-    try:
-        return next(more, None)
-    except Error as error:
-        raise error.retold(f"{error} (what was found before is not enough: {rejection})") from error
+def _decisive(rejection: PolicyRejectedError, failures: Mapping[Digest, tuple[SignatureFailure, ...]]) -> Error:
+    """What a rejection comes from, in the rejection's words: a failure that may pass before any other."""
+    told = [failure.error for group in failures.values() for failure in group]
+    passing = [error for error in told if isinstance(error, UpstreamError) and error.retryable]
+    return next((error.retold(str(rejection)) for error in (*passing, *told)), rejection)
 
 
 def _shelf(image: ServedImage, platform: Platform) -> str:
@@ -257,6 +278,11 @@ def _choose_blob(snapshot: Snapshot, prefix: str) -> Descriptor | None:
         candidates = tuple(sorted(str(digest) for digest in found))
         raise AmbiguousDigestError(f"{prefix} could be {', '.join(candidates)}", candidates)
     return next(iter(found.values()), None)
+
+
+def _log_rejection(stored: StoredImage, rejection: PolicyRejectedError) -> None:
+    fields = {"IMAGE": stored.name, "REFERENCE": stored.reference}
+    _log.warning("rejected: %s", rejection, extra={"fields": fields})
 
 
 def _log_receipt(stored: StoredImage, receipt: Receipt) -> None:

@@ -46,15 +46,11 @@ def test_the_entry_of_index_json_that_a_reference_means(row: dict[str, Any]) -> 
     path, image = split_reference(row["reference"])
     if row["error"]:
         with pytest.raises(Error):
-            choose_entry(_index(path, row), image)
+            _ = choose_entry(_index(path, row), image).digest
         return
     entry = choose_entry(_index(path, row), image)
     expected = row["descriptor"]
-    assert (str(entry.digest), entry.size, entry.media_type) == (
-        expected["Digest"],
-        expected["Size"],
-        expected["MediaType"],
-    )
+    assert (str(entry.digest), entry.media_type) == (expected["Digest"], expected["MediaType"])
 
 
 def _index(path: str, row: dict[str, Any]) -> Index:

@@ -69,7 +69,7 @@ def test_a_registry_without_the_api_has_bundles_under_the_tag(tmp_path: Path) ->
         assert verdict["signature_source"] == f"docker://{registry.authority}/os@{artifact_digest(layout)}"
         (moved,) = ask(tmp_path / "moved", f"{registry.authority}/os@{stored.digest}", by_key("matchExact"))
         assert moved.status == 403
-        assert f"is valid, but for '{name}'" in moved.json["reasons"][0]
+        assert f", but for '{name}'" in moved.json["reasons"][0]
 
 
 def artifact_digest(layout: Layout) -> str:

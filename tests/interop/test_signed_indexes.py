@@ -140,4 +140,4 @@ def test_a_rejection_says_what_is_wrong_with_the_indexs_signature(bench: Bench, 
     assert (separator, complaint in of_index) == ("; of the index: ", True)
     assert "no simple signature was found" in of_manifest
     (reason,) = bench.required[name].json["reasons"]
-    assert reason == of_manifest
+    assert reason == of_manifest.replace(" of the manifest:", "", 1)

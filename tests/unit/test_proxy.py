@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from container_image_proxy.errors import (
     AmbiguousDigestError,
     DigestMismatchError,
+    Error,
     InvalidManifestError,
     PolicyRejectedError,
+    RegistryAuthError,
+    RegistryUnavailableError,
     SignatureRejectedError,
     SourceError,
     UnknownBlobError,
@@ -29,7 +34,7 @@ from container_image_proxy.image.manifest import UntrustedManifest
 from container_image_proxy.image.platform import Platform
 from container_image_proxy.policy import sigstore
 from container_image_proxy.policy.model import Policy, insecure_policy, parse_policy
-from container_image_proxy.policy.signature_blob import UntrustedSignature
+from container_image_proxy.policy.signature_blob import Findings, SignatureFailure, UntrustedSignature
 from container_image_proxy.proxy import Proxy, ServedImage
 from container_image_proxy.snapshot_store import KEPT, SnapshotStore
 from container_image_proxy.transports.layout import LayoutSource
@@ -45,7 +50,9 @@ from tests.support.layouts import (
     nested_index,
     single_image,
 )
+from tests.support.sigstore import make_key, make_payload, make_signature, public_pem
 
+KEY = make_key()
 AMD64 = Platform("linux", "amd64")
 REJECT = parse_policy(b'{"default": [{"type": "reject"}]}', "policy.json")
 
@@ -103,13 +110,16 @@ def test_what_was_judged_is_what_is_served_though_the_layout_changes(tmp_path: P
     assert bench.proxy.resolve("os").manifest.raw == image.manifest
 
 
-class WithoutWord(LayoutSource):
-    """A source that cannot tell whether there are signatures, for a reason that others meet with, too."""
+class Places(LayoutSource):
+    """A source with places for signatures, each of which says what it has."""
 
-    reason = SourceError("the storage is down", phase="signature")
+    findings: ClassVar[list[Findings]] = []
+    asked: ClassVar[list[int]] = []
 
-    def fetch_signatures(self, *_: object) -> Iterator[tuple[UntrustedSignature, ...]]:
-        raise self.reason
+    def fetch_signatures(self, *_: object) -> Iterator[Findings]:
+        for number, findings in enumerate(self.findings):
+            self.asked.append(number)
+            yield findings
 
 
 def test_all_places_of_signatures_share_one_budget_in_which_fetching_does_not_count(
@@ -120,34 +130,70 @@ def test_all_places_of_signatures_share_one_budget_in_which_fetching_does_not_co
     bench = Bench(tmp_path, policy=policy)
     fetched = []
 
-    class Places(LayoutSource):
-        def fetch_signatures(self, *_: object) -> Iterator[tuple[UntrustedSignature, ...]]:
+    class SlowPlaces(LayoutSource):
+        def fetch_signatures(self, *_: object) -> Iterator[Findings]:
             for number in range(10):
                 bench.now += 1000
                 fetched.append(number)
-                yield (UntrustedSignature("sigstore", b"", source=f"place {number}"),)
+                yield Findings((UntrustedSignature("sigstore", b"", source=f"place {number}"),))
 
     def judge_for_ten_seconds(*_: object) -> tuple[bytes, ...]:
         bench.now += 10
         raise SignatureRejectedError("the key is none")
 
-    bench.source = Places
+    bench.source = SlowPlaces
     monkeypatch.setattr(sigstore, "load_keys", judge_for_ten_seconds)
     with pytest.raises(VerificationTimeoutError, match="did not end within 30 s"):
         bench.proxy.resolve("os")
     assert fetched == [0, 1, 2, 3]
 
 
-def test_what_was_found_before_a_failure_is_told_and_the_failure_itself_stays_as_it_is(tmp_path: Path) -> None:
-    single_image(tmp_path)
-    policy = parse_policy(b'{"default": [{"type": "sigstoreSigned", "keyData": "a2V5"}]}', "policy.json")
-    bench = Bench(tmp_path, policy=policy)
-    bench.source = WithoutWord
-    with pytest.raises(
-        SourceError, match=r"down \(what was found before is not enough: .*no sigstore signature"
-    ) as told:
+def failing(error: Error) -> Findings:
+    return Findings(failures=(SignatureFailure(error, frozenset({"sigstore"})),))
+
+
+def signed_bench(path: Path, *findings: Findings) -> Bench:
+    single_image(path)
+    key = base64.b64encode(public_pem(KEY)).decode()
+    identity = {"type": "exactRepository", "dockerRepository": "example.com/os"}
+    requirement = {"type": "sigstoreSigned", "keyData": key, "signedIdentity": identity}
+    bench = Bench(path, policy=parse_policy(json.dumps({"default": [requirement]}).encode(), "policy.json"))
+    Places.findings, Places.asked = list(findings), []
+    bench.source = Places
+    return bench
+
+
+DOWN = RegistryUnavailableError("the storage is down", phase="signature", retryable=True)
+FORBIDDEN = RegistryAuthError("the storage answered 403", phase="signature")
+
+
+def test_a_good_signature_is_enough_though_a_place_before_it_fails(tmp_path: Path) -> None:
+    digest = single_image(tmp_path).digest
+    good = make_signature(KEY, make_payload("example.com/os", digest))
+    bench = signed_bench(tmp_path, failing(DOWN), Findings((good,)), failing(FORBIDDEN))
+    assert str(bench.proxy.resolve("os").manifest_digest) == digest
+    assert Places.asked == [0, 1]
+
+
+def test_a_failure_that_may_pass_is_the_one_that_decides_and_all_are_told(tmp_path: Path) -> None:
+    bench = signed_bench(tmp_path, failing(FORBIDDEN), failing(DOWN))
+    with pytest.raises(RegistryUnavailableError) as told:
         bench.proxy.resolve("os")
-    assert (told.value.phase, str(WithoutWord.reason)) == ("signature", "the storage is down")
+    assert told.value.retryable
+    assert str(told.value).endswith(
+        "sigstoreSigned: no sigstore signature could be fetched: the storage answered 403; the storage is down"
+    )
+    assert str(DOWN) == "the storage is down"
+
+
+def test_a_permanent_failure_decides_where_there_is_no_other(tmp_path: Path) -> None:
+    with pytest.raises(RegistryAuthError, match=r"no sigstore signature could be fetched: the storage answered 403$"):
+        signed_bench(tmp_path, failing(FORBIDDEN)).proxy.resolve("os")
+
+
+def test_places_that_have_no_signature_leave_it_at_the_policys_rejection(tmp_path: Path) -> None:
+    with pytest.raises(PolicyRejectedError, match="no sigstore signature was found"):
+        signed_bench(tmp_path, Findings(), Findings()).proxy.resolve("os")
 
 
 def test_an_index_is_resolved_for_the_platform_asked_for(tmp_path: Path) -> None:

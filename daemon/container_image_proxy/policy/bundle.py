@@ -67,11 +67,11 @@ class Bundle:
     def promise(self) -> Promise:
         """The only log entry; :class:`SignatureRejectedError` if there is none, another, or one without a promise."""
         if len(self.log_entries) != 1:
-            raise SignatureRejectedError(f"has {len(self.log_entries)} log entries where exactly one is supported")
+            raise SignatureRejectedError(f"it has {len(self.log_entries)} log entries, where exactly one is supported")
         try:
             return _parse_promise(Fields(self.log_entries[0], "tlogEntries[0]"))
         except InvalidInputError as error:
-            raise SignatureRejectedError(f"is malformed: {error}") from error
+            raise SignatureRejectedError(f"it is malformed: {error}") from error
 
 
 def parse_bundle(raw: bytes) -> Bundle:
@@ -79,13 +79,13 @@ def parse_bundle(raw: bytes) -> Bundle:
     try:
         return _parse_bundle(Fields(parse_strict_object(raw, "the bundle"), ""))
     except (IntegrityError, InvalidInputError) as error:
-        raise SignatureRejectedError(f"is malformed: {error}") from error
+        raise SignatureRejectedError(f"it is malformed: {error}") from error
 
 
 def _parse_bundle(fields: Fields) -> Bundle:
     media_type = fields.text("mediaType")
     if media_type not in _MEDIA_TYPES:
-        raise SignatureRejectedError(f"is not supported: a bundle of type {media_type[:100]!r}")
+        raise SignatureRejectedError(f"it is not supported: a bundle of type {media_type[:100]!r}")
     material = fields.fields("verificationMaterial")
     bundle = Bundle(_parse_content(fields), _parse_certificate(material), _parse_log_entries(material))
     material.done()
@@ -104,7 +104,7 @@ def _parse_content(fields: Fields) -> Envelope | MessageSignature:
 def _parse_envelope(fields: Fields) -> Envelope:
     signatures = fields.items("signatures")
     if len(signatures) != 1:
-        raise SignatureRejectedError(f"is not supported: an envelope with {len(signatures)} signatures")
+        raise SignatureRejectedError(f"it is not supported: an envelope with {len(signatures)} signatures")
     signature = Fields(signatures[0], "dsseEnvelope.signatures[0]")
     _ignore(signature, "keyid")
     envelope = Envelope(fields.data("payload"), fields.text("payloadType"), signature.data("sig"))
@@ -117,7 +117,7 @@ def _parse_message_signature(fields: Fields) -> MessageSignature:
     digest = fields.fields("messageDigest")
     algorithm = digest.text("algorithm")
     if algorithm != _HASH:
-        raise SignatureRejectedError(f"is not supported: a message digest of algorithm {algorithm[:100]!r}")
+        raise SignatureRejectedError(f"it is not supported: a message digest of algorithm {algorithm[:100]!r}")
     message = MessageSignature(digest.data("digest"), fields.data("signature"))
     digest.done()
     fields.done()
@@ -127,7 +127,9 @@ def _parse_message_signature(fields: Fields) -> MessageSignature:
 def _parse_certificate(material: Fields) -> bytes | None:
     """The key's hint is not looked at: a policy says which keys count, and a signature is by one of them or not."""
     if material.has("x509CertificateChain"):
-        raise SignatureRejectedError("is not supported: a chain of certificates (version 0.3 has the signer's alone)")
+        raise SignatureRejectedError(
+            "it is not supported: a chain of certificates (version 0.3 has the signer's alone)"
+        )
     if material.has("certificate") == material.has("publicKey"):
         raise InvalidInputError("verificationMaterial: exactly one of certificate and publicKey must be given")
     if not material.has("certificate"):
@@ -154,7 +156,7 @@ def _parse_promise(fields: Fields) -> Promise:
     """An inclusion proof is no substitute for the promise, which alone says when; it may stand beside it."""
     if not fields.has("inclusionPromise"):
         raise SignatureRejectedError(
-            "is not supported: its log entry has no signed entry timestamp, as those of Rekor 2 have none"
+            "it is not supported: its log entry has no signed entry timestamp, as those of Rekor 2 have none"
         )
     given = fields.fields("inclusionPromise")
     log_id = fields.fields("logId")

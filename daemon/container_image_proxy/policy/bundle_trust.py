@@ -63,7 +63,7 @@ class _Bundled:
     @property
     def certificate(self) -> UntrustedCertificate:
         if self.bundle.certificate is None:
-            raise SignatureRejectedError("has no certificate")
+            raise SignatureRejectedError("it has no certificate")
         return UntrustedCertificate(ssl.DER_cert_to_PEM_cert(self.bundle.certificate).encode(), b"")
 
     def verify_logged(self, logs: Sequence[PublicKey], signer: bytes, budget: Budget) -> datetime:
@@ -94,7 +94,7 @@ def verify_bundle(
         return Attestation(signer, Claim(name, digest))
     if unnamed_as is None:
         raise SignatureRejectedError(
-            f"by {signer} is valid, but the bundle names no image "
+            f"it is valid and by {signer}, but the bundle names no image "
             f"(with accept-unnamed-bundles it would count for its digest in the repository)"
         )
     return Attestation(signer, Claim(f"{unnamed_as.name}@{digest}", digest), is_named=False)
@@ -105,15 +105,17 @@ def _signed_name(content: Envelope | MessageSignature, manifest: bytes, signer: 
     sha256 = hashlib.sha256(manifest)
     if isinstance(content, MessageSignature):
         if content.sha256 != sha256.digest():
-            raise SignatureRejectedError(f"by {signer} is valid, but its message digest is of other content")
+            raise SignatureRejectedError(f"it is valid and by {signer}, but its message digest is of other content")
         return ""
     if content.payload_type != PAYLOAD_TYPE:
-        raise SignatureRejectedError(f"by {signer} is valid, but of a payload of type {content.payload_type[:100]!r}")
+        raise SignatureRejectedError(
+            f"it is valid and by {signer}, but of a payload of type {content.payload_type[:100]!r}"
+        )
     subjects = parse_signing_statement(content.payload)
     names = [subject.name for subject in subjects if subject.sha256 == sha256.hexdigest()]
     if len(names) != 1:
         reason = "for other content" if not names else "its statement is about this content more than once"
-        raise SignatureRejectedError(f"by {signer} is valid, but {reason}")
+        raise SignatureRejectedError(f"it is valid and by {signer}, but {reason}")
     return names[0]
 
 
@@ -123,10 +125,10 @@ def _parse_body(body: bytes, content: Envelope | MessageSignature) -> HashedReko
         fields = Fields(parse_strict_object(body, "the log entry"), "body")
         kind = (fields.text("kind"), fields.text("apiVersion"))
         if kind != (_DSSE if isinstance(content, Envelope) else _HASHED_REKORD):
-            raise SignatureRejectedError(f"is not supported: its log entry is a {' '.join(kind)[:100]}")
+            raise SignatureRejectedError(f"it is not supported: its log entry is a {' '.join(kind)[:100]}")
         return _parse_dsse(fields) if isinstance(content, Envelope) else parse_hashed_rekord(body)
     except (IntegrityError, InvalidInputError) as error:
-        raise SignatureRejectedError(f"has a malformed log entry: {error}") from error
+        raise SignatureRejectedError(f"it has a malformed log entry: {error}") from error
 
 
 def _parse_dsse(fields: Fields) -> HashedRekord:

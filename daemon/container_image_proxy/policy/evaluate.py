@@ -6,7 +6,7 @@ signatures come with the image.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from container_image_proxy.image.manifest import Index, Manifest
     from container_image_proxy.policy.budget import Budget
     from container_image_proxy.policy.model import Policy, Scope
-    from container_image_proxy.policy.signature_blob import UntrustedSignature
+    from container_image_proxy.policy.signature_blob import SignatureFailure, UntrustedSignature
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +30,15 @@ class UnverifiedImage:
     """An image as a source delivered it, with the reference it is judged by and the signatures that were found.
 
     That ``manifest`` is one of ``index``'s (if it was chosen from one) is the caller's to see to, by digest.
-    ``signatures`` are keyed by the digest that they are attached to: the index's, the manifest's, or both.
+    ``signatures`` are keyed by the digest that they are attached to: the index's, the manifest's, or both; so are
+    ``failures``, which tell what could not be had.
     """
 
     reference: ImageReference
     index: Index | None
     manifest: Manifest
     signatures: Mapping[Digest, tuple[UntrustedSignature, ...]]
+    failures: Mapping[Digest, tuple[SignatureFailure, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +111,14 @@ def signed_documents(image: UnverifiedImage, *, require_instance_signature: bool
 
 def _subject(image: UnverifiedImage, document: Index | Manifest) -> Subject:
     documents = (image.manifest.raw,) if image.index is None else (image.index.raw, image.manifest.raw)
-    reference, signatures = image.reference, image.signatures.get(document.digest, ())
-    return Subject(document.raw, documents, reference.docker_reference, signatures, reference.may_be_signed)
+    return Subject(
+        raw=document.raw,
+        documents=documents,
+        reference=image.reference.docker_reference,
+        signatures=image.signatures.get(document.digest, ()),
+        failures=image.failures.get(document.digest, ()),
+        may_be_signed=image.reference.may_be_signed,
+    )
 
 
 def _make_receipt(
@@ -131,7 +139,7 @@ def _rejection(
     policy: Policy, scope: Scope, rejected: Sequence[tuple[Subject, tuple[Verdict, ...]]], image: UnverifiedImage
 ) -> PolicyRejectedError:
     (of_index, index_verdicts), (_, verdicts) = rejected[0], rejected[-1]
-    notes = index_verdicts if of_index.signatures else verdicts
+    notes = index_verdicts if of_index.signatures or of_index.failures else verdicts
     reasons = tuple(_complain(*pair) for pair in zip(verdicts, notes, strict=True) if not pair[0].accepted)
     return PolicyRejectedError(_refusal(policy, scope, image, "; ".join(reasons)), reasons)
 
@@ -142,7 +150,6 @@ def _refusal(policy: Policy, scope: Scope, image: UnverifiedImage, reason: str) 
 
 def _complain(of_manifest: Verdict, of_index: Verdict) -> str:
     """What is wrong with the manifest; and with the index, if that is another thing."""
-    reason = f"{of_manifest.requirement}: {of_manifest.reason}"
     if of_index.accepted or of_index.reason == of_manifest.reason:
-        return reason
-    return f"{reason}; of the index: {of_index.reason}"
+        return f"{of_manifest.requirement}: {of_manifest.reason}"
+    return f"{of_manifest.requirement}: of the manifest: {of_manifest.reason}; of the index: {of_index.reason}"

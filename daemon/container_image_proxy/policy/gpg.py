@@ -83,10 +83,10 @@ class Gpg:
                 returncode, output = _run((*_COMMAND, *options, *job.arguments), home, stdin, status, budget)
                 said = os.pread(status.fileno(), job.most_status + 1, 0)
                 if len(said) > job.most_status:
-                    raise SignatureRejectedError("makes gpg say more than a signature is worth")
+                    raise SignatureRejectedError("it makes gpg say more than a signature is worth")
                 return Run(returncode, output, _parse_status(said), _read_if_there(home, job.result))
         except OSError as error:
-            raise SignatureRejectedError(f"could not be checked: gpg cannot be run: {_reason(error)}") from error
+            raise SignatureRejectedError(f"gpg cannot be run: {_reason(error)}") from error
 
     def remove_leftovers(self) -> None:
         """Remove the homes of processes of this user that are no more; those in use are locked."""

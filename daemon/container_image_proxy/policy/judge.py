@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from container_image_proxy.image.reference import Reference
     from container_image_proxy.policy.budget import Budget
     from container_image_proxy.policy.openpgp import Keyrings
-    from container_image_proxy.policy.signature_blob import SignatureKind, UntrustedSignature
+    from container_image_proxy.policy.signature_blob import SignatureFailure, SignatureKind, UntrustedSignature
 
     Verify: TypeAlias = "Callable[[UntrustedSignature, Subject], Attestation]"
 
@@ -48,13 +48,15 @@ class Subject:
     """What signatures may be about: the bytes ``raw`` of an index or manifest, known as ``reference``.
 
     ``documents`` are all that the image consists of (its index, its manifest): a digest in the reference must be one of
-    theirs. ``may_be_signed`` is False if there is no place where signatures could be.
+    theirs. ``failures`` tell what signatures could not be had; ``may_be_signed`` is False if there is no place
+    where any could be.
     """
 
     raw: bytes
     documents: tuple[bytes, ...]
     reference: Reference | None
     signatures: tuple[UntrustedSignature, ...]
+    failures: tuple[SignatureFailure, ...] = ()
     may_be_signed: bool = True
 
     @property
@@ -132,12 +134,16 @@ class Judge:
                 attestation = verify(signature, subject)
                 verify_claim(attestation, requirement.identity, subject.reference, subject.raw)
             except (ConfigurationError, SignatureRejectedError) as error:
-                complaints.append(f"the signature {_place(signature)}{error}")
+                complaints.append(f"signature from {signature.source or 'nowhere'}: {error}")
             else:
                 source = signature.source
                 return Verdict(requirement.type, True, str(attestation), (attestation.signer,), source)  # noqa: FBT003
-        shown, hidden = complaints[:_SHOWN_COMPLAINTS], len(signatures) - _SHOWN_COMPLAINTS
-        return _rejected(requirement, "; ".join(shown) + (f"; and {hidden} more do not count" if hidden > 0 else ""))
+        reasons, hidden = complaints[:_SHOWN_COMPLAINTS], len(signatures) - _SHOWN_COMPLAINTS
+        if hidden > 0:
+            reasons.append(f"and {hidden} more do not count")
+        if failures := _failures(requirement.signature_kind, subject):
+            reasons.append(f"not every signature could be fetched: {failures}")
+        return _rejected(requirement, "; ".join(reasons))
 
     def _load_verifier(self, requirement: SignedBy | SigstoreSigned) -> Verify:
         try:
@@ -169,13 +175,16 @@ class Judge:
 
 
 def _explain_absence(kind: SignatureKind, subject: Subject) -> str:
+    if failures := _failures(kind, subject):
+        return f"no {kind} signature could be fetched: {failures}"
     if not subject.may_be_signed:
         return f"no {kind} signature was found: the image's transport has no place for signatures"
     return f"no {kind} signature was found; {_LOOKED_FOR[kind]}"
 
 
-def _place(signature: UntrustedSignature) -> str:
-    return f"from {signature.source} " if signature.source else ""
+def _failures(kind: SignatureKind, subject: Subject) -> str:
+    told = dict.fromkeys(str(failure) for failure in subject.failures if kind in failure.kinds)
+    return "; ".join(list(told)[:_SHOWN_COMPLAINTS])
 
 
 def _rejected(requirement: Requirement, reason: str) -> Verdict:

@@ -42,7 +42,9 @@ _NO_POLICY: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What the policy asks of an image, all of it. ``name`` is ``transport|scope`` or ``default``."""
+    """What the policy asks of an image, all of it. ``name`` is ``transport|scope``, the ``transport`` for its default
+    scope, or ``default``.
+    """
 
     name: str
     requirements: tuple[Requirement, ...]
@@ -76,7 +78,7 @@ class Policy:
         scopes = self.transports.get(reference.transport, {})
         for name in (reference.policy_identity, *reference.policy_namespaces, ""):
             if name in scopes:
-                return Scope(f"{reference.transport}|{name}", scopes[name])
+                return Scope(f"{reference.transport}|{name}" if name else reference.transport, scopes[name])
         return Scope("default", self.default)
 
     def doubts(self) -> tuple[str, ...]:

@@ -29,19 +29,19 @@ _KEYBOX: Final = "pubring.kbx"
 _VALIDSIG_FIELDS: Final = 10
 _VERIFY: Final = ("--no-armor", "--max-output", str(MAX_MESSAGE_SIZE), "--output", "-", "--verify", "-")
 _COMPLAINTS: Final = {
-    "BADSIG": "is not by the key that it names, or what it signs was changed",
-    "NO_PUBKEY": "is by a key that is not trusted",
-    "ERRSIG": "cannot be checked",
-    "EXPSIG": "has expired",
-    "EXPKEYSIG": "is by a key that has expired",
-    "REVKEYSIG": "is by a key that was revoked",
-    "NODATA": "is no signed OpenPGP message",
-    "UNEXPECTED": "is no signed OpenPGP message",
-    "BADARMOR": "is damaged",
-    "BEGIN_DECRYPTION": "is encrypted",
-    "ENC_TO": "is encrypted",
-    "ERROR": "is malformed",
-    "FAILURE": "is malformed",
+    "BADSIG": "it is not by the key that it names, or what it signs was changed",
+    "NO_PUBKEY": "it is by a key that is not trusted",
+    "ERRSIG": "it cannot be checked",
+    "EXPSIG": "it has expired",
+    "EXPKEYSIG": "it is by a key that has expired",
+    "REVKEYSIG": "it is by a key that was revoked",
+    "NODATA": "it is no signed OpenPGP message",
+    "UNEXPECTED": "it is no signed OpenPGP message",
+    "BADARMOR": "it is damaged",
+    "BEGIN_DECRYPTION": "it is encrypted",
+    "ENC_TO": "it is encrypted",
+    "ERROR": "it is malformed",
+    "FAILURE": "it is malformed",
 }
 _EXACTLY_ONE: Final = ("GOODSIG", "VALIDSIG", "PLAINTEXT")
 
@@ -69,9 +69,9 @@ class Keyring:
     def verify(self, untrusted_message: bytes, budget: Budget) -> SignedMessage:
         """The content of a message that one of the keys signed; :class:`SignatureRejectedError` says why not."""
         if len(untrusted_message) > MAX_MESSAGE_SIZE:
-            raise SignatureRejectedError(f"is larger than {MAX_MESSAGE_SIZE} bytes")
+            raise SignatureRejectedError(f"it is larger than {MAX_MESSAGE_SIZE} bytes")
         if not is_openpgp_message(untrusted_message):
-            raise SignatureRejectedError("is no binary OpenPGP message")
+            raise SignatureRejectedError("it is no binary OpenPGP message")
         message = unpack_signed_message(untrusted_message)
         ran = self._gpg.run(Job(_VERIFY, {_KEYBOX: self._keybox}, _MOST_VERDICT, stdin=message), budget)
         return SignedMessage(ran.output, _read_verdict(ran))
@@ -120,10 +120,10 @@ def _read_verdict(ran: Run) -> str:
         if keyword in keywords:
             raise SignatureRejectedError(complaint + _who(ran, keyword))
     if ran.returncode != 0 or any(keywords.count(keyword) != 1 for keyword in _EXACTLY_ONE):
-        raise SignatureRejectedError("is not exactly one good signature of one message")
+        raise SignatureRejectedError("it is not exactly one good signature of one message")
     fields = next(rest for keyword, rest in ran.status if keyword == "VALIDSIG").split(" ")
     if len(fields) < _VALIDSIG_FIELDS:
-        raise SignatureRejectedError("was reported by gpg in an unknown way")
+        raise SignatureRejectedError("gpg reports it in an unknown way")
     return fields[_VALIDSIG_FIELDS - 1]
 
 

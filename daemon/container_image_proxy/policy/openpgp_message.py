@@ -56,7 +56,7 @@ def unpack_signed_message(untrusted: bytes) -> bytes:
     ``MAX_MESSAGE_SIZE`` bytes.
     """
     if len(untrusted) > MAX_MESSAGE_SIZE:
-        raise SignatureRejectedError(f"is larger than {MAX_MESSAGE_SIZE} bytes")
+        raise SignatureRejectedError(f"it is larger than {MAX_MESSAGE_SIZE} bytes")
     packets = _read_packets(untrusted)
     for _ in range(_MAX_NESTING):
         if [packet.tag for packet in packets] != [_COMPRESSED]:
@@ -70,10 +70,10 @@ def unpack_signed_message(untrusted: bytes) -> bytes:
 
 def _complain(tags: tuple[int, ...]) -> str:
     if not _ENCRYPTED.isdisjoint(tags):
-        return "is encrypted"
+        return "it is encrypted"
     if not {_SIGNATURE, _COMPRESSED} & set(tags):
-        return "is no signed OpenPGP message"
-    return "is not exactly one signature of one message"
+        return "it is no signed OpenPGP message"
+    return "it is not exactly one signature of one message"
 
 
 def _read_packets(data: bytes) -> list[_Packet]:
@@ -85,7 +85,7 @@ def _read_packets(data: bytes) -> list[_Packet]:
         if packet.tag != _MARKER:
             packets.append(packet)
         if len(packets) > _MAX_PACKETS:
-            raise SignatureRejectedError("is not exactly one signature of one message")
+            raise SignatureRejectedError("it is not exactly one signature of one message")
     return packets
 
 
@@ -103,7 +103,7 @@ class _Reader:
     def read_packet(self) -> _Packet:
         (head,) = self._take(1)
         if not head & _IS_PACKET:
-            raise SignatureRejectedError("is malformed: something else than a packet is in it")
+            raise SignatureRejectedError("it is malformed: something else than a packet is in it")
         if head & _IS_NEW_FORMAT:
             return _Packet(head & 0x3F, b"".join(self._new_body()))
         octets = _OLD_LENGTH_OCTETS[head & 3 : (head & 3) + 1]
@@ -129,7 +129,7 @@ class _Reader:
     def _take(self, count: int) -> memoryview:
         taken = self._data[self._position : self._position + count]
         if len(taken) != count:
-            raise SignatureRejectedError("is malformed: it ends within a packet")
+            raise SignatureRejectedError("it is malformed: it ends within a packet")
         self._position += count
         return taken
 
@@ -155,13 +155,13 @@ def _decompress(body: bytes) -> bytes:
     try:
         content = decompressor.decompress(data, MAX_MESSAGE_SIZE + 1)
     except (zlib.error, OSError) as error:
-        raise SignatureRejectedError("is malformed: it cannot be decompressed") from error
+        raise SignatureRejectedError("it is malformed: it cannot be decompressed") from error
     if len(content) > MAX_MESSAGE_SIZE:
-        raise SignatureRejectedError(f"unpacks to more than {MAX_MESSAGE_SIZE} bytes")
+        raise SignatureRejectedError(f"it unpacks to more than {MAX_MESSAGE_SIZE} bytes")
     if not decompressor.eof:
-        raise SignatureRejectedError("is malformed: it ends within compressed data")
+        raise SignatureRejectedError("it is malformed: it ends within compressed data")
     if decompressor.unused_data:
-        raise SignatureRejectedError("is not exactly one signature of one message: something follows it")
+        raise SignatureRejectedError("it is not exactly one signature of one message: something follows it")
     return content
 
 
@@ -175,4 +175,4 @@ def _decompressor(algorithm: bytes) -> _Decompressor:
             import bz2  # noqa: PLC0415 - hardly anybody uses it
 
             return bz2.BZ2Decompressor()
-    raise SignatureRejectedError("is compressed in an unknown way")
+    raise SignatureRejectedError("it is compressed in an unknown way")

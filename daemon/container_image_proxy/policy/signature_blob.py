@@ -15,6 +15,8 @@ from container_image_proxy.policy.fields import Fields
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from container_image_proxy.errors import Error
+
 SignatureKind: TypeAlias = Literal["simple", "sigstore"]
 SIGNATURE_MEDIA_TYPE: Final = "application/vnd.dev.cosign.simplesigning.v1+json"
 """Of a payload that cosign signed, which containers-signature(5) calls a sigstore signature."""
@@ -48,6 +50,28 @@ class UntrustedSignature:
         return len(self.blob) + sum(len(key) + len(value) for key, value in self.annotations.items())
 
 
+@dataclass(frozen=True, slots=True)
+class SignatureFailure:
+    """Why signatures that may be there, of one of ``kinds``, could not be had."""
+
+    error: Error
+    kinds: frozenset[SignatureKind]
+
+    def __str__(self) -> str:
+        return str(self.error)
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a place had of a manifest's signatures, and what could not be had there."""
+
+    signatures: tuple[UntrustedSignature, ...] = ()
+    failures: tuple[SignatureFailure, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.signatures or self.failures)
+
+
 def parse_signature_blob(blob: bytes, source: str) -> UntrustedSignature:
     """Read one signature blob; :class:`IntegrityError` if it is of no known format. ``source`` is for the receipt."""
     if is_openpgp_message(blob):
@@ -57,7 +81,7 @@ def parse_signature_blob(blob: bytes, source: str) -> UntrustedSignature:
         return UntrustedSignature("simple", content, source=source)
     if newline and name == _SIGSTORE_JSON:
         return _parse_sigstore_json(content, source)
-    raise IntegrityError(f"{source}: is no signature of a known format")
+    raise IntegrityError(f"{source} holds no signature of a known format")
 
 
 def is_openpgp_message(raw: bytes) -> bool:
@@ -70,9 +94,9 @@ def is_openpgp_message(raw: bytes) -> bool:
 
 def _parse_sigstore_json(content: bytes, source: str) -> UntrustedSignature:
     try:
-        fields = Fields(parse_strict_object(content, source), source)
-        annotations = fields.fields("annotations") if fields.has("annotations") else Fields({}, source)
+        fields = Fields(parse_strict_object(content, source), "")
+        annotations = fields.fields("annotations") if fields.has("annotations") else Fields({}, "")
         texts = {key: annotations.text(key) for key in annotations.keys}
         return UntrustedSignature("sigstore", fields.data("payload"), fields.text("mimeType"), texts, source)
     except InvalidInputError as error:
-        raise IntegrityError(str(error)) from error
+        raise IntegrityError(f"{source} holds a malformed sigstore signature: {error}") from error

@@ -75,7 +75,9 @@ class SigstoreTrust:
     def verify(self, untrusted: UntrustedSignature, budget: Budget) -> Attestation:
         """What a trusted signer says in this signature; :class:`SignatureRejectedError` if it is none of theirs."""
         if untrusted.media_type != SIGNATURE_MEDIA_TYPE:
-            raise SignatureRejectedError(f"is no signature, but {untrusted.media_type[:100]!r}")
+            raise SignatureRejectedError(
+                f"it is of the media type {untrusted.media_type[:100]!r}, which is no signature's"
+            )
         signer = self.identify(_Attachment(untrusted, _decode_signature(untrusted)), budget)
         return Attestation(signer, parse_claim(untrusted.blob, COSIGN))
 
@@ -88,7 +90,7 @@ class SigstoreTrust:
     def _identify_key(self, keys: tuple[PublicKey, ...], material: Material, budget: Budget) -> str:
         key = find_signing_key(keys, material.signature, material.signed_bytes, budget)
         if key is None:
-            raise SignatureRejectedError("is by no trusted key, or what it signs was changed")
+            raise SignatureRejectedError("it is by no trusted key, or what it signs was changed")
         if self.logs:
             material.verify_logged(self.logs, public_der(key), budget)
         return name_key(key)
@@ -101,7 +103,7 @@ class SigstoreTrust:
             at = material.verify_logged(self.logs, parse_single_pem(certificate.leaf, "the certificate"), budget)
         holder = root.verify(certificate, at, budget)
         if not is_signed_by(holder.key, material.signature, material.signed_bytes):
-            raise SignatureRejectedError("is not by its certificate's key, or what it signs was changed")
+            raise SignatureRejectedError("it is not by its certificate's key, or what it signs was changed")
         return holder.name
 
 
@@ -171,11 +173,11 @@ def _decode_signature(untrusted: UntrustedSignature) -> bytes:
     try:
         return decode_base64(_require_annotation(untrusted, _SIGNATURE).decode(), "the signature")
     except InvalidInputError as error:
-        raise SignatureRejectedError(f"is malformed: {error}") from error
+        raise SignatureRejectedError(f"it is malformed: {error}") from error
 
 
 def _require_annotation(untrusted: UntrustedSignature, name: str) -> bytes:
     value = untrusted.annotations.get(name)
     if value is None:
-        raise SignatureRejectedError(f"lacks the annotation {name}")
+        raise SignatureRejectedError(f"it lacks the annotation {name}")
     return value.encode("utf-8", "replace")

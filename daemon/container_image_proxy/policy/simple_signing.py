@@ -62,7 +62,7 @@ def parse_claim(raw: bytes, expected_type: str) -> Claim:
     try:
         return _parse_payload(raw, expected_type)
     except (IntegrityError, InvalidInputError) as error:
-        raise SignatureRejectedError(f"what is signed is no {expected_type}: {error}") from error
+        raise SignatureRejectedError(f"what it signs is no {expected_type}: {error}") from error
 
 
 def _parse_payload(raw: bytes, expected_type: str) -> Claim:
@@ -109,9 +109,9 @@ def verify_claim(attestation: Attestation, identity: SignedIdentity, image: Refe
         )
         named = "for" if attestation.is_named else "names no image, and can only count for"
         raise SignatureRejectedError(
-            f"by {attestation.signer} is valid, but {named} {claim.docker_reference[:300]!r}; {expected}"
+            f"it is valid and by {attestation.signer}, but {named} {claim.docker_reference[:300]!r}; {expected}"
         )
     if not claim.manifest_digest.matches(raw):
         raise SignatureRejectedError(
-            f"by {attestation.signer} is valid, but for other content: {claim.manifest_digest}"
+            f"it is valid and by {attestation.signer}, but for other content: {claim.manifest_digest}"
         )

@@ -33,7 +33,7 @@ def parse_signing_statement(raw: bytes) -> tuple[StatementSubject, ...]:
     try:
         return _parse_statement(Fields(parse_strict_object(raw, "the statement"), ""))
     except (IntegrityError, InvalidInputError) as error:
-        raise SignatureRejectedError(f"what is signed is no statement of cosign's: {error}") from error
+        raise SignatureRejectedError(f"what it signs is no statement of cosign's: {error}") from error
 
 
 def _parse_statement(fields: Fields) -> tuple[StatementSubject, ...]:

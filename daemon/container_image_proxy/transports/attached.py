@@ -1,15 +1,22 @@
 """Images whose layers are signatures, each a small blob, as cosign keeps them in a registry beside the image proper.
 
-Bounded in count and size; every byte is held against its digest, and nothing is verified beyond that.
+Bounded in size, by the caller in count; every byte is held against its digest, and nothing is verified beyond that.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from container_image_proxy.errors import InvalidManifestError, RegistryError, UnknownBlobError, UnknownManifestError
+from container_image_proxy.errors import (
+    Error,
+    InvalidManifestError,
+    RegistryError,
+    UnknownBlobError,
+    UnknownManifestError,
+    UpstreamError,
+)
 from container_image_proxy.image.manifest import Manifest, parse_manifest
-from container_image_proxy.policy.signature_blob import MAX_SIGNATURES, UntrustedSignature
+from container_image_proxy.policy.signature_blob import UntrustedSignature
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,23 +28,39 @@ if TYPE_CHECKING:
 MAX_SIGNATURE_SIZE: Final = 4 << 20
 
 
-def fetch_attached(registry: RegistryClient, place: Repository, media_type: str) -> Iterator[UntrustedSignature]:
+def fetch_attached(
+    registry: RegistryClient, place: Repository, media_type: str
+) -> Iterator[UntrustedSignature | Error]:
     """The layers of ``media_type`` of the image at ``place``; none if there is no such image.
 
-    Raises :class:`UpstreamError` or :class:`IntegrityError`, also for one that is too much.
+    Instead of a layer that cannot be had, why not. Raises :class:`UpstreamError` or :class:`IntegrityError` when it is
+    useless to ask for more.
     """
     for layer in _layers(registry, place, media_type):
-        if layer.size > MAX_SIGNATURE_SIZE:
-            raise InvalidManifestError(f"{place.reference}: a signature has more than {MAX_SIGNATURE_SIZE} bytes")
-        blob = _fetch_blob(registry, place, layer)
-        yield UntrustedSignature("sigstore", blob, layer.media_type, layer.annotations, f"docker://{place.reference}")
+        try:
+            blob = _fetch_blob(registry, place, layer)
+        except Error as error:
+            if is_passing(error):
+                raise
+            yield error
+        else:
+            source = f"docker://{place.reference}"
+            yield UntrustedSignature("sigstore", blob, layer.media_type, layer.annotations, source)
+
+
+def is_passing(error: Error) -> bool:
+    """Whether a failure is of the place, which will not do better for the next signature, and not of one signature."""
+    return isinstance(error, UpstreamError) and error.retryable
 
 
 def _fetch_blob(registry: RegistryClient, place: Repository, layer: Descriptor) -> bytes:
+    if layer.size > MAX_SIGNATURE_SIZE:
+        raise InvalidManifestError(f"{place.reference} names a signature of over {MAX_SIGNATURE_SIZE} bytes")
     try:
         return registry.fetch_blob(place, layer)
     except UnknownBlobError as error:  # not for the client to take for a blob of its own
-        raise RegistryError(f"{place.reference}: the registry lacks a signature: {error}", phase="signature") from error
+        reason = f"{place.reference} names a signature that the registry lacks: {error}"
+        raise RegistryError(reason, phase="signature") from error
 
 
 def _layers(registry: RegistryClient, place: Repository, media_type: str) -> tuple[Descriptor, ...]:
@@ -48,6 +71,4 @@ def _layers(registry: RegistryClient, place: Repository, media_type: str) -> tup
     manifest = parse_manifest(untrusted) if untrusted is not None else None
     if not isinstance(manifest, Manifest):
         raise InvalidManifestError(f"{place.reference} is not an image of signatures")
-    if len(manifest.layers) > MAX_SIGNATURES:
-        raise InvalidManifestError(f"{place.reference} has more than {MAX_SIGNATURES} signatures")
     return tuple(layer for layer in manifest.layers if layer.media_type == media_type)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from container_image_proxy.errors import Error
 from container_image_proxy.image.media_types import OCI_MANIFEST
 from container_image_proxy.policy.bundle import BUNDLE_MEDIA_TYPE
 from container_image_proxy.policy.statement import SIGN_PREDICATE
-from container_image_proxy.transports.attached import fetch_attached
+from container_image_proxy.transports.attached import fetch_attached, is_passing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,14 +26,22 @@ if TYPE_CHECKING:
 _PREDICATE: Final = "dev.sigstore.bundle.predicateType"
 
 
-def fetch_bundles(registry: RegistryClient, repository: Repository, digest: Digest) -> Iterator[UntrustedSignature]:
+def fetch_bundles(
+    registry: RegistryClient, repository: Repository, digest: Digest
+) -> Iterator[UntrustedSignature | Error]:
     """The bundles that sign the manifest with ``digest`` in its repository.
 
-    Raises :class:`UpstreamError` or :class:`IntegrityError`.
+    Instead of one that cannot be had, why not. Raises :class:`UpstreamError` or :class:`IntegrityError` when it is
+    useless to ask for more.
     """
     for referrer in registry.fetch_referrers(repository, digest, BUNDLE_MEDIA_TYPE):
-        if _may_sign(referrer):
-            yield from fetch_attached(registry, repository.with_digest(referrer.digest), BUNDLE_MEDIA_TYPE)
+        try:
+            if _may_sign(referrer):
+                yield from fetch_attached(registry, repository.with_digest(referrer.digest), BUNDLE_MEDIA_TYPE)
+        except Error as error:
+            if is_passing(error):
+                raise
+            yield error
 
 
 def _may_sign(referrer: IndexEntry) -> bool:

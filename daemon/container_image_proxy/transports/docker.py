@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.manifest import Descriptor, UntrustedManifest
     from container_image_proxy.image.reference import Reference
-    from container_image_proxy.policy.signature_blob import SignatureKind, UntrustedSignature
+    from container_image_proxy.policy.signature_blob import Findings, SignatureKind
     from container_image_proxy.registry.client import RegistryClient
     from container_image_proxy.transports.source import BlobReader
 
@@ -78,9 +78,7 @@ class RegistrySource:
         """See :class:`ImageSource`. The ``urls`` of a descriptor are never fetched."""
         return self._registry.open_blob(self._reference, descriptor)
 
-    def fetch_signatures(
-        self, digest: Digest, kinds: Collection[SignatureKind]
-    ) -> Iterator[tuple[UntrustedSignature, ...]]:
+    def fetch_signatures(self, digest: Digest, kinds: Collection[SignatureKind]) -> Iterator[Findings]:
         """See :class:`ImageSource`."""
         return self._signatures.fetch(self._reference, digest, kinds)
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.manifest import Descriptor, IndexEntry
-    from container_image_proxy.policy.signature_blob import SignatureKind, UntrustedSignature
+    from container_image_proxy.policy.signature_blob import Findings, SignatureKind
 
 TRANSPORT: Final = "oci"
 _REF_NAME: Final = "org.opencontainers.image.ref.name"
@@ -168,7 +168,7 @@ class LayoutSource:
         self,
         digest: Digest,  # noqa: ARG002 - the protocol's
         kinds: Collection[SignatureKind],  # noqa: ARG002 - the protocol's
-    ) -> Iterator[tuple[UntrustedSignature, ...]]:
+    ) -> Iterator[Findings]:
         """A layout has no place for signatures."""
         return iter(())
 

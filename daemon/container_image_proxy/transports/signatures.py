@@ -1,8 +1,9 @@
 """Where the signatures of an image in a registry are fetched from: lookaside storage, sigstore attachments, bundles.
 
 containers-registries.d(5) says where; containers-signature(5) and cosign's specification say how they lie there.
-Bounded in count and size, and fail closed: a storage that answers anything but "there is none" is an error, because a
-signature that was not seen must not count as one that is not there. Verifies nothing.
+Bounded in count and size, and fail closed: a storage that answers anything but "there is none" is a failure that is
+told, because a signature that was not seen must not count as one that is not there. Nor does it take away what was
+seen: one good signature is enough. Verifies nothing.
 """
 
 from __future__ import annotations
@@ -18,15 +19,24 @@ from urllib.parse import unquote, urlsplit
 from container_image_proxy import cancellation
 from container_image_proxy.config.lookaside import signature_url
 from container_image_proxy.config.trusted_file import load_trusted_file_if_present
-from container_image_proxy.errors import ConfigurationError, SourceError, UpstreamTimeoutError
+from container_image_proxy.errors import (
+    ConfigurationError,
+    Error,
+    IntegrityError,
+    SourceError,
+    UpstreamError,
+    UpstreamTimeoutError,
+)
 from container_image_proxy.image.reference import MAX_TAG_LENGTH
 from container_image_proxy.policy.signature_blob import (
     MAX_SIGNATURES,
     SIGNATURE_MEDIA_TYPE,
+    Findings,
+    SignatureFailure,
     UntrustedSignature,
     parse_signature_blob,
 )
-from container_image_proxy.transports.attached import MAX_SIGNATURE_SIZE, fetch_attached
+from container_image_proxy.transports.attached import MAX_SIGNATURE_SIZE, fetch_attached, is_passing
 from container_image_proxy.transports.bundles import fetch_bundles
 
 if TYPE_CHECKING:
@@ -42,6 +52,8 @@ if TYPE_CHECKING:
 MAX_TOTAL_SIZE: Final = 8 << 20
 MAX_TIME: Final = 300.0
 """Seconds for all signatures of an image: each of 128 may take as long as any request, which is more than a minute."""
+_SIGSTORE: Final[frozenset[SignatureKind]] = frozenset({"sigstore"})
+_ANY_KIND: Final[frozenset[SignatureKind]] = frozenset({"simple", "sigstore"})
 
 
 @dataclass(slots=True)
@@ -55,20 +67,37 @@ class SignatureStorage:
     registry: RegistryClient
     time_left: float = MAX_TIME
 
-    def fetch(
-        self, reference: Reference, digest: Digest, kinds: Collection[SignatureKind]
-    ) -> Iterator[tuple[UntrustedSignature, ...]]:
+    def fetch(self, reference: Reference, digest: Digest, kinds: Collection[SignatureKind]) -> Iterator[Findings]:
         """The signatures of ``kinds`` for the manifest with ``digest``, which came for ``reference``.
 
         They are looked for where it came from, be that a mirror, and as registries.d says for the image's name there.
         Place by place, each asked when its turn comes: bundles, for which a registry has to be searched, are the last.
-        Raises :class:`UpstreamError`, :class:`IntegrityError` or :class:`ConfigurationError`.
         """
         budget = _Budget()
-        for place in self._places(self.registry.supplier(reference), digest, kinds):
+        for kept_there, place in self._places(self.registry.supplier(reference), digest, kinds):
+            yield self._collect(place, kept_there, budget, reference)
+
+    def _collect(
+        self,
+        place: Iterator[UntrustedSignature | Error],
+        kinds: frozenset[SignatureKind],
+        budget: _Budget,
+        reference: Reference,
+    ) -> Findings:
+        signatures: list[UntrustedSignature] = []
+        failures: list[Error] = []
+        try:
             with self._in_time(reference):
-                found = tuple(budget.take(signature) for signature in place)
-            yield found
+                for found in place:
+                    if isinstance(found, Error):
+                        failures.append(found)
+                        budget.spend(0)
+                    else:
+                        budget.spend(found.size)
+                        signatures.append(found)
+        except Error as error:  # the end of this place; what it gave before counts
+            failures.append(error)
+        return Findings(tuple(signatures), tuple(SignatureFailure(error, kinds) for error in failures))
 
     @contextmanager
     def _in_time(self, reference: Reference) -> Iterator[None]:
@@ -86,22 +115,39 @@ class SignatureStorage:
 
     def _places(
         self, repository: Repository, digest: Digest, kinds: Collection[SignatureKind]
-    ) -> Iterator[Iterator[UntrustedSignature]]:
+    ) -> Iterator[tuple[frozenset[SignatureKind], Iterator[UntrustedSignature | Error]]]:
+        """Each place by the kinds of signatures that it may keep."""
         if kinds:
-            yield self._in_lookaside(repository.reference, digest)
+            yield _ANY_KIND, self._in_lookaside(repository.reference, digest)
         if "sigstore" in kinds and self.lookaside.use_sigstore_attachments(repository.reference):
-            yield self._attachments(repository, digest)
-            yield fetch_bundles(self.registry, repository, digest)
+            yield _SIGSTORE, self._attachments(repository, digest)
+            yield _SIGSTORE, fetch_bundles(self.registry, repository, digest)
 
-    def _in_lookaside(self, reference: Reference, digest: Digest) -> Iterator[UntrustedSignature]:
-        """signature-1, signature-2, ... until one is missing."""
+    def _in_lookaside(self, reference: Reference, digest: Digest) -> Iterator[UntrustedSignature | Error]:
+        """signature-1, signature-2, ... until one is missing.
+
+        One that cannot be had hides no other. But two in a row are the end as well: storage may answer 403, or with
+        some page, for everything that it does not have.
+        """
         base = self.lookaside.lookaside_base_url(reference)
+        failed_before = False
         for position in count():
-            url = signature_url(base, digest, position)
-            blob = self._load(url)
-            if blob is None:
+            found = self._fetch_from_lookaside(signature_url(base, digest, position))
+            if found is None:
                 return
-            yield parse_signature_blob(blob, url)
+            yield found
+            if isinstance(found, Error) and failed_before:
+                return
+            failed_before = isinstance(found, Error)
+
+    def _fetch_from_lookaside(self, url: str) -> UntrustedSignature | Error | None:
+        try:
+            blob = self._load(url)
+            return parse_signature_blob(blob, url) if blob is not None else None
+        except (UpstreamError, IntegrityError) as error:
+            if is_passing(error):
+                raise
+            return error
 
     def _load(self, url: str) -> bytes | None:
         parts = urlsplit(url)
@@ -116,7 +162,7 @@ class SignatureStorage:
         except ConfigurationError as error:
             raise SourceError(str(error), phase="signature", endpoint=parts.path) from error
 
-    def _attachments(self, repository: Repository, digest: Digest) -> Iterator[UntrustedSignature]:
+    def _attachments(self, repository: Repository, digest: Digest) -> Iterator[UntrustedSignature | Error]:
         """The layers of the image that cosign tags ``sha256-<hex>.sig`` in the same repository."""
         tag = f"{digest.algorithm}-{digest.hex}.sig"
         if len(tag) > MAX_TAG_LENGTH:  # that of a longer digest, which thus cannot exist
@@ -131,11 +177,10 @@ class _Budget:
     signatures: int = MAX_SIGNATURES
     size: int = MAX_TOTAL_SIZE
 
-    def take(self, signature: UntrustedSignature) -> UntrustedSignature:
-        """The signature, if it is not too much."""
+    def spend(self, size: int) -> None:
+        """Count one signature of so many bytes; :class:`SourceError` if that is too much."""
         self.signatures -= 1
-        self.size -= signature.size
+        self.size -= size
         if self.signatures < 0 or self.size < 0:
-            limit = f"{MAX_SIGNATURES} signatures or {MAX_TOTAL_SIZE} bytes"
-            raise SourceError(f"{signature.source}: the image has more than {limit} of them", phase="signature")
-        return signature
+            limit = f"{MAX_SIGNATURES} signatures or {MAX_TOTAL_SIZE} bytes of them"
+            raise SourceError(f"there are more than {limit}, and no more are looked at", phase="signature")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.manifest import Descriptor, UntrustedManifest
-    from container_image_proxy.policy.signature_blob import SignatureKind, UntrustedSignature
+    from container_image_proxy.policy.signature_blob import Findings, SignatureKind
 
 
 class BlobReader(Protocol):
@@ -52,13 +52,11 @@ class ImageSource(Protocol):
         Raises :class:`UnknownBlobError` or :class:`UpstreamError`, unless the reader does so when it is first asked.
         """
 
-    def fetch_signatures(
-        self, digest: Digest, kinds: Collection[SignatureKind]
-    ) -> Iterator[tuple[UntrustedSignature, ...]]:
+    def fetch_signatures(self, digest: Digest, kinds: Collection[SignatureKind]) -> Iterator[Findings]:
         """The signatures of ``kinds`` for the manifest with ``digest``, from one place after the other.
 
-        A place is asked when its turn comes, so that who has seen enough can save the rest. Empty only if there are
-        none for certain. Raises :class:`UpstreamError`, :class:`IntegrityError` or :class:`ConfigurationError`.
+        A place is asked when its turn comes, so that who has seen enough can save the rest. What is not among the
+        findings is for certain not there: a place that cannot be asked, or only in part, says so in its ``failures``.
         """
 
     def close(self) -> None:

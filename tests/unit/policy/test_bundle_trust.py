@@ -105,7 +105,7 @@ def test_a_bundle_by_a_trusted_key_tells_its_subjects_name(key: PrivateKey, sche
 
 
 def test_a_stranger_or_a_changed_payload_is_refused_unread() -> None:
-    assert rejection(keyed(OTHER), GOOD).startswith("is by no trusted key")
+    assert rejection(keyed(OTHER), GOOD).startswith("it is by no trusted key")
     assert "no trusted key" in rejection(keyed(KEY), changed(GOOD, "dsseEnvelope", "payload", to=encode(b"no JSON")))
     assert "no trusted key" in rejection(keyed(KEY), changed(GOOD, "dsseEnvelope", "payloadType", to="text/plain"))
 
@@ -117,7 +117,7 @@ def test_without_a_name_a_bundle_is_no_signature_of_an_image() -> None:
         envelope(KEY, statement(RAW, "")),
         message(KEY, RAW),
     ):
-        with pytest.raises(SignatureRejectedError, match="is valid, but the bundle names no image"):
+        with pytest.raises(SignatureRejectedError, match=r"it is valid and by .*, but the bundle names no image"):
             verified(keyed(KEY), bundle(content))
 
 
@@ -168,7 +168,9 @@ def test_identities_are_held_against_the_name_or_the_place(
         assert verdict.signers[0].startswith("sigstore-key:")
         assert verdict.signature_source == "docker://x@y"
     else:
-        with pytest.raises(PolicyRejectedError, match=r"is valid, but (names no image, and can only count )?for "):
+        with pytest.raises(
+            PolicyRejectedError, match=r"it is valid and by .*, but (names no image, and can only count )?for "
+        ):
             judged(made, identity, reference=reference)
 
 

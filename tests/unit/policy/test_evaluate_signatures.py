@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from container_image_proxy.cancellation import Cancellation, CancelledError
-from container_image_proxy.errors import PolicyRejectedError, VerificationTimeoutError
+from container_image_proxy.errors import PolicyRejectedError, RegistryError, VerificationTimeoutError
 from container_image_proxy.image.digest import Digest
 from container_image_proxy.image.reference import parse_reference
 from container_image_proxy.policy import judge, openpgp
 from container_image_proxy.policy.budget import Budget
 from container_image_proxy.policy.evaluate import UnverifiedImage, VerifiedImage, evaluate, prepare
 from container_image_proxy.policy.model import Policy, parse_policy
-from container_image_proxy.policy.signature_blob import UntrustedSignature
+from container_image_proxy.policy.signature_blob import SignatureFailure, SignatureKind, UntrustedSignature
 from container_image_proxy.transports.table import parse_image_reference
 from tests.support.gpg import Signer
 from tests.support.sigstore import make_key, make_payload, make_signature, public_pem
@@ -93,10 +93,41 @@ def test_the_rejection_of_each_signature_is_told(signer: Signer) -> None:
     text = reason(policy(signed_by(signer)), IMAGE, MANIFEST.digest, *found)
     identity = f"openpgp:{signer.fingerprint}"
     assert text == (
-        f"signedBy: the signature from lookaside/signature-1 by {identity} is valid, but for 'quay.io/other/image:1'; "
-        f"{NAME} is wanted; "
-        f"the signature from lookaside/signature-2 by {identity} is valid, but for other content: {INDEX.digest}"
+        f"signedBy: signature from lookaside/signature-1: it is valid and by {identity}, "
+        f"but for 'quay.io/other/image:1'; {NAME} is wanted; "
+        f"signature from lookaside/signature-2: it is valid and by {identity}, but for other content: {INDEX.digest}"
     )
+
+
+def failing(reason: str, *kinds: SignatureKind) -> SignatureFailure:
+    return SignatureFailure(RegistryError(reason), frozenset(kinds))
+
+
+def test_what_could_not_be_fetched_is_told_and_nothing_is_said_to_be_missing(signer: Signer) -> None:
+    failures = {MANIFEST.digest: (failing("it answered 403", "simple", "sigstore"), failing("no answer", "sigstore"))}
+    wanted = policy(signed_by(signer))
+    with pytest.raises(PolicyRejectedError) as told:
+        evaluate(wanted, replace(IMAGE, failures=failures), budget=make_budget())
+    assert told.value.reasons == ("signedBy: no simple signature could be fetched: it answered 403",)
+    bad = UntrustedSignature("simple", b"bad", source="signature-1")
+    with pytest.raises(PolicyRejectedError) as told:
+        evaluate(wanted, replace(IMAGE, signatures={MANIFEST.digest: (bad,)}, failures=failures), budget=make_budget())
+    (text,) = told.value.reasons
+    assert text == (
+        "signedBy: signature from signature-1: it is no binary OpenPGP message; "
+        "not every signature could be fetched: it answered 403"
+    )
+    of_index = replace(OF_INDEX, failures={INDEX.digest: (failing("no answer", "simple"),)})
+    with pytest.raises(PolicyRejectedError) as told:
+        evaluate(wanted, of_index, budget=make_budget())
+    assert told.value.reasons[0].endswith("; of the index: no simple signature could be fetched: no answer")
+
+
+def test_one_good_signature_is_enough_though_others_could_not_be_fetched(signer: Signer) -> None:
+    found = {MANIFEST.digest: (simple(signer, MANIFEST.digest),)}
+    failures = {MANIFEST.digest: (failing("it answered 403", "simple"),)}
+    image = replace(IMAGE, signatures=found, failures=failures)
+    assert evaluate(policy(signed_by(signer)), image, budget=make_budget())
 
 
 def test_one_good_signature_among_bad_ones_suffices(signer: Signer) -> None:
@@ -131,8 +162,9 @@ def test_a_signed_index_or_a_signed_manifest_suffices(signer: Signer, signed: Di
 def test_what_is_wrong_with_the_indexs_signatures_is_told_after_the_manifests_reason(signer: Signer) -> None:
     found = simple(signer, INDEX.digest, "quay.io/other/image:1")
     assert reason(policy(signed_by(signer)), OF_INDEX, INDEX.digest, found) == (
-        f"{UNSIGNED}; of the index: the signature from lookaside/signature-1 by "
-        f"openpgp:{signer.fingerprint} is valid, but for 'quay.io/other/image:1'; {NAME} is wanted"
+        f"signedBy: of the manifest: {UNSIGNED.removeprefix('signedBy: ')}; "
+        "of the index: signature from lookaside/signature-1: it is valid and by "
+        f"openpgp:{signer.fingerprint}, but for 'quay.io/other/image:1'; {NAME} is wanted"
     )
 
 

@@ -149,7 +149,7 @@ def test_the_most_specific_scope_applies() -> None:
     for number in range(len(scopes) + 1):
         written = {scope: [{"type": "reject"}] for scope in scopes[:number]}
         policy = parse_policy(json.dumps({**REJECT, "transports": {"docker": written}}).encode(), "policy.json")
-        expected = f"docker|{scopes[number - 1]}" if number else "default"
+        expected = (f"docker|{scopes[number - 1]}" if scopes[number - 1] else "docker") if number else "default"
         assert policy.scope_for(REFERENCE).name == expected
         assert policy.scope_for(replace(REFERENCE, transport="oci")).name == "default"
 

@@ -72,7 +72,7 @@ def test_a_subkeys_signature_counts_for_its_primary_key() -> None:
 def test_a_strangers_signature_is_refused_by_name(keyring: Keyring, stranger: Signer) -> None:
     assert (
         rejection(keyring, stranger.sign(CONTENT))
-        == f"is by a key that is not trusted (key 0x{stranger.fingerprint[-16:]})"
+        == f"it is by a key that is not trusted (key 0x{stranger.fingerprint[-16:]})"
     )
 
 
@@ -103,7 +103,7 @@ def test_an_expired_signature_is_refused() -> None:
         lasting, expired = signer.sign(CONTENT, *THEN), signer.sign(CONTENT, *THEN, "--default-sig-expire", "1d")
         keyring = import_keys(signer.public_key)
     assert keyring.verify(lasting, make_budget()).content == CONTENT
-    assert rejection(keyring, expired).startswith("has expired")
+    assert rejection(keyring, expired).startswith("it has expired")
 
 
 @pytest.mark.demand("SIG-expired-revoked")
@@ -111,7 +111,7 @@ def test_an_expired_keys_signature_is_refused() -> None:
     with Signer("old@example.com", made_at=LONG_AGO, expires="1d") as signer:
         message = signer.sign(CONTENT, *THEN)
         keyring = import_keys(signer.public_key)
-    assert rejection(keyring, message).startswith("is by a key that has expired")
+    assert rejection(keyring, message).startswith("it is by a key that has expired")
 
 
 @pytest.mark.demand("SIG-expired-revoked")

@@ -66,7 +66,7 @@ def test_a_signature_by_a_trusted_key_tells_what_it_claims(key: PrivateKey, sche
     assert attestation.claim.docker_reference == "quay.io/example/os"
     assert str(attestation.claim.manifest_digest) == DIGEST
     assert attestation.signer.startswith("sigstore-key:sha256:")
-    assert rejection(trust(OTHER), make_signature(key, PAYLOAD, scheme=scheme)).startswith("is by no trusted key")
+    assert rejection(trust(OTHER), make_signature(key, PAYLOAD, scheme=scheme)).startswith("it is by no trusted key")
 
 
 def test_a_changed_payload_is_refused_unread() -> None:

@@ -91,7 +91,7 @@ def test_a_claim_for_another_image_is_told_apart_by_name() -> None:
     with pytest.raises(SignatureRejectedError) as caught:
         check("quay.io/other/image:1", {"type": "matchRepository"})
     message = str(caught.value)
-    assert message == "by openpgp:ABC is valid, but for 'quay.io/other/image:1'; quay.io/example/os:1 is wanted"
+    assert message == "it is valid and by openpgp:ABC, but for 'quay.io/other/image:1'; quay.io/example/os:1 is wanted"
 
 
 def test_a_claim_for_other_content_is_refused() -> None:
