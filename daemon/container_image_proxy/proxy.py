@@ -70,7 +70,7 @@ class Proxy:
         self,
         images: Mapping[str, ServedImage],
         policy: Policy,
-        open_source: Callable[[ImageReference], ImageSource],
+        open_source: Callable[[ImageReference, object], ImageSource],
         store: SnapshotStore,
         *,
         require_instance_signature: bool = False,
@@ -140,7 +140,7 @@ class Proxy:
 
     def open_blob(self, snapshot: Snapshot, descriptor: Descriptor) -> VerifiedBlob:
         """The verified stream of one of the snapshot's blobs, which the caller closes."""
-        with closing(self._open_source(self.image(snapshot.name).reference)) as source:
+        with closing(self._open_source(self.image(snapshot.name).reference, snapshot.supplier)) as source:
             return VerifiedBlob(source.open_blob(descriptor), descriptor)
 
     def _kept_or_resolved(self, name: str, platform: Platform | None) -> Iterator[Snapshot]:
@@ -175,7 +175,7 @@ class Proxy:
 
     def _resolve(self, image: ServedImage, platform: Platform, last: Snapshot | None) -> Snapshot:
         began = self._clock()
-        with closing(self._open_source(image.reference)) as source:
+        with closing(self._open_source(image.reference, None)) as source:
             chain = fetch_chain(source, image.reference, platform, last.top_digest if last else None)
             if chain is not None:
                 unsigned = StoredImage(image.name, platform, *_names(image), *chain, signatures={})
@@ -184,6 +184,7 @@ class Proxy:
                 snapshot = replace(last, checked_at=began)
             else:
                 raise UnknownManifestError(f"{image.reference}: the source says 'not modified' to a first request")
+            snapshot = replace(snapshot, supplier=source.supplier)
         self._snapshots.add(_shelf(image, platform), snapshot)
         return snapshot
 

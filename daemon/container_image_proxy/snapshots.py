@@ -32,13 +32,15 @@ _log = logging.getLogger(__name__)
 class Snapshot:
     """A verified image as it is served.
 
-    ``manifest`` is its OCI form; ``checked_at`` is on the monotonic clock, None if restored.
+    ``manifest`` is its OCI form. ``checked_at`` is on the monotonic clock, None if restored. The source that it was
+    resolved from had ``supplier``.
     """
 
     stored: StoredImage
     verified: VerifiedImage
     manifest: Manifest
     checked_at: float | None
+    supplier: object = None
 
     @property
     def name(self) -> str:

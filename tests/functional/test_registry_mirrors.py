@@ -232,10 +232,10 @@ def test_who_had_the_manifest_is_asked_first_for_its_blobs(stored: StoredImage) 
     routes = image(stored)
     with Upstream(answering(404)) as mirror, Upstream(by_path(routes)) as origin:
         with registry_client(registries=upstreams(mirror, origin)) as client:
-            client.fetch_manifest(REFERENCE)
+            _, supplier = client.find_manifest(REFERENCE)
             for blob in stored.blobs.values():
-                assert fetch(client, descriptor_of(blob)) == blob
-        assert len(mirror.requests) == 1
+                assert read_all(client.open_blob(REFERENCE, descriptor_of(blob), first=supplier)) == blob
+        assert len([path for path in mirror.paths() if path != "/v2/"]) == 1
 
 
 @pytest.mark.demand("mirror-down")

@@ -70,7 +70,7 @@ class Bench:
         self.store = store or SnapshotStore(None)
         self.proxy = Proxy({"os": served}, policy or insecure_policy(), self._open, self.store, clock=lambda: self.now)
 
-    def _open(self, reference: ImageReference) -> ImageSource:
+    def _open(self, reference: ImageReference, _supplier: object = None) -> ImageSource:
         self.opened += 1
         return self.source(reference)
 
@@ -445,7 +445,7 @@ def test_concurrent_requests_share_one_look_at_the_source_and_its_failure(tmp_pa
             assert go_on.wait(20)
             return super().fetch_manifest(digest, unless=unless)
 
-    def open_slowly(reference: ImageReference) -> ImageSource:
+    def open_slowly(reference: ImageReference, _supplier: object) -> ImageSource:
         bench.opened += 1
         return Slow(reference)
 
@@ -467,7 +467,7 @@ def test_a_slow_look_for_one_platform_does_not_hold_up_another(tmp_path: Path) -
     bench.proxy.resolve("os")
     looking, go_on = threading.Event(), threading.Event()
 
-    def open_slowly(reference: ImageReference) -> ImageSource:
+    def open_slowly(reference: ImageReference, _supplier: object) -> ImageSource:
         looking.set()
         assert go_on.wait(20)
         return LayoutSource(reference)
@@ -532,7 +532,7 @@ def test_a_pinned_digest_is_resolved_once(tmp_path: Path) -> None:
     served = ServedImage("os", reference, AMD64, 0.0)
     layout = parse_image_reference(f"oci:{tmp_path}")
     proxy = Proxy(
-        {"os": served}, insecure_policy(), lambda _: bench._open(layout), SnapshotStore(None), clock=lambda: bench.now
+        {"os": served}, insecure_policy(), lambda *_: bench._open(layout), SnapshotStore(None), clock=lambda: bench.now
     )
     proxy.resolve("os")
     bench.now += 1000
@@ -540,4 +540,4 @@ def test_a_pinned_digest_is_resolved_once(tmp_path: Path) -> None:
     assert bench.opened == 1
     wrong = replace(served, reference=parse_image_reference("docker://example.com/os@" + "sha256:" + "0" * 64))
     with pytest.raises(SourceError):
-        Proxy({"os": wrong}, insecure_policy(), lambda _: bench._open(layout), SnapshotStore(None)).resolve("os")
+        Proxy({"os": wrong}, insecure_policy(), lambda *_: bench._open(layout), SnapshotStore(None)).resolve("os")

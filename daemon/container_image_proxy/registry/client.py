@@ -92,20 +92,19 @@ class RegistryClient:
         tokens = Tokens(self._session, limits, realms=realms, clock=clock.now)
         self._api = DistributionApi(Login(self._session, tokens, keychain, clock.now), limits)
         self._health = Health(limits, clock.now)
-        self._suppliers: dict[Reference | Repository, Repository] = {}
 
     def prepare(self, reference: Reference) -> None:
         """Do what needs no network before the first request for ``reference``; raises :class:`Error` as that would."""
         for source in self._registries.pull_sources(reference):
             self._session.prepare(repository_of(source, tls_verify=self._tls_verify))
 
-    def supplier(self, reference: Reference) -> Repository:
-        """Where the last manifest of ``reference`` came from; before there is one, where it would be asked for first.
+    def first_place(self, reference: Reference) -> Repository:
+        """Where ``reference`` is asked for first.
 
-        What belongs to that manifest can be asked for there and nowhere else: the methods below take such a place
-        instead of a reference.
+        What belongs to a manifest can be asked for where that came from and nowhere else: the methods below take such a
+        place instead of a reference.
         """
-        return self._suppliers.get(reference) or self._attempts(reference).endpoint
+        return self._attempts(reference).endpoint
 
     def fetch_manifest(
         self, where: Reference | Repository, digest: Digest | None = None, *, unless: Digest | None = None
@@ -115,11 +114,20 @@ class RegistryClient:
         None only if that is the one with the digest ``unless``. Raises :class:`UnknownManifestError`,
         :class:`UpstreamError`, :class:`IntegrityError`.
         """
-        attempts = self._attempts(where)
+        return self.find_manifest(where, digest, unless=unless)[0]
+
+    def find_manifest(
+        self,
+        where: Reference | Repository,
+        digest: Digest | None = None,
+        *,
+        unless: Digest | None = None,
+        first: Repository | None = None,
+    ) -> tuple[UntrustedManifest | None, Repository]:
+        """As :meth:`fetch_manifest`, and where it came from; ``first`` is asked before all others."""
+        attempts = self._attempts(where, first=first)
         manifest = _ask(attempts, partial(self._fetch_manifest, digest=digest, unless=unless))
-        if not isinstance(where, Repository):
-            self._suppliers[where] = attempts.endpoint
-        return manifest
+        return manifest, attempts.endpoint
 
     def _fetch_manifest(
         self, repository: Repository, *, digest: Digest | None, unless: Digest | None
@@ -150,13 +158,15 @@ class RegistryClient:
         with closing(self.open_blob(where, descriptor)) as reader:
             return bytes(content[: reader.readinto(content)])
 
-    def open_blob(self, where: Reference | Repository, descriptor: Descriptor) -> Download[Repository]:
-        """A reader of the blob, unverified; nothing is asked for until it is read.
+    def open_blob(
+        self, where: Reference | Repository, descriptor: Descriptor, *, first: Repository | None = None
+    ) -> Download[Repository]:
+        """A reader of the blob, unverified; nothing is asked for until it is read, then ``first`` before all others.
 
         It raises :class:`UnknownBlobError`, :class:`UpstreamError` or :class:`IntegrityError`. The ``urls`` of the
         descriptor are never fetched.
         """
-        attempts = self._attempts(where, first=self._suppliers.get(where))
+        attempts = self._attempts(where, first=first)
         open_at = partial(self._open_blob, descriptor=descriptor)
         return Download(open_at, attempts, descriptor, self._limits, self._clock)
 
@@ -196,7 +206,7 @@ class RegistryClient:
         raise RegistryError(f"{repository.domain} lists referrers on more than {MAX_PAGES} pages", phase="referrers")
 
     def _fetch_tagged_referrers(self, where: Reference | Repository, digest: Digest) -> tuple[IndexEntry, ...]:
-        place = where if isinstance(where, Repository) else self.supplier(where)
+        place = where if isinstance(where, Repository) else self.first_place(where)
         place = place.with_tag(referrers_tag(digest))
         try:
             index = self.fetch_manifest(place)

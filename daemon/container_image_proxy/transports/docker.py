@@ -7,7 +7,7 @@ what is fetched and what policy knows the image by; the tag is for the reader.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from container_image_proxy.errors import InvalidReferenceError
 from container_image_proxy.image.image_reference import ImageReference
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from container_image_proxy.image.reference import Reference
     from container_image_proxy.policy.signature_blob import Findings, SignatureKind
     from container_image_proxy.registry.client import RegistryClient
+    from container_image_proxy.registry.endpoints import Repository
     from container_image_proxy.transports.source import BlobReader
 
 TRANSPORT: Final = "docker"
@@ -55,32 +56,50 @@ class RegistryAccess:
     lookaside: LookasideConfiguration
 
 
-def open_source(reference: ImageReference, access: RegistryAccess) -> RegistrySource:
-    """The source of a reference that :func:`parse` made; nothing is contacted yet."""
+def open_source(reference: ImageReference, access: RegistryAccess, supplier: object) -> RegistrySource:
+    """The source of a reference that :func:`parse` made; nothing is contacted yet.
+
+    ``supplier`` is None or that of an earlier source.
+    """
     if reference.docker_reference is None:
         raise InvalidReferenceError(f"{reference} is no docker:// reference")
-    return RegistrySource(reference.docker_reference, access.client(), access.lookaside)
+    known = cast("Repository | None", supplier)
+    return RegistrySource(reference.docker_reference, access.client(), access.lookaside, known)
 
 
 class RegistrySource:
-    """An image in a registry; the client, which is shared, outlives it."""
+    """An image in a registry; the client, which is shared, outlives it.
 
-    def __init__(self, reference: Reference, registry: RegistryClient, lookaside: LookasideConfiguration) -> None:
+    One manifest that an index names is asked for where the index came from, and so are the image's blobs; others are
+    asked when that fails.
+    """
+
+    def __init__(
+        self,
+        reference: Reference,
+        registry: RegistryClient,
+        lookaside: LookasideConfiguration,
+        supplier: Repository | None = None,
+    ) -> None:
         self._reference = reference
         self._registry = registry
+        self.supplier = supplier
         self._signatures = SignatureStorage(lookaside, registry)
 
     def fetch_manifest(self, digest: Digest | None = None, *, unless: Digest | None = None) -> UntrustedManifest | None:
         """See :class:`ImageSource`."""
-        return self._registry.fetch_manifest(self._reference, digest, unless=unless)
+        find = self._registry.find_manifest
+        manifest, self.supplier = find(self._reference, digest, unless=unless, first=self.supplier)
+        return manifest
 
     def open_blob(self, descriptor: Descriptor) -> BlobReader:
         """See :class:`ImageSource`. The ``urls`` of a descriptor are never fetched."""
-        return self._registry.open_blob(self._reference, descriptor)
+        return self._registry.open_blob(self._reference, descriptor, first=self.supplier)
 
     def fetch_signatures(self, digest: Digest, kinds: Collection[SignatureKind]) -> Iterator[Findings]:
         """See :class:`ImageSource`."""
-        return self._signatures.fetch(self._reference, digest, kinds)
+        place = self.supplier or self._registry.first_place(self._reference)
+        return self._signatures.fetch(place, digest, kinds)
 
     def close(self) -> None:
         """Nothing is held here."""

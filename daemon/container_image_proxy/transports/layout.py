@@ -141,6 +141,8 @@ class FileReader:
 class LayoutSource:
     """An :class:`ImageSource` over a layout directory; opened anew for every use, so that a replaced layout is seen."""
 
+    supplier: Final = None
+
     def __init__(self, reference: ImageReference) -> None:
         self._place = split_reference(reference.within)[0]
         self._path = reference.policy_identity

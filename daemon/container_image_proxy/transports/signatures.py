@@ -67,15 +67,15 @@ class SignatureStorage:
     registry: RegistryClient
     time_left: float = MAX_TIME
 
-    def fetch(self, reference: Reference, digest: Digest, kinds: Collection[SignatureKind]) -> Iterator[Findings]:
-        """The signatures of ``kinds`` for the manifest with ``digest``, which came for ``reference``.
+    def fetch(self, repository: Repository, digest: Digest, kinds: Collection[SignatureKind]) -> Iterator[Findings]:
+        """The signatures of ``kinds`` for the manifest with ``digest``, which came from ``repository``.
 
-        They are looked for where it came from, be that a mirror, and as registries.d says for the image's name there.
+        They are looked for there, be that a mirror, and as registries.d says for the image's name there.
         Place by place, each asked when its turn comes: bundles, for which a registry has to be searched, are the last.
         """
         budget = _Budget()
-        for kept_there, place in self._places(self.registry.supplier(reference), digest, kinds):
-            yield self._collect(place, kept_there, budget, reference)
+        for kept_there, place in self._places(repository, digest, kinds):
+            yield self._collect(place, kept_there, budget, repository.reference)
 
     def _collect(
         self,

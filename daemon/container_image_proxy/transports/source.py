@@ -37,7 +37,14 @@ class BlobReader(Protocol):
 
 
 class ImageSource(Protocol):
-    """One image where it lies. Safe to use from several threads."""
+    """One image where it lies, for one resolution or one blob. One thread uses it."""
+
+    @property
+    def supplier(self) -> object:
+        """Who has delivered what was asked for, of several who may have it; None if there is but one.
+
+        A later source of the same image that is opened with it asks there first.
+        """
 
     def fetch_manifest(self, digest: Digest | None = None, *, unless: Digest | None = None) -> UntrustedManifest | None:
         """The manifest or index the reference names, or the one with ``digest``; at most ``MAX_MANIFEST_SIZE`` bytes.

@@ -22,12 +22,12 @@ class Transport:
     """How one transport reads what stands behind its colon, and how it opens that."""
 
     parse: Callable[[str], ImageReference]
-    open: Callable[[ImageReference, RegistryAccess], ImageSource]
+    open: Callable[[ImageReference, RegistryAccess, object], ImageSource]
 
 
 TRANSPORTS: Final = {
     docker.TRANSPORT: Transport(docker.parse, docker.open_source),
-    layout.TRANSPORT: Transport(layout.parse, lambda reference, _: layout.LayoutSource(reference)),
+    layout.TRANSPORT: Transport(layout.parse, lambda reference, *_: layout.LayoutSource(reference)),
 }
 
 
@@ -62,6 +62,6 @@ def verify_place(reference: ImageReference) -> None:
         layout.LayoutSource(reference).verify_place()
 
 
-def open_source(reference: ImageReference, access: RegistryAccess) -> ImageSource:
-    """The source of a parsed reference; nothing is contacted yet."""
-    return TRANSPORTS[reference.transport].open(reference, access)
+def open_source(reference: ImageReference, supplier: object = None, *, access: RegistryAccess) -> ImageSource:
+    """The source of a parsed reference; nothing is contacted yet. It begins with ``supplier``, an earlier source's."""
+    return TRANSPORTS[reference.transport].open(reference, access, supplier)

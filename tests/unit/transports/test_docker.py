@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
 import pytest
 
+from container_image_proxy.config.lookaside import LookasideConfiguration
 from container_image_proxy.errors import InvalidReferenceError
-from container_image_proxy.transports.docker import parse
+from container_image_proxy.image.digest import digest_of
+from container_image_proxy.image.manifest import Descriptor, UntrustedManifest
+from container_image_proxy.image.reference import parse_reference
+from container_image_proxy.registry.client import RegistryClient
+from container_image_proxy.registry.endpoints import Repository
+from container_image_proxy.transports.docker import RegistryAccess, parse
+from container_image_proxy.transports.table import open_source, parse_image_reference
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 
@@ -29,3 +39,32 @@ def test_with_tag_and_digest_policy_knows_the_image_by_the_digest() -> None:
 def test_what_is_no_reference_is_refused(within: str) -> None:
     with pytest.raises(InvalidReferenceError):
         parse(within)
+
+
+class Fleet:
+    """A registry client whose answers come from whichever mirror is next."""
+
+    def __init__(self, *names: str) -> None:
+        self.places = [Repository(domain=name, reference=parse_reference(f"{name}/some/os:1")) for name in names]
+
+    def find_manifest(self, *_: object, first: Repository | None, **__: object) -> tuple[UntrustedManifest, Repository]:
+        return UntrustedManifest(b"{}", ""), first or self.places.pop(0)
+
+    def open_blob(self, *_: object, first: Repository | None) -> object:
+        return first
+
+
+def test_two_sources_of_an_image_at_a_time_remember_each_its_own_supplier() -> None:
+    reference = parse_image_reference("docker://quay.io/some/os:1")
+    fleet = Fleet("one.example", "two.example")
+    lookaside = LookasideConfiguration("/none")
+    access = RegistryAccess(cast("Callable[[], RegistryClient]", lambda: fleet), lookaside)
+    one, two = (open_source(reference, access=access) for _ in range(2))
+    one.fetch_manifest()
+    two.fetch_manifest()
+    for source, name in ((one, "one.example"), (two, "two.example")):
+        source.fetch_manifest(digest_of(b"{}"))
+        assert cast("Repository", source.supplier).domain == name
+        assert cast("Repository", source.open_blob(cast("Descriptor", None))).domain == name
+        later = open_source(reference, source.supplier, access=access)
+        assert cast("Repository", later.open_blob(cast("Descriptor", None))).domain == name

@@ -31,7 +31,7 @@ from container_image_proxy.registry.client import RegistryClient
 from container_image_proxy.registry.endpoints import Repository
 from container_image_proxy.transports.signatures import SignatureStorage
 
-IMAGE = parse_reference("quay.io/some/os:1")
+MIRROR = Repository(domain="mirror.example", reference=parse_reference("mirror.example/some/os:1"))
 DIGEST = digest_of(b"the manifest")
 PAYLOAD = b"{}"
 SIGNATURE = b"\0simple-signing\nx"
@@ -63,9 +63,6 @@ class Registry:
         self.count, self.note, self.blobs, self.attachment = count, note, blobs or {}, attachment
         self.referrers, self.documents = referrers, documents or {}
         self.asked: list[str] = []
-
-    def supplier(self, _: object) -> Repository:
-        return Repository(domain="mirror.example", reference=parse_reference("mirror.example/some/os:1"))
 
     def fetch_manifest(self, place: Repository) -> UntrustedManifest:
         if place.reference.digest is None:
@@ -111,7 +108,7 @@ def fetch(registry: Registry, digest: Digest = DIGEST, *, lookaside: str = "http
     """What each place gave: the lookaside storage, the attachments, the referrers."""
     for_all = Section(lookaside=lookaside, use_sigstore_attachments=True)
     storage = SignatureStorage(LookasideConfiguration("/none", for_all), cast("RegistryClient", registry))
-    return list(storage.fetch(IMAGE, digest, {"simple", "sigstore"}))
+    return list(storage.fetch(MIRROR, digest, {"simple", "sigstore"}))
 
 
 def counts(found: list[Findings]) -> list[int]:
