@@ -1,18 +1,14 @@
-"""How much a registry may send: manifests, error bodies, headers, and nothing that would have to be decoded."""
+"""How much a registry may send: manifests, error bodies, heads, redirects."""
 
 from __future__ import annotations
 
-import gzip
 from http.cookiejar import CookieJar
 
 import pytest
 
 from container_image_proxy.config.limits import MIB
 from container_image_proxy.errors import Error, InvalidManifestError, RegistryError, UpstreamError
-from container_image_proxy.image.digest import digest_of
-from container_image_proxy.image.manifest import Descriptor
 from container_image_proxy.image.reference import Reference, parse_reference
-from tests.support.readers import read_all
 from tests.support.registry_client import FakeClock, registry_client
 from tests.support.upstream import (
     Connection,
@@ -20,7 +16,6 @@ from tests.support.upstream import (
     ReceivedRequest,
     Upstream,
     answering,
-    by_path,
     content,
     in_order,
     sending,
@@ -166,48 +161,6 @@ def test_cookies_are_not_even_read(monkeypatch: pytest.MonkeyPatch) -> None:
     cookies = "Set-Cookie: a=b\r\n" + f"Set-Cookie2: {'a;' * 32_000}\r\n" * 15
     head = f"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n{cookies}\r\n{{}}"
     with Upstream(sending(head.encode())) as upstream, registry_client() as client:
-        assert client.fetch_manifest(reference_at(upstream)) is not None
-
-
-@pytest.mark.demand("BOMB-content-encoding")
-@pytest.mark.parametrize("encoding", ["gzip", "gzip, gzip", "deflate", "zstd", "br", "x-unknown", "GZIP"])
-def test_nothing_encoded_is_asked_for_or_decoded(encoding: str) -> None:
-    body = gzip.compress(b"{}")
-    encoded = answering(200, body, {"Content-Encoding": encoding})
-    error, _ = refusal(encoded)
-    assert isinstance(error, RegistryError)
-    assert "encoded" in str(error)
-    with Upstream(encoded) as upstream, registry_client() as client:
-        with pytest.raises(RegistryError, match="encoded"):
-            read_all(client.open_blob(reference_at(upstream), Descriptor("", digest_of(body), len(body))))
-        assert all(request.headers["accept-encoding"] == "identity" for request in upstream.requests)
-
-
-@pytest.mark.demand("BOMB-content-encoding")
-def test_a_bomb_in_an_error_or_a_redirect_does_not_go_off() -> None:
-    bomb = gzip.compress(b"[" * (64 * MIB))
-    headers = {"Content-Encoding": "gzip", "Location": "/next"}
-    handler = in_order(answering(307, bomb, headers), answering(400, bomb, headers))
-    error, _ = refusal(handler)
-    assert isinstance(error, RegistryError)
-    assert error.upstream_status == 400
-
-
-@pytest.mark.demand("BOMB-content-encoding")
-def test_a_bomb_for_a_token_is_refused() -> None:
-    with Upstream(answering(500)) as upstream:
-        challenge = answering(401, headers={"WWW-Authenticate": f'Bearer realm="{upstream.url}/token"'})
-        bomb = answering(200, gzip.compress(b'{"token":"x"}'), {"Content-Encoding": "gzip"})
-        upstream.handler = by_path({"/token": bomb}, default=challenge)
-        with registry_client() as client, pytest.raises(RegistryError, match="encoded token"):
-            client.fetch_manifest(reference_at(upstream))
-
-
-def test_identity_may_be_named() -> None:
-    with (
-        Upstream(answering(200, b"{}", {"Content-Encoding": "identity"})) as upstream,
-        registry_client() as client,
-    ):
         assert client.fetch_manifest(reference_at(upstream)) is not None
 
 

@@ -308,11 +308,11 @@ def dripping(body: bytes, seconds: float) -> Handler:
     return handle
 
 
-def chunked(body: bytes, *, complete: bool = True) -> Handler:
+def chunked(body: bytes, *, complete: bool = True, headers: Mapping[str, str] | None = None) -> Handler:
     """``Transfer-Encoding: chunked``; without its last chunk, and closed, if not ``complete``."""
 
     def handle(_: ReceivedRequest, connection: Connection) -> None:
-        connection.head(200, {"Transfer-Encoding": "chunked"})
+        connection.head(200, {"Transfer-Encoding": "chunked", **(headers or {})})
         for start in range(0, len(body), _PIECE):
             piece = body[start : start + _PIECE]
             connection.send(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")

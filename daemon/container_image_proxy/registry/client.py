@@ -62,6 +62,7 @@ _ACCEPT: Final = f"{OCI_MANIFEST}, {OCI_INDEX}, {DOCKER_MANIFEST}, {DOCKER_LIST}
 _OK: Final = frozenset({HTTPStatus.OK})
 _OK_OR_UNCHANGED: Final = frozenset({HTTPStatus.OK, HTTPStatus.NOT_MODIFIED})
 _OK_OR_PART: Final = frozenset({HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT})
+_OK_OR_NO_PART: Final = _OK_OR_PART | {HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE}
 
 
 class RegistryClient:
@@ -172,8 +173,8 @@ class RegistryClient:
 
     def _open_blob(self, repository: Repository, offset: int, *, descriptor: Descriptor) -> Reply:
         headers = {"Range": f"bytes={offset}-{descriptor.size - 1}"} if offset else {}
-        path = f"blobs/{descriptor.digest}"
-        return self._api.get(repository, path, phase="blob", headers=headers, expected=_OK_OR_PART)
+        expected = _OK_OR_NO_PART if offset else _OK_OR_PART
+        return self._api.get(repository, f"blobs/{descriptor.digest}", phase="blob", headers=headers, expected=expected)
 
     def fetch_referrers(
         self, where: Reference | Repository, digest: Digest, artifact_type: str

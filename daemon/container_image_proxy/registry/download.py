@@ -8,16 +8,14 @@ the next attempt. Sizes and offsets are in bytes.
 
 from __future__ import annotations
 
-from contextlib import suppress
-from http import HTTPStatus
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from container_image_proxy.config.limits import KIB
-from container_image_proxy.errors import DigestMismatchError, Error, RegistryError, SizeMismatchError, UpstreamError
+from container_image_proxy.errors import DigestMismatchError, Error
 from container_image_proxy.registry.attempts import has_progressed
+from container_image_proxy.registry.blob_answer import open_answer
 from container_image_proxy.registry.endpoints import Endpoint
 from container_image_proxy.registry.failures import ConnectionLostError, own_errors
-from container_image_proxy.registry.headers import parse_content_range
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,10 +23,10 @@ if TYPE_CHECKING:
     from container_image_proxy.config.limits import Limits
     from container_image_proxy.image.descriptor import Descriptor
     from container_image_proxy.registry.attempts import Attempts, Clock
+    from container_image_proxy.registry.blob_answer import BlobAnswer
     from container_image_proxy.registry.reply import Reply
 
 _E = TypeVar("_E", bound=Endpoint)
-_SKIPPED = 64 * KIB
 
 
 class Download(Generic[_E]):
@@ -44,11 +42,13 @@ class Download(Generic[_E]):
     ) -> None:
         self._open_at = open_at
         self._attempts = attempts
+        self._descriptor = descriptor
         self._digest = descriptor.digest
         self._size = descriptor.size
         self._limits = limits
         self._clock = clock
-        self._reply: Reply | None = None
+        self._answer: BlobAnswer | None = None
+        self._is_gzip: dict[_E, bool] = {}
         self._is_complete = False
         self._suppliers: set[_E] = set()
         self._last_retry_offset: int | None = None
@@ -69,9 +69,9 @@ class Download(Generic[_E]):
             endpoint = self._attempts.endpoint
             try:
                 with own_errors(endpoint.domain):
-                    self._read(endpoint, buffer[self.offset - start :])
+                    answer = self._read(endpoint, buffer[self.offset - start :])
                     if self._is_complete and comes_whole:
-                        self._compare(endpoint, buffer[: self._size])
+                        self._compare(endpoint, buffer[: self._size], answer.label)
             except Error as error:
                 self.close()
                 self._recover(error)
@@ -84,34 +84,41 @@ class Download(Generic[_E]):
 
     def close(self) -> None:
         """Close the connection, unless the blob came to its end. May be called again."""
-        if self._reply is not None:
-            self._reply.close()
-            self._reply = None
+        if self._answer is not None:
+            self._answer.close()
+            self._answer = None
 
-    def _read(self, endpoint: _E, buffer: memoryview) -> None:
-        """Read what comes next, and see whether it is the end."""
-        if self._reply is None:
-            self._reply = self._open_at(endpoint, self.offset)
-            self._skip(self._reply, _verify_position(self._reply, self.offset, self._size))
-        reply, left = self._reply, self._size - self.offset
-        count = reply.readinto(buffer[:left]) if left else 0
-        if left and not count:
-            raise _lost(reply)
+    def _read(self, endpoint: _E, buffer: memoryview) -> BlobAnswer:
+        """Read what comes next from the answer that is returned, and see whether it is the end."""
+        answer = self._answer
+        if answer is None:
+            answer = self._answer = open_answer(
+                partial(self._open_at, endpoint),
+                self._descriptor,
+                self.offset,
+                most_skipped=self._limits.discarded,
+                is_gzip=self._is_gzip.get(endpoint),
+            )
+            if answer.is_gzip is not None:
+                self._is_gzip[endpoint] = answer.is_gzip
+        left = self._size - self.offset
+        count = answer.readinto(buffer[:left]) if left else 0
         if count == left:  # before it counts as received: where more follows it may be wrong, too
-            _verify_end(reply, self._size)
+            answer.verify_end()
             self._is_complete = True
             self.close()
         self.offset += count
         self._suppliers.add(endpoint)
+        return answer
 
-    def _compare(self, endpoint: _E, content: memoryview) -> None:
+    def _compare(self, endpoint: _E, content: memoryview, label: str) -> None:
         """Begin anew if the whole blob is another one."""
         if not self._digest.matches(content):
             self._suppliers.discard(endpoint)  # who counts as failed anyway
             self.reject()
             self._suppliers.clear()
             self._is_complete, self.offset = False, 0
-            raise DigestMismatchError(f"{endpoint.domain} sent other content for {self._digest}")
+            raise DigestMismatchError(f"{endpoint.domain} sent other content for {self._digest}{label}")
 
     def _recover(self, error: Error) -> None:
         """Go on where it broke: at the same endpoint if it had got somewhere, else as the attempts say."""
@@ -126,52 +133,3 @@ class Download(Generic[_E]):
         since = self._clock.now() - self._last_retry_time
         rate = self._limits.minimum_rate
         return self.offset > 0 and has_progressed(self.offset, self._last_retry_offset, since, rate)
-
-    def _skip(self, reply: Reply, count: int) -> None:
-        """Read what a server sent again because it knows no ranges."""
-        if count > self._limits.discarded:
-            raise RegistryError(
-                f"{reply.endpoint} cannot resume a transfer, and too much of it would have to be fetched again",
-                phase=reply.request.phase,
-                endpoint=reply.endpoint,
-            )
-        while count > 0:
-            piece = reply.read(min(_SKIPPED, count))
-            if not piece:
-                raise _lost(reply)
-            count -= len(piece)
-
-
-def _verify_position(reply: Reply, offset: int, size: int) -> int:
-    """How many bytes to skip before ``offset`` is reached; the answer must be for this place in a blob of this size."""
-    if reply.status == HTTPStatus.PARTIAL_CONTENT:
-        _verify_range(reply, offset, size)
-        return 0
-    if reply.length is not None and reply.length != size:
-        raise SizeMismatchError(f"{reply.endpoint} has {reply.length} bytes for a blob of {size}")
-    return offset
-
-
-def _verify_range(reply: Reply, offset: int, size: int) -> None:
-    found = parse_content_range(reply.header("Content-Range") or "")
-    if found.first != offset or found.last != size - 1 or found.complete not in {None, size}:
-        raise RegistryError(
-            f"{reply.endpoint} sent another part of the blob than asked for",
-            phase=reply.request.phase,
-            endpoint=reply.endpoint,
-        )
-
-
-def _verify_end(reply: Reply, size: int) -> None:
-    """No byte may follow the last that belongs to the blob; how the connection ended does not matter any more."""
-    surplus = b""
-    with suppress(UpstreamError):
-        surplus = reply.read(1)
-    if surplus:
-        raise SizeMismatchError(f"{reply.endpoint} has more than the {size} bytes of the blob's descriptor")
-
-
-def _lost(reply: Reply) -> ConnectionLostError:
-    return ConnectionLostError(
-        f"{reply.endpoint}: the connection was lost", phase=reply.request.phase, endpoint=reply.endpoint, retryable=True
-    )

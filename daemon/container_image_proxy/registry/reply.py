@@ -10,6 +10,7 @@ from urllib3.exceptions import HTTPError
 
 from container_image_proxy.config.limits import KIB
 from container_image_proxy.errors import RegistryError, UpstreamError
+from container_image_proxy.registry.coding import GZIP_MAGIC, DamagedGzipError, gunzip, may_be_gzip, parse_codings
 from container_image_proxy.registry.failures import error_for_exception, error_for_status, parse_error_codes
 from container_image_proxy.registry.headers import parse_retry_after
 from container_image_proxy.registry.wire import step
@@ -57,6 +58,11 @@ class Reply:
         """The values of all lines of a header."""
         return tuple(self._raw.headers.getlist(name))
 
+    @property
+    def codings(self) -> tuple[str, ...]:
+        """What the body went through on the way, as far as its label can be believed."""
+        return parse_codings(self.header_lines("Content-Encoding"))
+
     def read(self, size: int) -> bytes:
         """At most ``size`` bytes: fewer at the end of the body or of what came before a failure, none only at the end.
 
@@ -82,7 +88,24 @@ class Reply:
         return error_for_exception(cause, phase=self.request.phase, endpoint=self.endpoint)
 
     def read_all(self, limit: int) -> bytes | None:
-        """The whole body, and the reply is closed; None if it is longer than ``limit``."""
+        """The whole body, and the reply is closed; None if it is longer than ``limit``.
+
+        A document that begins as a gzip does, and is said to be one, was made one on the way: that is undone.
+        """
+        body = self._read_encoded(limit)
+        if body is None or not body.startswith(GZIP_MAGIC) or not may_be_gzip(self.codings):
+            return body
+        try:
+            return gunzip(body, limit)
+        except DamagedGzipError:
+            raise RegistryError(
+                f"{self.endpoint} sent a damaged gzip of the {self.request.phase}",
+                phase=self.request.phase,
+                endpoint=self.endpoint,
+                upstream_status=self.status,
+            ) from None
+
+    def _read_encoded(self, limit: int) -> bytes | None:
         limits = self._limits
         body = bytearray()
         try:
@@ -107,33 +130,14 @@ class Reply:
 
     def _error_body(self) -> bytes:
         with suppress(UpstreamError):
-            if not self.is_encoded:
-                return self.read_all(self._limits.error_size) or b""
-        self.close()
+            return self.read_all(self._limits.error_size) or b""
         return b""
-
-    @property
-    def is_encoded(self) -> bool:
-        """Whether the body went through a coding that we did not accept."""
-        return (self.header("Content-Encoding") or "identity").strip().lower() not in {"", "identity"}
-
-    def refuse_encoding(self) -> Reply:
-        """This reply; :class:`RegistryError` if its content is encoded, for nothing is ever decoded."""
-        if self.is_encoded and self.status < HTTPStatus.MULTIPLE_CHOICES:
-            self.close()
-            raise RegistryError(
-                f"{self.endpoint} sent an encoded {self.request.phase}, though identity was asked for",
-                phase=self.request.phase,
-                endpoint=self.endpoint,
-                upstream_status=self.status,
-            )
-        return self
 
     def discard(self) -> None:
         """Be done with the reply; the connection survives if what is left is small."""
         if self.length is not None and self.length <= _SMALL:
             with suppress(UpstreamError):
-                self.read_all(_SMALL)
+                self._read_encoded(_SMALL)
         self.close()
 
     def close(self) -> None:

@@ -82,7 +82,7 @@ class HttpSession:
                 reply = self._exchange(request)
                 location = reply.header("Location")
                 if reply.status not in REDIRECTS or location is None:
-                    return reply.refuse_encoding()
+                    return reply
                 reply.discard()
                 request = self._follow(request, location)
         raise self._refused(request, f"redirects more than {self._limits.redirects} times")

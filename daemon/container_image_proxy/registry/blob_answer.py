@@ -1,0 +1,243 @@
+"""One answer with the content of a blob: where in the blob it begins, and whether a gzip has to be undone to get at it.
+
+Where a server cannot send what follows an offset, the whole is asked for and its beginning skipped. A label that says
+gzip may mean that the blob was compressed on the way, or that it is a gzip itself. The label cannot tell which. The
+descriptor's size and digest can, and nothing else is asked (contrib/adr/0021).
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+from container_image_proxy.config.limits import MIB
+from container_image_proxy.errors import RegistryError, SizeMismatchError, UpstreamError
+from container_image_proxy.registry.coding import (
+    GZIP_MAGIC,
+    DamagedGzipError,
+    Gunzipped,
+    Replayed,
+    gunzip,
+    may_be_gzip,
+    told,
+)
+from container_image_proxy.registry.failures import ConnectionLostError
+from container_image_proxy.registry.headers import parse_content_range
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from container_image_proxy.image.descriptor import Descriptor
+    from container_image_proxy.registry.coding import Source
+    from container_image_proxy.registry.reply import Reply
+
+_HELD: Final = 1 * MIB
+"""How much of an answer is held while it is decided what it is, in bytes."""
+_PIECE: Final = 64 * 1024
+
+
+class BlobAnswer:
+    """The content of a blob of ``size`` bytes from an offset to its end, as one answer brings it."""
+
+    def __init__(self, reply: Reply, size: int, content: Source, *, is_gzip: bool | None = None) -> None:
+        self._reply = reply
+        self._size = size
+        self._content = content
+        self.is_gzip = is_gzip
+        """Whether a gzip is undone, so that no part of the server's bytes is of use; None if that was no question."""
+
+    @property
+    def label(self) -> str:
+        """A clause for messages, if a content coding may explain why the content is wrong; else empty."""
+        return told(self._reply.codings)
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill the beginning of ``buffer``, which is not empty and no larger than what is missing; at least one byte.
+
+        Raises :class:`UpstreamError`, and :class:`SizeMismatchError` if the content is shorter than the blob.
+        """
+        reply = self._reply
+        try:
+            count = self._content.readinto(buffer)
+        except DamagedGzipError:
+            length = "an answer" if reply.length is None else f"{reply.length} bytes"
+            raise SizeMismatchError(
+                f"{reply.endpoint} sent {length} for a blob of {self._size} bytes, and no gzip of it{self.label}"
+            ) from None
+        if count:
+            return count
+        if self.label and self.is_gzip is not None:  # it was whole, and is not the blob either way
+            kind = "a gzip of less than" if self.is_gzip else "less than"
+            raise SizeMismatchError(f"{reply.endpoint} sent {kind} the blob's {self._size} bytes{self.label}")
+        raise ConnectionLostError(
+            f"{reply.endpoint}: the answer ended before the blob's {self._size} bytes",
+            phase=reply.request.phase,
+            endpoint=reply.endpoint,
+            retryable=True,
+        )
+
+    def skip(self, count: int, most: int) -> None:
+        """Read what was had before; :class:`RegistryError` if that is more than ``most`` bytes."""
+        if count > most:
+            raise RegistryError(
+                f"{self._reply.endpoint} cannot resume a transfer, and too much of it would have to be fetched again",
+                phase=self._reply.request.phase,
+                endpoint=self._reply.endpoint,
+            )
+        skipped = memoryview(bytearray(min(_PIECE, count)))
+        while count > 0:
+            count -= self.readinto(skipped[:count])
+
+    def verify_end(self) -> None:
+        """No byte may follow the last that belongs to the blob; how the connection ended does not matter any more."""
+        surplus = 0
+        with suppress(UpstreamError, DamagedGzipError):
+            surplus = self._content.readinto(memoryview(bytearray(1)))
+        if surplus:
+            raise SizeMismatchError(
+                f"{self._reply.endpoint} has more than the {self._size} bytes of the blob's descriptor"
+            )
+
+    def close(self) -> None:
+        """Close the connection, unless the answer came to its end. May be called again."""
+        self._reply.close()
+
+
+def open_answer(
+    ask: Callable[[int], Reply], descriptor: Descriptor, offset: int, *, most_skipped: int, is_gzip: bool | None = None
+) -> BlobAnswer:
+    """What follows ``offset``. ``ask`` sends a request for that; the answer may be for the whole all the same.
+
+    ``is_gzip`` is what an earlier answer turned out to be, if there was one. Raises what ``ask`` and the reading of an
+    answer do, :class:`SizeMismatchError` for another size, :class:`RegistryError` for another part than asked for.
+    """
+    size = descriptor.size
+    reply = ask(0 if is_gzip else offset)
+    try:
+        if offset and _is_useless(reply, size, offset):
+            reply.close()
+            reply = ask(0)
+        if reply.status == HTTPStatus.PARTIAL_CONTENT:
+            _verify_rest(reply, size, offset)
+            return BlobAnswer(reply, size, reply)
+        is_gzip, seen = _examine(reply, descriptor, is_gzip)
+        if seen is None:
+            reply.close()
+            reply = ask(0)
+            is_gzip, seen = _examine(reply, descriptor, is_gzip)
+        content = Replayed(seen or b"", reply)
+        answer = BlobAnswer(reply, size, Gunzipped(content, size) if is_gzip else content, is_gzip=is_gzip)
+        answer.skip(offset, most_skipped)
+    except BaseException:
+        reply.close()
+        raise
+    return answer
+
+
+# --- which part it is ------------------------------------------------------------------------------------------------
+
+
+def _is_useless(reply: Reply, size: int, offset: int) -> bool:
+    """Whether the server cannot send the rest: it knows no such range, or sends a part of something else, such as of
+    what it compressed for this answer.
+    """
+    if reply.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        return True
+    return reply.status == HTTPStatus.PARTIAL_CONTENT and not _is_rest(reply, size, offset)
+
+
+def _is_rest(reply: Reply, size: int, offset: int) -> bool:
+    try:
+        found = parse_content_range(reply.header("Content-Range") or "")
+    except RegistryError:
+        return False
+    return found.first == offset and found.last == size - 1 and found.complete in {None, size}
+
+
+def _verify_rest(reply: Reply, size: int, offset: int) -> None:
+    if not _is_rest(reply, size, offset):
+        raise RegistryError(
+            f"{reply.endpoint} sent another part of the blob than asked for",
+            phase=reply.request.phase,
+            endpoint=reply.endpoint,
+        )
+
+
+# --- whether it is encoded -------------------------------------------------------------------------------------------
+
+
+def _examine(reply: Reply, descriptor: Descriptor, known: bool | None) -> tuple[bool, bytes | None]:  # noqa: FBT001
+    """Whether a whole answer is a gzip of the blob, and what was read of it to find out; None if that was too much.
+
+    An answer of the blob's size is the blob as it is. One of another size is a gzip of it, if it is labelled so.
+    """
+    size, is_labelled = descriptor.size, may_be_gzip(reply.codings)
+    if reply.length not in {None, size}:
+        if not is_labelled:
+            label = told(reply.codings)
+            raise SizeMismatchError(f"{reply.endpoint} has {reply.length} bytes for a blob of {size}{label}")
+        return True, b""
+    if not is_labelled or (reply.length is not None and size > _HELD):
+        return False, b""
+    if reply.length is None and known is not None:
+        return known, b""
+    return _judge(_read(reply, _HELD + 1), reply, descriptor)
+
+
+def _judge(beginning: bytes, reply: Reply, descriptor: Descriptor) -> tuple[bool, bytes | None]:
+    """The same, by what was read of the answer: the whole of it, or more than can be held."""
+    if not beginning.startswith(GZIP_MAGIC):
+        return False, beginning
+    if len(beginning) > descriptor.size:
+        return True, beginning
+    if len(beginning) <= _HELD:
+        return _is_gzip_of(beginning, descriptor), beginning
+    return _is_applied(Replayed(beginning, reply), descriptor.size), None
+
+
+def _is_gzip_of(body: bytes, descriptor: Descriptor) -> bool:
+    """Of a whole body in hand the digest decides: it can have the same size either way."""
+    if len(body) != descriptor.size:
+        return True
+    if descriptor.digest.matches(body):
+        return False
+    try:
+        return gunzip(body, descriptor.size) is not None
+    except DamagedGzipError:
+        return False
+
+
+def _is_applied(source: Source, size: int) -> bool:
+    """Read an answer of unknown length both ways until one is ruled out: by its size, or because it is no gzip."""
+    encoded = _Counted(source)
+    content = _Counted(Gunzipped(encoded, size))
+    piece = memoryview(bytearray(_PIECE))
+    try:
+        while content.count <= size and encoded.count <= size and content.readinto(piece):
+            pass
+    except DamagedGzipError:
+        return encoded.count > size
+    return content.count <= size and encoded.count != size
+
+
+def _read(source: Source, size: int) -> bytes:
+    """At most ``size`` bytes; fewer at the end."""
+    buffer, filled = memoryview(bytearray(size)), 0
+    while filled < size and (count := source.readinto(buffer[filled : filled + _PIECE])):
+        filled += count
+    return bytes(buffer[:filled])
+
+
+class _Counted:
+    """A source that knows how much of it was read."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.count = 0
+
+    def readinto(self, buffer: memoryview) -> int:
+        """As the source does."""
+        count = self._source.readinto(buffer)
+        self.count += count
+        return count
