@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -27,6 +28,17 @@ EMAIL = "signer@example.com"
 
 def make_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
+
+
+def make_slow_key(bits: int = 3072) -> rsa.RSAPrivateKey:
+    """An RSA key whose public exponent is as long as its modulus: to check with it takes as long as to sign."""
+    known = rsa.generate_private_key(65537, bits).private_numbers()
+    exponent, order = (1 << bits - 1) + 1, math.lcm(known.p - 1, known.q - 1)
+    while math.gcd(exponent, order) != 1:
+        exponent += 2
+    public, private = rsa.RSAPublicNumbers(exponent, known.public_numbers.n), pow(exponent, -1, order)
+    halves = rsa.rsa_crt_dmp1(private, known.p), rsa.rsa_crt_dmq1(private, known.q)
+    return rsa.RSAPrivateNumbers(known.p, known.q, private, *halves, known.iqmp, public).private_key()
 
 
 def public_pem(key: PrivateKey) -> bytes:
@@ -87,7 +99,7 @@ class Certificate:
     valid_from: datetime = SIGNED_AT - timedelta(days=1)
     valid_until: datetime = SIGNED_AT + timedelta(days=1)
     extensions: tuple[tuple[x509.ExtensionType, bool], ...] = ()
-    key: ec.EllipticCurvePrivateKey = field(default_factory=make_key)
+    key: PrivateKey = field(default_factory=make_key)
     claims: rsa.RSAPublicKey | None = None
 
     def __post_init__(self) -> None:

@@ -31,8 +31,20 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _PREFIX: Final = "container-image-proxy-gpg-"
 _PATH: Final = "/usr/local/bin:/usr/bin:/bin"
+_HERE: Final = "/proc/self/cwd"  # gpg fails where the path of an agent's socket would have more than 107 characters
 _COMMAND: Final = (
-    *("gpg", "--no-options", "--batch", "--no-tty", "--quiet", "--no-autostart", "--disable-dirmngr", "--lock-never"),
+    *(
+        "gpg",
+        "--homedir",
+        _HERE,
+        "--no-options",
+        "--batch",
+        "--no-tty",
+        "--quiet",
+        "--no-autostart",
+        "--disable-dirmngr",
+        "--lock-never",
+    ),
     *("--no-auto-check-trustdb", "--trust-model", "always"),
 )
 
@@ -79,8 +91,8 @@ class Gpg:
                     (home / name).write_bytes(content)
                 stdin.write(job.stdin)
                 stdin.seek(0)
-                options = ("--homedir", str(home), "--status-fd", str(status.fileno()))
-                returncode, output = _run((*_COMMAND, *options, *job.arguments), home, stdin, status, budget)
+                command = (*_COMMAND, "--status-fd", str(status.fileno()), *job.arguments)
+                returncode, output = _run(command, home, stdin, status, budget)
                 said = os.pread(status.fileno(), job.most_status + 1, 0)
                 if len(said) > job.most_status:
                     raise SignatureRejectedError("it makes gpg say more than a signature is worth")
@@ -180,7 +192,7 @@ def _run(command: tuple[str, ...], home: Path, stdin: FileIO, status: FileIO, bu
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             pass_fds=(status.fileno(),),
-            env={"PATH": _PATH, "LC_ALL": "C", "GNUPGHOME": str(home)},
+            env={"PATH": _PATH, "LC_ALL": "C", "GNUPGHOME": _HERE},
             cwd=home,
             start_new_session=True,
         )

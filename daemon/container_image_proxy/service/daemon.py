@@ -34,6 +34,8 @@ _log = logging.getLogger(__name__)
 
 _REREAD_SECONDS: Final = 2.0
 """After so long the files are read again though nobody came."""
+_LAST_SECONDS: Final = 1.0
+"""For what is done for no request to end, and the programs that it runs."""
 _REREAD_PAUSE: Final = 10
 """For those who may not know, reading is followed by a pause of so many times the computing that it took: however often
 they knock, they get less than a tenth of a processor.
@@ -62,6 +64,7 @@ class Daemon:
         self._askers = askers
         self._rereading = _Rereading(self._reread)
         self._is_told_to_stop = False
+        self._warming: threading.Thread | None = None
         stop = None if owner is None else self._stop
         application = Application(self._serving, stop=stop, owner=owner or 0)
         chores = (notifier, Watchdog(notifier), self._rereading)
@@ -89,6 +92,8 @@ class Daemon:
             self._notifier.stopping()
             self._notifier.close()
             self._state.close()
+            if self._warming is not None:
+                self._warming.join(_LAST_SECONDS)
         if isinstance(self._state, Degraded) and not self._is_told_to_stop:
             raise self._state.error
 
@@ -157,19 +162,22 @@ class Daemon:
         else:
             self._notifier.ready(f"Serving {_count(len(state.images))}: {', '.join(state.images)}")
             self._rereading.cancel()
-            _warm_up(state)
+            self._warming = _warm_up(state)
 
 
 def _count(images: int) -> str:
     return f"{images} image{'s' * (images != 1)}"
 
 
-def _warm_up(serving: Serving) -> None:
+def _warm_up(serving: Serving) -> threading.Thread | None:
     """Neither before READY=1 nor during the first request: while nobody waits."""
+    thread = threading.Thread(target=serving.warm_up, name="warm-up", daemon=True)
     try:
-        threading.Thread(target=serving.warm_up, name="warm-up", daemon=True).start()
+        thread.start()
     except RuntimeError as error:  # no more threads: the first request does what there is to do
         _log.warning("nothing is prepared for the first request: %s", error)
+        return None
+    return thread
 
 
 class _Rereading:

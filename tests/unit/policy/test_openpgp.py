@@ -231,6 +231,13 @@ def test_many_keys_are_a_key_ring_as_well(signer: Signer) -> None:
     assert keyring.verify(signer.sign(CONTENT), make_budget()).primary_fingerprint == signer.fingerprint
 
 
+def test_a_place_with_a_long_path_is_as_good(signer: Signer, tmp_path: Path) -> None:
+    place = tmp_path / ("x" * 120)
+    place.mkdir(mode=0o700)
+    keyring = Keyring((signer.public_key,), Gpg((place,)), make_budget())
+    assert keyring.verify(signer.sign(CONTENT), make_budget()).content == CONTENT
+
+
 def test_keys_are_imported_once_and_again_when_they_change(signer: Signer, stranger: Signer) -> None:
     keyrings = Keyrings()
     first = keyrings.get((signer.public_key,), make_budget())
