@@ -15,6 +15,7 @@ from tests.support.requirements import require_mounting, require_program
 ROOT = Path(__file__).resolve().parents[2]
 VERSION = "container-image-proxy --version && test -e /etc/containers/policy.json"
 INSTALLED = f"{VERSION} && cat /etc/systemd/system/container-image-proxy@.service"
+NO_SYSTEMD_RUNS = "export SYSTEMD_OFFLINE=1"
 CLONE = "git clone --quiet /in/project.bundle project && cd project"
 
 pytestmark = [
@@ -88,7 +89,7 @@ def test_an_ordinary_user_with_sudo_installs_nothing_by_hand(bare: BareDebian) -
 
 
 def test_the_lines_that_install_need_no_compiler(bare: BareDebian) -> None:
-    output = bare.run(f"{CLONE}\n{as_root(blocks('Install')[0])}\n{INSTALLED}\n! command -v gcc")
+    output = bare.run(f"{CLONE}\n{NO_SYSTEMD_RUNS}\n{as_root(blocks('Install')[0])}\n{INSTALLED}\n! command -v gcc")
     assert "/opt/container-image-proxy/bin/container-image-proxy --instance" in output
 
 
@@ -97,7 +98,7 @@ def test_systemd_python_can_be_compiled_instead(bare: BareDebian) -> None:
     position = lines.index("sudo /opt/container-image-proxy/bin/pip install .")
     lines[position:position] = blocks("Install")[1].splitlines()
     without_debians = "\n".join(lines).replace("python3-systemd ", "")
-    bare.run(f"{CLONE}\n{as_root(without_debians)}\n{INSTALLED}")
+    bare.run(f"{CLONE}\n{NO_SYSTEMD_RUNS}\n{as_root(without_debians)}\n{INSTALLED}")
 
 
 def test_the_lines_for_an_image_install_below_usr(bare: BareDebian) -> None:
