@@ -13,8 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from container_image_proxy.as_service import NoServiceError, run_as_service
 from container_image_proxy.assembly import Surroundings, assemble, find_gpg
-from container_image_proxy.check import describe
+from container_image_proxy.check import EVERYBODY_HERE, WHOEVER_HOLDS_IT, Door, describe, find_complaints, find_door
 from container_image_proxy.command_line import build_parser, check_usage, instance_directories, load_settings
 from container_image_proxy.config.access import owner_access
 from container_image_proxy.config.instances import DEFAULT_IDLE_EXIT, find_instances
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_usage(parser, options)
     set_up_logging(getattr(logging, options.log_level.upper()), options.instance)
     if options.check:
-        return _check(options)
+        return _guarded(partial(_check, sys.argv[1:] if argv is None else argv), options)
     return _guarded(_reload if options.reload else _run, options)
 
 
@@ -62,28 +63,68 @@ def _guarded(action: Callable[[argparse.Namespace], int | None], options: argpar
         return EX_CONFIG if isinstance(error, ConfigurationError) else 1
 
 
-def _check(options: argparse.Namespace) -> int:
-    """Validate all that start-up would read, and the keys that judging will need; nothing is contacted.
+def _check(arguments: Sequence[str], options: argparse.Namespace) -> int:
+    """Validate all that start-up would read, and what the first requests will; nothing is contacted.
 
-    All instances are checked if nothing is named.
+    All instances are checked if nothing is named. ``arguments`` are those that ``options`` were made of.
     """
-    if options.instance is not None or options.image is not None:
-        return _guarded(_check_one, options)
+    if options.image is not None:
+        return _check_one(options)
+    if options.instance is not None:
+        return _check_instance(arguments, options)
     directories = instance_directories(options)
     names = find_instances(directories)
     if not names:
         _log.warning("there is no instance file in %s", ", ".join(map(str, directories)))
-    codes = [_guarded(_check_one, argparse.Namespace(**vars(options) | {"instance": name})) for name in names]
+    codes = [
+        _guarded(
+            partial(_check_instance, [*arguments, "--instance", name]),
+            argparse.Namespace(**vars(options) | {"instance": name}),
+        )
+        for name in names
+    ]
     return max(codes, default=0)
 
 
-def _check_one(options: argparse.Namespace) -> None:
+def _check_instance(arguments: Sequence[str], options: argparse.Namespace) -> int:
+    """Root has the check made as the instance's own user, who may read less; no unit of ours has ``--config-dir``."""
+    is_service = os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
+    if os.geteuid() == 0 and options.config_dir is None and not is_service:
+        sys.stdout.flush()
+        try:
+            return run_as_service(options.instance, [*_program(), *arguments])
+        except NoServiceError as error:
+            _log.warning("instance %s is checked with the rights of root: %s", options.instance, error)
+    return _check_one(options)
+
+
+def _program() -> list[str]:
+    """The command that this process was started with, without its arguments."""
+    program = Path(sys.argv[0]).absolute()
+    return [sys.executable, "-m", program.parent.name] if program.name == "__main__.py" else [str(program)]
+
+
+def _check_one(options: argparse.Namespace) -> int:
     surroundings = _surroundings(options)
     serving = assemble(load_settings(options, surroundings.uid), SnapshotStore(None), surroundings)
-    print(describe(serving))
+    print(describe(serving, _door(options)))
     for doubt in serving.policy.doubts():
         _log.warning("%s: %s", serving.policy.file, doubt)
-    serving.verify_keys()
+    complaints = find_complaints(serving)
+    for complaint in complaints:
+        _log.error("%s", complaint)
+    return EX_CONFIG if complaints else 0
+
+
+def _door(options: argparse.Namespace) -> Door | str:
+    """What stands between a client and the list of who may connect, or who can connect where nobody is asked."""
+    if options.instance is not None:
+        return find_door(options.instance)
+    if options.port is not None:
+        return EVERYBODY_HERE
+    if options.socket is not None:
+        return Door(_PRIVATE if options.socket_mode is None else options.socket_mode, os.geteuid(), os.getegid())
+    return Door() if options.sockfd is not None else WHOEVER_HOLDS_IT
 
 
 def _surroundings(options: argparse.Namespace) -> Surroundings:

@@ -173,9 +173,87 @@ def test_check_prints_every_setting_that_is_not_the_usual_one(tmp_path: Path, im
     assert "  groups     none" in lines
 
 
+def check(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run("--check", "--config-dir", str(tmp_path / "config"), *arguments)
+
+
+def write_images(tmp_path: Path, **places: str) -> None:
+    """An instance "test" with these images, which are layouts."""
+    images = "".join(f'[images.{name}]\nreference = "oci:{place}"\n' for name, place in places.items())
+    text = f'default = "{next(iter(places))}"\n{images}[trust]\npolicy = "{tmp_path}/policy.json"\n'
+    write_instance(tmp_path / "config", "test", text)
+
+
+def test_check_tells_every_image_that_is_not_there(tmp_path: Path, image: StoredImage) -> None:
+    (tmp_path / "broken").mkdir()
+    write_images(
+        tmp_path, os=f"{tmp_path}/os", missing="/srv/no/such", tag=f"{tmp_path}/os:9", broken=f"{tmp_path}/broken"
+    )
+    result = check(tmp_path)
+    assert result.returncode == 78
+    assert len(result.stdout.splitlines()) > 20  # what would be served is told all the same
+    missing, tag, broken = result.stderr.splitlines()
+    start = f"error {tmp_path}/config/test.toml: images"
+    assert missing.startswith(f"{start}.missing.reference: there is no layout to be read at /srv/no/such: No such file")
+    assert tag.startswith(f"{start}.tag.reference: the layout has no image '9'; it has latest")
+    assert broken.startswith(
+        f"{start}.broken.reference: the layout is broken: {tmp_path}/broken/index.json: No such file"
+    )
+
+
+def test_check_reads_the_certificates_of_a_registry(tmp_path: Path, image: StoredImage) -> None:
+    (tmp_path / "certs").mkdir()
+    (tmp_path / "certs/ca.crt").symlink_to("gone")
+    result = run("--check", "--insecure-policy", "--cert-dir", str(tmp_path / "certs"), "docker://registry.example/os")
+    assert (result.returncode, result.stderr.count("\n")) == (78, 1)
+    assert f"{tmp_path}/certs/ca.crt: cannot be read: No such file" in result.stderr
+
+
+@pytest.mark.parametrize("link", ["/dev/null", "null.toml"])
+def test_check_passes_over_a_masked_instance(tmp_path: Path, image: StoredImage, link: str) -> None:
+    write_images(tmp_path, os=f"{tmp_path}/os")
+    (tmp_path / "config/masked.toml").symlink_to(link)
+    (tmp_path / "config/null.toml").symlink_to("/dev/null")
+    result = check(tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    named = check(tmp_path, "--instance", "masked")
+    assert (named.returncode, named.stderr.count("\n")) == (78, 1)
+    assert "masked by a link to /dev/null" in named.stderr
+
+
+def test_check_says_in_one_line_that_it_cannot_look_for_instances(tmp_path: Path) -> None:
+    (tmp_path / "config").write_text("")
+    result = check(tmp_path)
+    assert (result.returncode, result.stderr.count("\n")) == (78, 1)
+    assert f"{tmp_path}/config: cannot be read: Not a directory" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("where", "users"),
+    [
+        (["--port", "8080"], "everybody on this host (--port)"),
+        ([], "whoever is on standard input and output"),
+        (["--socket", "/run/x.sock", "--allow-user", "daemon", "--socket-mode", "0666"], "root (0), daemon (1)"),
+        (["--socket", "/run/x.sock", "--allow-user", "daemon"], "root (0)"),
+    ],
+)
+def test_check_names_those_who_really_may_connect(
+    tmp_path: Path, image: StoredImage, where: list[str], users: str
+) -> None:
+    lines = run("--check", *where, *options(tmp_path)).stdout.splitlines()
+    (line,) = [line for line in lines if line.startswith("  users ")]
+    if os.geteuid() == 0 or "root" not in users:
+        assert line == f"  users      {users}"
+    kept_out = [line for line in lines if line.startswith("  kept out ")]
+    assert [line.partition(":")[0] for line in kept_out] == ["  kept out   daemon (1)"] * (
+        where[2:] == ["--allow-user", "daemon"]
+    )
+
+
 def signed_images(tmp_path: Path, image: StoredImage, key: str) -> tuple[Path, str]:
     """The policy of an instance of two images, and the option that names the directory of its file."""
     requirement = {"type": "signedBy", "keyType": "GPGKeys", "keyPath": key}
+    single_image(tmp_path / "tools")
     scopes = {"oci": {f"{tmp_path}/os": [requirement]}}
     policy = write_policy(tmp_path, {"default": [{"type": "reject"}], "transports": scopes})
     images = "".join(f'[images.{name}]\nreference = "oci:{tmp_path}/{name}"\n' for name in ("os", "tools"))

@@ -8,6 +8,7 @@ later one. A symbolic link to /dev/null hides a file, too. Documented in contain
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -114,9 +115,11 @@ def load_instance(name: str, directories: Sequence[Path] = DIRECTORIES, *, uid: 
 
 
 def find_instances(directories: Sequence[Path] = DIRECTORIES) -> tuple[str, ...]:
-    """The names of all instances that have a file in ``directories``."""
-    files = (file for directory in directories for file in list_files(directory))
-    return tuple(sorted({file.stem for file in files if file.suffix == ".toml"}))
+    """The names of all instances that have a file in ``directories`` and are not masked."""
+    found: dict[str, Path] = {}
+    for directory in reversed(directories):
+        found |= {file.stem: file for file in list_files(directory) if file.suffix == ".toml"}
+    return tuple(sorted(name for name, file in found.items() if not _is_mask(file)))
 
 
 def _load_document(name: str, directories: Sequence[Path]) -> TomlDocument:
@@ -144,7 +147,7 @@ def _is_there(path: Path) -> bool:
 
 
 def _is_mask(path: Path) -> bool:
-    return path.is_symlink() and str(path.readlink()) == "/dev/null"
+    return path.is_symlink() and os.path.realpath(path) == "/dev/null"
 
 
 def _read(path: Path) -> bytes:

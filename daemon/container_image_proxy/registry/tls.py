@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ssl
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
-from container_image_proxy.config.obstacle import unreadable
+from container_image_proxy.config.trusted_file import load_trusted_file
 from container_image_proxy.errors import ConfigurationError
 from container_image_proxy.registry.wire import PunctualTLSSocket
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from container_image_proxy.config.certificates import ClientCertificate, TlsFiles
+
+_MAX_FILE: Final = 16 << 20  # a system's whole trust store has 0.3 MiB
 
 
 def client_context(files: TlsFiles, *, verify: bool) -> ssl.SSLContext:
@@ -35,20 +37,16 @@ def client_context(files: TlsFiles, *, verify: bool) -> ssl.SSLContext:
 
 
 def _load_authority(context: ssl.SSLContext, path: Path) -> None:
+    _verify_readable(path)
     try:
         context.load_verify_locations(cafile=path)
-    except ssl.SSLError as error:
-        raise ConfigurationError(str(path), "holds no usable CA certificate", remedy="PEM is expected") from error
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise ConfigurationError(str(path), "holds no usable CA certificate", remedy="PEM is expected") from error
 
 
 def _load_client(context: ssl.SSLContext, client: ClientCertificate) -> None:
-    for path in (client.certificate, client.key):
-        try:
-            path.open("rb").close()  # ssl does not say which of the two it could not read
-        except OSError as error:
-            raise unreadable(path, error) from error
+    _verify_readable(client.certificate)
+    _verify_readable(client.key)
     try:
         context.load_cert_chain(client.certificate, client.key, password="")
     except OSError as error:
@@ -57,3 +55,8 @@ def _load_client(context: ssl.SSLContext, client: ClientCertificate) -> None:
             f"and {client.key} are no usable client certificate and key",
             remedy="unencrypted PEM is expected",
         ) from error
+
+
+def _verify_readable(path: Path) -> None:
+    """OpenSSL opens files by itself: it would wait for the writer of a FIFO, and does not say which of two it meant."""
+    load_trusted_file(path, limit=_MAX_FILE)

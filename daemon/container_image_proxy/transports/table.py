@@ -62,6 +62,12 @@ def verify_place(reference: ImageReference) -> None:
         layout.LayoutSource(reference).verify_place()
 
 
+def verify_source(reference: ImageReference) -> None:
+    """Raise :class:`Error` if the image is to come from this host and cannot; what lies elsewhere is not asked for."""
+    if reference.transport == layout.TRANSPORT:
+        layout.LayoutSource(reference).fetch_manifest()
+
+
 def open_source(reference: ImageReference, supplier: object = None, *, access: RegistryAccess) -> ImageSource:
     """The source of a parsed reference; nothing is contacted yet. It begins with ``supplier``, an earlier source's."""
     return TRANSPORTS[reference.transport].open(reference, access, supplier)

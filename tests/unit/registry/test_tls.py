@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +54,13 @@ def test_a_link_that_leads_nowhere_says_so(directory: Path, name: str) -> None:
     (directory / name).unlink()
     (directory / name).symlink_to("gone")
     assert f"{directory}/{name}: cannot be read: No such file or directory" in complaint(directory)
+
+
+@pytest.mark.parametrize("name", ["ca.crt", "client.cert", "client.key"])
+def test_nobody_waits_for_the_writer_of_a_fifo(directory: Path, name: str) -> None:
+    (directory / name).unlink()
+    os.mkfifo(directory / name)
+    assert complaint(directory) == f"{directory}/{name}: is not a regular file"
 
 
 @pytest.mark.parametrize("name", ["ca.crt", "client.cert", "client.key"])
