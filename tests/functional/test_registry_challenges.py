@@ -381,6 +381,7 @@ def test_a_token_service_without_oauth2_is_asked_with_user_and_password(world: W
         {"token": "", "access_token": "good"},
         {"token": None, "access_token": "good"},
         {"Access_Token": "good"},
+        {"token": " good\n"},
         {"token": "good", "expires_in": 300.5, "issued_at": "yesterday"},
         {"token": "good", "expires_in": "300", "issued_at": 7},
         {"token": "good", "expires_in": "soon", "refresh_token": 5},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import email.utils
 import re
 import time
@@ -18,7 +19,7 @@ _WARNING: Final = re.compile(r'299 - "((?:[^"\\]|\\.)*)"', re.DOTALL)
 _ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
 _LINK: Final = re.compile(rf"<([^<>]*)>((?:{_PARAMETER})*)")
 _IS_NEXT: Final = re.compile(r';\s*rel=("?)next\1\s*(?:;|$)', re.IGNORECASE)
-_SECONDS: Final = re.compile(r"\s*\d{1,10}\s*", re.ASCII)
+_SECONDS: Final = re.compile(r"\s*\d+(?:\.\d+)?\s*", re.ASCII)
 _LONGEST_RETRY_AFTER: Final = 24 * 3600.0
 
 
@@ -67,6 +68,8 @@ def parse_retry_after(value: str | None) -> float | None:
 def _seconds_until(date: str) -> float | None:
     """A date is wall-clock time by definition, the one place here that asks for it."""
     try:
-        return email.utils.parsedate_to_datetime(date).timestamp() - time.time()
+        moment = email.utils.parsedate_to_datetime(date)
+        # The oldest of the three formats names no zone: all are in UTC (RFC 9110 section 5.6.7).
+        return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp() - time.time()
     except (ValueError, OverflowError):
         return None

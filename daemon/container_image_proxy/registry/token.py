@@ -217,9 +217,10 @@ def _parse_token(body: bytes | None, endpoint: str) -> tuple[str, float]:
     except (ValueError, AttributeError, RecursionError):
         members = {}
     value = members.get("token") or members.get("access_token")
-    if not isinstance(value, str) or not _TOKEN.fullmatch(value):
+    token = value.strip() if isinstance(value, str) else ""
+    if not _TOKEN.fullmatch(token):
         raise RegistryError(f"the token service at {endpoint} sent no usable token", phase=_PHASE, endpoint=endpoint)
-    return value, _life(members.get("expires_in"))
+    return token, _life(members.get("expires_in"))
 
 
 def _life(value: object) -> float:

@@ -45,7 +45,11 @@ def test_what_is_no_content_range(value: str) -> None:
         ("soon", None),
         ("", None),
         (None, None),
-        ("1.5", None),
+        ("1.5", 1.5),
+        ("9" * 400, 86400.0),
+        ("+3", None),
+        ("0, 5", None),
+        ("1e3", None),
     ],
 )
 def test_retry_after_in_seconds(value: str | None, seconds: float | None) -> None:
@@ -58,6 +62,20 @@ def test_retry_after_as_a_date() -> None:
     assert coming is not None
     assert 0 < coming <= 3600
     assert parse_retry_after(email.utils.formatdate(time.time() - 3600, usegmt=True)) is None
+
+
+@pytest.mark.demand("429-retry-after")
+@pytest.mark.parametrize("form", ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"])
+def test_retry_after_in_each_format_of_dates_wherever_the_host_is(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "EST5")
+    time.tzset()
+    try:
+        coming = parse_retry_after(time.strftime(form, time.gmtime(time.time() + 3600)))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert coming is not None
+    assert 3000 < coming <= 3600
 
 
 def test_media_types_lose_case_and_parameters() -> None:

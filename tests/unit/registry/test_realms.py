@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from container_image_proxy.registry import realms
+from container_image_proxy.registry.challenge import parse_challenges
 from container_image_proxy.registry.origin import Origin
 from container_image_proxy.registry.realms import TokenRealms, is_same_site
+from container_image_proxy.registry.target import parse_target
 
 DATA = tomllib.loads(Path(realms.__file__).with_name("token-services.toml").read_text())
 NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,5}(\.[a-z]{2,5}){0,3}", fullmatch=True)
@@ -122,6 +124,52 @@ def test_nobody_gets_credentials_by_a_name_that_only_begins_or_ends_alike(regist
 )
 def test_known_services_in_other_domains(registry: str, host: str) -> None:
     assert TokenRealms().may_have_credentials(registry, realm(host))
+
+
+# As the registries of the field send them.
+CHALLENGES = {
+    "registry-1.docker.io": 'Bearer realm="https://auth.docker.io/token",service="registry.docker.io"',
+    "quay.io": 'Bearer realm="https://quay.io/v2/auth",service="quay.io"',
+    "ghcr.io": 'Bearer realm="https://ghcr.io/token",service="ghcr.io",scope="repository:user/image:pull"',
+    "lscr.io": 'Bearer realm="https://ghcr.io/token",service="ghcr.io",scope="repository:linuxserver/radarr:pull"',
+    "gcr.io": 'Bearer realm="https://gcr.io/v2/token",service="gcr.io"',
+    "us-docker.pkg.dev": 'Bearer realm="https://us-docker.pkg.dev/v2/token"',
+    "public.ecr.aws": 'Bearer realm="https://public.ecr.aws/token/",service="public.ecr.aws",scope="aws"',
+    "mine.azurecr.io": 'Bearer realm="https://mine.azurecr.io/oauth2/token",service="mine.azurecr.io"',
+    "registry.digitalocean.com": 'Bearer realm="https://api.digitalocean.com/v2/registry/auth",service="registry"',
+    "us.icr.io": 'Bearer realm="https://us.icr.io/oauth/token",service="registry"',
+    "uk-london-1.ocir.io": 'Bearer realm="https://uk-london-1.ocir.io/12345678/docker/token",service="x",scope=""',
+    "container-registry.oracle.com": 'Bearer realm="https://container-registry.oracle.com/auth",service="Oracle"',
+    "registry.cn-hangzhou.aliyuncs.com": 'Bearer realm="https://dockerauth.cn-hangzhou.aliyuncs.com/auth",'
+    'service="registry.aliyuncs.com:cn-hangzhou:26842"',
+    "crpi-x.cn-hangzhou.personal.cr.aliyuncs.com": 'Bearer realm="https://dockerauth.cn-hangzhou.aliyuncs.com/auth"',
+    "ccr.ccs.tencentyun.com": 'Bearer realm="https://ccr.ccs.tencentyun.com/service/token",service="token-service"',
+    "swr.cn-north-4.myhuaweicloud.com": 'Bearer realm="https://swr.cn-north-4.myhuaweicloud.com/swr/auth/v2/registry/auth",'
+    'service="dockyard"',
+    "rg.fr-par.scw.cloud": 'Bearer realm="https://api.scaleway.com/registry-internal/v1/regions/fr-par/tokens",'
+    'service="registry"',
+    "x.gra7.container-registry.ovh.net": 'Bearer realm="https://x.gra7.container-registry.ovh.net/service/token"',
+    "registry.redhat.io": 'Bearer realm="https://sso.redhat.com/auth/realms/rhcc/protocol/redhat-docker-v2/auth",'
+    'service="docker-registry"',
+    "registry.connect.redhat.com": 'Bearer realm="https://sso.redhat.com/auth/realms/rhc4tp/protocol/docker-v2/auth"',
+    "nvcr.io": 'Bearer realm="https://nvcr.io/proxy_auth?scope=repository:nvidia/cuda:pull,push"',
+    "registry.gitlab.com": 'Bearer realm="https://gitlab.com/jwt/auth",service="container_registry"',
+    "docker.elastic.co": 'Bearer realm="https://docker-auth.elastic.co/auth",service="token-service"',
+    "registry.suse.com": 'Bearer realm="https://scc.suse.com/api/registry/authorize",service="SUSE Linux"',
+    "acme.jfrog.io": 'Bearer realm="https://acme.jfrog.io/artifactory/api/docker/docker/v2/token",service="acme.jfrog.io"',
+    "docker.cloudsmith.io": 'Bearer realm="https://docker.cloudsmith.io/v2/token",service="docker.cloudsmith.io"',
+    "codeberg.org": 'Bearer realm="https://codeberg.org/v2/token",service="container_registry",scope="*"',
+    "harbor.corp.example.de": 'Bearer realm="https://harbor.corp.example.de/service/token",service="harbor-registry"',
+    "pulp.example.org": 'Bearer realm="https://pulp.example.org/token/",service="pulp.example.org"',
+    "registry2.balena-cloud.com": 'Bearer realm="https://api.balena-cloud.com/auth/v1/token",service="registry2"',
+}
+
+
+@pytest.mark.parametrize("registry", CHALLENGES)
+def test_the_registries_of_the_field_get_their_credentials(registry: str) -> None:
+    (challenge,) = parse_challenges([CHALLENGES[registry]])
+    assert challenge.scheme == "bearer"
+    assert TokenRealms().may_have_credentials(registry, parse_target(challenge.parameters["realm"]).origin)
 
 
 @pytest.mark.demand("AUTH-realm-cross-host")
