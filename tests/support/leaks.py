@@ -72,7 +72,8 @@ def _descriptors() -> Iterator[tuple[int, str]]:
 
 
 def _children() -> Iterator[tuple[int, str]]:
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    for process in Path("/proc").glob("[0-9]*"):
+        stat = process / "stat"  # not in the pattern: a process may end while glob looks at its directory
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             pid, _, rest = stat.read_text().partition(" (")
             command, _, fields = rest.rpartition(") ")

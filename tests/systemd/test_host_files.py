@@ -217,6 +217,19 @@ def test_the_remedies_for_what_the_sandbox_hides_are_remedies(machine: Machine, 
         assert instance.get(f"/images/{name}/manifest").body == image.manifest
 
 
+@pytest.mark.parametrize("directory", ["/etc/containers/certs.d", "/etc/docker"])
+def test_certificates_that_cannot_be_looked_for_are_not_done_without(
+    machine: Machine, make_instance: MakeInstance, directory: str
+) -> None:
+    instance = make_instance(f"shut{directory.replace('/', '-').replace('.', '')}")
+    machine.write(instance.file, '[images.image]\nreference = "docker://registry.invalid/image"\n')
+    instance.start()
+    with replaced(machine, directory, f"install -d -m 0700 {directory}"):
+        answer = instance.get("/manifest")
+    assert (answer.status, answer.json()["code"]) == (500, "CONFIGURATION")
+    assert f"Permission denied: {directory} (mode 0700, of uid 0) is closed to" in answer.json()["detail"]
+
+
 def test_a_certificate_that_cannot_be_read_says_so(machine: Machine, make_instance: MakeInstance) -> None:
     instance = make_instance("closed-ca")
     file = "/etc/containers/certs.d/registry.invalid/ca.crt"

@@ -78,7 +78,10 @@ def _explain_denial(path: Path, reason: str) -> Obstacle:
             remedy = f"a drop-in with ProtectHome=tmpfs and BindReadOnlyPaths=-{path} shows it"
             return Obstacle(f"{reason}: ProtectHome= of the unit hides {mount.point}", remedy)
         return Obstacle(f"{reason}: InaccessiblePaths= of the unit hides {mount.point}")
-    status = closed.stat()
+    try:
+        status = closed.stat()
+    except OSError:  # gone meanwhile
+        return Obstacle(reason)
     mode = stat.S_IMODE(status.st_mode)
     what = f"{closed} (mode {mode:04o}, of uid {status.st_uid}) is closed to {describe_user(os.geteuid())}"
     needed = "x" if closed != real else "rx" if stat.S_ISDIR(status.st_mode) else "r"

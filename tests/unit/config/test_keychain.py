@@ -135,6 +135,20 @@ def test_a_default_place_that_is_not_ours_to_read_counts_as_absent(caplog, place
         closed.chmod(0o700)
 
 
+def test_a_default_place_that_leads_where_we_may_not_go_counts_as_absent(caplog):
+    with public_directory() as root:
+        secret = write(root / "secrets/auth.json", auths(registry_example="somebody"))
+        secret.parent.chmod(0)
+        place = root / DEFAULT_PLACES[1]
+        place.parent.mkdir(parents=True)
+        place.symlink_to(secret)
+        with ordinary_user():
+            assert user_for(load(root)) is None
+        (record,) = caplog.records
+        assert record.getMessage().startswith(f"{place}: cannot be read: Permission denied: {root}/secrets (mode 0000")
+        secret.parent.chmod(0o700)
+
+
 @pytest.mark.parametrize("variable", ["XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "DOCKER_CONFIG"])
 def test_a_default_place_that_the_environment_moved_is_one_still(caplog, variable):
     with public_directory() as root:
