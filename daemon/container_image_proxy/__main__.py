@@ -23,6 +23,7 @@ from container_image_proxy.config.keychain import Credentials
 from container_image_proxy.errors import ConfigurationError, Error
 from container_image_proxy.service import activation
 from container_image_proxy.service.daemon import Daemon
+from container_image_proxy.service.health import Health
 from container_image_proxy.service.journal import set_up_logging
 from container_image_proxy.service.limits import ServerLimits
 from container_image_proxy.service.notifier import Notifier
@@ -184,7 +185,7 @@ def _run_instance(options: argparse.Namespace, surroundings: Surroundings) -> No
     if unusable is not None:
         state = hopeless = Degraded(unusable, (owner_access(surroundings.uid),), state.idle_exit)
         load = lambda: hopeless  # noqa: E731 - no file mends the sockets that a process was started with
-    daemon = Daemon(state, load, sockets, ServerLimits(), Notifier(), Askers(runtime), owner=None)
+    daemon = Daemon(state, load, sockets, ServerLimits(), Notifier(), Askers(runtime), Health(runtime), owner=None)
     daemon.run(daemon.server.serve)
 
 
@@ -195,7 +196,9 @@ def _run_alone(options: argparse.Namespace, surroundings: Surroundings) -> None:
     if isinstance(state, Degraded):
         raise state.error
     listeners, connection = _open_sockets(options)
-    daemon = Daemon(state, load, listeners, ServerLimits(), Notifier(), Askers(None), owner=surroundings.uid)
+    daemon = Daemon(
+        state, load, listeners, ServerLimits(), Notifier(), Askers(None), Health(None), owner=surroundings.uid
+    )
     if connection is not None:
         daemon.run(lambda: daemon.server.serve_connection(connection, read_peer(connection)))
     elif not listeners:

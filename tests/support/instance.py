@@ -26,6 +26,11 @@ class Instance:
         return f"container-image-proxy@{self.name}.service"
 
     @property
+    def health(self) -> str:
+        """The service that fails while the configuration cannot be used; a path unit of the same name starts it."""
+        return f"container-image-proxy-health@{self.name}.service"
+
+    @property
     def file(self) -> str:
         return f"/etc/container-image-proxy/{self.name}.toml"
 
@@ -55,8 +60,9 @@ class Instance:
 
     def stop(self) -> None:
         """Stop socket and service and forget how they ended."""
-        self.machine.run("systemctl", "stop", self.socket, self.service, check=False)
-        self.machine.run("systemctl", "reset-failed", self.socket, self.service, check=False)
+        watch = self.health.replace(".service", ".path")
+        self.machine.run("systemctl", "stop", self.socket, self.service, watch, check=False)
+        self.machine.run("systemctl", "reset-failed", self.socket, self.service, self.health, check=False)
 
     def get(self, path: str, *options: str, user: str | None = None) -> Answer:
         """GET with curl, inside."""

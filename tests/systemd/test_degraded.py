@@ -108,6 +108,61 @@ def test_clients_and_systemd_are_told_what_is_wrong_and_mending_it_is_all_it_tak
     assert (instance.starts(), instance.show("NRestarts")) == (1, "0")
 
 
+def failed(instance: Instance) -> list[str]:
+    """The units of the instance that ``systemctl --failed`` shows."""
+    units = instance.machine.run("systemctl", "--failed", "--plain", "--no-legend").stdout.splitlines()
+    return [unit.split()[0] for unit in units if f"@{instance.name}." in unit]
+
+
+def test_monitoring_sees_a_failed_unit_for_as_long_as_it_lasts(machine: Machine, instance: Instance) -> None:
+    mistype_key(instance)
+    assert instance.get("/manifest").status == 500
+    machine.wait_until(lambda: failed(instance) == [instance.health], "the failure")
+    assert machine.run("systemctl", "is-system-running", check=False).stdout.strip() == "degraded"
+    said = [record["MESSAGE"] for record in machine.journal(instance.health)]
+    assert any(instance.file in message and "defualt" in message for message in said)
+    assert instance.show("ActiveState") == "active"
+    mend(instance)
+    machine.wait_until(lambda: failed(instance) == [], "the end of it")
+
+
+def test_a_mending_that_comes_at_once_is_seen_by_monitoring_too(machine: Machine, instance: Instance) -> None:
+    """A path unit does not look while its service runs."""
+    for _ in range(3):
+        mistype_key(instance)
+        machine.systemctl("restart", instance.service)
+        mend(instance)
+        machine.systemctl("reload", instance.service)
+        machine.wait_until(lambda: machine.show(instance.health, "Result") == "success", "the mending")
+        machine.wait_until(lambda: failed(instance) == [], "the end of it")
+
+
+def test_what_is_stopped_is_not_unwell(machine: Machine, instance: Instance) -> None:
+    mistype_key(instance)
+    assert instance.get("/manifest").status == 500
+    machine.wait_until(lambda: failed(instance) == [instance.health], "the failure")
+    machine.systemctl("stop", instance.socket, instance.service)
+    machine.wait_until(lambda: failed(instance) == [], "the end of it")
+
+
+def test_an_instance_that_is_well_starts_no_other_unit_than_the_watch(machine: Machine, instance: Instance) -> None:
+    for _ in range(2):
+        assert instance.get("/manifest").status == 200
+        machine.systemctl("restart", instance.service)
+    assert machine.journal(instance.health) == []
+
+
+def test_a_reload_that_failed_is_seen_by_monitoring(machine: Machine, instance: Instance) -> None:
+    """At its next start the instance would be degraded."""
+    assert instance.get("/manifest").status == 200
+    mistype_key(instance)
+    assert machine.run("systemctl", "reload", instance.service, check=False).returncode != 0
+    machine.wait_until(lambda: failed(instance) == [instance.health], "the failure")
+    mend(instance)
+    machine.systemctl("reload", instance.service)
+    machine.wait_until(lambda: failed(instance) == [], "the end of it")
+
+
 def test_without_a_policy_nothing_is_served_until_there_is_one(
     instance: Instance, no_policy: Callable[[], None]
 ) -> None:
@@ -170,7 +225,7 @@ def test_when_nobody_asks_any_more_it_has_failed_and_the_next_one_is_answered(
     assert instance.get("/manifest").status == 500
     machine.wait_until(lambda: instance.show("ActiveState") == "failed", "the exit")
     assert (instance.show("Result"), instance.show("ExecMainStatus")) == ("exit-code", "78")
-    assert instance.service in machine.run("systemctl", "--failed", "--plain", "--no-legend").stdout
+    assert instance.service in failed(instance)
     assert machine.show(instance.socket, "ActiveState") == "active"
     mend(instance)
     assert instance.get("/manifest").status == 200

@@ -108,10 +108,11 @@ def test_installing_and_uninstalling_leaves_what_the_administrator_wrote(bare_ho
     paste(bare_host, without_packages(blocks("Install")[0]) + blocks("Install")[2])
     paste(bare_host, blocks("Add an instance")[0], instance.reference())
     assert PROGRAM in instance.show("ExecStart")
+    bare_host.systemctl("reload", instance.service)
     assert "os.toml" in paste(bare_host, "/usr/local/bin/container-image-proxy --check --instance os")
     paste(bare_host, blocks("Uninstall")[0])
     assert files_of_the_project(bare_host) - before == {"/etc/container-image-proxy"}
-    assert bare_host.systemctl("list-units", "--all", "--no-legend", "container-image-proxy@*") == ""
+    assert bare_host.systemctl("list-units", "--all", "--no-legend", "container-image-proxy*@*") == ""
 
 
 def test_a_host_with_a_read_only_usr_is_installed_on_without_the_link(bare_host: Machine) -> None:

@@ -7,20 +7,19 @@ import pytest
 from tests.support.machine import Machine
 
 UNITS = ["container-image-proxy@x.socket", "container-image-proxy@x.service"]
+HEALTH = ["container-image-proxy-health@x.path", "container-image-proxy-health@x.service"]
 
 
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", UNITS + HEALTH)
 def test_systemd_has_nothing_to_say_about_the_unit(machine: Machine, unit: str) -> None:
     done = machine.run("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", unit)
     assert done.stdout + done.stderr == ""
 
 
-def test_the_service_is_sandboxed(machine: Machine) -> None:
-    service = "/etc/systemd/system/container-image-proxy@.service"
-    machine.run("cp", service, "/tmp/container-image-proxy@x.service")
-    machine.run(
-        "systemd-analyze", "security", "--offline=true", "--threshold=20", "/tmp/container-image-proxy@x.service"
-    )
+@pytest.mark.parametrize("unit", [UNITS[1], HEALTH[1]])
+def test_the_service_is_sandboxed(machine: Machine, unit: str) -> None:
+    machine.run("cp", f"/etc/systemd/system/{unit.replace('@x', '@')}", f"/tmp/{unit}")
+    machine.run("systemd-analyze", "security", "--offline=true", "--threshold=20", f"/tmp/{unit}")
 
 
 def test_peers_are_seen_as_who_they_are(machine: Machine) -> None:

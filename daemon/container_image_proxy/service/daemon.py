@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
+    from container_image_proxy.service.health import Health
     from container_image_proxy.service.limits import ServerLimits
     from container_image_proxy.service.notifier import Notifier
     from container_image_proxy.service.peer import Peer
@@ -55,6 +56,7 @@ class Daemon:
         limits: ServerLimits,
         notifier: Notifier,
         askers: Askers,
+        health: Health,
         *,
         owner: int | None,
     ) -> None:
@@ -62,12 +64,13 @@ class Daemon:
         self._load = load
         self._notifier = notifier
         self._askers = askers
+        self._health = health
         self._rereading = _Rereading(self._reread)
         self._is_told_to_stop = False
         self._warming: threading.Thread | None = None
         stop = None if owner is None else self._stop
         application = Application(self._serving, stop=stop, owner=owner or 0)
-        chores = (notifier, Watchdog(notifier), self._rereading)
+        chores = (notifier, Watchdog(notifier), health, self._rereading)
         self._server = Server(listeners, application, limits, self._admits, chores)
         self._server.idle_exit_seconds = state.idle_exit
 
@@ -89,6 +92,8 @@ class Daemon:
         try:
             serve()
         finally:
+            if self._is_told_to_stop:
+                self._health.report("")  # of what is stopped nothing is wrong
             self._notifier.stopping()
             self._notifier.close()
             self._state.close()
@@ -130,6 +135,7 @@ class Daemon:
             text = "the new configuration is not usable, the old one stays in force: %s"
             _log.error(text, new.error, exc_info=new.defect)
             self._notifier.ready(f"Old configuration in force; the new one is wrong: {new.error}")
+            self._health.report(str(new.error))
         else:
             _log.info("the configuration was read anew")
             self._replace(new)
@@ -158,9 +164,11 @@ class Daemon:
         if isinstance(state, Degraded):
             _log.error("every request is answered with this: %s", state.error, exc_info=state.defect)
             self._notifier.ready(f"Degraded: {state.error}")
+            self._health.report(str(state.error))
             self._rereading.later()
         else:
             self._notifier.ready(f"Serving {_count(len(state.images))}: {', '.join(state.images)}")
+            self._health.report("")
             self._rereading.cancel()
             self._warming = _warm_up(state)
 

@@ -14,6 +14,7 @@ from container_image_proxy.config.access import owner_access
 from container_image_proxy.errors import ConfigurationError
 from container_image_proxy.service import daemon as module
 from container_image_proxy.service.daemon import Daemon
+from container_image_proxy.service.health import Health
 from container_image_proxy.service.limits import ServerLimits
 from container_image_proxy.service.peer import Peer
 from container_image_proxy.service.reloading import Askers
@@ -52,7 +53,7 @@ def make_daemon(notifier: Recorder, *states: Any) -> Daemon:
     """A daemon that begins with the first state and reads the others one after the other, the last one ever after."""
     left = list(states or [make_serving()])
     load = lambda: left.pop(0) if len(left) > 1 else left[0]  # noqa: E731 - a stand-in of one line
-    return Daemon(load(), load, [], ServerLimits(), cast("Any", notifier), Askers(None), owner=None)
+    return Daemon(load(), load, [], ServerLimits(), cast("Any", notifier), Askers(None), Health(None), owner=None)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -154,7 +155,9 @@ def test_who_is_told_is_told_what_is_so_now_and_others_get_less_than_a_tenth_of_
         clock.now += 0.01
         return degraded("a")
 
-    daemon = Daemon(degraded("a"), load, [], ServerLimits(), cast("Any", Recorder()), Askers(None), owner=None)
+    daemon = Daemon(
+        degraded("a"), load, [], ServerLimits(), cast("Any", Recorder()), Askers(None), Health(None), owner=None
+    )
     for _ in range(1000):
         assert daemon._admits(peer) == (peer is ROOT)
         clock.now += 0.001

@@ -1,0 +1,72 @@
+"""What is wrong with the configuration, in a file for the units that monitoring sees.
+
+systemd has no state for a service that is up and unwell. So ``container-image-proxy-health@NAME.path`` watches the file
+``health`` in the instance's runtime directory, and its service fails as long as there is something in it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Final
+
+from container_image_proxy.service.journal import one_line
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_log = logging.getLogger(__name__)
+
+_NAME: Final = "health"
+_SETTLED_SECONDS: Final = 5.0
+"""A path unit does not see a change that comes while its service runs, which takes some hundredths of a second. So one
+that follows another within this time is written once more at the end of it.
+"""
+
+
+class Health:
+    """The file in ``directory``; none without one. To fail in writing it is no reason to end."""
+
+    def __init__(self, directory: Path | None) -> None:
+        self._path = directory / _NAME if directory else None
+        last = self._read()
+        self._said = last or ""
+        # If the process before this one wrote it, that may have been a moment ago.
+        self._settled_at = 0.0 if last is None else time.monotonic() + _SETTLED_SECONDS
+        self._repeat_at: float | None = None
+
+    def report(self, complaint: str) -> None:
+        """Say what is wrong, or that nothing is: ``""``."""
+        line = f"{one_line(complaint)}\n" if complaint else ""
+        if line != self._said:
+            now = time.monotonic()
+            self._repeat_at = None if now >= self._settled_at else now + _SETTLED_SECONDS
+            self._settled_at = now + _SETTLED_SECONDS
+            self._said = line
+            self._write()
+
+    def due(self) -> float | None:
+        """When to write once more."""
+        return self._repeat_at
+
+    def run(self) -> None:
+        """Write once more if that is due."""
+        if self._repeat_at is not None and time.monotonic() >= self._repeat_at:
+            self._repeat_at = None
+            self._write()
+
+    def _read(self) -> str | None:
+        try:
+            return self._path.read_text() if self._path else None
+        except (OSError, ValueError):  # there is none yet, or it is none of ours
+            return None
+
+    def _write(self) -> None:
+        if self._path is None:
+            return
+        new = self._path.with_name(f"{_NAME}.new")
+        try:
+            new.write_text(self._said)
+            new.replace(self._path)
+        except OSError as error:
+            _log.warning("%s cannot be written: %s", self._path, error.strerror)
