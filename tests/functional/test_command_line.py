@@ -173,6 +173,21 @@ def test_check_prints_every_setting_that_is_not_the_usual_one(tmp_path: Path, im
     assert "  groups     none" in lines
 
 
+def test_token_services_of_the_command_line_come_on_top_of_those_of_the_file(
+    tmp_path: Path, image: StoredImage
+) -> None:
+    registry = '[registry]\ntoken-realms = ["auth.example"]\n[trust]\n'
+    text = f'[images.os]\nreference = "oci:{tmp_path}/os"\n{registry}policy = "{tmp_path}/policy.json"\n'
+    write_instance(tmp_path / "config", "os", text)
+    named = ("--token-realms", "two.example:5000, three.example", "--token-realms=four.example")
+    lines = check(tmp_path, *named).stdout.splitlines()
+    assert '  registry.token-realms = ["auth.example", "two.example:5000", "three.example", "four.example"]' in lines
+    for wrong in ("https://auth.example", "a b", "", "a.example,"):
+        refused = check(tmp_path, "--token-realms", wrong)
+        assert refused.returncode == 2
+        assert "is not the host or host:port of a token service" in refused.stderr
+
+
 def check(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return run("--check", "--config-dir", str(tmp_path / "config"), *arguments)
 

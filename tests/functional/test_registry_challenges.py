@@ -262,6 +262,25 @@ def test_a_vanity_registry_sends_to_one_that_wants_an_anonymous_token(
         assert ["repository:some/image:pull"] in scopes
 
 
+def test_an_anonymous_token_that_a_redirects_target_no_longer_takes_is_renewed(world: World) -> None:
+    accepted = ["one"]
+
+    def handle(request: ReceivedRequest, connection: Connection) -> None:
+        own = url(real, name=FOREIGN)
+        routes = {"/token": issuing(accepted[0])}
+        by_path(routes, default=challenging(own, world.routes, wanted=accepted[0]))(request, connection)
+
+    with Upstream(handle, host="127.0.0.4") as real, Upstream(answering(500), host="127.0.0.2") as vanity:
+        vanity.handler = lambda request, connection: redirecting(f"http://{FOREIGN}:{real.port}{request.target}")(
+            request, connection
+        )
+        with registry_client() as client:
+            assert client.fetch_manifest(at(vanity, REGISTRY)) is not None
+            accepted[0] = "two"
+            assert client.fetch_manifest(at(vanity, REGISTRY)) is not None
+        assert real.paths().count("/token") == 2
+
+
 @pytest.mark.parametrize("denial", [403, 404, 401])
 def test_a_real_registry_that_challenges_at_its_door_only_is_asked_there(world: World, denial: int) -> None:
     with Upstream(answering(500), host="127.0.0.4") as real, Upstream(answering(500), host="127.0.0.2") as vanity:
@@ -288,7 +307,7 @@ def test_what_a_redirects_target_wants_beyond_that_is_told_as_its_wish(world: Wo
             client.fetch_manifest(at(vanity, REGISTRY))
         assert not caught.value.retryable
         assert not any((r.headers.get("authorization") or "").startswith("Basic") for r in real.requests)
-        assert len(real.requests) <= 4
+        assert len(real.requests) <= 5
 
 
 @pytest.mark.demand("AUTH-realm-ssrf")

@@ -62,8 +62,17 @@ def parse_auth_file(raw: bytes, file: str, *, is_legacy: bool = False) -> AuthFi
     return AuthFileContent(
         _read_entries(auths, file, "auths."),
         {registry: _text(helper, file, f"credHelpers.{registry}") for registry, helper in helpers.items()},
-        _text(_value(document, "credsStore"), file, "credsStore"),
+        _read_store(document, file),
     )
+
+
+def _read_store(document: Mapping[str, object], file: str) -> str:
+    """``credsStore`` is Docker's, and podman knows nothing of it: it is no error whatever it is."""
+    store = _value(document, "credsStore")
+    if not isinstance(store, str | None):
+        warn_once(_log, f"{file}: credsStore: must be a string, ignored")
+        return ""
+    return store or ""
 
 
 def _read_entries(values: Mapping[str, object], file: str, path: str) -> Mapping[str, AuthEntry]:

@@ -164,8 +164,11 @@ def _parse_answer(raw: bytes, program: str) -> HelperAnswer | None:
         answer = parse_json(raw, "its answer")
     except InvalidManifestError as error:
         raise ConfigurationError(program, str(error)) from error
-    values = answer if isinstance(answer, dict) else {"Username": answer}
-    username, secret = values.get("Username", ""), values.get("Secret", "")
+    if not isinstance(answer, dict):
+        answer = {"Username": answer}
+    # Names count without regard to case, as in the programs that helpers are tested with.
+    values = {name.lower(): value for name, value in answer.items()}
+    username, secret = values.get("username", ""), values.get("secret", "")
     if not isinstance(username, str) or not isinstance(secret, str):
         raise ConfigurationError(program, "its answer is not an object with the strings Username and Secret")
     if not (username or secret):

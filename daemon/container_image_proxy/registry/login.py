@@ -65,7 +65,7 @@ class _Visit:
     failures: list[tuple[Challenge, UpstreamError]] = field(default_factory=list)
     offered: tuple[str, ...] = ()
     has_answered: bool = False
-    has_answered_elsewhere: bool = False
+    has_renewed_elsewhere: bool = False
     has_insisted: bool = False
     has_widened: bool = False
 
@@ -209,32 +209,37 @@ class Login:
         if challenge.scheme == "bearer":
             if credentials is not None and credentials.registry_token:
                 return f"Bearer {credentials.registry_token}"
-            stale = rejected.removeprefix("Bearer ") if rejected is not None else None
             wanted = _token_request(visit, challenge, tuple(visit.scopes), credentials)
-            return "Bearer " + self._tokens.get(wanted, rejected=stale)
+            return self._bearer(wanted, rejected=rejected)
         return basic_authorization(credentials) if credentials is not None else None
+
+    def _bearer(self, wanted: TokenRequest, *, rejected: str | None) -> str:
+        stale = rejected.removeprefix("Bearer ") if rejected is not None else None
+        return "Bearer " + self._tokens.get(wanted, rejected=stale)
 
     def _follow_elsewhere(self, request: Request, reply: Reply, visit: _Visit) -> Request | None:
         """Ask the place to which the registry redirected with an anonymous token, if its challenge wants one.
 
         The challenge may be at that place's ``/v2/``, if the registry redirects its own there.
         """
-        if visit.has_answered_elsewhere:
+        sent = reply.request.authorization  # a token that was in hand, and is not good any more
+        if visit.has_renewed_elsewhere or (sent is not None and reply.status != HTTPStatus.UNAUTHORIZED):
             return None
-        visit.has_answered_elsewhere = True
+        visit.has_renewed_elsewhere = sent is not None
         challenge = _choose_bearer(_challenges(reply))
-        if challenge is None and visit.authorization is None:
+        if challenge is None and visit.authorization is None and sent is None:
             door = self._knock(request)
             is_theirs = door.request.target.origin == reply.request.target.origin
             challenge = _choose_bearer(_challenges(door)) if is_theirs else None
         if challenge is None:
             return None
         scope = parse_scope(challenge.parameters.get("scope", "")) or visit.scopes[0]
+        wanted = _token_request(visit, challenge, (scope,), None)
         try:
-            token = self._tokens.get(_token_request(visit, challenge, (scope,), None))
+            authorization = self._bearer(wanted, rejected=sent)
         except RegistryAuthError:
             return None
-        return replace(reply.request, authorization=f"Bearer {token}", withheld=None)
+        return replace(reply.request, authorization=authorization) if authorization != sent else None
 
 
 def _conclude(reply: Reply, visit: _Visit) -> Reply:

@@ -108,7 +108,6 @@ def test_no_representation_and_no_message_holds_a_secret():
         ('{"auths": {"a.b": "x"}}', "auths.a.b: must be an object"),
         ('{"auths": {"a.b": {"auth": 1}}}', "auths.a.b.auth: must be a string"),
         ('{"credHelpers": {"a.b": {}}}', "credHelpers.a.b: must be a string"),
-        ('{"credsStore": 1}', "credsStore: must be a string"),
     ],
 )
 def test_what_is_wrong_is_said_with_file_and_key(text, place):

@@ -40,7 +40,7 @@ def test_the_registry_goes_in_and_credentials_come_out(helper, tmp_path):
 
 
 def test_a_token_comes_as_a_secret_of_a_special_user(helper):
-    helpers = helper("""echo '{"Username":"<token>","Secret":"t"}'""")
+    helpers = helper("""echo '{"username":"<token>","SECRET":"t"}'""")
     assert helpers.get("test", "a.example") == HelperAnswer(identity_token="t")
     assert "'t'" not in repr(helpers.get("test", "a.example"))
 

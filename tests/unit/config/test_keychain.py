@@ -354,6 +354,13 @@ def test_a_store_that_is_missing_or_fails_is_warned_of_once_and_stops_nobody(tmp
     assert name in told
 
 
+def test_a_store_that_is_no_name_stops_nobody_either(tmp_path, caplog):
+    content = json.loads(auths(registry_example="entry")) | {"credsStore": 5}
+    keychain = load(tmp_path, authfile=write(tmp_path / "auth.json", json.dumps(content)))
+    assert user_for(keychain) == user_for(keychain) == "entry"
+    assert [message.partition(": ")[2] for message in caplog.messages] == ["credsStore: must be a string, ignored"]
+
+
 @pytest.mark.parametrize(("name", "told"), [("missing", "not found in PATH"), ("broken", "failed with status 1")])
 def test_a_helper_that_is_missing_or_fails_passes_to_the_next_source(tmp_path, caplog, name, told):
     install_broken(tmp_path, "broken")
