@@ -13,7 +13,8 @@ from container_image_proxy.errors import Error, IntegrityError, SignatureRejecte
 from container_image_proxy.image.strict_json import parse_json
 from container_image_proxy.policy.certificate_identity import FulcioRoot, PkiRoot, UntrustedCertificate
 from container_image_proxy.policy.fields import decode_base64
-from container_image_proxy.policy.public_key import parse_public_key, parse_single_pem, public_der
+from container_image_proxy.policy.pem import parse_single_pem
+from container_image_proxy.policy.public_key import parse_public_key, public_der
 from container_image_proxy.policy.rekor import parse_log_entry, parse_set, verify_set
 from container_image_proxy.policy.signature_blob import SIGNATURE_MEDIA_TYPE, UntrustedSignature, parse_signature_blob
 from container_image_proxy.policy.sigstore import SigstoreTrust

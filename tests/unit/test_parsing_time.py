@@ -12,7 +12,7 @@ from container_image_proxy.image.descriptor import parse_descriptor
 from container_image_proxy.image.digest import parse_digest
 from container_image_proxy.image.platform import parse_platform
 from container_image_proxy.image.reference import parse_reference
-from container_image_proxy.policy.public_key import parse_pem
+from container_image_proxy.policy.pem import parse_pem
 from container_image_proxy.registry.challenge import parse_challenges
 from container_image_proxy.registry.headers import (
     parse_content_range,

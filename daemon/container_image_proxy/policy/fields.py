@@ -7,13 +7,14 @@ names the place.
 from __future__ import annotations
 
 import base64
-import binascii
+import re
 from typing import Final, TypeVar, cast
 
 from container_image_proxy.errors import InvalidInputError
 from container_image_proxy.policy.key_source import KeySource
 
 _T = TypeVar("_T")
+_BASE64: Final = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 _INT64: Final = range(-(1 << 63), 1 << 63)
 _JSON_NAMES = {dict: "an object", list: "an array", str: "a string", int: "an integer"}
 
@@ -71,36 +72,43 @@ class Fields:
 
     def items(self, key: str) -> list[object]:
         """An array that must be there and hold something."""
-        items = _typed(self.take(key), list, self._at(key))
-        if not items:
-            raise InvalidInputError(f"{self._at(key)}: must not be empty")
-        return items
+        return self._list(key, may_be_empty=False)
 
     def optional_text(self, key: str) -> str | None:
         """A non-empty string, or None if the key is absent."""
         return self._filled(key, self.text(key)) if self.has(key) else None
 
-    def source(self, *, path: str, data: str, paths: str = "", datas: str = "") -> KeySource | None:
-        """A key source that is written under at most one of up to four keys."""
+    def source(
+        self, *, path: str, data: str, paths: str = "", datas: str = "", may_be_empty: bool = False
+    ) -> KeySource | None:
+        """A key source that is written under at most one of up to four keys; ``may_be_empty`` allows a list of none."""
         keys = [key for key in (path, paths, data, datas) if self.has(key)]
         if len(keys) > 1:
             raise self._error(f"only one of {', '.join(keys)} can be used")
         if not keys:
             return None
         (key,) = keys
-        values = self.items(key) if key in {paths, datas} else [self.take(key)]
-        texts = tuple(self._filled(key, _typed(value, str, self._at(key))) for value in values)
+        values = self._list(key, may_be_empty=may_be_empty) if key in {paths, datas} else [self.take(key)]
+        texts = tuple(_typed(value, str, self._at(key)) for value in values)
         if key in {path, paths}:
-            return KeySource(paths=texts)
+            return KeySource(paths=tuple(self._filled(key, text) for text in texts))
         return KeySource(datas=tuple(decode_base64(text, self._at(key)) for text in texts))
 
-    def required_source(self, *, path: str, data: str, paths: str = "", datas: str = "") -> KeySource:
+    def required_source(
+        self, *, path: str, data: str, paths: str = "", datas: str = "", may_be_empty: bool = False
+    ) -> KeySource:
         """The same, but one must be there."""
-        source = self.source(path=path, data=data, paths=paths, datas=datas)
+        source = self.source(path=path, data=data, paths=paths, datas=datas, may_be_empty=may_be_empty)
         if source is None:
             wanted = ", ".join(filter(None, (path, paths, data, datas)))
             raise self._error(f"exactly one of {wanted} must be given")
         return source
+
+    def _list(self, key: str, *, may_be_empty: bool) -> list[object]:
+        items: list[object] = _typed(self.take(key), list, self._at(key))
+        if not items and not may_be_empty:
+            raise InvalidInputError(f"{self._at(key)}: must not be empty")
+        return items
 
     def _at(self, key: str) -> str:
         return f"{self.place}.{key}" if self.place else key
@@ -115,11 +123,13 @@ class Fields:
 
 
 def decode_base64(text: str, place: str) -> bytes:
-    """Standard base64; line breaks are allowed, anything else outside the alphabet is not."""
-    try:
-        return base64.b64decode(text.replace("\n", "").replace("\r", ""), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidInputError(f"{place}: not base64") from error
+    """Standard base64 with its padding, no more and no less; line breaks are allowed, anything else outside the
+    alphabet is not.
+    """
+    joined = text.replace("\n", "").replace("\r", "")
+    if not _BASE64.fullmatch(joined):  # b64decode allows surplus padding even when it validates
+        raise InvalidInputError(f"{place}: not base64")
+    return base64.b64decode(joined)
 
 
 def _typed(value: object, kind: type[_T], place: str) -> _T:

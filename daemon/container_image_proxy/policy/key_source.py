@@ -18,13 +18,13 @@ MAX_KEY_FILE_SIZE: Final = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class KeySource:
-    """Files, or bytes as they are; one of the two is empty."""
+    """Files, or bytes as they are; one of the two is empty, or both, and then nothing can ever be signed by it."""
 
     paths: tuple[str, ...] = ()
     datas: tuple[bytes, ...] = ()
 
     def __str__(self) -> str:
-        return ", ".join(self.paths) or "the policy's own key data"
+        return ", ".join(self.paths) or ("the policy's own key data" if self.datas else "the policy's list of keys")
 
     @contextmanager
     def named_in_errors(self) -> Iterator[None]:
@@ -39,8 +39,11 @@ def load_keys(source: KeySource) -> tuple[bytes, ...]:
     """The content of every file, read anew, so that a replaced key counts for the next image that is judged; or the
     bytes of the policy itself. What was judged before is not judged again: that takes a reload.
 
-    A file that is missing, too large, or that others could have written is a :class:`ConfigurationError`.
+    A file that is missing, too large, or that others could have written is a :class:`ConfigurationError`, a source of
+    nothing a :class:`SignatureRejectedError`.
     """
+    if not source.paths and not source.datas:
+        raise SignatureRejectedError("it is empty")
     files = (
         load_trusted_file(Path(path), limit=MAX_KEY_FILE_SIZE, refuse_writable_by_others=True) for path in source.paths
     )

@@ -1,15 +1,11 @@
 """Public keys and the signatures that sigstore makes with them: ECDSA and RSA over SHA-256, and Ed25519.
 
-The only place that turns PEM into keys and checks raw signatures; certificates are ``x509_chain``'s.
+The only place that makes keys and checks raw signatures; certificates are ``x509_chain``'s.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
-import re
-from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -19,9 +15,10 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from container_image_proxy.errors import SignatureRejectedError
+from container_image_proxy.policy.pem import find_pem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from container_image_proxy.policy.budget import Budget
 
@@ -35,41 +32,21 @@ MAX_RSA_EXPONENT: Final = (1 << 31) - 1
 """As Go's library has it. A check takes time by the length of the exponent: with one as long as its modulus, a hundred
 times as long as with the usual 65537."""
 
-_PEM: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----\s([A-Za-z0-9+/=\s]*)-----END \1-----\s*")
-_BEGIN: Final = b"-----BEGIN"
-_RSA_SCHEMES: Final = (
-    padding.PKCS1v15(),
-    padding.PSS(mgf=padding.MGF1(SHA256()), salt_length=padding.PSS.AUTO),
-)
-
-
-def parse_pem(raw: bytes, what: str) -> tuple[bytes, ...]:
-    """The DER contents of PEM blocks, each perhaps after text that explains it (RFC 7468); nothing may follow the last.
-
-    :class:`SignatureRejectedError` for anything else.
-    """
-    blocks, position, end = [], 0, len(raw.rstrip())
-    while position < end:
-        match = _PEM.search(raw, position)
-        if match is None or _BEGIN in raw[position : match.start()]:
-            raise SignatureRejectedError(f"{what} is not PEM")
-        blocks.append(_decode(match[2], what))
-        position = match.end()
-    return tuple(blocks)
-
-
-def parse_single_pem(raw: bytes, what: str) -> bytes:
-    """The DER content of exactly one PEM block."""
-    blocks = parse_pem(raw, what)
-    if len(blocks) != 1:
-        raise SignatureRejectedError(f"{what} is not exactly one PEM block")
-    return blocks[0]
+_LABELS: Final = frozenset({"PUBLIC KEY", "RSA PUBLIC KEY"})
 
 
 def parse_public_key(pem: bytes, what: str) -> PublicKey:
-    """Read one PEM public key; :class:`SignatureRejectedError` if it is none, or of a kind unknown to sigstore."""
+    """Read the PEM public key with which a file begins; what follows it is not looked at.
+
+    :class:`SignatureRejectedError` if it is none, or of a kind unknown to sigstore.
+    """
+    block = next(find_pem(pem), None)
+    if block is None:
+        raise SignatureRejectedError(f"{what} is not PEM")
+    if block.label not in _LABELS:
+        raise SignatureRejectedError(f"{what} is not a public key, but a {block.label}")
     try:
-        key = load_der_public_key(parse_single_pem(pem, what))
+        key = load_der_public_key(block.der)
     except (ValueError, UnsupportedAlgorithm) as error:
         raise SignatureRejectedError(f"{what} is not a public key") from error
     return check_key_type(key, what)
@@ -109,31 +86,15 @@ def find_signing_key(keys: Iterable[PublicKey], signature: bytes, data: bytes, b
 
 
 def is_signed_by(key: PublicKey, signature: bytes, data: bytes) -> bool:
-    """Whether ``signature`` is this key's for ``data``."""
-    return any(_succeeds(attempt) for attempt in _attempts(key, signature, data))
-
-
-def _attempts(key: PublicKey, signature: bytes, data: bytes) -> list[Callable[[], None]]:
-    """Each way in which this kind of key may have signed, as a check that raises."""
-    match key:
-        case rsa.RSAPublicKey():
-            return [partial(key.verify, signature, data, scheme, SHA256()) for scheme in _RSA_SCHEMES]
-        case ed25519.Ed25519PublicKey():
-            return [partial(key.verify, signature, data)]
-        case _:
-            return [partial(key.verify, signature, data, ec.ECDSA(SHA256()))]
-
-
-def _succeeds(verify: Callable[[], None]) -> bool:
+    """Whether ``signature`` is this key's for ``data``; of RSA's schemes, PKCS #1 v1.5 is the one that is known."""
     try:
-        verify()
+        match key:
+            case rsa.RSAPublicKey():
+                key.verify(signature, data, padding.PKCS1v15(), SHA256())
+            case ed25519.Ed25519PublicKey():
+                key.verify(signature, data)
+            case _:
+                key.verify(signature, data, ec.ECDSA(SHA256()))
     except (InvalidSignature, ValueError, UnsupportedAlgorithm):
         return False
     return True
-
-
-def _decode(text: bytes, what: str) -> bytes:
-    try:
-        return base64.b64decode(b"".join(text.split()), validate=True)
-    except binascii.Error as error:
-        raise SignatureRejectedError(f"{what} is not PEM") from error

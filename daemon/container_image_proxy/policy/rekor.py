@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final
 from container_image_proxy.errors import IntegrityError, InvalidInputError, SignatureRejectedError
 from container_image_proxy.image.strict_json import parse_strict_object
 from container_image_proxy.policy.fields import Fields, decode_base64
-from container_image_proxy.policy.public_key import PublicKey, find_signing_key, parse_single_pem
+from container_image_proxy.policy.pem import parse_single_pem
+from container_image_proxy.policy.public_key import PublicKey, find_signing_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

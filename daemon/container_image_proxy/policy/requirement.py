@@ -107,7 +107,7 @@ def _parse_signed_by(fields: Fields) -> SignedBy:
     key_type = fields.text("keyType")
     if key_type not in KEY_TYPES:
         raise InvalidInputError(f"{fields.place}.keyType: {key_type[:100]!r} is none of {', '.join(KEY_TYPES)}")
-    keys = fields.required_source(path="keyPath", paths="keyPaths", data="keyData")
+    keys = fields.required_source(path="keyPath", paths="keyPaths", data="keyData", may_be_empty=True)
     return SignedBy(key_type, keys, _parse_signed_identity(fields))
 
 

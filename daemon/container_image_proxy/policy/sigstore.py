@@ -9,24 +9,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from container_image_proxy.errors import InvalidInputError, SignatureRejectedError
 from container_image_proxy.policy.certificate_identity import FulcioRoot, PkiRoot, UntrustedCertificate
 from container_image_proxy.policy.fields import decode_base64
 from container_image_proxy.policy.key_source import KeySource, load_keys
+from container_image_proxy.policy.pem import parse_single_pem
 from container_image_proxy.policy.public_key import (
     PublicKey,
     find_signing_key,
     is_signed_by,
     name_key,
     parse_public_key,
-    parse_single_pem,
     public_der,
 )
 from container_image_proxy.policy.rekor import verify_set
 from container_image_proxy.policy.requirement import Fulcio, Pki, SigstoreSigned
 from container_image_proxy.policy.signature_blob import SIGNATURE_MEDIA_TYPE
 from container_image_proxy.policy.simple_signing import COSIGN, Attestation, parse_claim
-from container_image_proxy.policy.x509_chain import parse_certificates
+from container_image_proxy.policy.x509_chain import parse_authorities, parse_certificates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -135,7 +137,7 @@ def load_sigstore_trust(requirement: SigstoreSigned, now: datetime, budget: Budg
 
     :class:`SignatureRejectedError` or :class:`ConfigurationError` if one of them cannot be used.
     """
-    logs = _load_public_keys(requirement.rekor, "the Rekor key", budget) if requirement.rekor is not None else ()
+    logs = _load_logs(requirement.rekor, budget) if requirement.rekor is not None else ()
     return SigstoreTrust(_load_signers(requirement.signer, budget), logs, now)
 
 
@@ -144,10 +146,10 @@ def _load_signers(signer: KeySource | Fulcio | Pki, budget: Budget) -> tuple[Pub
         case KeySource():
             return _load_public_keys(signer, "the sigstore key", budget)
         case Fulcio():
-            return FulcioRoot(_load_certificates(signer.ca, budget), signer.oidc_issuer, signer.subject_email)
+            return FulcioRoot(_load_authorities(signer.ca, budget), signer.oidc_issuer, signer.subject_email)
         case Pki():
-            intermediates = _load_certificates(signer.intermediates, budget) if signer.intermediates is not None else ()
-            roots = _load_certificates(signer.roots, budget)
+            intermediates = _load_intermediates(signer.intermediates, budget) if signer.intermediates else ()
+            roots = _load_authorities(signer.roots, budget)
             return PkiRoot(roots, intermediates, signer.subject_email, signer.subject_hostname)
 
 
@@ -160,13 +162,25 @@ def _load_public_keys(source: KeySource, what: str, budget: Budget) -> tuple[Pub
     return tuple(keys)
 
 
-def _load_certificates(source: KeySource, budget: Budget) -> tuple[Certificate, ...]:
+def _load_logs(source: KeySource, budget: Budget) -> tuple[PublicKey, ...]:
+    what = "the Rekor key"
+    keys = _load_public_keys(source, what, budget)
     with source.named_in_errors():
-        files = (parse_certificates(pem, "the certificate authority file", budget) for pem in load_keys(source))
-        certificates = tuple(certificate for file in files for certificate in file)
-        if not certificates:
-            raise SignatureRejectedError("there is no certificate in the certificate authority file")
-    return certificates
+        if not all(isinstance(key, ec.EllipticCurvePublicKey) for key in keys):
+            raise SignatureRejectedError(f"{what} is not an ECDSA key")
+    return keys
+
+
+def _load_authorities(source: KeySource, budget: Budget) -> tuple[Certificate, ...]:
+    with source.named_in_errors():
+        files = (parse_authorities(pem, "the certificate authority file", budget) for pem in load_keys(source))
+        return tuple(authority for file in files for authority in file)
+
+
+def _load_intermediates(source: KeySource, budget: Budget) -> tuple[Certificate, ...]:
+    with source.named_in_errors():
+        files = (parse_certificates(pem, "the file of intermediate authorities", budget) for pem in load_keys(source))
+        return tuple(certificate for file in files for certificate in file)
 
 
 def _decode_signature(untrusted: UntrustedSignature) -> bytes:

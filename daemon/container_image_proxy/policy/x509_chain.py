@@ -7,6 +7,7 @@ not supported: an authority that has them is not followed.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from cryptography import x509
@@ -15,7 +16,8 @@ from cryptography.hazmat.primitives.hashes import MD5, SHA1
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from container_image_proxy.errors import SignatureRejectedError
-from container_image_proxy.policy.public_key import check_key_type, parse_pem
+from container_image_proxy.policy.pem import find_pem, parse_pem
+from container_image_proxy.policy.public_key import check_key_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,12 +43,28 @@ _UNDERSTOOD: Final = frozenset(
         ExtensionOID.SUBJECT_KEY_IDENTIFIER,
     }
 )
+_CERTIFICATE: Final = "CERTIFICATE"
 _CODE_SIGNING: Final = frozenset({ExtendedKeyUsageOID.CODE_SIGNING, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE})
 
 
 def parse_certificates(pem: bytes, what: str, budget: Budget) -> tuple[x509.Certificate, ...]:
     """Read PEM certificates; :class:`SignatureRejectedError` if one is malformed."""
-    return tuple(_parse_certificate(der, what, budget) for der in parse_pem(pem, what))
+    return tuple(_parse_certificate(block.der, what, budget) for block in parse_pem(pem, what))
+
+
+def parse_authorities(pem: bytes, what: str, budget: Budget) -> tuple[x509.Certificate, ...]:
+    """The certificates in a file of authorities: what else is in it, or is malformed, is passed over.
+
+    :class:`SignatureRejectedError` if none is left.
+    """
+    authorities = []
+    for block in find_pem(pem):
+        with suppress(SignatureRejectedError):
+            if block.label == _CERTIFICATE:
+                authorities.append(_parse_certificate(block.der, what, budget))
+    if not authorities:
+        raise SignatureRejectedError(f"{what} has no certificate that can be used")
+    return tuple(authorities)
 
 
 def parse_untrusted_chain(pem: bytes, what: str, budget: Budget) -> tuple[x509.Certificate, ...]:
@@ -54,7 +72,7 @@ def parse_untrusted_chain(pem: bytes, what: str, budget: Budget) -> tuple[x509.C
     blocks = parse_pem(pem, what)
     if len(blocks) > MAX_CERTIFICATES:
         raise SignatureRejectedError(f"{what} has more than {MAX_CERTIFICATES} certificates")
-    return tuple(_parse_certificate(der, what, budget) for der in blocks)
+    return tuple(_parse_certificate(block.der, what, budget) for block in blocks)
 
 
 def parse_single_certificate(pem: bytes, what: str, budget: Budget) -> x509.Certificate:

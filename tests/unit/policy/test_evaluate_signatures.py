@@ -7,6 +7,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -97,6 +98,19 @@ def test_the_rejection_of_each_signature_is_told(signer: Signer) -> None:
         f"but for 'quay.io/other/image:1'; {NAME} is wanted; "
         f"signature from lookaside/signature-2: it is valid and by {identity}, but for other content: {INDEX.digest}"
     )
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"keyPaths": []}, "the policy's list of keys: it is empty"),
+        ({"keyData": ""}, "the policy's own key data: not all keys are OpenPGP public keys"),
+    ],
+)
+def test_a_policy_may_name_no_key_and_then_nothing_is_signed(signer: Signer, keys: object, told: str) -> None:
+    requirement = {"type": "signedBy", "keyType": "GPGKeys"} | cast("dict[str, object]", keys)
+    text = reason(policy(requirement), IMAGE, MANIFEST.digest, simple(signer, MANIFEST.digest))
+    assert text == f"signedBy: the policy's keys cannot be used: {told}"
 
 
 def failing(reason: str, *kinds: SignatureKind) -> SignatureFailure:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, x25519
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,17 +40,46 @@ def test_a_key_is_read_and_named_by_its_digest(key: ec.EllipticCurvePrivateKey) 
     [
         b"",
         b"no key",
-        PEM + PEM,
-        PEM + b"more",
         PEM.replace(b"MFkw", b"MFkx"),
         Certificate().pem,
+        Certificate().pem + PEM,
         OTHER_KIND.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
+        *(PEM.replace(b"PUBLIC KEY", label) for label in (b"PRIVATE KEY", b"EC PUBLIC KEY", b"KEY", b"X509 CRL")),
     ],
-    ids=["empty", "text", "two", "trailing text", "damaged", "certificate", "X25519"],
+    ids=[
+        "empty",
+        "text",
+        "damaged",
+        "certificate",
+        "certificate first",
+        "X25519",
+        "private",
+        "EC",
+        "just a key",
+        "revocation list",
+    ],
 )
 def test_anything_else_is_an_error(pem: bytes) -> None:
     with pytest.raises(SignatureRejectedError, match="the key"):
         parse_public_key(pem, "the key")
+
+
+@pytest.mark.parametrize("more", [PEM, b"more", public_pem(KEYS[1]), b"-----BEGIN PUBLIC KEY-----\n"])
+def test_what_follows_the_first_block_is_not_looked_at(more: bytes) -> None:
+    assert public_der(parse_public_key(PEM + more, "the key")) == public_der(KEYS[0].public_key())
+
+
+def test_an_rsa_key_may_have_its_older_form() -> None:
+    key = KEYS[3].public_key()
+    assert public_der(parse_public_key(key.public_bytes(Encoding.PEM, PublicFormat.PKCS1), "the key")) == public_der(
+        key
+    )
+
+
+def test_of_rsa_only_the_scheme_counts_that_other_tools_know() -> None:
+    scheme = padding.PSS(padding.MGF1(SHA256()), padding.PSS.DIGEST_LENGTH)
+    assert is_signed_by(KEYS[3].public_key(), sign(KEYS[3], b"data", scheme=padding.PKCS1v15()), b"data")
+    assert not is_signed_by(KEYS[3].public_key(), sign(KEYS[3], b"data", scheme=scheme), b"data")
 
 
 @pytest.mark.demand("LIM-signatures")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from container_image_proxy.errors import SignatureRejectedError
-from container_image_proxy.policy.public_key import parse_single_pem
+from container_image_proxy.policy.pem import parse_single_pem
 from container_image_proxy.policy.rekor import parse_log_entry, verify_set
 from tests.support.sigstore import SIGNED_AT, encode, make_bundle, make_key, public_pem, sign
 from tests.support.verification import make_budget

@@ -32,6 +32,12 @@ def without(mapping: dict[str, str], *keys: str) -> dict[str, str]:
     return {key: value for key, value in mapping.items() if key not in keys}
 
 
+def test_a_list_of_openpgp_keys_may_be_empty() -> None:
+    parsed = parse({**without(SIGNED_BY, "keyPath"), "keyPaths": []})
+    assert isinstance(parsed, SignedBy)
+    assert parsed.keys == KeySource()
+
+
 def test_without_an_identity_the_images_own_is_meant() -> None:
     assert parse(SIGNED_BY) == SignedBy("GPGKeys", KeySource(paths=("/k",)), MATCH_REPO_DIGEST_OR_EXACT)
     assert parse(SIGSTORE) == SigstoreSigned(KeySource(paths=("/k",)), None, MATCH_REPO_DIGEST_OR_EXACT)
@@ -42,6 +48,7 @@ def test_without_an_identity_the_images_own_is_meant() -> None:
     [
         ({"keyPath": "/a"}, KeySource(paths=("/a",))),
         ({"keyPaths": ["/a", "/b"]}, KeySource(paths=("/a", "/b"))),
+        ({"keyData": ""}, KeySource(datas=(b"",))),
         ({"keyData": "YQ=="}, KeySource(datas=(b"a",))),
         ({"keyData": "Y\nQ=\r\n="}, KeySource(datas=(b"a",))),
         ({"keyDatas": ["YQ==", "Yg=="]}, KeySource(datas=(b"a", b"b"))),

@@ -19,6 +19,7 @@ from container_image_proxy.errors import SignatureRejectedError, VerificationTim
 from container_image_proxy.policy import x509_chain
 from container_image_proxy.policy.x509_chain import (
     MAX_CERTIFICATES,
+    parse_authorities,
     parse_certificates,
     parse_untrusted_chain,
     verify_chain,
@@ -181,6 +182,16 @@ def test_pem_may_have_text_before_each_certificate_but_no_other() -> None:
     ):
         with pytest.raises(SignatureRejectedError):
             parse_certificates(broken, "x", make_budget())
+
+
+def test_a_file_of_authorities_may_hold_other_things_as_well() -> None:
+    (middle,) = build_chain({})
+    key = ROOT.pem.replace(b"CERTIFICATE", b"PRIVATE KEY")
+    file = b"text\n" + key + ROOT.pem.replace(b"MII", b"MIJ", 1) + ROOT.pem + b"-----BEGIN " + middle.pem + b"text"
+    assert parse_authorities(file, "x", make_budget()) == (ROOT.certificate, middle.certificate)
+    for useless in (b"", b"text", key, ROOT.pem.replace(b"MII", b"MIJ", 1)):
+        with pytest.raises(SignatureRejectedError, match=r"^x has no certificate that can be used$"):
+            parse_authorities(useless, "x", make_budget())
 
 
 def test_a_signature_comes_with_a_bounded_number_of_certificates_and_a_policy_names_as_many_as_it_likes() -> None:

@@ -1,0 +1,63 @@
+"""PEM: text blocks of DER, as keys and certificates come (RFC 7468). What is in a block is others' to read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from container_image_proxy.errors import InvalidInputError, SignatureRejectedError
+from container_image_proxy.policy.fields import decode_base64
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_BLOCK: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----\s([A-Za-z0-9+/=\s]*)-----END \1-----\s*")
+_BEGIN: Final = b"-----BEGIN"
+
+
+@dataclass(frozen=True, slots=True)
+class PemBlock:
+    """What a block says it is, and its content."""
+
+    label: str
+    der: bytes
+
+
+def parse_pem(raw: bytes, what: str) -> tuple[PemBlock, ...]:
+    """Read PEM blocks, each perhaps after text that explains it; nothing may follow the last.
+
+    :class:`SignatureRejectedError` for anything else.
+    """
+    blocks, position, end = [], 0, len(raw.rstrip())
+    while position < end:
+        match = _BLOCK.search(raw, position)
+        block = _read(match) if match is not None and _BEGIN not in raw[position : match.start()] else None
+        if match is None or block is None:
+            raise SignatureRejectedError(f"{what} is not PEM")
+        blocks.append(block)
+        position = match.end()
+    return tuple(blocks)
+
+
+def parse_single_pem(raw: bytes, what: str) -> bytes:
+    """The DER content of exactly one PEM block."""
+    blocks = parse_pem(raw, what)
+    if len(blocks) != 1:
+        raise SignatureRejectedError(f"{what} is not exactly one PEM block")
+    return blocks[0].der
+
+
+def find_pem(raw: bytes) -> Iterator[PemBlock]:
+    """The well-formed blocks in a file that may hold other things as well, as containers/image reads keys and
+    authorities.
+    """
+    blocks = map(_read, _BLOCK.finditer(raw))
+    return (block for block in blocks if block is not None)
+
+
+def _read(match: re.Match[bytes]) -> PemBlock | None:
+    try:
+        return PemBlock(match[1].decode(), decode_base64(b"".join(match[2].split()).decode(), "the block"))
+    except InvalidInputError:
+        return None
