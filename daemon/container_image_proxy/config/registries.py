@@ -80,11 +80,17 @@ class Registry:
         )
 
     def _relocate(self, reference: Reference, location: str) -> Reference:
+        key = f'registry with prefix "{self.prefix}"'
         try:
-            return rewrite_reference(reference, self.prefix, location)
+            relocated = rewrite_reference(reference, self.prefix, location)
         except InvalidReferenceError as error:
             reason = f"cannot lead {reference} to location {location!r}: {error}"
-            raise ConfigurationError(self.file, reason, key=f'registry with prefix "{self.prefix}"') from error
+            raise ConfigurationError(self.file, reason, key=key) from error
+        if relocated.is_name_only and not reference.is_name_only:
+            reason = f"cannot lead {reference} to location {location!r}, which says neither tag nor digest"
+            remedy = "a prefix with a tag or digest needs a location with one, too"
+            raise ConfigurationError(self.file, reason, key=key, remedy=remedy)
+        return relocated
 
 
 @dataclass(frozen=True, slots=True)

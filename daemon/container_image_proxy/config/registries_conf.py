@@ -2,14 +2,15 @@
 
 Later files change what earlier ones say as containers-registries.conf.d(5) orders it: a ``[[registry]]`` replaces the
 one with the same prefix, a list or mode replaces the list or mode, aliases are added, and an empty alias removes one.
-Keys are matched without regard to case, as other tools do, and unknown keys are warned of and ignored, so that a file
-written for a newer podman still works; anything else that is wrong is an error that names file and key.
+Within one file the first ``[[registry]]`` with a prefix counts. Keys are matched without regard to case, as other tools
+do, and unknown keys are warned of and ignored, so that a file written for a newer podman still works; anything else
+that is wrong is an error that names file and key.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TypeVar, get_args
 
@@ -39,6 +40,10 @@ _MAX_FILE: Final = 1 << 20
 _MIRROR_USES: Final[Mapping[str, PullFromMirror]] = {use: use for use in get_args(PullFromMirror)}
 _MODES: Final[Mapping[str, ShortNameMode]] = {mode: mode for mode in get_args(ShortNameMode)}
 _ELSEWHERE: Final = ("additional-layer-store-auth-helper",)  # keys of other programs, known to be none of our business
+_VERSION_2_KEYS: Final = (
+    *("registry", "unqualified-search-registries", "credential-helpers", "short-name-mode", "aliases"),
+    *_ELSEWHERE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +96,7 @@ def merge_registries(parts: Iterable[RegistriesConf]) -> Registries:
     helpers: tuple[str, ...] = (AUTH_FILES,)
     mode: ShortNameMode = "permissive"
     for part in parts:
-        tables |= {registry.prefix: registry for registry in part.registries}
+        tables |= {registry.prefix: registry for registry in reversed(part.registries)}  # the first of a file counts
         aliases |= part.aliases
         searched = searched if part.unqualified_search_registries is None else part.unqualified_search_registries
         helpers = helpers if part.credential_helpers is None else part.credential_helpers or (AUTH_FILES,)
@@ -115,7 +120,7 @@ def parse_registries(raw: bytes, file: str, *, is_drop_in: bool = False) -> Regi
         return version_2
     if is_drop_in:
         raise root.error("registries", "a drop-in must have the format of version 2", remedy="use [[registry]] tables")
-    if replace(version_2, credential_helpers=version_2.credential_helpers or None) != RegistriesConf():
+    if any(root.values.get(key) not in (None, "") for key in _VERSION_2_KEYS):
         raise root.error(
             "registries", "versions 1 and 2 of the format are mixed", remedy="use [[registry]] tables only"
         )
@@ -206,10 +211,12 @@ def _read_aliases(table: TomlTable) -> Mapping[str, Reference | None]:
 
 
 def _read_version_1(root: TomlTable) -> RegistriesConf | None:
+    """None if the file has none of the lists; an empty list is one."""
     lists = _fold(root.table("registries"))
-    searched, insecure, blocked = (_read_list(_fold(lists.table(key))) for key in ("search", "insecure", "block"))
+    tables = [_fold(lists.table(key)) for key in ("search", "insecure", "block")]
+    searched, insecure, blocked = map(_read_list, tables)
     _warn_of_unknown(lists)
-    if not (searched or insecure or blocked):
+    if not any("registries" in table.values for table in tables):
         return None
     places = dict.fromkeys((*insecure, *blocked))
     return RegistriesConf(
@@ -255,7 +262,13 @@ def _read_choice(table: TomlTable, key: str, choices: Mapping[str, _Choice]) -> 
 
 
 def _fold(table: TomlTable) -> TomlTable:
-    return TomlTable(table.document, {key.lower(): value for key, value in table.values.items()}, table.path)
+    """The table with its keys in lower case; two spellings of one key mean whatever a reader sees last."""
+    folded: dict[str, object] = {}
+    for key, value in table.values.items():
+        if key.lower() in folded:
+            raise table.error(key, "is in the table twice, in different spellings of upper and lower case")
+        folded[key.lower()] = value
+    return TomlTable(table.document, folded, table.path)
 
 
 def _warn_of_unknown(table: TomlTable) -> None:

@@ -30,7 +30,7 @@ class TomlDocument:
 def parse_toml(raw: bytes, file: str) -> dict[str, Any]:
     """The document as nested dicts; :class:`ConfigurationError` with line and column if it is not TOML."""
     try:
-        return tomllib.loads(raw.decode("utf-8"))
+        return tomllib.loads(raw.decode("utf-8-sig"))  # some editors begin a file with a byte order mark
     except (ValueError, RecursionError) as error:  # ValueError itself: an integer of thousands of digits
         reason = (
             str(error) if isinstance(error, tomllib.TOMLDecodeError) else "not UTF-8 text, or values beyond all bounds"

@@ -124,6 +124,16 @@ def test_nothing_is_completed_when_a_location_makes_no_full_reference(location):
         rewrite_reference(parse_reference("example.com/os:1"), "example.com", location)
 
 
+@pytest.mark.parametrize("name", ["example.com/os:1", "example.com/os@sha256:" + "a" * 64])
+def test_a_prefix_that_takes_tag_or_digest_needs_a_location_that_gives_one(name):
+    reference = parse_reference(name)
+    for registry in (Registry(name, "a.b/os"), Registry(name, "a.b/os:2", mirrors=(Endpoint("m.b/os"),))):
+        with pytest.raises(ConfigurationError, match="which says neither tag nor digest"):
+            Registries((registry,)).pull_sources(reference)
+    (source,) = Registries((Registry(name, "a.b/os:2"),)).pull_sources(reference)
+    assert str(source.reference) == "a.b/os:2"
+
+
 def test_a_location_that_leads_nowhere_names_its_file_and_prefix():
     registries = Registries((Registry("example.com", "dotless", file="/etc/containers/registries.conf"),))
     with pytest.raises(ConfigurationError, match=r'registries\.conf: registry with prefix "example\.com": cannot lead'):

@@ -140,6 +140,7 @@ def test_aliases_that_users_chose_count_before_configured_ones(tmp_path, uid, ca
         ('unqualified-search-registries = ["a b"]', "unqualified-search-registries: 'a b' is not host"),
         ('[aliases]\nos = "os"', "aliases.os: 'os' does not say a registry"),
         ("aliases = 1", "aliases: must be a table"),
+        ('[[registry]]\nlocation = "a.b"\nLocation = "c.d"', r"registry\[1\]\.Location: is in the table twice"),
         ("a = " + "9" * 5000, "beyond all bounds"),
         ("a = " + "[" * 5000, "beyond all bounds"),
     ],
@@ -174,6 +175,51 @@ def test_version_1_is_no_drop_in_and_does_not_mix():
         parse_registries(text, "/r.conf", is_drop_in=True)
     with pytest.raises(ConfigurationError, match="mixed"):
         parse_registries(text + b"[[registry]]\nlocation = 'c.d'", "/r.conf")
+
+
+@pytest.mark.parametrize("table", ["search", "insecure", "block"])
+def test_an_empty_list_of_version_1_is_one(table):
+    text = f"[registries.{table}]\nregistries = []\n".encode()
+    assert parse_registries(text, "/r.conf").registries == ()
+    with pytest.raises(ConfigurationError, match="a drop-in must have the format of version 2"):
+        parse_registries(text, "/r.conf", is_drop_in=True)
+    with pytest.raises(ConfigurationError, match="mixed"):
+        parse_registries(b"[[registry]]\nlocation = 'c.d'\n" + text, "/r.conf")
+
+
+@pytest.mark.parametrize(
+    "line", ["registry = []", "unqualified-search-registries = []", "credential-helpers = []", "aliases = {}"]
+)
+def test_an_empty_part_of_version_2_does_not_mix_with_version_1_either(line):
+    text = f"{line}\n[registries.block]\nregistries = ['a.b']\n"
+    with pytest.raises(ConfigurationError, match="mixed"):
+        parse_registries(text.encode(), "/r.conf")
+
+
+@pytest.mark.parametrize("rest", ["[registries]\n", "[registries.search]\n", "[registries.other]\nx = 1\n"])
+def test_a_table_of_version_1_without_its_list_says_nothing(rest):
+    assert parse_registries(f"[[registry]]\nlocation = 'a.b'\n{rest}".encode(), "/r.conf").registries
+    assert parse_registries(rest.encode(), "/r.conf", is_drop_in=True)
+
+
+def locations(root: Path) -> list[str]:
+    return [registry.location for registry in load(root).registries]
+
+
+def test_of_tables_with_one_prefix_the_first_of_a_file_counts_and_a_later_file_replaces_it(tmp_path):
+    def tables(*names: str) -> str:
+        return "".join(f'[[registry]]\nprefix = "example.com"\nlocation = "{name}"\n' for name in names)
+
+    write(tmp_path / SYSTEM / "registries.conf", tables("a.example", "b.example"))
+    assert locations(tmp_path) == ["a.example"]
+    write(tmp_path / SYSTEM / "registries.conf.d/10.conf", "")
+    assert locations(tmp_path) == ["a.example"]
+    write(tmp_path / SYSTEM / "registries.conf.d/20.conf", tables("c.example", "d.example"))
+    assert locations(tmp_path) == ["c.example"]
+
+
+def test_a_file_may_begin_with_a_byte_order_mark():
+    assert parse_registries(b'\xef\xbb\xbf[[registry]]\nlocation = "a.b"\n', "/r.conf").registries
 
 
 KEYS = st.sampled_from(
