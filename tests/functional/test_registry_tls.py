@@ -174,21 +174,36 @@ def test_a_client_certificate_that_is_asked_for_and_missing(
             client.fetch_manifest(reference_at(upstream))
 
 
-@pytest.mark.parametrize("name", ["ca.crt", "client.cert"])
-def test_a_file_that_is_no_certificate_is_named(
-    stored: StoredImage, authority: Authority, tmp_path: Path, name: str
+def test_a_file_that_is_no_client_certificate_is_named(
+    stored: StoredImage, authority: Authority, tmp_path: Path
 ) -> None:
     with Upstream(by_path(image(stored)), tls=authority.issue("127.0.0.1").server_context()) as upstream:
         certificates = trust(tmp_path, authority, upstream.authority)
-        (certificates / upstream.authority / name).write_text("no certificate")
+        (certificates / upstream.authority / "client.cert").write_text("no certificate")
         (certificates / upstream.authority / "client.key").write_text("no key")
-        if name == "ca.crt":
-            (certificates / upstream.authority / "client.key").unlink()
         with (
             registry_client(certificates=certificates, tls_verify=None) as client,
-            pytest.raises(ConfigurationError, match=name),
+            pytest.raises(ConfigurationError, match=r"client\.cert"),
         ):
             client.fetch_manifest(reference_at(upstream))
+
+
+@pytest.mark.parametrize(
+    "content", ["", "no certificate", "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"]
+)
+def test_a_useless_authority_is_passed_over_with_a_warning_and_those_beside_it_count(
+    stored: StoredImage, authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
+) -> None:
+    with Upstream(by_path(image(stored)), tls=authority.issue("127.0.0.1").server_context()) as upstream:
+        certificates = trust(tmp_path, authority, upstream.authority)
+        for name in ("a.crt", "z.crt"):
+            (certificates / upstream.authority / name).write_text(content)
+        with registry_client(certificates=certificates, tls_verify=None) as client:
+            assert client.fetch_manifest(reference_at(upstream))
+        told = [record.getMessage() for record in caplog.records]
+        assert [message.rpartition("/")[2] for message in told] == [
+            f"{name}: holds no usable CA certificate, ignored (PEM is expected)" for name in ("a.crt", "z.crt")
+        ]
 
 
 def test_the_environment_of_requests_changes_nothing(

@@ -15,8 +15,9 @@ _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)",
 _WORD = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _PARAMETER = rf'\s*;\s*{_WORD}=(?:{_WORD}|"(?:[^"\\]|\\.)*")'
 _MEDIA_TYPE: Final = re.compile(rf"\s*({_WORD}(?:/{_WORD})?)(?:{_PARAMETER})*\s*(?:;\s*)?")
-_WARNING: Final = re.compile(r'299 - "((?:[^"\\]|\\.)*)"', re.DOTALL)
-_ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
+# A warning goes into the log: one with control characters, which HTTP does not allow there, is none.
+_WARNING: Final = re.compile(r'299 - "((?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[^\x00-\x08\x0a-\x1f\x7f])*)"')
+_ESCAPE: Final = re.compile(r"\\(.)")
 _LINK: Final = re.compile(rf"<([^<>]*)>((?:{_PARAMETER})*)")
 _IS_NEXT: Final = re.compile(r';\s*rel=("?)next\1\s*(?:;|$)', re.IGNORECASE)
 _SECONDS: Final = re.compile(r"\s*\d+(?:\.\d+)?\s*", re.ASCII)

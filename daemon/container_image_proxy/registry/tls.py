@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from typing import TYPE_CHECKING, Final, cast
 
+from container_image_proxy.config.once import warn_once
 from container_image_proxy.config.trusted_file import load_trusted_file
 from container_image_proxy.errors import ConfigurationError
 from container_image_proxy.registry.wire import PunctualTLSSocket
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from container_image_proxy.config.certificates import ClientCertificate, TlsFiles
 
 _MAX_FILE: Final = 16 << 20  # a system's whole trust store has 0.3 MiB
+_log = logging.getLogger(__name__)
 
 
 def client_context(files: TlsFiles, *, verify: bool) -> ssl.SSLContext:
@@ -37,9 +40,12 @@ def client_context(files: TlsFiles, *, verify: bool) -> ssl.SSLContext:
 
 
 def _load_authority(context: ssl.SSLContext, path: Path) -> None:
+    """One that is useless makes nobody trusted, so those beside it count as they do for podman."""
     _verify_readable(path)
     try:
         context.load_verify_locations(cafile=path)
+    except ssl.SSLError:
+        warn_once(_log, f"{path}: holds no usable CA certificate, ignored (PEM is expected)")
     except OSError as error:
         raise ConfigurationError(str(path), "holds no usable CA certificate", remedy="PEM is expected") from error
 

@@ -86,6 +86,13 @@ def test_other_warnings_than_the_registrys_are_ignored() -> None:
     assert parse_warning('110 - "stale"') == ""
 
 
+@pytest.mark.parametrize("control", ["\x1b", "\r", "\x00", "\x7f", "\x0b"])
+def test_a_warning_with_control_characters_is_none(control: str) -> None:
+    assert parse_warning(f'299 - "a{control}b"') == ""
+    assert parse_warning(f'299 - "a\\{control}b"') == ""
+    assert parse_warning('299 - "a\tb"') == "a\tb"
+
+
 @pytest.mark.parametrize(
     ("value", "url"),
     [
