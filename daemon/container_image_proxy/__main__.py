@@ -91,11 +91,14 @@ def _check_instance(arguments: Sequence[str], options: argparse.Namespace) -> in
     """Root has the check made as the instance's own user, who may read less; no unit of ours has ``--config-dir``."""
     is_service = os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
     if os.geteuid() == 0 and options.config_dir is None and not is_service:
-        sys.stdout.flush()
         try:
-            return run_as_service(options.instance, [*_program(), *arguments])
+            outcome = run_as_service(options.instance, [*_program(), *arguments])
         except NoServiceError as error:
             _log.warning("instance %s is checked with the rights of root: %s", options.instance, error)
+        else:
+            print(outcome.output, end="", flush=True)
+            print(outcome.errors, end="", file=sys.stderr)
+            return outcome.status
     return _check_one(options)
 
 

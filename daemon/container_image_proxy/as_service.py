@@ -7,7 +7,10 @@ alone knows how these work together, so that it is asked to start the command, w
 
 from __future__ import annotations
 
+import os
 import subprocess
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _SERVICE: Final = "container-image-proxy@{}.service"
-_BUS: Final = Path("/run/dbus/system_bus_socket")  # without which systemd-run cannot wait
 _SETTINGS: Final = frozenset({
     "User", "Group", "SupplementaryGroups", "DynamicUser", "PrivateUsers", "AmbientCapabilities",
     "Environment", "EnvironmentFile", "PassEnvironment", "UnsetEnvironment",
@@ -34,35 +36,57 @@ _STATUSES: Final = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a process left behind."""
+
+    status: int
+    output: str
+    errors: str
+
+
 class NoServiceError(Error):
     """There is no such service, or nobody to start anything."""
 
 
-def run_as_service(instance: str, command: Sequence[str]) -> int:
-    """The exit status of ``command``, which has our standard streams.
+def run_as_service(instance: str, command: Sequence[str]) -> Outcome:
+    """How ``command`` ended, and what it said.
 
     :class:`NoServiceError` if that cannot be done here, :class:`ConfigurationError` if the service of ``instance``
     could not be started either.
     """
     service = _SERVICE.format(instance)
-    properties = [f"--property={key}={value}" for key, value in _read_settings(service, instance)]
-    if not _BUS.exists():
-        raise NoServiceError(f"systemd-run needs the system's D-Bus, and there is no {_BUS}")
-    how = ["systemd-run", "--quiet", "--wait", "--pipe", "--collect"]
-    status = subprocess.run([*how, *properties, "--", *command], check=False).returncode  # noqa: S603 - no shell
+    unit = f"container-image-proxy-check-{os.getpid()}.service"
+    with tempfile.TemporaryDirectory(prefix="container-image-proxy-", dir="/run") as name:
+        out, err = Path(name, "out"), Path(name, "err")
+        streams = [("StandardOutput", f"file:{out}"), ("StandardError", f"file:{err}")]
+        properties = [f"--property={key}={value}" for key, value in (*_read_settings(service, instance), *streams)]
+        # systemd-run awaits the end of a oneshot by itself; its --wait needs D-Bus, which not every host has.
+        how = ["systemd-run", "--quiet", "--service-type=oneshot", f"--unit={unit}"]
+        started = _run(*how, *properties, "--", *command)
+        status = int(_run("systemctl", "show", "--property=ExecMainStatus", "--value", unit).stdout)
+        if started.returncode != 0 and status == 0:
+            raise NoServiceError(f"systemd-run failed: {started.stderr.strip()}")
+        _run("systemctl", "reset-failed", unit)
+        output, errors = (file.read_text(errors="replace") if file.exists() else "" for file in (out, err))
     if status >= _FIRST_OF_SYSTEMD:
         reason = f"cannot be started: status {status}/{_STATUSES.get(status, 'the journal says why')}"
         raise ConfigurationError(service, reason, remedy=f"systemctl cat {service} shows its settings")
-    return status
+    return Outcome(status, output, errors)
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - no shell
+    except OSError as error:
+        raise NoServiceError(f"there is no systemd: {error}") from error
 
 
 def _read_settings(service: str, instance: str) -> Iterator[tuple[str, str]]:
     """The settings that make a difference, of the unit file and its drop-ins, in their order."""
-    try:
-        command = ["systemctl", "cat", "--", service]
-        shown = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - no shell
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise NoServiceError(f"systemd has no {service}") from error
+    shown = _run("systemctl", "cat", "--", service)
+    if shown.returncode != 0:
+        raise NoServiceError(f"systemd has no {service}")
     section = ""
     for line in shown.stdout.splitlines():
         section = line.strip() if line.startswith("[") else section

@@ -187,6 +187,24 @@ def test_all_instances_are_checked_but_those_that_are_masked(machine: Machine, m
         kept.with_name("container-image-proxy.kept").rename(kept)
 
 
+def test_a_host_without_d_bus_is_enough(machine: Machine, make_instance: MakeInstance) -> None:
+    instance = make_instance("no-bus")
+    instance.add_image()
+    instance.configure()
+    machine.run("chmod", "0700", "/srv/no-bus/image")
+    machine.run("systemctl", "stop", "dbus.service", "dbus.socket")
+    try:
+        (complaint,) = errors(check(instance))
+        listed = machine.run(
+            "systemctl", "list-units", "--all", "container-image-proxy-check-*", "--plain", "--no-legend"
+        )
+    finally:
+        machine.run("systemctl", "start", "dbus.socket")
+    assert "/srv/no-bus/image (mode 0700, of uid 0) is closed to uid" in complaint
+    assert listed.stdout == ""
+    assert list((machine.root / "run").glob("container-image-proxy-*")) == []
+
+
 def test_without_a_unit_the_rights_are_root_s_and_it_says_so(machine: Machine, make_instance: MakeInstance) -> None:
     instance = make_instance("unit-less")
     instance.add_image()

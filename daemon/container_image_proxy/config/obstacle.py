@@ -10,6 +10,7 @@ import errno
 import os
 import pwd
 import re
+import shlex
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,7 @@ def _explain_denial(path: Path, reason: str) -> Obstacle:
     whose = _permission_class(status)
     if all(mode & _BITS[whose + one] for one in needed):
         return Obstacle(f"{reason}: {what}, though not by its mode")
-    return Obstacle(f"{reason}: {what}", f"chmod {whose}+{needed} {closed}")
+    return Obstacle(f"{reason}: {what}", f"chmod {whose}+{needed} {shlex.quote(str(closed))}")
 
 
 def _permission_class(status: os.stat_result) -> str:

@@ -64,6 +64,12 @@ def test_a_directory_that_cannot_be_listed_is_named_itself(public: Path) -> None
     assert obstacle_to(public / "certs.d") == expected
 
 
+def test_a_remedy_can_be_pasted(public: Path) -> None:
+    (public / "my; files").mkdir()
+    (public / "my; files").chmod(0)
+    assert obstacle_to(public / "my; files/x").remedy == f"chmod {whose()}+x '{public}/my; files'"
+
+
 def test_what_a_link_leads_to_is_named(public: Path) -> None:
     (public / "closed").mkdir()
     (public / "closed/file").touch()

@@ -532,6 +532,26 @@ def test_a_request_is_logged_though_its_client_left_before_the_refusal(
     assert caplog.records[-1].getMessage().endswith(", failed: wrong digest")
 
 
+def test_an_answer_that_turned_out_wrong_is_a_warning_that_says_why(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        respond(start_response, ("Content-Length", "10"))
+        yield b"begun"
+        raise IntegrityError("wrong digest")
+
+    with (
+        caplog.at_level(logging.INFO, ACCESS_LOG),
+        serving(tmp_path, application) as server,
+        server.connect() as client,
+    ):
+        client.sendall(get("/"))
+        assert read_all(client).endswith(b"begun")
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage().endswith(", cut: wrong digest")
+
+
 def test_what_is_wrong_is_logged_though_nothing_else_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, ACCESS_LOG), serving(tmp_path, lambda *_: 1 // 0) as server:
         server.ask()
