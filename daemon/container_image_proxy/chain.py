@@ -5,6 +5,7 @@ Fetched or kept, a document is held against the digest that leads to it. Signatu
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.errors import (
@@ -15,7 +16,7 @@ from container_image_proxy.errors import (
 from container_image_proxy.image.manifest import Index, Manifest, UntrustedManifest, choose_manifest, parse_manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.image_reference import ImageReference
@@ -37,15 +38,29 @@ def fetch_chain(
     top = source.fetch_manifest(reference.pinned_digest, unless=known)
     if top is None:
         return None
-    document = parse_manifest(top)
+    place = str(reference)
+    with naming(place):
+        document = parse_manifest(top)
     _verify_pin(document, reference)
     indexes: list[Index] = []
     while isinstance(document, Index):
         if len(indexes) == _MAX_INDEXES:
             raise InvalidManifestError(f"{reference}: indexes are nested more than {_MAX_INDEXES} deep")
         indexes.append(document)
-        document = _fetch_instance(source, choose_manifest(document, platform))
+        with naming(place):
+            entry = choose_manifest(document, platform)
+            place = f"{reference}, manifest {entry.digest}"
+        document = _fetch_instance(source, entry, place)
     return tuple(indexes), document
+
+
+@contextmanager
+def naming(place: str) -> Iterator[None]:
+    """Say of what has been found wrong with a document meanwhile where that was."""
+    try:
+        yield
+    except (InvalidManifestError, UnknownManifestError) as error:
+        raise error.retold(f"{place}: {error}") from error
 
 
 def verify_chain(indexes: Sequence[Index], manifest: Manifest, reference: ImageReference, platform: Platform) -> None:
@@ -59,15 +74,16 @@ def verify_chain(indexes: Sequence[Index], manifest: Manifest, reference: ImageR
 
 def _verify_pin(document: Index | Manifest, reference: ImageReference) -> None:
     if reference.pinned_digest is not None and not reference.pinned_digest.matches(document.raw):
-        raise DigestMismatchError(f"{reference}: the source sent another manifest")
+        raise DigestMismatchError(f"{reference}: the source sent a manifest with another digest")
 
 
-def _fetch_instance(source: ImageSource, entry: IndexEntry) -> Manifest | Index:
+def _fetch_instance(source: ImageSource, entry: IndexEntry, place: str) -> Manifest | Index:
     """The manifest or nested index that an index entry names."""
     untrusted = source.fetch_manifest(entry.digest)
     if untrusted is None:
-        raise UnknownManifestError(f"the source has no manifest {entry.digest}")
+        raise UnknownManifestError(f"{place}: the source says 'not modified' to a first request")
     if not entry.digest.matches(untrusted.raw):
-        raise DigestMismatchError(f"the source sent another manifest for {entry.digest}")
+        raise DigestMismatchError(f"{place}: the source sent a manifest with another digest")
     # The index is held to a digest, or is what policy judges; the type that came along with the bytes is neither.
-    return parse_manifest(UntrustedManifest(untrusted.raw, entry.media_type or untrusted.media_type))
+    with naming(place):
+        return parse_manifest(UntrustedManifest(untrusted.raw, entry.media_type or untrusted.media_type))

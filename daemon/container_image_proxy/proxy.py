@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from container_image_proxy import cancellation
-from container_image_proxy.chain import fetch_chain, verify_chain
+from container_image_proxy.chain import fetch_chain, naming, verify_chain
 from container_image_proxy.config.instances import DEFAULT_VERIFICATION_TIMEOUT
 from container_image_proxy.errors import (
     AmbiguousDigestError,
@@ -240,7 +240,8 @@ class Proxy:
         """What policy allows; :class:`PolicyRejectedError` otherwise."""
         verified = self._evaluate(replace(self._unverified(stored), failures=failures), budget)
         _log_receipt(stored, verified.receipt)
-        return Snapshot(stored, verified, to_oci(verified.manifest), checked_at)
+        with naming(stored.reference):
+            return Snapshot(stored, verified, to_oci(verified.manifest), checked_at)
 
     def _unverified(self, stored: StoredImage) -> UnverifiedImage:
         return UnverifiedImage(

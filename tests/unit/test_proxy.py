@@ -317,6 +317,20 @@ def test_the_digest_of_an_index_entry_decides_and_not_its_size(tmp_path: Path, s
     assert str(Bench(tmp_path).proxy.resolve("os").manifest_digest) == image.digest
 
 
+def test_what_is_wrong_with_a_document_is_told_with_the_image_and_the_documents_digest(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    broken = layout.blob(b'{"schemaVersion": 2, "mediaType": "' + OCI_MANIFEST.encode() + b'"}', OCI_MANIFEST)
+    index = layout.index([broken | {"platform": {"os": "linux", "architecture": "amd64"}}])
+    layout.name(index, "latest")
+    reference = f"oci:{tmp_path}:latest"
+    with pytest.raises(InvalidManifestError) as told:
+        Bench(tmp_path).proxy.resolve("os")
+    assert str(told.value) == f"{reference}, manifest {broken['digest']}: the manifest has no config"
+    with pytest.raises(UnknownManifestError) as absent:
+        Bench(tmp_path).proxy.resolve("os", Platform("linux", "s390x"))
+    assert str(absent.value) == f"{reference}: the index has no image for linux/s390x, only for linux/amd64"
+
+
 @pytest.mark.demand("DIG-config-mismatch")
 def test_a_substituted_configuration_is_never_returned(tmp_path: Path) -> None:
     image = single_image(tmp_path)

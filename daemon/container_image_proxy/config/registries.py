@@ -121,19 +121,23 @@ class Registries:
         registry = self.find_registry(reference)
         if registry is None:
             return (PullSource(reference),)
-        usable = tuple(source for source in registry.pull_sources(reference) if self._may_contact(source, registry))
+        sources = registry.pull_sources(reference)
+        blocking = [self._find_blocking(source, registry) for source in sources]
+        usable = tuple(source for source, blocked in zip(sources, blocking, strict=True) if blocked is None)
         if not usable:
+            tables = dict.fromkeys(table for table in blocking if table is not None)
+            reasons = tuple(f'{table.file}: the registry with prefix "{table.prefix}" is blocked' for table in tables)
             raise PolicyRejectedError(
-                f"{reference}: the registry is blocked and no mirror is left",
-                (f'{registry.file}: the registry with prefix "{registry.prefix}" is blocked',),
+                f"{reference}: every place that it could come from is blocked ({'; '.join(reasons)})", reasons
             )
         return usable
 
-    def _may_contact(self, source: PullSource, registry: Registry) -> bool:
+    def _find_blocking(self, source: PullSource, registry: Registry) -> Registry | None:
+        """The table that forbids to contact a place that ``registry`` names, if any."""
         if registry.blocked and not source.is_mirror:
-            return False
+            return registry
         there = self.find_registry(source.reference)
-        return there is None or not there.blocked
+        return there if there is not None and there.blocked else None
 
 
 def match_prefix(name: str, prefix: str) -> int | None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _PREFIX: Final = "container-image-proxy-gpg-"
+PROGRAM: Final = "gpg"
 _PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 _HERE: Final = "/proc/self/cwd"  # gpg fails where the path of an agent's socket would have more than 107 characters
 _COMMAND: Final = (
@@ -200,7 +201,7 @@ def _run(command: tuple[str, ...], home: Path, stdin: FileIO, status: FileIO, bu
         if error.filename != command[0]:
             raise
         reason = "is not installed, so OpenPGP signatures cannot be checked"
-        raise ConfigurationError("gpg", reason, remedy="install gpg, of GnuPG 2.2 or later") from error
+        raise ConfigurationError(PROGRAM, reason, remedy="install gpg, of GnuPG 2.2 or later") from error
     with process:
         try:
             output = _read_output(process, budget)

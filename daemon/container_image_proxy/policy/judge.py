@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from container_image_proxy.errors import ConfigurationError, SignatureRejectedError
 from container_image_proxy.policy.bundle import BUNDLE_MEDIA_TYPE
+from container_image_proxy.policy.gpg import PROGRAM
 from container_image_proxy.policy.key_source import load_keys
 from container_image_proxy.policy.receipt import Verdict
 from container_image_proxy.policy.requirement import (
@@ -151,6 +152,8 @@ class Judge:
                 return self._load_simple_verifier(requirement)
             return self._load_sigstore_verifier(requirement)
         except (ConfigurationError, SignatureRejectedError) as error:
+            if isinstance(error, ConfigurationError) and error.file == PROGRAM:  # there is nothing wrong with the keys
+                raise SignatureRejectedError(str(error)) from error
             raise SignatureRejectedError(f"the policy's keys cannot be used: {error}") from error
 
     def _load_simple_verifier(self, requirement: SignedBy) -> Verify:

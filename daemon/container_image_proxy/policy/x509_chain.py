@@ -111,16 +111,18 @@ def verify_chain(
     if not _is_valid_at(leaf, at):
         raise SignatureRejectedError(f"the certificate was not valid at {at:%Y-%m-%dT%H:%M:%SZ}")
     if not _may_sign_code(leaf):
-        raise SignatureRejectedError(
-            "the certificate is not for signing, or has a critical extension of unknown meaning"
-        )
+        usage = "has a critical extension of unknown meaning" if _has_strange_extension(leaf) else "is not for signing"
+        raise SignatureRejectedError(f"the certificate {usage}")
     reached, unreached = [leaf], list(dict.fromkeys(untrusted))
     for depth in range(_MAX_INTERMEDIATES + 1):
         if (root := next(_find_issuers(reached, roots, depth, at, budget), None)) is not None:
             return root
         reached = list(_find_issuers(reached, unreached, depth, at, budget))
         unreached = [certificate for certificate in unreached if certificate not in reached]
-    raise SignatureRejectedError("the certificate was not issued by a trusted authority")
+    raise SignatureRejectedError(
+        "the certificate leads to no trusted authority that was valid then and may issue it "
+        "(authorities with name constraints are not supported)"
+    )
 
 
 def _find_issuers(
@@ -173,8 +175,11 @@ def _has_usable_key(certificate: x509.Certificate) -> bool:
 
 def _may_sign_code(certificate: x509.Certificate) -> bool:
     usage = find_extension(certificate, x509.ExtendedKeyUsage)
-    understood = all(extension.oid in _UNDERSTOOD for extension in certificate.extensions if extension.critical)
-    return understood and (usage is None or not _CODE_SIGNING.isdisjoint(usage))
+    return not _has_strange_extension(certificate) and (usage is None or not _CODE_SIGNING.isdisjoint(usage))
+
+
+def _has_strange_extension(certificate: x509.Certificate) -> bool:
+    return any(extension.oid not in _UNDERSTOOD for extension in certificate.extensions if extension.critical)
 
 
 def _is_valid_at(certificate: x509.Certificate, at: datetime) -> bool:

@@ -75,7 +75,10 @@ def referrers_tag(digest: Digest) -> str:
 
 def parse_referrers(untrusted: UntrustedManifest, where: str) -> tuple[IndexEntry, ...]:
     """Read a list of referrers; :class:`InvalidManifestError` for anything that is not an OCI index."""
-    index = parse_manifest(untrusted)
+    try:
+        index = parse_manifest(untrusted)
+    except InvalidManifestError as error:
+        raise error.retold(f"{where}: the list of referrers cannot be read: {error}") from error
     if not isinstance(index, Index) or index.media_type != OCI_INDEX:
         raise InvalidManifestError(f"{where}: the list of referrers is not an OCI index")
     return index.manifests

@@ -68,7 +68,10 @@ def _layers(registry: RegistryClient, place: Repository, media_type: str) -> tup
         untrusted = registry.fetch_manifest(place)
     except UnknownManifestError:
         return ()
-    manifest = parse_manifest(untrusted) if untrusted is not None else None
+    try:
+        manifest = parse_manifest(untrusted) if untrusted is not None else None
+    except InvalidManifestError as error:
+        raise error.retold(f"{place.reference} cannot be read as an image of signatures: {error}") from error
     if not isinstance(manifest, Manifest):
-        raise InvalidManifestError(f"{place.reference} is not an image of signatures")
+        raise InvalidManifestError(f"{place.reference} is an index, and not an image of signatures")
     return tuple(layer for layer in manifest.layers if layer.media_type == media_type)

@@ -101,6 +101,8 @@ def choose_entry(index: Index, image: str) -> IndexEntry:
         matches = tuple(entry for entry in index.manifests if entry.annotations.get(_REF_NAME) == image)
     else:
         matches = index.manifests
+    if not index.manifests:
+        raise UnknownManifestError("the layout has no images")
     if not matches:
         raise UnknownManifestError(f"the layout has no image {image!r}; it has {_names(index)}")
     if len(matches) > 1 and not image:
@@ -110,7 +112,7 @@ def choose_entry(index: Index, image: str) -> IndexEntry:
 
 def _names(index: Index) -> str:
     names = [entry.annotations.get(_REF_NAME) or f"@{position}" for position, entry in enumerate(index.manifests)]
-    return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "") or "none"  # noqa: PLR2004 - a readable line
+    return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")  # noqa: PLR2004 - a readable line
 
 
 class FileReader:

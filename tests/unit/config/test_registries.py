@@ -88,6 +88,18 @@ def test_a_mirror_or_location_that_is_blocked_under_its_own_name_is_left_out():
     assert hosts(registries, "example.com/os:1") == ["good.example"]
 
 
+def test_what_blocks_is_told_be_it_another_table_than_the_images():
+    place = Registry("bad.example", "bad.example", blocked=True, file="/etc/b.conf")
+    registries = Registries((place, Registry("example.com", "bad.example", file="/etc/a.conf")))
+    with pytest.raises(PolicyRejectedError) as raised:
+        registries.pull_sources(TAGGED)
+    assert raised.value.reasons == ('/etc/b.conf: the registry with prefix "bad.example" is blocked',)
+    assert str(raised.value) == (
+        f"{TAGGED}: every place that it could come from is blocked "
+        '(/etc/b.conf: the registry with prefix "bad.example" is blocked)'
+    )
+
+
 @pytest.mark.demand("BLOCK-semantics")
 def test_a_namespace_within_a_blocked_registry_can_be_let_through():
     registries = Registries(

@@ -15,7 +15,7 @@ from container_image_proxy.cancellation import Cancellation, CancelledError
 from container_image_proxy.errors import PolicyRejectedError, RegistryError, VerificationTimeoutError
 from container_image_proxy.image.digest import Digest
 from container_image_proxy.image.reference import parse_reference
-from container_image_proxy.policy import judge, openpgp
+from container_image_proxy.policy import gpg, judge, openpgp
 from container_image_proxy.policy.budget import Budget
 from container_image_proxy.policy.evaluate import UnverifiedImage, VerifiedImage, evaluate, prepare
 from container_image_proxy.policy.model import Policy, parse_policy
@@ -284,6 +284,12 @@ def test_keys_can_be_loaded_in_advance(signer: Signer, monkeypatch: pytest.Monke
     assert "sigstoreSigned: no sigstore signature" in reason(
         wanted, IMAGE, MANIFEST.digest, simple(signer, MANIFEST.digest)
     )
+
+
+def test_a_missing_gpg_is_nothing_that_is_wrong_with_the_keys(signer: Signer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpg, "_PATH", "/nonexistent")
+    text = reason(policy(signed_by(signer)), IMAGE, MANIFEST.digest, simple(signer, MANIFEST.digest))
+    assert text.startswith("signedBy: gpg: is not installed, so OpenPGP signatures cannot be checked")
 
 
 @pytest.mark.parametrize("key", [b"", b"no key", b"-----BEGIN PUBLIC KEY-----\n-----END PUBLIC KEY-----\n"])

@@ -155,7 +155,7 @@ def test_a_layout_that_still_names_the_same_image_says_so(tmp_path: Path) -> Non
 
 def test_an_empty_layout_has_no_image(tmp_path: Path) -> None:
     Layout(tmp_path)
-    with pytest.raises(UnknownManifestError, match="it has none"):
+    with pytest.raises(UnknownManifestError, match=r"^the layout has no images$"):
         source(tmp_path).fetch_manifest()
 
 
