@@ -105,7 +105,7 @@ def test_endless_pages_and_too_many_referrers_are_refused() -> None:
 def test_without_the_api_the_tag_has_the_list(status: int) -> None:
     with Upstream(by_path({PATH: answering(status), TAG: listing("a")})) as upstream:
         assert names(fetch(upstream)) == {"a"}
-        assert upstream.paths() == [PATH, f"/v2/some/os{TAG}"]
+        assert [path for path in upstream.paths() if path != "/v2/"] == [PATH, f"/v2/some/os{TAG}"]
 
 
 def test_the_tag_of_a_longer_digest_is_cut() -> None:

