@@ -12,7 +12,7 @@ import http.client
 import re
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from container_image_proxy.config.limits import MIB
 
@@ -29,6 +29,7 @@ _LENGTH: Final = re.compile(r"[0-9]+")
 _MOST_DIGITS: Final = 20
 _CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?\r?\n", re.DOTALL)
 _MAX_CHUNK_LINE: Final = 64 * 1024
+_WORTHWHILE: Final = 64 * 1024
 _BODILESS: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 
 
@@ -165,6 +166,35 @@ class FramedResponse(http.client.HTTPResponse):
     def _is_last(self, head: ResponseHead) -> bool:
         options = {option.strip().lower() for value in head.values("connection") for option in value.split(",")}
         return "close" in options or (self.version == 10 and "keep-alive" not in options)  # noqa: PLR2004 - HTTP/1.0
+
+    def readinto1(self, buffer: Any) -> int:
+        """Receive into ``buffer`` (not empty) what is there, without waiting for more: none only at the end.
+
+        Of small chunks it takes as many as make a piece that is worth the way. Raises
+        :class:`http.client.IncompleteRead` if the stream ends before the body does.
+        """
+        if self.fp is None:
+            return 0
+        view, received = memoryview(buffer), 0
+        if not self.chunked:
+            received = self.fp.readinto1(view if self.length is None else view[: self.length])
+            if self.length is not None:
+                if received == 0 < self.length:
+                    raise http.client.IncompleteRead(b"", self.length)
+                self.length -= received
+            if received == 0 or self.length == 0:
+                self._close_conn()  # type: ignore[attr-defined]  # not in its stubs, nor is the next
+            return received
+        while received < min(len(view), _WORTHWHILE):
+            left = self._get_chunk_left()  # type: ignore[attr-defined]
+            if left is None:
+                break
+            count = self.fp.readinto1(view[received : received + left])
+            if count == 0:
+                raise http.client.IncompleteRead(b"", left)
+            self.chunk_left = left - count
+            received += count
+        return received
 
     def _read_next_chunk_size(self) -> int:
         """The original takes a sign, a prefix and underscores for part of a number."""
