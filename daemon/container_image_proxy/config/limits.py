@@ -26,8 +26,8 @@ class Limits:
     idle_timeout: float = 30.0
     """The longest wait for a next byte of a body."""
     minimum_rate: float = 8 * KIB
-    """Of a body. Waiting for it uses up ``idle_timeout``, and each byte gives time back at this rate: a source that only
-    drips counts as dead after that time.
+    """Of a body. Waiting uses up ``idle_timeout``, and each byte gives time back at this rate. A source that only drips
+    counts as dead after that time.
     """
 
     answer_timeout: float = 150.0
