@@ -23,6 +23,8 @@ MAX_HEAD_SIZE: Final = 1 * MIB
 """Of the head and all interim answers before it, in bytes. Go's client takes 10 MiB, proxies in between some KiB."""
 MAX_INTERIM_ANSWERS: Final = 1024
 
+_HTTP: Final = b"HTTP/"
+_NO_HTTP: Final = "its answer does not begin as HTTP/1 does"
 _STATUS_LINE: Final = re.compile(rb"HTTP/([0-9])\.([0-9]) +([0-9]{3})(?: (.*))?", re.DOTALL)
 _FIELD: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z ]+):([\t\x20-\x7e\x80-\xff]*)")
 _LENGTH: Final = re.compile(r"[0-9]+")
@@ -82,6 +84,8 @@ def _read_lines(stream: Lines, left: int) -> list[bytes]:
         if left < 0:
             raise FramingError(f"its head is larger than {MAX_HEAD_SIZE} bytes")
         if not line.endswith(b"\n"):
+            if not lines and not _HTTP.startswith(line[: len(_HTTP)]):  # frames of HTTP/2 have no line ends
+                raise FramingError(_NO_HTTP)
             raise http.client.IncompleteRead(b"")
         lines.append(line)
     return lines
@@ -92,7 +96,7 @@ def parse_head(lines: Iterable[bytes]) -> ResponseHead:
     status_line, *field_lines = (_without_end(line) for line in lines)
     match = _STATUS_LINE.fullmatch(status_line)
     if match is None:
-        raise FramingError("its answer does not begin as HTTP/1 does")
+        raise FramingError(_NO_HTTP)
     fields = []
     for line in _unfolded(field_lines):
         field = _FIELD.fullmatch(line)
