@@ -22,6 +22,7 @@ from container_image_proxy.config.instances import DEFAULT_IDLE_EXIT, find_insta
 from container_image_proxy.config.keychain import Credentials
 from container_image_proxy.errors import ConfigurationError, Error
 from container_image_proxy.service import activation
+from container_image_proxy.service.allocator import use_few_arenas
 from container_image_proxy.service.daemon import Daemon
 from container_image_proxy.service.health import Health
 from container_image_proxy.service.journal import set_up_logging
@@ -160,6 +161,7 @@ def _reload(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     """Serve until told to stop, or until there is nothing left to do."""
+    use_few_arenas()
     surroundings = _surroundings(options)
     if options.insecure_policy:
         _log.warning("--insecure-policy: no signature is checked, any image is served")

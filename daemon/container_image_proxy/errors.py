@@ -75,6 +75,10 @@ class PeerDeniedError(Error):
     """The connecting process is not on the allow list."""
 
 
+class OverloadedError(Error):
+    """What was asked for takes more memory than there is room for at the moment."""
+
+
 class PolicyRejectedError(Error):
     """The signature policy does not allow the image; ``reasons`` has one line for each requirement that failed."""
 

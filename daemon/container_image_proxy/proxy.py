@@ -30,6 +30,7 @@ from container_image_proxy.errors import (
 )
 from container_image_proxy.image.convert import to_oci
 from container_image_proxy.image.digest import parse_digest_prefix
+from container_image_proxy.memory import Memory, unmetered
 from container_image_proxy.policy.budget import Budget
 from container_image_proxy.policy.evaluate import UnverifiedImage, evaluate, signed_documents
 from container_image_proxy.single_flight import SingleFlight
@@ -70,8 +71,9 @@ class Proxy:
         self,
         images: Mapping[str, ServedImage],
         policy: Policy,
-        open_source: Callable[[ImageReference, object], ImageSource],
+        open_source: Callable[[ImageReference, object, Callable[[int], object]], ImageSource],
         store: SnapshotStore,
+        memory: Memory = Memory(),  # noqa: B008 - that of the process, over all configurations
         *,
         require_instance_signature: bool = False,
         accept_unnamed_bundles: bool = False,
@@ -89,6 +91,7 @@ class Proxy:
             accept_unnamed_bundles=accept_unnamed_bundles,
         )
         self._require_instance_signature = require_instance_signature
+        self._memory = memory
         self._verification_timeout = verification_timeout
         self._clock = clock
         self._resolutions: SingleFlight[Snapshot] = SingleFlight()
@@ -119,12 +122,6 @@ class Proxy:
         image = self.image(name)
         return self._newest(image, platform or image.platform) or self.resolve(name, platform)
 
-    def read_config(self, snapshot: Snapshot) -> bytes:
-        """The image's configuration, whole and verified, byte for byte as its author made it; ``MAX_CONFIG_SIZE`` at
-        most.
-        """
-        return self.open_blob(snapshot, snapshot.manifest.config).read_all()
-
     def find_blob(self, name: str, platform: Platform | None, wanted: str) -> tuple[Snapshot, Descriptor]:
         """The image's own blob with digest ``wanted``, or with that unambiguous prefix of 7 or more hex digits.
 
@@ -140,7 +137,7 @@ class Proxy:
 
     def open_blob(self, snapshot: Snapshot, descriptor: Descriptor) -> VerifiedBlob:
         """The verified stream of one of the snapshot's blobs, which the caller closes."""
-        with closing(self._open_source(self.image(snapshot.name).reference, snapshot.supplier)) as source:
+        with closing(self._open_source(self.image(snapshot.name).reference, snapshot.supplier, unmetered)) as source:
             return VerifiedBlob(source.open_blob(descriptor), descriptor)
 
     def _kept_or_resolved(self, name: str, platform: Platform | None) -> Iterator[Snapshot]:
@@ -175,7 +172,10 @@ class Proxy:
 
     def _resolve(self, image: ServedImage, platform: Platform, last: Snapshot | None) -> Snapshot:
         began = self._clock()
-        with closing(self._open_source(image.reference, None)) as source:
+        with (
+            self._memory.share(image.name) as share,
+            closing(self._open_source(image.reference, None, share.take)) as source,
+        ):
             chain = fetch_chain(source, image.reference, platform, last.top_digest if last else None)
             if chain is not None:
                 unsigned = StoredImage(image.name, platform, *_names(image), *chain, signatures={})
@@ -185,7 +185,7 @@ class Proxy:
             else:
                 raise UnknownManifestError(f"{image.reference}: the source says 'not modified' to a first request")
             snapshot = replace(snapshot, supplier=source.supplier)
-        self._snapshots.add(_shelf(image, platform), snapshot)
+            self._snapshots.add(_shelf(image, platform), snapshot)
         return snapshot
 
     def _verify_signed(self, unsigned: StoredImage, source: ImageSource, *, checked_at: float) -> Snapshot:

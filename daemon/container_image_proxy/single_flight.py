@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from container_image_proxy import cancellation
 from container_image_proxy.cancellation import Cancellation, CancelledError
+from container_image_proxy.errors import Error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -60,6 +61,8 @@ class SingleFlight(Generic[T]):
         try:
             with cancellation.under(flight.cancellation):
                 flight.outcome.set_result(call())
+        except Error as error:
+            flight.outcome.set_exception(_bare(error))
         except BaseException as error:  # noqa: BLE001 - result() raises it, here and wherever else it is awaited
             flight.outcome.set_exception(error)
         finally:
@@ -87,3 +90,13 @@ class SingleFlight(Generic[T]):
     def _remove(self, key: Hashable, flight: _Flight[T]) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
+
+
+def _bare(error: Error) -> Error:
+    """The error without the frames that it came through, and without those that led to it.
+
+    Its text tells all. What the call had in hand, documents of megabytes, would live on for as long as anybody is still
+    at answering, or until the collector of cycles finds it.
+    """
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)

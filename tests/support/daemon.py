@@ -75,6 +75,13 @@ class RunningDaemon:
     def get(self, target: str, headers: Mapping[str, str] | None = None) -> Reply:
         return self.request("GET", target, headers)
 
+    @contextlib.contextmanager
+    def open(self, target: str) -> Iterator[http.client.HTTPResponse]:
+        """An answer whose body nobody has read yet."""
+        with contextlib.closing(UnixConnection(self.socket)) as connection:
+            connection.request("GET", target)
+            yield connection.getresponse()
+
     def curl(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         command = [
             "curl",

@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,12 +72,18 @@ class Host:
 
     @contextlib.contextmanager
     def daemon(
-        self, images: Mapping[str, str], *options: str, environ: Mapping[str, str] | None = None, keys: str = ""
+        self,
+        images: Mapping[str, str],
+        *options: str,
+        environ: Mapping[str, str] | None = None,
+        keys: str = "",
+        prefix: Sequence[str] = (),
     ) -> Iterator[RunningDaemon]:
-        """The daemon with the instance "test"."""
+        """The daemon with the instance "test"; its command comes after ``prefix``."""
         self.write_instance(images, keys)
         arguments = ["--instance", "test", "--config-dir", str(self.directory / "config"), *options]
-        with activated(self.directory / "run", arguments, environ={**self.environ, **(environ or {})}) as daemon:
+        environ = {**self.environ, **(environ or {})}
+        with activated(self.directory / "run", arguments, environ=environ, prefix=prefix) as daemon:
             yield daemon
 
     def skopeo(self, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -70,7 +70,7 @@ class Bench:
         self.store = store or SnapshotStore(None)
         self.proxy = Proxy({"os": served}, policy or insecure_policy(), self._open, self.store, clock=lambda: self.now)
 
-    def _open(self, reference: ImageReference, _supplier: object = None) -> ImageSource:
+    def _open(self, reference: ImageReference, *_: object) -> ImageSource:
         self.opened += 1
         return self.source(reference)
 
@@ -90,7 +90,7 @@ def test_a_manifest_and_its_blobs_come_out_as_they_went_in(tmp_path: Path) -> No
     snapshot = bench.proxy.resolve("os")
     assert snapshot.manifest.raw == image.manifest
     assert (str(snapshot.manifest_digest), snapshot.index_digest) == (image.digest, None)
-    assert bench.proxy.read_config(snapshot) == image.config
+    assert bench.proxy.open_blob(snapshot, snapshot.manifest.config).read_all() == image.config
     for digest, content in image.blobs.items():
         assert bench.proxy.open_blob(*bench.proxy.find_blob("os", None, digest)).read_all() == content
 
@@ -105,7 +105,7 @@ def test_what_was_judged_is_what_is_served_though_the_layout_changes(tmp_path: P
     assert bench.proxy.resolve("os") is judged
     assert judged.manifest.raw == image.manifest
     with pytest.raises(DigestMismatchError):
-        bench.proxy.read_config(judged)
+        bench.proxy.open_blob(judged, judged.manifest.config)
     bench.now += 2
     assert bench.proxy.resolve("os").manifest.raw == image.manifest
 
@@ -338,7 +338,7 @@ def test_a_substituted_configuration_is_never_returned(tmp_path: Path) -> None:
     snapshot = proxy.resolve("os")
     blob_file(tmp_path, image.config_digest).write_bytes(image.config.replace(b"linux", b"macos"))
     with pytest.raises(DigestMismatchError):
-        proxy.read_config(snapshot)
+        proxy.open_blob(snapshot, snapshot.manifest.config)
 
 
 @pytest.mark.demand("DIG-size-lie")
@@ -459,7 +459,7 @@ def test_concurrent_requests_share_one_look_at_the_source_and_its_failure(tmp_pa
             assert go_on.wait(20)
             return super().fetch_manifest(digest, unless=unless)
 
-    def open_slowly(reference: ImageReference, _supplier: object) -> ImageSource:
+    def open_slowly(reference: ImageReference, *_: object) -> ImageSource:
         bench.opened += 1
         return Slow(reference)
 
@@ -481,7 +481,7 @@ def test_a_slow_look_for_one_platform_does_not_hold_up_another(tmp_path: Path) -
     bench.proxy.resolve("os")
     looking, go_on = threading.Event(), threading.Event()
 
-    def open_slowly(reference: ImageReference, _supplier: object) -> ImageSource:
+    def open_slowly(reference: ImageReference, *_: object) -> ImageSource:
         looking.set()
         assert go_on.wait(20)
         return LayoutSource(reference)

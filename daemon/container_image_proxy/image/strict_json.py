@@ -1,4 +1,4 @@
-"""JSON from strangers: bounded in depth and numbers, and read the same way by every reader.
+"""JSON from strangers: bounded in depth, numbers and what it takes of memory, and read the same way by every reader.
 
 Owns turning bytes into values and the checks that make one document mean one thing. Knows nothing of what the documents
 are about; the caller bounds their size before they come here. RFC 8259.
@@ -17,6 +17,11 @@ from container_image_proxy.errors import InvalidManifestError
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+MAX_VALUES: Final = 100_000
+"""Values in a document, of which a small one takes up to thirty times its length in memory. It is held before parsing,
+against the number of brackets and commas: those inside of texts count, too, and are never that many in a document that
+is about images.
+"""
 _MAX_DIGITS: Final = 64
 _SHOWN: Final = 60
 _OUT_OF_RANGE: Final = "a number that is out of range"
@@ -72,6 +77,8 @@ def _parse(
     *,
     encoding_errors: Literal["strict", "replace"] = "strict",
 ) -> object:
+    if raw.count(b",") + raw.count(b"[") + raw.count(b"{") > MAX_VALUES:
+        raise InvalidManifestError(f"{what} has more than {MAX_VALUES} values")
     try:
         text = raw.decode("utf-8", encoding_errors)
         value = json.loads(

@@ -8,6 +8,7 @@ manifest that was asked for by digest is compared here already, to turn to anoth
 from __future__ import annotations
 
 from contextlib import closing
+from copy import copy
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -16,11 +17,13 @@ from container_image_proxy.errors import (
     DigestMismatchError,
     Error,
     InvalidManifestError,
+    OverloadedError,
     RegistryError,
     UnknownManifestError,
 )
 from container_image_proxy.image.manifest import UntrustedManifest
 from container_image_proxy.image.media_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+from container_image_proxy.memory import unmetered
 from container_image_proxy.registry.api import DistributionApi
 from container_image_proxy.registry.attempts import Attempts, Clock
 from container_image_proxy.registry.download import Download
@@ -93,6 +96,13 @@ class RegistryClient:
         tokens = Tokens(self._session, limits, realms=realms, clock=clock.now)
         self._api = DistributionApi(Login(self._session, tokens, keychain, clock.now), limits)
         self._health = Health(limits, clock.now)
+        self._take: Callable[[int], object] = unmetered
+
+    def metered(self, take: Callable[[int], object]) -> RegistryClient:
+        """The same client for one who asks ``take`` for the memory of each document, in bytes."""
+        client = copy(self)
+        client._take = take  # noqa: SLF001 - of its own kind
+        return client
 
     def prepare(self, reference: Reference) -> None:
         """Do what needs no network before the first request for ``reference``; raises :class:`Error` as that would."""
@@ -148,13 +158,14 @@ class RegistryClient:
 
     def _read_manifest(self, reply: Reply) -> UntrustedManifest:
         media_type = parse_media_type(reply.header("Content-Type") or "")
-        raw = reply.read_all(self._limits.manifest_size)
+        raw = reply.read_all(self._limits.manifest_size, self._take)
         if raw is None:
             raise InvalidManifestError(f"{reply.endpoint} sent a manifest of over {self._limits.manifest_size} bytes")
         return UntrustedManifest(raw, media_type)
 
     def fetch_blob(self, where: Reference | Repository, descriptor: Descriptor) -> bytes:
         """A small blob, whole, as ``descriptor`` says. Raises what the reader of :meth:`open_blob` raises."""
+        self._take(descriptor.size)
         content = memoryview(bytearray(max(1, descriptor.size)))
         with closing(self.open_blob(where, descriptor)) as reader:
             return bytes(content[: reader.readinto(content)])
@@ -240,7 +251,7 @@ class RegistryClient:
             return None
         if reply.status != HTTPStatus.OK:
             raise reply.error()
-        document = reply.read_all(limit)
+        document = reply.read_all(limit, self._take)
         if document is None:
             raise RegistryError(
                 f"{reply.endpoint} sent a document of over {limit} bytes", phase=request.phase, endpoint=reply.endpoint
@@ -267,5 +278,7 @@ def _ask(attempts: Attempts[_E], question: Callable[[_E], _T]) -> _T:
         try:
             with own_errors(endpoint.domain):
                 return question(endpoint)
+        except OverloadedError:  # here, and nobody else can help
+            raise
         except Error as error:
             attempts.failed(error)

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from urllib3._base_connection import BaseHTTPConnection
-    from urllib3.response import HTTPResponse
 
     Address = tuple[int, Any]
 
@@ -133,6 +132,8 @@ def _detached(contender: PunctualSocket) -> PunctualSocket:
 class _Dialling(HTTPConnection):
     """Opens its connections by :func:`dial`, a proxy's included."""
 
+    response_class = FramedResponse
+
     def connect(self) -> None:
         super().connect()
         note_connected()
@@ -142,17 +143,6 @@ class _Dialling(HTTPConnection):
         if not self.is_closed:
             note_connected()
         super().request(method, current_route().request_target or url, *arguments, **options)
-
-    def response_class(self, *arguments: Any, **options: Any) -> FramedResponse:  # type: ignore[override]  # callable
-        """The reader of the next answer, which :meth:`getresponse` hands on."""
-        self._framed = FramedResponse(*arguments, **options)
-        return self._framed
-
-    def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # urllib3's, not http.client's
-        """The answer. ``framed`` is the reader below it, which can read into memory of the caller's."""
-        response = super().getresponse()
-        response.framed = self._framed  # type: ignore[attr-defined]
-        return response
 
     def _new_conn(self) -> socket.socket:
         # The proxy is the administrator's choice; what lies behind it is the proxy's to resolve.

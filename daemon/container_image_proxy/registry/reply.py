@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from contextlib import suppress
 from http import HTTPStatus
-from http.client import HTTPException
-from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from urllib3.exceptions import HTTPError
 
 from container_image_proxy.config.limits import KIB
 from container_image_proxy.errors import RegistryError, UpstreamError
+from container_image_proxy.memory import SMALL, unmetered
 from container_image_proxy.registry.coding import GZIP_MAGIC, DamagedGzipError, gunzip, may_be_gzip, parse_codings
 from container_image_proxy.registry.failures import error_for_exception, error_for_status, parse_error_codes
 from container_image_proxy.registry.headers import parse_retry_after
 from container_image_proxy.registry.wire import step
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import requests
 
     from container_image_proxy.config.limits import Limits
@@ -40,9 +41,7 @@ class Reply:
     """One answer. Whoever gets it closes it, or reads it to its end; then the connection can be used again."""
 
     def __init__(self, response: requests.Response, request: Request, limits: Limits) -> None:
-        self._raw: Any = response.raw
-        self._patience = limits.idle_timeout
-        """In seconds: waiting uses it up, and what arrives renews it at ``minimum_rate``."""
+        self._raw = response.raw
         self._limits = limits
         self.request = request
         self.status: int = response.status_code
@@ -83,37 +82,27 @@ class Reply:
         return data
 
     def readinto(self, buffer: memoryview) -> int:
-        """Receive into the beginning of ``buffer`` what is there: how many bytes, none only at the end.
-
-        Raises :class:`UpstreamError` when the connection fails, stalls or drips.
-        """
-        limits, framed, began = self._limits, self._raw.framed, monotonic()
-        with step(self._patience, idle=limits.idle_timeout) as running:
-            try:
-                count: int = framed.readinto1(buffer)
-            except (HTTPException, OSError) as error:
-                raise self._failed(running.failure or error) from None
-        earned = count / limits.minimum_rate
-        self._patience = min(limits.idle_timeout, self._patience - (monotonic() - began) + earned)
-        if count == 0 and running.failure is not None:  # a trailer that never ended, taken for its end
-            raise self._failed(running.failure)
-        if framed.isclosed():  # at its end the connection can be used again
-            self._raw.release_conn()
-        return count
+        """Fill the beginning of ``buffer`` as :meth:`read` would: how many bytes, none only at the end."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
     def _failed(self, cause: Exception) -> UpstreamError:
         return error_for_exception(cause, phase=self.request.phase, endpoint=self.endpoint)
 
-    def read_all(self, limit: int) -> bytes | None:
+    def read_all(self, limit: int, take: Callable[[int], object] = unmetered) -> bytes | None:
         """The whole body, and the reply is closed; None if it is longer than ``limit``.
 
-        A document that begins as a gzip does, and is said to be one, was made one on the way: that is undone.
+        A document that begins as a gzip does, and is said to be one, was made one on the way: that is undone. ``take``
+        is asked for the memory.
         """
-        body = self._read_encoded(limit)
+        body = self._read_encoded(limit, take)
         if body is None or not body.startswith(GZIP_MAGIC) or not may_be_gzip(self.codings):
             return body
         try:
-            return gunzip(body, limit)
+            document = gunzip(body, min(limit, SMALL))
+            take(limit if document is None else len(document))
+            return gunzip(body, limit) if document is None else document
         except DamagedGzipError:
             raise RegistryError(
                 f"{self.endpoint} sent a damaged gzip of the {self.request.phase}",
@@ -122,7 +111,7 @@ class Reply:
                 upstream_status=self.status,
             ) from None
 
-    def _read_encoded(self, limit: int) -> bytes | None:
+    def _read_encoded(self, limit: int, take: Callable[[int], object] = unmetered) -> bytes | None:
         limits = self._limits
         body = bytearray()
         try:
@@ -130,6 +119,7 @@ class Reply:
                 return None
             with step(limits.idle_timeout + limit / limits.minimum_rate, idle=limits.idle_timeout):
                 while len(body) <= limit and (piece := self.read(min(_PIECE, limit + 1 - len(body)))):
+                    take(len(piece))
                     body += piece
         finally:
             self.close()

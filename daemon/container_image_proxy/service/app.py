@@ -12,7 +12,7 @@ import json
 import logging
 import re
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, quote
@@ -21,6 +21,7 @@ from container_image_proxy.config.instances import is_image_name
 from container_image_proxy.errors import InvalidInputError, InvalidQueryError, PeerDeniedError, UnknownImageError
 from container_image_proxy.image.digest import digest_of
 from container_image_proxy.image.platform import parse_platform
+from container_image_proxy.service.large_answers import HeldBody, LargeAnswers
 from container_image_proxy.service.problem import Answer, is_expected, problem, problem_of, reason_of
 from container_image_proxy.service.router import MethodNotAllowedError, Route, find_route
 from container_image_proxy.service.wsgi import LOG_FIELDS, PEER, RAW_PATH, TAKES_VIEWS
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
     from container_image_proxy.image.digest import Digest
+    from container_image_proxy.image.manifest import Descriptor
     from container_image_proxy.image.platform import Platform
     from container_image_proxy.service.peer import Peer
     from container_image_proxy.service.serving import Serving
@@ -94,6 +96,7 @@ class Application:
         self._serving = serving
         self._stop = stop
         self._owner = owner
+        self._large = LargeAnswers()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes | memoryview]:
         """Answer one request."""
@@ -101,7 +104,9 @@ class Application:
         answer = self._answer(request)
         start_response(f"{answer.status.value} {answer.status.phrase}", list(answer.headers))
         if isinstance(answer.body, bytes):
-            return [answer.body] if request.method != "HEAD" else []
+            return [] if request.method == "HEAD" else [answer.body]
+        if isinstance(answer.body, HeldBody):
+            return answer.body
         return answer.body if environ.get(TAKES_VIEWS) else _as_bytes(answer.body)
 
     def _answer(self, request: Request) -> Answer:
@@ -111,7 +116,7 @@ class Application:
                 return self._quit(request, self._stop)
             serving = self._serving()
             handler, values = find_route(ROUTES, request.method, request.path)
-            return handler(request, serving, **values)
+            return self._within_bounds(request, handler(request, serving, **values))
         except MethodNotAllowedError as error:
             allow = (("Allow", ", ".join(error.allowed)),)
             return problem(HTTPStatus.METHOD_NOT_ALLOWED, "UNSUPPORTED", str(error), headers=allow)
@@ -120,6 +125,12 @@ class Application:
                 _log.exception("a request failed for a reason that should not exist")
             request.log["ERROR"] = reason_of(error)
             return problem_of(error)
+
+    def _within_bounds(self, request: Request, answer: Answer) -> Answer:
+        """The answer without a body that nobody takes, and with a large one only if there is room for it."""
+        if not isinstance(answer.body, bytes):
+            return answer
+        return replace(answer, body=b"" if request.method == "HEAD" else self._large.hold(answer.body))
 
     def _quit(self, request: Request, stop: Callable[[], None]) -> Answer:
         if request.method != "POST":
@@ -162,14 +173,11 @@ def get_manifest(request: Request, serving: Serving, name: str | None = None) ->
 
 
 def get_config(request: Request, serving: Serving, name: str | None = None) -> Answer:
-    """``GET /config``: the image configuration, byte for byte."""
+    """``GET /config``: the image configuration, byte for byte; verified as any of the image's blobs."""
     chosen = _choose(request, serving, name)
     snapshot = serving.proxy.current(chosen, request.platform())
-    digest = snapshot.manifest.config.digest
-    headers = (*_image_headers(request, serving, snapshot), ("ETag", f'"{digest}"'))
-    if _is_known(request, headers):
-        return _not_modified(headers)
-    return _document(request, serving.proxy.read_config(snapshot), snapshot.manifest.config.media_type, headers)
+    config = snapshot.manifest.config
+    return _blob(request, serving, snapshot, config, media_type=config.media_type)
 
 
 def get_verification(request: Request, serving: Serving, name: str | None = None) -> Answer:
@@ -187,18 +195,7 @@ def get_blob(request: Request, serving: Serving, digest: str, name: str | None =
     chosen = _choose(request, serving, name)
     snapshot, descriptor = serving.proxy.find_blob(chosen, request.platform(), digest)
     request.log["DIGEST"] = str(descriptor.digest)
-    headers = (
-        *_image_headers(request, serving, snapshot),
-        ("ETag", f'"{descriptor.digest}"'),
-        ("Repr-Digest", _repr_digest(descriptor.digest)),
-        ("Content-Type", "application/octet-stream"),
-        ("Content-Length", str(descriptor.size)),
-    )
-    if _is_known(request, headers):
-        return _not_modified(headers)
-    if request.method == "HEAD":
-        return Answer(HTTPStatus.OK, headers, b"")
-    return Answer(HTTPStatus.OK, headers, serving.proxy.open_blob(snapshot, descriptor))
+    return _blob(request, serving, snapshot, descriptor)
 
 
 ROUTES: Final[tuple[Route[Callable[..., Answer]], ...]] = (
@@ -263,6 +260,27 @@ def _signed_by(snapshot: Snapshot) -> tuple[tuple[str, str], ...]:
     """Everybody whose signature counted; nothing if the policy asks for none."""
     signers = snapshot.verified.receipt.signed_by
     return (("Signed-By", ", ".join(quote(signer, safe=_HEADER_SAFE + " ") for signer in signers)),) if signers else ()
+
+
+def _blob(
+    request: Request,
+    serving: Serving,
+    snapshot: Snapshot,
+    descriptor: Descriptor,
+    media_type: str = "application/octet-stream",
+) -> Answer:
+    """A stream of the blob; or 304 if the client has it."""
+    headers = (
+        *_image_headers(request, serving, snapshot),
+        ("ETag", f'"{descriptor.digest}"'),
+        ("Repr-Digest", _repr_digest(descriptor.digest)),
+        ("Content-Type", media_type),
+        ("Content-Length", str(descriptor.size)),
+    )
+    if _is_known(request, headers):
+        return _not_modified(headers)
+    body = b"" if request.method == "HEAD" else serving.proxy.open_blob(snapshot, descriptor)
+    return Answer(HTTPStatus.OK, headers, body)
 
 
 def _document(

@@ -15,19 +15,23 @@ from typing import TYPE_CHECKING, Any, Final
 from container_image_proxy import errors
 
 if TYPE_CHECKING:
+    from container_image_proxy.service.large_answers import HeldBody
     from container_image_proxy.stream import VerifiedBlob
 
 MEDIA_TYPE: Final = "application/problem+json"
 _LONGEST_DETAIL: Final = 2000
+_MOMENT: Final = 1  # second
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP answer: a body that is at hand, or a stream of exactly the ``Content-Length`` that ``headers`` say."""
+    """An HTTP answer: a body that is at hand, a large one held, or a stream of exactly the ``Content-Length`` that
+    ``headers`` say.
+    """
 
     status: HTTPStatus
     headers: tuple[tuple[str, str], ...]
-    body: bytes | VerifiedBlob
+    body: bytes | HeldBody | VerifiedBlob
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ _TABLE: Final = (
     _Row(errors.InvalidPlatformError, HTTPStatus.BAD_REQUEST, "QUERY_INVALID"),
     _Row(errors.InvalidInputError, HTTPStatus.BAD_REQUEST, "NAME_INVALID"),
     _Row(errors.PeerDeniedError, HTTPStatus.FORBIDDEN, "DENIED"),
+    _Row(errors.OverloadedError, HTTPStatus.SERVICE_UNAVAILABLE, "TOOMANYREQUESTS"),
     _Row(errors.PolicyRejectedError, HTTPStatus.FORBIDDEN, "POLICY_REJECTED"),
     _Row(errors.UnknownImageError, HTTPStatus.NOT_FOUND, "NAME_UNKNOWN"),
     _Row(errors.UnknownManifestError, HTTPStatus.NOT_FOUND, "MANIFEST_UNKNOWN"),
@@ -112,6 +117,8 @@ def _particulars(error: BaseException) -> tuple[dict[str, Any], tuple[tuple[str,
     match error:
         case errors.AmbiguousDigestError():
             return {"candidates": list(error.candidates)}, ()
+        case errors.OverloadedError():
+            return {"retryable": True}, _retry_after(_MOMENT)
         case errors.PolicyRejectedError():
             return {"retryable": error.retryable, "reasons": list(error.reasons)}, ()
         case errors.UpstreamError():

@@ -76,6 +76,11 @@ class Roster:
             connection.channel.close()
             self._changed.notify_all()
 
+    def withdraw(self, connection: Connection) -> None:
+        """Strike out one that was never served, and leave it open."""
+        with self._changed:
+            self._forget(connection)
+
     def note_departures(self) -> None:
         """Tell those whose client has left, and count them apart from now on."""
         with self._changed:

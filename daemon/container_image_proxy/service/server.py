@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator, Sequence
 
+    from container_image_proxy.service.channel import Channel
     from container_image_proxy.service.wsgi import Application
 
 _log = logging.getLogger(__name__)
@@ -121,13 +122,16 @@ class Server:
 
     def serve_connection(self, sock: socket.socket, peer: Peer) -> None:
         """Serve one connected socket until its end."""
-        self._start(Connection(SocketChannel(sock), peer, self._application, self._limits))
-        self.serve()
+        self._serve_alone(SocketChannel(sock), peer)
 
     def serve_stdio(self, reading: int = 0, writing: int = 1) -> None:
         """Serve one client on a pair of descriptors until its end."""
-        channel = StdioChannel(reading, writing)
-        self._start(Connection(channel, UNAUTHENTICATED, self._application, self._limits))
+        self._serve_alone(StdioChannel(reading, writing), UNAUTHENTICATED)
+
+    def _serve_alone(self, channel: Channel, peer: Peer) -> None:
+        if not self._start(Connection(channel, peer, self._application, self._limits)):
+            _log.error("no thread for %s", peer)
+            channel.close()
         self.serve()
 
     def serve(self) -> None:
@@ -217,8 +221,9 @@ class Server:
             with self._deciding:
                 objection = self._objection_to(peer)
                 if objection is None:
-                    self._start(Connection(SocketChannel(sock), peer, self._application, self._limits))
-                elif not self._turned_away.add(sock, peer, objection):
+                    connection = Connection(SocketChannel(sock), peer, self._application, self._limits)
+                    objection = None if self._start(connection) else self._too_many
+                if objection is not None and not self._turned_away.add(sock, peer, objection):
                     denied[credentials[PID_SIZE:]] = _Denied(peer, objection)
         with self._deciding:
             for one in denied.values():
@@ -232,14 +237,16 @@ class Server:
 
     # --- connections --------------------------------------------------------------------------------------------------
 
-    def _start(self, connection: Connection) -> None:
+    def _start(self, connection: Connection) -> bool:
+        """Whether it could be started; if not, its channel is still open."""
         self._idle_since = time.monotonic()
         self._roster.add(connection)
         try:
             threading.Thread(target=self._serve_in_thread, args=(connection,), daemon=True).start()
-        except RuntimeError as error:  # no more threads
-            _log.error("no thread for %s: %s", connection.peer, error)
-            self._roster.remove(connection)
+        except RuntimeError:  # the system has no more threads for us
+            self._roster.withdraw(connection)
+            return False
+        return True
 
     def _serve_in_thread(self, connection: Connection) -> None:
         give_way()

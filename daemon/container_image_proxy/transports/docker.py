@@ -56,7 +56,9 @@ class RegistryAccess:
     lookaside: LookasideConfiguration
 
 
-def open_source(reference: ImageReference, access: RegistryAccess, supplier: object) -> RegistrySource:
+def open_source(
+    reference: ImageReference, access: RegistryAccess, supplier: object, take: Callable[[int], object]
+) -> RegistrySource:
     """The source of a reference that :func:`parse` made; nothing is contacted yet.
 
     ``supplier`` is None or that of an earlier source.
@@ -64,7 +66,7 @@ def open_source(reference: ImageReference, access: RegistryAccess, supplier: obj
     if reference.docker_reference is None:
         raise InvalidReferenceError(f"{reference} is no docker:// reference")
     known = cast("Repository | None", supplier)
-    return RegistrySource(reference.docker_reference, access.client(), access.lookaside, known)
+    return RegistrySource(reference.docker_reference, access.client().metered(take), access.lookaside, known)
 
 
 class RegistrySource:

@@ -27,6 +27,7 @@ from container_image_proxy.errors import (
 from container_image_proxy.image.image_reference import ImageReference
 from container_image_proxy.image.manifest import MAX_MANIFEST_SIZE, Index, UntrustedManifest, parse_manifest
 from container_image_proxy.image.media_types import OCI_INDEX
+from container_image_proxy.memory import unmetered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -145,7 +146,8 @@ class LayoutSource:
 
     supplier: Final = None
 
-    def __init__(self, reference: ImageReference) -> None:
+    def __init__(self, reference: ImageReference, take: Callable[[int], object] = unmetered) -> None:
+        self._take = take
         self._place = split_reference(reference.within)[0]
         self._path = reference.policy_identity
         self._image = split_reference(reference.within)[1]
@@ -200,7 +202,9 @@ class LayoutSource:
     def _read(self, components: tuple[str, ...]) -> bytes:
         """A whole document; one byte over the limit is kept so that the parser refuses it."""
         with self._open(components) as number, os.fdopen(os.dup(number), "rb") as file:
-            return file.read(MAX_MANIFEST_SIZE + 1)
+            size = min(os.fstat(number).st_size, MAX_MANIFEST_SIZE) + 1
+            self._take(size)
+            return file.read(size)
 
     @contextmanager
     def _open(self, components: tuple[str, ...]) -> Iterator[int]:

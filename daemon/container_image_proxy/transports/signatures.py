@@ -23,6 +23,7 @@ from container_image_proxy.errors import (
     ConfigurationError,
     Error,
     IntegrityError,
+    OverloadedError,
     SourceError,
     UpstreamError,
     UpstreamTimeoutError,
@@ -95,6 +96,8 @@ class SignatureStorage:
                     else:
                         budget.spend(found.size)
                         signatures.append(found)
+        except OverloadedError:
+            raise
         except Error as error:  # the end of this place; what it gave before counts
             failures.append(error)
         return Findings(tuple(signatures), tuple(SignatureFailure(error, kinds) for error in failures))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.errors import InvalidReferenceError
+from container_image_proxy.memory import unmetered
 from container_image_proxy.policy import scope
 from container_image_proxy.transports import docker, layout
 
@@ -22,12 +23,12 @@ class Transport:
     """How one transport reads what stands behind its colon, and how it opens that."""
 
     parse: Callable[[str], ImageReference]
-    open: Callable[[ImageReference, RegistryAccess, object], ImageSource]
+    open: Callable[[ImageReference, RegistryAccess, object, Callable[[int], object]], ImageSource]
 
 
 TRANSPORTS: Final = {
     docker.TRANSPORT: Transport(docker.parse, docker.open_source),
-    layout.TRANSPORT: Transport(layout.parse, lambda reference, *_: layout.LayoutSource(reference)),
+    layout.TRANSPORT: Transport(layout.parse, lambda reference, _, __, take: layout.LayoutSource(reference, take)),
 }
 
 
@@ -68,6 +69,15 @@ def verify_source(reference: ImageReference) -> None:
         layout.LayoutSource(reference).fetch_manifest()
 
 
-def open_source(reference: ImageReference, supplier: object = None, *, access: RegistryAccess) -> ImageSource:
-    """The source of a parsed reference; nothing is contacted yet. It begins with ``supplier``, an earlier source's."""
-    return TRANSPORTS[reference.transport].open(reference, access, supplier)
+def open_source(
+    reference: ImageReference,
+    supplier: object = None,
+    take: Callable[[int], object] = unmetered,
+    *,
+    access: RegistryAccess,
+) -> ImageSource:
+    """The source of a parsed reference; nothing is contacted yet.
+
+    It begins with ``supplier``, an earlier source's, and asks ``take`` for the memory of each document, in bytes.
+    """
+    return TRANSPORTS[reference.transport].open(reference, access, supplier, take)
