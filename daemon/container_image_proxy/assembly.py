@@ -17,7 +17,7 @@ from container_image_proxy.config.limits import Limits
 from container_image_proxy.config.lookaside import load_lookaside
 from container_image_proxy.config.registries_conf import load_registries
 from container_image_proxy.config.short_names import resolve_short_name
-from container_image_proxy.errors import ConfigurationError, InvalidReferenceError, SourceError
+from container_image_proxy.errors import ConfigurationError, InvalidReferenceError, SourceError, remedied_by
 from container_image_proxy.lazy import Lazy
 from container_image_proxy.policy.gpg import Gpg
 from container_image_proxy.policy.model import insecure_policy, load_policy
@@ -63,18 +63,21 @@ class Surroundings:
 def assemble(settings: InstanceSettings, store: SnapshotStore, surroundings: Surroundings) -> Serving:
     """Read every file that the settings need; :class:`ConfigurationError` if one of them cannot be used."""
     verify_paths(settings)
-    registries = load_registries(
-        path=settings.registry.registries_conf,
-        directory=settings.registry.registries_conf_dir,
-        environ=surroundings.environ,
-        home=surroundings.home,
-        uid=surroundings.uid,
-        learned_aliases=not all(names_transport(image.reference) for image in settings.images.values()),
-    )
-    images = {name: _serve(image, registries) for name, image in settings.images.items()}
+    with remedied_by("see containers-registries.conf(5)"):
+        registries = load_registries(
+            path=settings.registry.registries_conf,
+            directory=settings.registry.registries_conf_dir,
+            environ=surroundings.environ,
+            home=surroundings.home,
+            uid=surroundings.uid,
+            learned_aliases=not all(names_transport(image.reference) for image in settings.images.values()),
+        )
+    with remedied_by("see container-image-proxy(1), TRANSPORTS"):
+        images = {name: _serve(image, registries) for name, image in settings.images.items()}
     policy = _load_policy(settings.trust, surroundings)
     registry = _prepare_registry(settings, registries, surroundings, images.values())
-    lookaside = load_lookaside(directory=settings.trust.registries_d, home=surroundings.home, uid=surroundings.uid)
+    with remedied_by("see containers-registries.d(5)"):
+        lookaside = load_lookaside(directory=settings.trust.registries_d, home=surroundings.home, uid=surroundings.uid)
     proxy = Proxy(
         images,
         policy,
@@ -133,18 +136,21 @@ def _prepare_registry(
     settings = instance.registry
     given = surroundings.credentials
     domains = {image.reference.docker_reference.domain for image in images if image.reference.docker_reference}
-    keychain = load_keychain(
-        authfile=settings.authfile,
-        environ=surroundings.environ,
-        home=surroundings.home,
-        uid=surroundings.uid,
-        creds=dict.fromkeys(domains, given) if given else {},
-        no_creds=surroundings.no_credentials,
-        credential_helpers=registries.credential_helpers,
-        instance=None if instance.file == COMMAND_LINE else instance.name,
-    )
-    certificates = load_certificates(cert_dir=settings.cert_dir, home=surroundings.home)
-    parse_proxies(surroundings.environ)  # a wrong one is told now and not with the first request
+    with remedied_by("see containers-auth.json(5)"):
+        keychain = load_keychain(
+            authfile=settings.authfile,
+            environ=surroundings.environ,
+            home=surroundings.home,
+            uid=surroundings.uid,
+            creds=dict.fromkeys(domains, given) if given else {},
+            no_creds=surroundings.no_credentials,
+            credential_helpers=registries.credential_helpers,
+            instance=None if instance.file == COMMAND_LINE else instance.name,
+        )
+    with remedied_by("see containers-certs.d(5)"):
+        certificates = load_certificates(cert_dir=settings.cert_dir, home=surroundings.home)
+    with remedied_by("see container-image-proxy(1), ENVIRONMENT"):
+        parse_proxies(surroundings.environ)  # a wrong one is told now and not with the first request
 
     def make() -> RegistryClient:
         from container_image_proxy.registry.client import RegistryClient  # noqa: PLC0415 - 60 ms that layouts never need

@@ -8,7 +8,11 @@ secret or a body that came from upstream.
 
 from __future__ import annotations
 
-from typing import Self
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Error(Exception):
@@ -62,6 +66,18 @@ class ConfigurationError(Error):
         self.key = key
         self.reason = reason
         self.remedy = remedy
+
+
+@contextmanager
+def remedied_by(remedy: str) -> Iterator[None]:
+    """Let ``remedy`` be what to do about a :class:`ConfigurationError` that does not know better."""
+    try:
+        yield
+    except ConfigurationError as error:
+        if error.remedy:
+            raise
+        better = type(error)(error.file, error.reason, key=error.key, remedy=remedy)
+        raise better.with_traceback(error.__traceback__) from error.__cause__
 
 
 class UnreadableFileError(ConfigurationError):

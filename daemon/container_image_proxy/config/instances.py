@@ -19,7 +19,7 @@ from container_image_proxy.config.locations import exists, list_files
 from container_image_proxy.config.obstacle import unreadable
 from container_image_proxy.config.toml_table import TomlDocument, TomlTable, merge_documents, parse_toml
 from container_image_proxy.config.trusted_file import load_trusted_file
-from container_image_proxy.errors import ConfigurationError, InvalidPlatformError
+from container_image_proxy.errors import ConfigurationError, InvalidPlatformError, remedied_by
 from container_image_proxy.image.platform import Platform, host_platform, parse_platform
 from container_image_proxy.image.reference import is_domain
 
@@ -111,7 +111,8 @@ def load_instance(name: str, directories: Sequence[Path] = DIRECTORIES, *, uid: 
     """
     if not _INSTANCE_NAME.fullmatch(name):
         raise ConfigurationError(f"instance {name[:100]!r}", "not an instance name", remedy=_INSTANCE_NAME_RULE)
-    return parse_instance(name, _load_document(name, directories), uid=uid)
+    with remedied_by("see container-image-proxy.toml(5)"):
+        return parse_instance(name, _load_document(name, directories), uid=uid)
 
 
 def find_instances(directories: Sequence[Path] = DIRECTORIES) -> tuple[str, ...]:
@@ -244,7 +245,8 @@ def verify_paths(settings: InstanceSettings) -> None:
     """
     for key, value in settings.deviations().items():
         if isinstance(value, Path) and not exists(value):
-            raise ConfigurationError(settings.file, f"{value} does not exist", key=key)
+            remedy = "make it, or name another one"
+            raise ConfigurationError(settings.file, f"{value} does not exist", key=key, remedy=remedy)
 
 
 def _read_trust(table: TomlTable) -> TrustSettings:
