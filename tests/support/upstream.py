@@ -197,7 +197,14 @@ def _read_request(stream: object, connection: int) -> ReceivedRequest | None:
     while (header := readline().decode("latin-1").rstrip("\r\n")) != "":
         name, _, value = header.partition(":")
         headers[name.lower()] = value.strip()
-    body = stream.read(int(headers.get("content-length", 0)))  # type: ignore[attr-defined]
+    if headers.get("transfer-encoding") == "chunked":
+        body = b""
+        while size := int(readline(), 16):
+            body += stream.read(size)  # type: ignore[attr-defined]
+            readline()
+        readline()
+    else:
+        body = stream.read(int(headers.get("content-length", 0)))  # type: ignore[attr-defined]
     return ReceivedRequest(line[0], line[1], headers, body, connection)
 
 
