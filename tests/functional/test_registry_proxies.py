@@ -17,7 +17,7 @@ from tests.support.authority import Authority
 from tests.support.layouts import StoredImage, single_image
 from tests.support.names import resolve_names
 from tests.support.readers import read_all
-from tests.support.registry_client import FakeClock, registry_client
+from tests.support.registry_client import LIMITS, FakeClock, registry_client
 from tests.support.upstream import (
     Connection,
     ReceivedRequest,
@@ -121,12 +121,27 @@ def test_a_proxy_that_refuses_is_an_error_and_not_gone_around(
         reference = parse_reference(f"{REGISTRY}:{registry.port}/some/image:latest")
         with (
             registry_client(environ=environ, tls_verify=True, clock=FakeClock()) as client,
-            pytest.raises(UpstreamError, match="the proxy on the way to it refuses or fails") as caught,
+            pytest.raises(UpstreamError, match=f"the proxy on the way to it answered {status}") as caught,
         ):
             client.fetch_manifest(reference)
+        assert caught.value.retryable is (status == 502)
+        assert len(proxy.requests) == (LIMITS.attempts if status == 502 else 1)
         assert "secret" not in str(caught.value)
-        assert proxy.requests
         assert registry.connections == []
+
+
+@pytest.mark.demand("proxy-407")
+def test_a_proxy_that_refuses_what_it_should_forward_is_not_taken_for_the_registry(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resolve_names(monkeypatch, NAMES)
+    with Upstream(answering(407), host="127.0.0.9") as proxy:
+        url = f"http://proxy.example.org:{proxy.port}"
+        with (
+            registry_client(environ={"HTTP_PROXY": url, "HTTPS_PROXY": url}) as client,
+            pytest.raises(UpstreamError, match=f"the proxy on the way to {REGISTRY}:5000 answered 407"),
+        ):
+            client.fetch_manifest(parse_reference(f"{REGISTRY}:5000/some/image:latest"))
 
 
 @pytest.mark.demand("ENV-proxy")

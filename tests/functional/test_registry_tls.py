@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from container_image_proxy.config.registries import Registries, Registry
 from container_image_proxy.errors import ConfigurationError, RegistryError, UpstreamError
 from container_image_proxy.image.digest import parse_digest
 from container_image_proxy.image.manifest import Descriptor
 from container_image_proxy.image.reference import Reference, parse_reference
-from tests.support.authority import Authority
+from tests.support.authority import Authority, Issued
 from tests.support.layouts import StoredImage, single_image
 from tests.support.names import resolve_names
 from tests.support.readers import read_all
-from tests.support.registry_client import FakeClock, registry_client
-from tests.support.upstream import Upstream, by_path, content, image, redirecting, sending
+from tests.support.registry_client import LIMITS, FakeClock, registry_client
+from tests.support.upstream import Connection, Upstream, answering, by_path, content, image, redirecting, sending
 
 pytestmark = pytest.mark.demand("TLS-basics")
 
@@ -79,9 +83,10 @@ def test_old_tls_is_refused(stored: StoredImage, authority: Authority, tmp_path:
         certificates = trust(tmp_path, authority, upstream.authority)
         with (
             registry_client(certificates=certificates, tls_verify=None, clock=FakeClock()) as client,
-            pytest.raises(UpstreamError, match="TLS failed"),
+            pytest.raises(RegistryError, match="TLS failed") as caught,
         ):
             client.fetch_manifest(reference_at(upstream))
+        assert not caught.value.retryable
         assert upstream.requests == []
 
 
@@ -161,17 +166,193 @@ def test_an_authority_of_the_registry_holds_for_where_it_sends_us(
     assert shown == [[True], [False]], "our certificate is for the registry, not for its storage"
 
 
-def test_a_client_certificate_that_is_asked_for_and_missing(
+# --- who may vouch for a server --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A server's certificate, whoever issued it, and the files that a server sends and an administrator may trust."""
+
+    server: Issued
+    root: Path
+    intermediate: Path
+
+    def context(self, *, is_whole: bool = True) -> ssl.SSLContext:
+        sent = self.server.certificate.with_name("sent.pem")
+        parts = (self.server.certificate, self.intermediate) if is_whole else (self.server.certificate,)
+        sent.write_bytes(b"".join(part.read_bytes() for part in parts))
+        return Issued(sent, self.server.key).server_context()
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Chain:
+    for name in ("root", "intermediate"):
+        (tmp_path / name).mkdir()
+    root = Authority(tmp_path / "root", "the root")
+    intermediate = Authority(tmp_path / "intermediate", "the issuer", root)
+    return Chain(intermediate.issue("127.0.0.1"), root.certificate, intermediate.certificate)
+
+
+def fetch_trusting(upstream: Upstream, stored: StoredImage, tmp_path: Path, *anchors: Path) -> None:
+    """Fetch the manifest from a server for which certs.d has these certificates."""
+    directory = tmp_path / "certs.d" / upstream.authority
+    directory.mkdir(parents=True)
+    for number, anchor in enumerate(anchors):
+        (directory / f"{number}.crt").write_bytes(anchor.read_bytes())
+    with registry_client(certificates=tmp_path / "certs.d", tls_verify=None, clock=FakeClock()) as client:
+        manifest = client.fetch_manifest(reference_at(upstream))
+        assert manifest is not None
+        assert manifest.raw == stored.manifest
+
+
+@pytest.mark.parametrize("anchor", ["root", "intermediate", "server"])
+def test_every_certificate_of_the_chain_can_be_the_trust_anchor(
+    stored: StoredImage, chain: Chain, tmp_path: Path, anchor: str
+) -> None:
+    path = chain.server.certificate if anchor == "server" else getattr(chain, anchor)
+    with Upstream(by_path(image(stored)), tls=chain.context()) as upstream:
+        fetch_trusting(upstream, stored, tmp_path, path)
+
+
+@pytest.mark.parametrize("anchor", ["intermediate", "server"])
+def test_whose_issuer_is_not_sent_is_trusted_if_it_or_its_issuer_is(
+    stored: StoredImage, chain: Chain, tmp_path: Path, anchor: str
+) -> None:
+    path = chain.server.certificate if anchor == "server" else chain.intermediate
+    with Upstream(by_path(image(stored)), tls=chain.context(is_whole=False)) as upstream:
+        fetch_trusting(upstream, stored, tmp_path, path)
+
+
+def test_a_certificate_that_is_its_own_issuer_is_trusted_where_it_lies(
     stored: StoredImage, authority: Authority, tmp_path: Path
 ) -> None:
+    issued = authority.issue_for_itself("127.0.0.1")
+    with Upstream(by_path(image(stored)), tls=issued.server_context()) as upstream:
+        fetch_trusting(upstream, stored, tmp_path, issued.certificate)
+
+
+def test_a_short_key_is_trusted_where_an_authority_vouches_for_it(
+    stored: StoredImage, authority: Authority, tmp_path: Path
+) -> None:
+    issued = authority.issue("127.0.0.1", key=rsa.generate_private_key(65537, 1024))  # noqa: S505 - that is the point
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")
+    context.load_cert_chain(issued.certificate, issued.key)
+    with Upstream(by_path(image(stored)), tls=context) as upstream:
+        fetch_trusting(upstream, stored, tmp_path, authority.certificate)
+
+
+@pytest.mark.parametrize("anchor", ["sibling", "expired", "other-name", "root-but-not-the-issuer"])
+def test_a_certificate_in_certs_d_vouches_for_nothing_else(
+    stored: StoredImage, chain: Chain, authority: Authority, tmp_path: Path, anchor: str
+) -> None:
+    """No certificate of a server is an authority, and to be an anchor mends neither date nor name."""
+    issued = {
+        "sibling": authority.issue("127.0.0.1"),
+        "expired": authority.issue("127.0.0.1", expired=True),
+        "other-name": authority.issue("127.0.0.2"),
+        "root-but-not-the-issuer": chain.server,
+    }[anchor]
+    trusted = {
+        "sibling": authority.issue("127.0.0.3").certificate,
+        "root-but-not-the-issuer": chain.root,
+    }.get(anchor, issued.certificate)
+    with Upstream(by_path(image(stored)), tls=issued.server_context()) as upstream:
+        with pytest.raises(RegistryError, match="its certificate is not trusted"):
+            fetch_trusting(upstream, stored, tmp_path, trusted)
+        assert upstream.requests == []
+
+
+# --- which failures are final ----------------------------------------------------------------------------------------
+
+
+def final_failure(upstream: Upstream, certificates: Path | None = None) -> RegistryError:
+    """The error for a manifest, which must have been told at once."""
+    clock = FakeClock()
+    with registry_client(certificates=certificates, tls_verify=None, clock=clock) as client:
+        with pytest.raises(RegistryError) as caught:
+            client.fetch_manifest(reference_at(upstream))
+        assert not caught.value.retryable
+        assert clock.slept == [], "what cannot pass is not waited for"
+        assert len(upstream.connections) == 1
+        return caught.value
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_client_certificate_that_is_demanded_and_missing_is_told_at_once(
+    stored: StoredImage, authority: Authority, tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    tls = authority.issue("127.0.0.1").server_context(clients=authority.certificate)
+    tls.minimum_version = tls.maximum_version = version
+    with Upstream(by_path(image(stored)), tls=tls) as upstream:
+        error = final_failure(upstream, trust(tmp_path, authority, upstream.authority))
+        assert "demand" in str(error)
+        assert "client certificate" in str(error)
+
+
+def test_a_client_certificate_of_another_authority_is_told_at_once(
+    stored: StoredImage, authority: Authority, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    other = Authority(tmp_path / "other", "another authority").issue("our-client")
     tls = authority.issue("127.0.0.1").server_context(clients=authority.certificate)
     with Upstream(by_path(image(stored)), tls=tls) as upstream:
         certificates = trust(tmp_path, authority, upstream.authority)
-        with (
-            registry_client(certificates=certificates, tls_verify=None, clock=FakeClock()) as client,
-            pytest.raises(UpstreamError),
-        ):
+        (certificates / upstream.authority / "me.cert").write_bytes(other.certificate.read_bytes())
+        (certificates / upstream.authority / "me.key").write_bytes(other.key.read_bytes())
+        assert "does not accept our client certificate" in str(final_failure(upstream, certificates))
+
+
+@contextlib.contextmanager
+def answering_hello(answer: bytes) -> Iterator[Upstream]:
+    """A server that answers every ClientHello with these bytes, and hangs up."""
+    with Upstream(answering(500)) as upstream:
+
+        def serve(connection: Connection) -> None:
+            with contextlib.suppress(OSError):
+                connection.socket.recv(65536)
+                connection.send(answer)
+            connection.close()
+
+        upstream._serve = serve  # type: ignore[method-assign]
+        yield upstream
+
+
+def record(kind: int, content: bytes) -> bytes:
+    """A TLS 1.2 record."""
+    return bytes([kind, 3, 3]) + len(content).to_bytes(2, "big") + content
+
+
+HELLO = b"\x03\x03" + bytes(range(32)) + b"\0" + b"\xc0\x2f" + b"\0"  # ECDHE-RSA-AES128-GCM-SHA256, no extensions
+OLD_SERVER = record(22, b"\x02" + len(HELLO).to_bytes(3, "big") + HELLO)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (OLD_SERVER, "knows no secure renegotiation"),
+        (record(21, b"\x02\x28"), "refuses the handshake"),
+        (record(21, b"\x02\x46"), "no TLS that is new enough"),
+        (record(21, b"\x02\x70"), "TLS failed: "),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "does not speak TLS"),
+    ],
+    ids=["no-renegotiation-info", "handshake-failure", "protocol-version", "unrecognized-name", "plain-text"],
+)
+def test_what_two_sides_cannot_agree_upon_is_told_at_once(answer: bytes, words: str) -> None:
+    with answering_hello(answer) as upstream:
+        assert words in str(final_failure(upstream))
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", OLD_SERVER[:20], record(21, b"\x02\x50")], ids=["nothing", "cut", "internal-error"]
+)
+def test_a_handshake_that_breaks_off_is_tried_again(answer: bytes) -> None:
+    with answering_hello(answer) as upstream, registry_client(tls_verify=None, clock=FakeClock()) as client:
+        with pytest.raises(UpstreamError) as caught:
             client.fetch_manifest(reference_at(upstream))
+        assert caught.value.retryable
+        assert caught.value.phase == "connect"
+        assert len(upstream.connections) == LIMITS.attempts
 
 
 def test_a_file_that_is_no_client_certificate_is_named(

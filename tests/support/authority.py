@@ -13,6 +13,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.x509.oid import NameOID
 
 _DAY = dt.timedelta(days=1)
@@ -37,10 +38,14 @@ class Issued:
 
 @dataclass(frozen=True)
 class Authority:
-    """An authority with its files in ``directory``; ``certificate`` is what a client has to trust."""
+    """An authority with its files in ``directory``; ``certificate`` is what a client has to trust.
+
+    With an ``issuer`` it is an intermediate one, whose directory must be another.
+    """
 
     directory: Path
     name: str = "test authority"
+    issuer: Authority | None = None
 
     @cached_property
     def _key(self) -> ec.EllipticCurvePrivateKey:
@@ -50,18 +55,37 @@ class Authority:
     def certificate(self) -> Path:
         """The authority's own certificate."""
         path = self.directory / "authority.crt"
-        path.write_bytes(self_signed(self._key, self.name).public_bytes(serialization.Encoding.PEM))
+        issuer = self.issuer or self
+        certificate = _authority(self._key, self.name, issuer._key, issuer.name)
+        path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         return path
 
-    def issue(self, *names: str, expired: bool = False) -> Issued:
+    def issue(self, *names: str, expired: bool = False, key: CertificateIssuerPrivateKeyTypes | None = None) -> Issued:
         """A certificate for these host names or addresses, the first being its common name."""
+        return self._issue(names, key or ec.generate_private_key(ec.SECP256R1()), self._key, self.name, expired=expired)
+
+    def issue_for_itself(self, *names: str) -> Issued:
+        """The same, but signed with its own key: nobody's, and no authority's."""
         key = ec.generate_private_key(ec.SECP256R1())
-        builder = _builder(_name(names[0]), _name(self.name), key, expired=expired).add_extension(
-            x509.SubjectAlternativeName(_alternatives(names)), critical=False
+        return self._issue(names, key, key, names[0])
+
+    def _issue(
+        self,
+        names: tuple[str, ...],
+        key: CertificateIssuerPrivateKeyTypes,
+        issuer_key: ec.EllipticCurvePrivateKey,
+        issuer: str,
+        *,
+        expired: bool = False,
+    ) -> Issued:
+        builder = (
+            _builder(_name(names[0]), _name(issuer), key, expired=expired)
+            .add_extension(x509.SubjectAlternativeName(_alternatives(names)), critical=False)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         )
         issued = Issued(self.directory / f"{names[0]}.cert", self.directory / f"{names[0]}.key")
         issued.certificate.write_bytes(
-            builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+            builder.sign(issuer_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
         )
         issued.key.write_bytes(_private_pem(key))
         return issued
@@ -69,9 +93,15 @@ class Authority:
 
 def self_signed(key: ec.EllipticCurvePrivateKey, name: str) -> x509.Certificate:
     """A certificate of an authority, signed by itself."""
-    subject = _name(name)
-    constraints = x509.BasicConstraints(ca=True, path_length=0)
-    return _builder(subject, subject, key).add_extension(constraints, critical=True).sign(key, hashes.SHA256())
+    return _authority(key, name, key, name)
+
+
+def _authority(
+    key: ec.EllipticCurvePrivateKey, name: str, issuer_key: ec.EllipticCurvePrivateKey, issuer: str
+) -> x509.Certificate:
+    constraints = x509.BasicConstraints(ca=True, path_length=None)
+    builder = _builder(_name(name), _name(issuer), key).add_extension(constraints, critical=True)
+    return builder.sign(issuer_key, hashes.SHA256())
 
 
 def _alternatives(names: Iterable[str]) -> list[x509.GeneralName]:
@@ -90,7 +120,7 @@ def _name(common_name: str) -> x509.Name:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, *, expired: bool = False
+    subject: x509.Name, issuer: x509.Name, key: CertificateIssuerPrivateKeyTypes, *, expired: bool = False
 ) -> x509.CertificateBuilder:
     now = dt.datetime.now(dt.UTC)
     return (
@@ -104,7 +134,7 @@ def _builder(
     )
 
 
-def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+def _private_pem(key: CertificateIssuerPrivateKeyTypes) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

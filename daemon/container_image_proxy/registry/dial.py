@@ -10,6 +10,7 @@ import errno
 import os
 import selectors
 import socket
+import ssl
 import threading
 from itertools import zip_longest
 from time import monotonic
@@ -142,7 +143,11 @@ class _Dialling(HTTPConnection):
         """Ask for what the route says; ``url`` is the same after the pool has rewritten its percent-encoding."""
         if not self.is_closed:
             note_connected()
-        super().request(method, current_route().request_target or url, *arguments, **options)
+        try:
+            super().request(method, current_route().request_target or url, *arguments, **options)
+        except ssl.SSLEOFError as error:
+            # The server said why it closes before it did: this is the one error after which the pool reads on.
+            raise BrokenPipeError(errno.EPIPE, "the server closed the connection") from error
 
     def _new_conn(self) -> socket.socket:
         # The proxy is the administrator's choice; what lies behind it is the proxy's to resolve.

@@ -10,6 +10,7 @@ import errno
 import http.client
 import json
 import logging
+import re
 import socket
 import ssl
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from container_image_proxy.errors import (
     UpstreamTimeoutError,
 )
 from container_image_proxy.registry.response import FramingError
+from container_image_proxy.registry.tls_failures import explain, is_plain_text, may_pass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +60,7 @@ _CODES: Final = frozenset(
 _RATE_LIMIT: Final = "TOOMANYREQUESTS"
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _Kind = type[BaseException] | tuple[type[BaseException], ...]
-_NO_TLS: Final = frozenset({"HTTP_REQUEST", "WRONG_VERSION_NUMBER"})  # how OpenSSL calls plain text instead of TLS
+_TUNNEL_REFUSED: Final = re.compile(r"Tunnel connection failed: (\d{3})\b")  # http.client's words, with the status
 _PLAIN_HTTP: Final = "it does not speak TLS (to allow that, insecure = true in registries.conf, or --tls-verify=false)"
 _NEVER_BETTER: Final = frozenset({HTTPStatus.NOT_IMPLEMENTED, HTTPStatus.HTTP_VERSION_NOT_SUPPORTED})
 
@@ -69,9 +71,7 @@ class ConnectionLostError(RegistryUnavailableError):
 
 # urllib3 counts every failure to connect among the time-outs, so those come first.
 _KINDS: Final[tuple[tuple[_Kind, type[UpstreamError], str, bool], ...]] = (
-    (ssl.SSLCertVerificationError, RegistryError, "its certificate is not trusted: {}", False),
     (socket.gaierror, RegistryUnavailableError, "its name cannot be resolved ({})", True),
-    (urllib3.exceptions.ProxyError, RegistryUnavailableError, "the proxy on the way to it refuses or fails", True),
     (urllib3.exceptions.NewConnectionError, RegistryUnavailableError, "cannot connect ({})", True),
     (
         (TimeoutError, urllib3.exceptions.TimeoutError),
@@ -79,7 +79,6 @@ _KINDS: Final[tuple[tuple[_Kind, type[UpstreamError], str, bool], ...]] = (
         "no answer, or no end of it, in time",
         True,
     ),
-    (ssl.SSLError, RegistryUnavailableError, "TLS failed ({})", True),
     ((ConnectionError, http.client.IncompleteRead), ConnectionLostError, "the connection was lost", True),
     (FramingError, RegistryError, "{}", False),
     (http.client.HTTPException, RegistryError, "its answer is malformed", False),
@@ -107,8 +106,10 @@ def error_for_status(
     """The error that an unwanted answer stands for. ``retry_after`` in seconds."""
     kind, retryable = _classify(status, codes)
     named = f" ({', '.join(codes)})" if codes else ""
+    # No registry answers so.
+    who = f"the proxy on the way to {endpoint}" if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED else endpoint
     return kind(
-        f"{endpoint} answered {status}{named} to the {phase} request",
+        f"{who} answered {status}{named} to the {phase} request",
         phase=phase,
         endpoint=endpoint,
         upstream_status=status,
@@ -131,8 +132,7 @@ def _classify(status: int, codes: tuple[str, ...]) -> tuple[type[UpstreamError],
 
 def error_for_exception(error: BaseException, *, phase: str, endpoint: str) -> UpstreamError:
     """The error that an exception of the HTTP library or the system stands for, told by what lies at its root."""
-    causes = tuple(_causes(error))
-    kind, reason, retryable = _diagnose(causes)
+    kind, reason, retryable = _diagnose(tuple(_causes(error)), phase)
     return kind(f"{endpoint}: {reason}", phase=phase, endpoint=endpoint, retryable=retryable)
 
 
@@ -158,10 +158,13 @@ def own_errors(endpoint: str) -> Iterator[None]:
         raise RegistryError(f"{endpoint}: its answer cannot be processed", endpoint=endpoint) from error
 
 
-def _diagnose(causes: tuple[BaseException, ...]) -> tuple[type[UpstreamError], str, bool]:
+def _diagnose(causes: tuple[BaseException, ...], phase: str) -> tuple[type[UpstreamError], str, bool]:
     """Class, reason, and whether it may pass: the first of the known kinds that is among the causes."""
-    if any(getattr(cause, "reason", None) in _NO_TLS for cause in causes if isinstance(cause, ssl.SSLError)):
-        return RegistryError, _PLAIN_HTTP, False
+    if any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes):
+        return _diagnose_proxy(causes)
+    tls = next((cause for cause in causes if isinstance(cause, ssl.SSLError)), None)
+    if tls is not None and not isinstance(tls, TimeoutError):
+        return _diagnose_tls(tls, in_handshake=phase == "connect")
     for kind, error, reason, retryable in _KINDS:
         cause = next((cause for cause in causes if isinstance(cause, kind)), None)
         if cause is not None:
@@ -169,14 +172,32 @@ def _diagnose(causes: tuple[BaseException, ...]) -> tuple[type[UpstreamError], s
     return ConnectionLostError, "the connection was lost", True
 
 
+def _diagnose_tls(error: ssl.SSLError, *, in_handshake: bool) -> tuple[type[UpstreamError], str, bool]:
+    if in_handshake and is_plain_text(error):
+        return RegistryError, _PLAIN_HTTP, False
+    if not may_pass(error, in_handshake=in_handshake):
+        return RegistryError, explain(error), False
+    return (RegistryUnavailableError if in_handshake else ConnectionLostError), explain(error), True
+
+
+def _diagnose_proxy(causes: tuple[BaseException, ...]) -> tuple[type[UpstreamError], str, bool]:
+    """Its own answer decides, if it gave one: what is refused stays so, and a proxy without an answer may get well."""
+    refusals = (_TUNNEL_REFUSED.match(str(cause)) for cause in causes if isinstance(cause, OSError))
+    status = next((int(refusal[1]) for refusal in refusals if refusal), None)
+    if status is not None:
+        kind, retryable = _classify(status, ())
+        is_refusal = issubclass(kind, RegistryAuthError)
+        return RegistryError if is_refusal else kind, f"the proxy on the way to it answered {status}", retryable
+    untrusted = next((cause for cause in causes if isinstance(cause, ssl.SSLError)), None)
+    if untrusted is not None and not may_pass(untrusted, in_handshake=True):
+        return RegistryError, f"the proxy on the way to it: {explain(untrusted)}", False
+    return RegistryUnavailableError, f"the proxy on the way to it fails ({_words(causes, causes[0])})", True
+
+
 def _words(causes: tuple[BaseException, ...], cause: BaseException) -> str:
-    """How the system or the TLS library calls it; nothing that was received."""
+    """How the system or we call it; nothing that was received."""
     if isinstance(cause, FramingError):
         return str(cause)
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return cause.verify_message
-    if isinstance(cause, ssl.SSLError):
-        return getattr(cause, "reason", None) or "no reason given"
     return next(
         (error.strerror for error in causes if isinstance(error, OSError) and error.strerror), "no reason given"
     )

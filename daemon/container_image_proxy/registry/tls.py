@@ -18,16 +18,22 @@ if TYPE_CHECKING:
 
 _MAX_FILE: Final = 16 << 20  # a system's whole trust store has 0.3 MiB
 _log = logging.getLogger(__name__)
+_CIPHERS: Final = "DEFAULT:@SECLEVEL=1"
+"""OpenSSL's own choice, at a level where RSA keys of 1024 bits pass, and signatures with SHA-1 do not: as in Go."""
 
 
 def client_context(files: TlsFiles, *, verify: bool) -> ssl.SSLContext:
     """TLS 1.2 or later with the system's and these authorities and these client certificates.
 
-    Raises :class:`ConfigurationError` if a file is unusable.
+    Whoever's certificate is among the authorities is trusted, be it that of an intermediate authority or the server's
+    own, as in Go's clients (contrib/adr/0024). Raises :class:`ConfigurationError` if a file is unusable.
     """
     context = ssl.create_default_context() if verify else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # Newer Pythons are stricter than the tools whose files these are: private CAs without key identifiers must work.
+    # Not every Python has these defaults. Private authorities without key identifiers, which strictness asks for, work
+    # with the tools whose files these are.
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
     context.verify_flags &= ~ssl.VerifyFlags.VERIFY_X509_STRICT
+    context.set_ciphers(_CIPHERS)
     context.sslsocket_class = cast("type[ssl.SSLSocket]", PunctualTLSSocket)
     for authority in files.authorities:
         _load_authority(context, authority)

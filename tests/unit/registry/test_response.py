@@ -144,7 +144,13 @@ def test_interim_answers_count_against_the_size() -> None:
         read_head(io.BytesIO(interim * 2 + BEGIN + b"\r\n"))
 
 
-@pytest.mark.parametrize("raw", [b"", b"HTTP/1.1 200", BEGIN, BEGIN + b"A: b", BEGIN + b"A: b\r\n"])
+@pytest.mark.parametrize("raw", [b"\0\0\0\4\0", b"SSH-2.0", b"HTTp", b"\r\n"])
+def test_what_never_was_http_is_none_though_it_was_cut(raw: bytes) -> None:
+    with pytest.raises(FramingError, match="does not begin as HTTP/1 does"):
+        read_head(io.BytesIO(raw))
+
+
+@pytest.mark.parametrize("raw", [b"", b"HT", b"HTTP/1.1 200", BEGIN, BEGIN + b"A: b", BEGIN + b"A: b\r\n"])
 def test_a_head_that_is_cut_is_a_lost_connection(raw: bytes) -> None:
     with pytest.raises(http.client.IncompleteRead):
         read_head(io.BytesIO(raw))
