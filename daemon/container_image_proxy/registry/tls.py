@@ -26,7 +26,7 @@ def client_context(files: TlsFiles, *, verify: bool) -> ssl.SSLContext:
     """TLS 1.2 or later with the system's and these authorities and these client certificates.
 
     Whoever's certificate is among the authorities is trusted, be it that of an intermediate authority or the server's
-    own, as in Go's clients (contrib/adr/0024). Raises :class:`ConfigurationError` if a file is unusable.
+    own, as in Go's clients (contrib/adr/0025). Raises :class:`ConfigurationError` if a file is unusable.
     """
     context = ssl.create_default_context() if verify else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     # Not every Python has these defaults. Private authorities without key identifiers, which strictness asks for, work
