@@ -99,7 +99,7 @@ def test_a_server_that_speaks_http_2_only_is_a_clean_error(authority: Authority,
         certificates = trust(tmp_path, authority, upstream.authority)
         with (
             registry_client(certificates=certificates, tls_verify=None) as client,
-            pytest.raises(RegistryError, match="malformed"),
+            pytest.raises(RegistryError, match="does not begin as HTTP/1 does"),
         ):
             client.fetch_manifest(reference_at(upstream))
 

@@ -16,6 +16,7 @@ from container_image_proxy.errors import UpstreamTimeoutError
 from container_image_proxy.image.digest import digest_of
 from container_image_proxy.image.reference import parse_reference
 from container_image_proxy.registry.attempts import Clock
+from container_image_proxy.registry.endpoints import Repository
 from container_image_proxy.transports.signatures import MAX_TIME, SignatureStorage
 from tests.support.registry_client import registry_client
 from tests.support.upstream import (
@@ -48,9 +49,15 @@ def storage(handler: Handler, seconds: float) -> Iterator[tuple[SignatureStorage
 
 
 def fetch(storage: SignatureStorage, upstream: Upstream) -> int:
-    """How many signatures the index and the manifest have."""
-    reference = parse_reference(f"{upstream.authority}/os:1")
-    return sum(len(found) for digest in (INDEX, MANIFEST) for found in storage.fetch(reference, digest, {"simple"}))
+    """How many signatures the index and the manifest have; raises the first failure to get one."""
+    place = Repository(domain=upstream.authority, reference=parse_reference(f"{upstream.authority}/os:1"))
+    count = 0
+    for digest in (INDEX, MANIFEST):
+        for found in storage.fetch(place, digest, {"simple"}):
+            for failure in found.failures:
+                raise failure.error
+            count += len(found.signatures)
+    return count
 
 
 def after(seconds: float, then: Handler) -> Handler:

@@ -26,7 +26,9 @@ class Limits:
     idle_timeout: float = 30.0
     """The longest wait for a next byte of a body."""
     minimum_rate: float = 8 * KIB
-    """A read of n bytes may take ``max(idle_timeout, n / minimum_rate)``: who drips is as good as dead."""
+    """Of a body. Waiting uses up ``idle_timeout``, and each byte gives time back at this rate. A source that only drips
+    counts as dead after that time.
+    """
 
     answer_timeout: float = 150.0
     """From a request to the end of its answer's head, with all logins, redirects and protocols on the way."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from urllib3._base_connection import BaseHTTPConnection
+    from urllib3.response import HTTPResponse
 
     Address = tuple[int, Any]
 
@@ -133,8 +134,6 @@ def _detached(contender: PunctualSocket) -> PunctualSocket:
 class _Dialling(HTTPConnection):
     """Opens its connections by :func:`dial`, a proxy's included."""
 
-    response_class = FramedResponse
-
     def connect(self) -> None:
         super().connect()
         note_connected()
@@ -148,6 +147,17 @@ class _Dialling(HTTPConnection):
         except ssl.SSLEOFError as error:
             # The server said why it closes before it did: this is the one error after which the pool reads on.
             raise BrokenPipeError(errno.EPIPE, "the server closed the connection") from error
+
+    def response_class(self, *arguments: Any, **options: Any) -> FramedResponse:  # type: ignore[override]  # callable
+        """The reader of the next answer, which :meth:`getresponse` hands on."""
+        self._framed = FramedResponse(*arguments, **options)
+        return self._framed
+
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # urllib3's, not http.client's
+        """The answer. ``framed`` is the reader below it, which can read into memory of the caller's."""
+        response = super().getresponse()
+        response.framed = self._framed  # type: ignore[attr-defined]
+        return response
 
     def _new_conn(self) -> socket.socket:
         # The proxy is the administrator's choice; what lies behind it is the proxy's to resolve.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from contextlib import suppress
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from http.client import HTTPException
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
 
 from urllib3.exceptions import HTTPError
 
@@ -41,7 +43,9 @@ class Reply:
     """One answer. Whoever gets it closes it, or reads it to its end; then the connection can be used again."""
 
     def __init__(self, response: requests.Response, request: Request, limits: Limits) -> None:
-        self._raw = response.raw
+        self._raw: Any = response.raw
+        self._patience = limits.idle_timeout
+        """In seconds: waiting uses it up, and what arrives renews it at ``minimum_rate``."""
         self._limits = limits
         self.request = request
         self.status: int = response.status_code
@@ -82,10 +86,23 @@ class Reply:
         return data
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill the beginning of ``buffer`` as :meth:`read` would: how many bytes, none only at the end."""
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+        """Receive into the beginning of ``buffer`` what is there: how many bytes, none only at the end.
+
+        Raises :class:`UpstreamError` when the connection fails, stalls or drips.
+        """
+        limits, framed, began = self._limits, self._raw.framed, monotonic()
+        with step(self._patience, idle=limits.idle_timeout) as running:
+            try:
+                count: int = framed.readinto1(buffer)
+            except (HTTPException, OSError) as error:
+                raise self._failed(running.failure or error) from None
+        earned = count / limits.minimum_rate
+        self._patience = min(limits.idle_timeout, self._patience - (monotonic() - began) + earned)
+        if count == 0 and running.failure is not None:  # a trailer that never ended, taken for its end
+            raise self._failed(running.failure)
+        if framed.isclosed():  # at its end the connection can be used again
+            self._raw.release_conn()
+        return count
 
     def _failed(self, cause: Exception) -> UpstreamError:
         return error_for_exception(cause, phase=self.request.phase, endpoint=self.endpoint)

@@ -12,7 +12,7 @@ import http.client
 import re
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from container_image_proxy.config.limits import MIB
 
@@ -23,12 +23,15 @@ MAX_HEAD_SIZE: Final = 1 * MIB
 """Of the head and all interim answers before it, in bytes. Go's client takes 10 MiB, proxies in between some KiB."""
 MAX_INTERIM_ANSWERS: Final = 1024
 
+_HTTP: Final = b"HTTP/"
+_NO_HTTP: Final = "its answer does not begin as HTTP/1 does"
 _STATUS_LINE: Final = re.compile(rb"HTTP/([0-9])\.([0-9]) +([0-9]{3})(?: (.*))?", re.DOTALL)
 _FIELD: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z ]+):([\t\x20-\x7e\x80-\xff]*)")
 _LENGTH: Final = re.compile(r"[0-9]+")
 _MOST_DIGITS: Final = 20
 _CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?\r?\n", re.DOTALL)
 _MAX_CHUNK_LINE: Final = 64 * 1024
+_WORTHWHILE: Final = 64 * 1024
 _BODILESS: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 
 
@@ -81,6 +84,8 @@ def _read_lines(stream: Lines, left: int) -> list[bytes]:
         if left < 0:
             raise FramingError(f"its head is larger than {MAX_HEAD_SIZE} bytes")
         if not line.endswith(b"\n"):
+            if not lines and not _HTTP.startswith(line[: len(_HTTP)]):  # frames of HTTP/2 have no line ends
+                raise FramingError(_NO_HTTP)
             raise http.client.IncompleteRead(b"")
         lines.append(line)
     return lines
@@ -91,7 +96,7 @@ def parse_head(lines: Iterable[bytes]) -> ResponseHead:
     status_line, *field_lines = (_without_end(line) for line in lines)
     match = _STATUS_LINE.fullmatch(status_line)
     if match is None:
-        raise FramingError("its answer does not begin as HTTP/1 does")
+        raise FramingError(_NO_HTTP)
     fields = []
     for line in _unfolded(field_lines):
         field = _FIELD.fullmatch(line)
@@ -165,6 +170,35 @@ class FramedResponse(http.client.HTTPResponse):
     def _is_last(self, head: ResponseHead) -> bool:
         options = {option.strip().lower() for value in head.values("connection") for option in value.split(",")}
         return "close" in options or (self.version == 10 and "keep-alive" not in options)  # noqa: PLR2004 - HTTP/1.0
+
+    def readinto1(self, buffer: Any) -> int:
+        """Receive into ``buffer`` (not empty) what is there, without waiting for more: none only at the end.
+
+        Of small chunks it takes as many as make a piece that is worth the way. Raises
+        :class:`http.client.IncompleteRead` if the stream ends before the body does.
+        """
+        if self.fp is None:
+            return 0
+        view, received = memoryview(buffer), 0
+        if not self.chunked:
+            received = self.fp.readinto1(view if self.length is None else view[: self.length])
+            if self.length is not None:
+                if received == 0 < self.length:
+                    raise http.client.IncompleteRead(b"", self.length)
+                self.length -= received
+            if received == 0 or self.length == 0:
+                self._close_conn()  # type: ignore[attr-defined]  # not in its stubs, nor is the next
+            return received
+        while received < min(len(view), _WORTHWHILE):
+            left = self._get_chunk_left()  # type: ignore[attr-defined]
+            if left is None:
+                break
+            count = self.fp.readinto1(view[received : received + left])
+            if count == 0:
+                raise http.client.IncompleteRead(b"", left)
+            self.chunk_left = left - count
+            received += count
+        return received
 
     def _read_next_chunk_size(self) -> int:
         """The original takes a sign, a prefix and underscores for part of a number."""
