@@ -328,6 +328,19 @@ def test_no_realm_of_a_redirects_target_leads_a_public_registrys_client_into_a_p
             client.fetch_manifest(at(registry, REGISTRY))
 
 
+@pytest.mark.demand("AUTH-realm-ssrf")
+def test_a_realm_that_the_administrator_named_never_leads_to_metadata(world: World) -> None:
+    wants = 'Bearer realm="https://metadata.test/token"'
+    with Upstream(answering(401, headers={"WWW-Authenticate": wants}), host="127.0.0.2") as registry:
+        given = {f"{REGISTRY}:{registry.port}": LOGIN}
+        with (
+            registry_client(credentials=given, token_realms=("metadata.test",)) as client,
+            pytest.raises(UpstreamError, match="refused to connect"),
+        ):
+            client.fetch_manifest(at(registry, REGISTRY))
+    assert "169.254.169.254" not in world.dialled
+
+
 # --- identity tokens -------------------------------------------------------------------------------------------------
 
 

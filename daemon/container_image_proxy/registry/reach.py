@@ -27,7 +27,9 @@ class Reach(enum.Enum):
     ANYWHERE = "anywhere"
     """The administrator named the target."""
     PRIVATE = "private"
-    """A registry in a private network named it: no link-local, metadata, multicast or unspecified address."""
+    """A registry in a private network named it, or the administrator did by a name that another may come to own: no
+    link-local, metadata, multicast or unspecified address.
+    """
     PUBLIC = "public"
     """A public registry named it: global addresses only."""
 

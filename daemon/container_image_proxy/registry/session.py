@@ -140,8 +140,11 @@ class HttpSession:
         return _Profile(
             files=self._tls_files(request),
             verify=not (endpoint.insecure and is_same_host),
-            reach=Reach.ANYWHERE if is_same_host or request.is_named else self._reach_from(endpoint),
+            reach=Reach.ANYWHERE if is_same_host else self._reach_of(request),
         )
+
+    def _reach_of(self, request: Request) -> Reach:
+        return Reach.PRIVATE if request.is_named else self._reach_from(request.endpoint)
 
     def _tls_files(self, request: Request) -> TlsFiles:
         """The registry's authorities hold for where it sends us, client certificates only for whom they are meant."""
