@@ -8,15 +8,19 @@ name. The pid is for the log only, since it may be reused.
 from __future__ import annotations
 
 import errno
+import functools
 import socket
 import struct
 from array import array
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-MAX_GROUPS: Final = 4096
+if TYPE_CHECKING:
+    import ctypes
+
+MAX_GROUPS: Final = 1024
 """Supplementary groups that are read of a peer. Whoever has subordinate gids (subgid(5)) can be in all 65536 that Linux
-allows, and reading those takes a hundred times as long as all the rest of turning somebody away.
+allows, and the kernel takes a hundred times as long to tell those as all the rest of turning somebody away.
 """
 PID_SIZE: Final = 4
 """Bytes of credentials after which those of two processes of the same user, in the same groups, are alike."""
@@ -79,14 +83,20 @@ def parse_peer(credentials: bytes) -> Peer:
     return Peer(pid, uid, frozenset({gid, *array("I", credentials[_UCRED_SIZE:])}))
 
 
+@functools.cache
+def _c_library() -> ctypes.CDLL:
+    import ctypes  # noqa: PLC0415 - rare
+
+    return ctypes.CDLL(None, use_errno=True)
+
+
 def _read_many_groups(sock: socket.socket) -> bytes:
     """The groups of a peer that is in more than 256; none if ``MAX_GROUPS`` are not all of them."""
     import ctypes  # noqa: PLC0415 - rare
 
     buffer = ctypes.create_string_buffer(MAX_GROUPS * _GROUP_SIZE)
     length = ctypes.c_uint32(len(buffer))
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.getsockopt(sock.fileno(), _SOL_SOCKET, _SO_PEERGROUPS, buffer, ctypes.byref(length)) == 0:
+    if _c_library().getsockopt(sock.fileno(), _SOL_SOCKET, _SO_PEERGROUPS, buffer, ctypes.byref(length)) == 0:
         return buffer.raw[: length.value]
     if ctypes.get_errno() == errno.ERANGE:
         return b""

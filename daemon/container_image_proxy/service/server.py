@@ -161,7 +161,10 @@ class Server:
         return bool(self.idle_exit_seconds) and self._roster.is_empty and now >= self._idle_until()
 
     def _idle_until(self) -> float:
-        return self._idle_since + self.idle_exit_seconds
+        """When it ends for want of clients; not while strangers connect in a loop, or the next start would find the
+        backlog full.
+        """
+        return max(self._idle_since + self.idle_exit_seconds, self._turned_away.crowded_until)
 
     def _timeout(self) -> float | None:
         """Seconds until something is due without any event."""

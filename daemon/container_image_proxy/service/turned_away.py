@@ -55,6 +55,12 @@ class TurnedAway:
         self._lingering: collections.deque[tuple[float, socket.socket]] = collections.deque()
         self._tallies: dict[tuple[int | None, str], _Tally] = {}
         self._period_end = 0.0
+        self._crowded_until = 0.0
+
+    @property
+    def crowded_until(self) -> float:
+        """When nobody will have connected in a loop for a while, as far as is known now (monotonic clock)."""
+        return self._crowded_until
 
     def add(self, sock: socket.socket, peer: Peer, error: RefusedRequestError) -> bool:
         """Count a connection and tell it why it is turned away; False if its user has been told often enough.
@@ -63,6 +69,7 @@ class TurnedAway:
         """
         count = self.count(1, peer, error)
         if error.retry_after is None and count > MAX_TOLD:
+            self._crowded_until = self._period_end + PERIOD_SECONDS
             sock.close()
             return False
         self._tell(sock, b"".join(refusal(error)))

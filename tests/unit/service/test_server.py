@@ -21,6 +21,7 @@ from container_image_proxy.config.access import AccessRule
 from container_image_proxy.service.limits import ServerLimits
 from container_image_proxy.service.peer import UNAUTHENTICATED, Peer, read_peer
 from container_image_proxy.service.server import Server
+from container_image_proxy.service.turned_away import MAX_TOLD, PERIOD_SECONDS
 from tests.support.script import importing_project
 from tests.support.socket_server import (
     GET,
@@ -516,6 +517,16 @@ def test_a_client_that_comes_after_the_decision_to_leave_is_left_to_the_next_pro
             Server([kept.dup()], hello, ServerLimits(idle_exit_seconds=0.001)).serve()
         with running(tmp_path / "s", listener=kept.dup()), late[0]:
             assert read_answer(late[0]).status == 200
+
+
+def test_the_server_stays_while_strangers_connect_in_a_loop(tmp_path: Path) -> None:
+    listener = listen(tmp_path / "s", 1000)
+    limits = ServerLimits(idle_exit_seconds=PERIOD_SECONDS / 2, linger_seconds=0.01)
+    with contextlib.ExitStack() as clients:
+        strangers = [clients.enter_context(connect(tmp_path / "s")) for _ in range(MAX_TOLD + 1)]
+        with running(tmp_path / "s", limits=limits, admit=lambda _peer: False, listener=listener) as server:
+            assert read_all(strangers[-1]) == b""
+            assert server.server._idle_until() - server.server._idle_since >= PERIOD_SECONDS
 
 
 @pytest.mark.demand("idle-exit-race")

@@ -58,6 +58,14 @@ def test_a_user_is_told_a_few_times_in_a_period_and_then_only_closed(door: Door)
     assert door.turn_away().startswith(b"HTTP/1.1 403")
 
 
+def test_whoever_connects_in_a_loop_is_a_crowd_until_a_period_without(door: Door) -> None:
+    for _ in range(MAX_TOLD):
+        door.turn_away()
+    assert door.turned_away.crowded_until < door.now
+    door.turn_away()
+    assert door.turned_away.crowded_until == door.now + 2 * PERIOD_SECONDS
+
+
 def test_who_may_come_back_later_is_always_told(door: Door) -> None:
     answers = {door.turn_away(error=FULL)[:12] for _ in range(2 * MAX_TOLD)}
     assert answers == {b"HTTP/1.1 503"}
