@@ -14,6 +14,7 @@ import os
 import resource
 import selectors
 import signal
+import socket
 import sys
 import threading
 import time
@@ -31,7 +32,6 @@ from container_image_proxy.service.roster import Roster
 from container_image_proxy.service.turned_away import MAX_LINGERING, TurnedAway
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Iterator, Sequence
 
     from container_image_proxy.service.channel import Channel
@@ -221,8 +221,12 @@ class Server:
                 sock.close()
                 continue
             peer = parse_peer(credentials)
+            is_admitted = self._admit(peer)
+            if is_admitted and _has_left(sock):  # who connects in a loop may be somebody who is allowed to
+                sock.close()
+                continue
             with self._deciding:
-                objection = self._objection_to(peer)
+                objection = self._objection_to(peer) if is_admitted else _DENIED
                 if objection is None:
                     connection = Connection(SocketChannel(sock), peer, self._application, self._limits)
                     objection = None if self._start(connection) else self._too_many
@@ -233,8 +237,6 @@ class Server:
                 self._turned_away.count(one.count, one.peer, one.reason)
 
     def _objection_to(self, peer: Peer) -> RefusedRequestError | None:
-        if not self._admit(peer):
-            return _DENIED
         self._roster.note_departures()  # which the selector may have told of after this one
         return self._too_many if self._roster.is_full(peer) else None
 
@@ -283,6 +285,16 @@ def _woken_by_signals(descriptor: int) -> Iterator[None]:
         yield
     finally:
         signal.set_wakeup_fd(before)
+
+
+def _has_left(sock: socket.socket) -> bool:
+    """Whether a client has closed its connection without a word."""
+    try:
+        return not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def _affordable_connections() -> int:

@@ -266,6 +266,17 @@ def test_a_client_that_left_before_its_accept_is_no_trouble(tmp_path: Path) -> N
         assert server.ask().status == 200
 
 
+def test_clients_that_left_without_a_word_take_no_place_and_no_thread(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    listener = listen(tmp_path / "s", 300)
+    for _ in range(300):
+        connect(tmp_path / "s").close()
+    with running(tmp_path / "s", limits=ServerLimits(connections=1), listener=listener) as server:
+        assert server.ask().status == 200
+    assert "turned away" not in caplog.text
+
+
 # --- clients that leave -------------------------------------------------------------------------------------
 
 
