@@ -16,9 +16,15 @@ from typing import TYPE_CHECKING, Final
 from container_image_proxy.as_service import NoServiceError, run_as_service
 from container_image_proxy.assembly import Surroundings, assemble, find_gpg
 from container_image_proxy.check import EVERYBODY_HERE, WHOEVER_HOLDS_IT, Door, describe, find_complaints, find_door
-from container_image_proxy.command_line import build_parser, check_usage, instance_directories, load_settings
+from container_image_proxy.command_line import (
+    UsageError,
+    build_parser,
+    check_usage,
+    instance_directories,
+    load_settings,
+)
 from container_image_proxy.config.access import owner_access
-from container_image_proxy.config.instances import DEFAULT_IDLE_EXIT, find_instances
+from container_image_proxy.config.instances import COMMAND_LINE, DEFAULT_IDLE_EXIT, find_instances
 from container_image_proxy.config.keychain import Credentials
 from container_image_proxy.errors import ConfigurationError, Error
 from container_image_proxy.service import activation
@@ -40,6 +46,7 @@ if TYPE_CHECKING:
     from container_image_proxy.config.access import AccessRule
     from container_image_proxy.service.serving import Serving
 
+EX_USAGE: Final = 2  # as other programs do, and not sysexits.h
 EX_CONFIG: Final = 78
 _PRIVATE: Final = 0o600
 _log = logging.getLogger(__name__)
@@ -48,12 +55,28 @@ _log = logging.getLogger(__name__)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon, or check its configuration; the exit code."""
     parser = build_parser()
-    options = parser.parse_args(argv)
-    check_usage(parser, options)
+    try:
+        options = parser.parse_args(argv)
+        check_usage(parser, options)
+    except UsageError as error:
+        return _refuse_usage(parser, error)
     set_up_logging(getattr(logging, options.log_level.upper()), options.instance)
     if options.check:
         return _guarded(partial(_check, sys.argv[1:] if argv is None else argv), options)
     return _guarded(_reload if options.reload else _run, options)
+
+
+def _refuse_usage(parser: argparse.ArgumentParser, error: UsageError) -> int:
+    """Exit code 2, except where clients wait in a socket of systemd's: a drop-in's mistake is told to them, too."""
+    if not os.environ.get("LISTEN_FDS"):
+        parser.print_usage(sys.stderr)
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return EX_USAGE
+    set_up_logging()
+    remedy = "see container-image-proxy(1), mend ExecStart= of the unit, and restart it"
+    wrong = ConfigurationError(COMMAND_LINE, str(error), remedy=remedy)
+    hopeless = Degraded(wrong, (owner_access(os.geteuid()),), DEFAULT_IDLE_EXIT)
+    return _guarded(lambda _: _serve_inherited(lambda: hopeless, "NAME"), argparse.Namespace())
 
 
 def _guarded(action: Callable[[argparse.Namespace], int | None], options: argparse.Namespace) -> int:
@@ -173,10 +196,13 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _run_instance(options: argparse.Namespace, surroundings: Surroundings) -> None:
-    """Serve on the sockets that systemd passes, for which clients wait already: those get an answer in any case."""
-    load: Callable[[], Serving | Degraded]
     runtime = _runtime_directory()
-    load = partial(_load, options, surroundings, SnapshotStore(runtime / "snapshots" if runtime else None))
+    store = SnapshotStore(runtime / "snapshots" if runtime else None)
+    _serve_inherited(partial(_load, options, surroundings, store), options.instance)
+
+
+def _serve_inherited(load: Callable[[], Serving | Degraded], instance: str) -> None:
+    """Serve on the sockets that systemd passes, for which clients wait already: those get an answer in any case."""
     state = load()
     sockets, unusable = activation.inherited_sockets()
     if not sockets and isinstance(state, Degraded):
@@ -185,11 +211,12 @@ def _run_instance(options: argparse.Namespace, surroundings: Surroundings) -> No
         # Not status 78: who waits there would have systemd start us again at once.
         raise Error(str(unusable))
     if not sockets:
-        remedy = f"systemctl start container-image-proxy@{options.instance}.socket"
-        raise ConfigurationError(f"instance {options.instance}", "systemd passed no socket", remedy=remedy)
+        remedy = f"systemctl start container-image-proxy@{instance}.socket"
+        raise ConfigurationError(f"instance {instance}", "systemd passed no socket", remedy=remedy)
     if unusable is not None:
-        state = hopeless = Degraded(unusable, (owner_access(surroundings.uid),), state.idle_exit)
+        state = hopeless = Degraded(unusable, (owner_access(os.geteuid()),), state.idle_exit)
         load = lambda: hopeless  # noqa: E731 - no file mends the sockets that a process was started with
+    runtime = _runtime_directory()
     daemon = Daemon(state, load, sockets, ServerLimits(), Notifier(), Askers(runtime), Health(runtime), owner=None)
     daemon.run(daemon.server.serve)
 

@@ -10,6 +10,7 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from container_image_proxy import __version__
 from container_image_proxy.config.access import AccessRule, owner_access, resolve_groups, resolve_users
@@ -24,14 +25,26 @@ from container_image_proxy.config.instances import (
     TrustSettings,
     load_instance,
 )
-from container_image_proxy.errors import ConfigurationError, InvalidPlatformError
+from container_image_proxy.errors import ConfigurationError, Error, InvalidPlatformError
 from container_image_proxy.image.platform import Platform, host_platform, parse_platform
 from container_image_proxy.image.reference import is_domain
 
 
+class UsageError(Error):
+    """A command line that means nothing."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Leaves it to the caller what becomes of a wrong command line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise :class:`UsageError`."""
+        raise UsageError(message)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The options, which are the ones that skopeo's users know."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="container-image-proxy",
         description="Serve a verified container image, its manifest and blobs, over a socket.",
         allow_abbrev=False,
@@ -151,7 +164,7 @@ def _boolean(text: str) -> bool:
 
 
 def check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Refuse combinations of which one part would silently not count."""
+    """Refuse combinations of which one part would silently not count, by :class:`UsageError`."""
     named = [value for value in (options.image, options.instance) if value is not None]
     if len(named) > 1 or not (named or options.check):
         parser.error("give either an IMAGE or --instance NAME")

@@ -194,6 +194,19 @@ def test_a_daemon_that_nobody_asks_any_more_leaves_with_78(place: Path) -> None:
         assert daemon.log_text().splitlines()[-1].startswith(f"error {place}/config/test.toml: defualt: unknown key")
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(["--polici", "/x"], "unrecognized arguments: --polici"), (["--port", "1"], "--port serves an IMAGE")],
+)
+def test_a_wrong_command_line_is_told_to_who_waits(place: Path, options: list[str], said: str) -> None:
+    """A drop-in's, for example."""
+    with activated(place / "run", arguments(place, *options)) as daemon:
+        document = daemon.get("/manifest").json
+    assert (document["code"], document["file"]) == ("CONFIGURATION", "command line")
+    assert said in document["reason"]
+    assert "ExecStart=" in document["remedy"]
+
+
 def test_a_defect_is_an_answer_as_well(place: Path) -> None:
     """It says nothing of itself; the log does."""
     (place / "sitecustomize.py").write_text(

@@ -83,6 +83,11 @@ def name_absent_auth_file(instance: Instance) -> tuple[str, ...]:
     return instance.file, "registry.authfile", "/no/such/auth.json does not exist"
 
 
+def break_credential(instance: Instance) -> tuple[str, ...]:
+    instance.machine.write(f"/etc/credstore/container-image-proxy.{instance.name}.auth.json", "[]", mode=0o600)
+    return f"/{instance.service}/auth.json", "must be an object", "containers-auth.json(5)"
+
+
 FAULTS = (break_syntax, mistype_key, remove, mask, lock_away, lock_auth_file_away, name_absent_auth_file)
 
 
@@ -161,6 +166,25 @@ def test_a_reload_that_failed_is_seen_by_monitoring(machine: Machine, instance: 
     mend(instance)
     machine.systemctl("reload", instance.service)
     machine.wait_until(lambda: failed(instance) == [], "the end of it")
+
+
+def test_a_wrong_credential_is_told_and_a_restart_takes_up_the_right_one(machine: Machine, instance: Instance) -> None:
+    said = break_credential(instance)
+    detail = instance.get("/manifest").json()["detail"]
+    assert all(text in detail for text in said)
+    machine.write(f"/etc/credstore/container-image-proxy.{instance.name}.auth.json", "{}", mode=0o600)
+    machine.systemctl("restart", instance.service)
+    assert instance.get("/manifest").status == 200
+
+
+def test_a_wrong_option_in_a_drop_in_is_told(instance: Instance) -> None:
+    instance.drop_in("[Service]\nExecStart=\nExecStart=/usr/bin/container-image-proxy --instance %i --polici /x\n")
+    answer = instance.get("/manifest")
+    assert (answer.status, answer.json()["code"]) == (500, "CONFIGURATION")
+    assert "unrecognized arguments: --polici" in answer.json()["detail"]
+    instance.drop_in("")
+    instance.machine.systemctl("restart", instance.service)
+    assert instance.get("/manifest").status == 200
 
 
 def test_without_a_policy_nothing_is_served_until_there_is_one(
