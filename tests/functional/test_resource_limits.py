@@ -8,13 +8,13 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.support.cgroup import Limited, limited
-from tests.support.daemon import RunningDaemon
+from tests.support.daemon import RunningDaemon, UnixConnection
 from tests.support.host import Host
 from tests.support.layouts import (
     DOCKER_CONFIG,
@@ -27,8 +27,10 @@ from tests.support.layouts import (
     Layout,
 )
 from tests.support.machine import ROOT
+from tests.support.privilege import ORDINARY_UID, ordinary_user, public_directory
 from tests.support.upstream import Handler, Upstream, answering, by_path, content, image
 
+KIB = 1 << 10
 MIB = 1 << 20
 LARGEST = 4 * MIB  # that a manifest may be
 PLATFORMS = 60
@@ -44,15 +46,15 @@ def shipped(name: str) -> int:
 
 @contextmanager
 def serving(
-    place: Path, upstream: Upstream, images: dict[str, str], *, memory: int = 0, tasks: int = 0
+    place: Path, upstream: Upstream, images: dict[str, str], *, keys: str = "", tasks: int = 0
 ) -> Iterator[tuple[RunningDaemon, Limited]]:
     """The daemon as the unit runs it: within its limits, and with a runtime directory in memory, which counts."""
     host = Host(place / "host")
     host.write_registries(f'[[registry]]\nlocation = "{upstream.authority}"\ninsecure = true\n')
     with (
-        limited(memory=memory or shipped("MemoryMax"), tasks=tasks or shipped("TasksMax")) as group,
+        limited(memory=shipped("MemoryMax"), tasks=tasks or shipped("TasksMax")) as group,
         tempfile.TemporaryDirectory(dir="/dev/shm") as runtime,
-        host.daemon(images, environ={"RUNTIME_DIRECTORY": runtime}, prefix=group.prefix) as daemon,
+        host.daemon(images, environ={"RUNTIME_DIRECTORY": runtime}, keys=keys, prefix=group.prefix) as daemon,
     ):
         yield daemon, group
 
@@ -193,6 +195,32 @@ def test_clients_that_do_not_take_large_answers_stay_within_the_limits(tmp_path:
         assert [body in manifests for body in taken] == [True] * len(taken)
         assert group.killed() == 0, group.peak()
         assert daemon.get(f"/manifest?platform=linux/a{PLATFORMS - 1}").status == 200
+
+
+@pytest.mark.demand("client-stall")
+def test_users_who_take_nothing_of_small_blobs_stay_within_the_limits(tmp_path: Path) -> None:
+    """A small blob is in memory as a whole, and as many users as there can be clients may leave theirs there."""
+    stored = Layout(tmp_path / "layout").image([bytes(MIB - KIB)], name="1", compression="")
+    (digest,) = stored.layer_digests
+    keys = f"[images.os.access]\nusers = [0, {ORDINARY_UID}]"
+    with (
+        public_directory() as place,
+        Upstream(by_path(image(stored, tag="1"))) as upstream,
+        serving(place, upstream, {"os": f"docker://{upstream.authority}/os:1"}, keys=keys) as (daemon, group),
+        ExitStack() as clients,
+    ):
+        daemon.socket.parent.chmod(0o755)
+        connections = [clients.enter_context(closing(UnixConnection(daemon.socket))) for _ in range(128)]
+        for connection in connections[:64]:
+            connection.connect()
+        with ordinary_user():
+            for connection in connections[64:]:
+                connection.connect()
+        for connection in connections:
+            connection.request("GET", f"/blobs/{digest}")
+        statuses = [connection.getresponse().status for connection in connections]
+        assert statuses.count(200) == 64 + 48  # the last places are for users who have none
+        assert group.killed() == 0, group.peak()
 
 
 def test_clients_that_get_no_thread_are_told_to_come_back(tmp_path: Path) -> None:

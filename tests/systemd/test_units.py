@@ -30,7 +30,7 @@ def test_peers_are_seen_as_who_they_are(machine: Machine) -> None:
 def test_what_the_service_may_take_is_limited(machine: Machine) -> None:
     """What these limits suffice for, and hold against, is in tests/functional/test_resource_limits.py."""
     assert machine.show(UNITS[1], "MemoryMax") == str(256 << 20)
-    assert machine.show(UNITS[1], "TasksMax") == "768"
+    assert machine.show(UNITS[1], "TasksMax") == "512"
 
 
 def test_a_socket_is_never_given_up(machine: Machine) -> None:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class ServerLimits:
     """Bounds in count, bytes and seconds; the defaults fit a host with a handful of clients."""
 
-    connections: int = 256
+    connections: int = 128
+    """Each may have 1 MiB of a blob in memory, and the unit has ``MemoryMax=256M``."""
     connections_per_uid: int = 64
     head_bytes: int = 64 * 1024
     head_seconds: float = 10.0
