@@ -8,6 +8,7 @@ removal of what a daemon that was killed left. Knows nothing of signatures.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -32,21 +33,11 @@ _log = logging.getLogger(__name__)
 _PREFIX: Final = "container-image-proxy-gpg-"
 PROGRAM: Final = "gpg"
 _PATH: Final = "/usr/local/bin:/usr/bin:/bin"
+_LITTLE: Final = 64 << 10
 _HERE: Final = "/proc/self/cwd"  # gpg fails where the path of an agent's socket would have more than 107 characters
 _COMMAND: Final = (
-    *(
-        "gpg",
-        "--homedir",
-        _HERE,
-        "--no-options",
-        "--batch",
-        "--no-tty",
-        "--quiet",
-        "--no-autostart",
-        "--disable-dirmngr",
-        "--lock-never",
-    ),
-    *("--no-auto-check-trustdb", "--trust-model", "always"),
+    *("gpg", "--homedir", _HERE, "--no-options", "--batch", "--no-tty", "--quiet"),
+    *("--no-autostart", "--disable-dirmngr", "--lock-never", "--no-auto-check-trustdb", "--trust-model", "always"),
 )
 
 
@@ -61,6 +52,13 @@ class Job:
     most_status: int
     stdin: bytes = b""
     result: str = ""
+
+    @property
+    def space(self) -> int:
+        """Bytes of disk that it takes, generously: gpg keeps a key box twice while it writes it, and larger than the
+        keys.
+        """
+        return _LITTLE + (1 + 4 * bool(self.result)) * sum(map(len, self.files.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,7 @@ class Gpg:
         :class:`SignatureRejectedError` if gpg cannot be run, :class:`ConfigurationError` if it is not installed.
         """
         try:
-            with self._make_home() as home, _memory_file() as stdin, _memory_file() as status:
+            with self._make_home(job.space) as home, _memory_file() as stdin, _memory_file() as status:
                 for name, content in job.files.items():
                     (home / name).write_bytes(content)
                 stdin.write(job.stdin)
@@ -112,20 +110,21 @@ class Gpg:
         return (*self.places, Path(tempfile.gettempdir()))
 
     @contextlib.contextmanager
-    def _make_home(self) -> Iterator[Path]:
+    def _make_home(self, space: int) -> Iterator[Path]:
         """A new directory that nobody else can read or write, gone afterwards."""
-        path, lock = self._make_locked_directory()
+        path, lock = self._make_locked_directory(space)
         try:
             yield path
         finally:
             shutil.rmtree(path, ignore_errors=True)
             os.close(lock)
 
-    def _make_locked_directory(self) -> tuple[Path, int]:
+    def _make_locked_directory(self, space: int) -> tuple[Path, int]:
         objections = []
         for place in self._candidates():
             try:
                 _verify_safe(place)
+                _verify_space(place, space)
                 return _make_locked_directory(place)
             except OSError as error:
                 _log.warning("%s cannot hold gpg's home directory: %s", place, _reason(error))
@@ -140,6 +139,13 @@ def _verify_safe(place: Path) -> None:
     is_open = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not status.st_mode & stat.S_ISVTX
     if is_others or is_open:
         raise PermissionError(0, "other users can write there")
+
+
+def _verify_space(place: Path, space: int) -> None:
+    """Raise ``ENOSPC`` unless there is room for so many bytes: of a full disk, gpg says that the keys are none."""
+    status = os.statvfs(place)
+    if status.f_blocks and status.f_bavail * status.f_frsize < space:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _make_locked_directory(place: Path) -> tuple[Path, int]:

@@ -23,6 +23,7 @@ from container_image_proxy.policy import gpg as module
 from container_image_proxy.policy.budget import Budget
 from container_image_proxy.policy.gpg import Gpg, Job, Run
 from tests.support.leaks import holdings, left_behind
+from tests.support.requirements import needs_root
 from tests.support.verification import PATIENCE, make_budget
 
 SAY_YES = "cat >output; while [ $1 != --status-fd ]; do shift; done; echo '[GNUPG:] YES it is' >&$2; cat output"
@@ -193,7 +194,24 @@ def test_a_place_where_all_may_write_is_safe_if_they_can_only_remove_their_own(
         run(Gpg())
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+@pytest.mark.demand("disk-full")
+def test_a_place_that_is_full_is_passed_over(
+    program: Callable[[str], None], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program("pwd")
+    full, real = tmp_path / "full", os.statvfs
+    full.mkdir(mode=0o700)
+
+    def with_one_block(path: Path) -> os.statvfs_result:
+        fields = list(real(path))
+        fields[4] = 1 if path == full else fields[4]
+        return os.statvfs_result(fields)
+
+    monkeypatch.setattr(os, "statvfs", with_one_block)
+    assert home_of(Gpg((full,))) == place
+
+
+@needs_root
 def test_a_place_of_another_user_is_not_safe(program: Callable[[str], None], place: Path, tmp_path: Path) -> None:
     program("pwd")
     others = tmp_path / "others"
