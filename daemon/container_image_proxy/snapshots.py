@@ -12,7 +12,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from container_image_proxy.errors import Error
+from container_image_proxy.errors import Error, VerificationTimeoutError
 from container_image_proxy.single_flight import SingleFlight
 
 if TYPE_CHECKING:
@@ -105,6 +105,8 @@ class Snapshots:
     def _restore(self, stored: StoredImage) -> Snapshot | None:
         try:
             verdict = self._verify(stored)
+        except VerificationTimeoutError:  # no verdict: whoever asks later may have one
+            raise
         except Error as error:
             _log.warning("a kept snapshot of %s is not used: %s", stored.name, error)
             verdict = None

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from container_image_proxy.errors import PolicyRejectedError
+from container_image_proxy.errors import PolicyRejectedError, VerificationTimeoutError
 from container_image_proxy.snapshot_store import SnapshotStore
 from container_image_proxy.snapshots import Snapshots
 from container_image_proxy.stored_image import StoredImage
@@ -94,3 +94,20 @@ def test_what_is_no_longer_kept_is_forgotten() -> None:
     for number in range(100):
         kept.add("shelf", SimpleNamespace(stored=stored(number)))  # type: ignore[arg-type]
     assert len(kept._verdicts) == len(store.kept())
+
+
+def test_a_judgement_for_which_there_was_no_time_is_none_and_is_tried_again() -> None:
+    busy = iter([VerificationTimeoutError("too slow")])
+
+    def late(image: StoredImage) -> Any:
+        for error in busy:
+            raise error
+        return SimpleNamespace(stored=image)
+
+    store = SnapshotStore(None)
+    for number in (1, 2):
+        store.add("os", stored(number))
+    kept = Snapshots(store, late)
+    with pytest.raises(VerificationTimeoutError):
+        next(kept.of("os"))
+    assert next(kept.of("os")).stored == stored(2)
