@@ -83,7 +83,7 @@ def test_every_layout_that_the_instance_cannot_read_is_told(machine: Machine, ma
             machine.run("cp", "-a", "/srv/unseen/image", path)
     machine.run("chmod", "0711", "/srv/unseen/below")
     binds = "".join(f"BindReadOnlyPaths=-{places[name][0]}\n" for name in ("root", "home", "tmp"))
-    instance.drop_in(f"[Service]\nProtectHome=tmpfs\n{binds}")
+    instance.drop_in(f"[Service]\nProtectHome=tmpfs\nTemporaryFileSystem=/root:ro\n{binds}")
     done = check(instance)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -192,14 +192,14 @@ def test_a_host_without_d_bus_is_enough(machine: Machine, make_instance: MakeIns
     instance.add_image()
     instance.configure()
     machine.run("chmod", "0700", "/srv/no-bus/image")
-    machine.run("systemctl", "stop", "dbus.service", "dbus.socket")
+    machine.run("systemctl", "stop", "dbus.service", "dbus.socket", check=False)  # if there is one at all
     try:
         (complaint,) = errors(check(instance))
         listed = machine.run(
             "systemctl", "list-units", "--all", "container-image-proxy-check-*", "--plain", "--no-legend"
         )
     finally:
-        machine.run("systemctl", "start", "dbus.socket")
+        machine.run("systemctl", "start", "dbus.socket", check=False)
     assert "/srv/no-bus/image (mode 0700, of uid 0) is closed to uid" in complaint
     assert listed.stdout == ""
     assert list((machine.root / "run").glob("container-image-proxy-*")) == []

@@ -208,7 +208,7 @@ def test_the_remedies_for_what_the_sandbox_hides_are_remedies(machine: Machine, 
     for name, path in places.items():
         told = refused(instance, name)
         assert f"BindReadOnlyPaths=-{path}" in told
-        settings |= {word.strip("()") for word in told.split() if re.fullmatch(r"\(?[A-Za-z]+=[-\w/]+\)?", word)}
+        settings |= set(re.findall(r"[A-Z][A-Za-z]+=[-\w/:]+", told))
     assert {"ProtectHome=tmpfs", "BindReadOnlyPaths=-/tmp/cured/layout"} <= settings
     instance.stop()
     instance.drop_in("\n".join(["[Service]", *sorted(settings)]))

@@ -20,8 +20,8 @@ from container_image_proxy.errors import UnreadableFileError
 
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 _HOMES: Final = frozenset({"/home", "/root", "/run/user"})  # what ProtectHome= is about
-_INACCESSIBLE: Final = "/systemd/inaccessible/dir"  # what systemd mounts over a directory that nobody may enter
-_PRIVATE_TMP: Final = "/systemd-private-"
+_TEMPORARY: Final = frozenset({"/tmp", "/var/tmp"})  # noqa: S108 - what PrivateTmp= is about
+_PRIVATE_TMP: Final = "/systemd-private-"  # a part of the host's; PrivateTmp=disconnected has a file system of its own
 _BITS: Final = {
     "ur": stat.S_IRUSR, "ux": stat.S_IXUSR, "gr": stat.S_IRGRP, "gx": stat.S_IXGRP, "or": stat.S_IROTH,
     "ox": stat.S_IXOTH,
@@ -44,6 +44,11 @@ class _Mount:
     root: str
     point: str
     kind: str
+
+    @property
+    def is_inaccessible(self) -> bool:
+        """Whether it is what systemd mounts over a directory that nobody may enter."""
+        return self.root.endswith("/systemd/inaccessible/dir")
 
 
 def unreadable(path: Path, error: OSError) -> UnreadableFileError:
@@ -74,10 +79,9 @@ def _explain_denial(path: Path, reason: str) -> Obstacle:
     real = Path(os.path.realpath(path))
     closed = _closed_place(real)
     mount = _mount_of(closed)
-    if mount is not None and mount.root.endswith(_INACCESSIBLE):
-        if mount.point in _HOMES:
-            remedy = f"a drop-in with ProtectHome=tmpfs and BindReadOnlyPaths=-{path} shows it"
-            return Obstacle(f"{reason}: ProtectHome= of the unit hides {mount.point}", remedy)
+    if mount is not None and mount.point in _HOMES and (mount.is_inaccessible or mount.kind == "tmpfs"):
+        return Obstacle(f"{reason}: ProtectHome= of the unit hides {mount.point}", _show_home(path, mount.point))
+    if mount is not None and mount.is_inaccessible:
         return Obstacle(f"{reason}: InaccessiblePaths= of the unit hides {mount.point}")
     try:
         status = closed.stat()
@@ -90,6 +94,12 @@ def _explain_denial(path: Path, reason: str) -> Obstacle:
     if all(mode & _BITS[whose + one] for one in needed):
         return Obstacle(f"{reason}: {what}, though not by its mode")
     return Obstacle(f"{reason}: {what}", f"chmod {whose}+{needed} {shlex.quote(str(closed))}")
+
+
+def _show_home(path: Path, home: str) -> str:
+    # Since systemd 255 the empty /root is closed to others, as root's is.
+    passable = "TemporaryFileSystem=/root:ro, " if home == "/root" else ""
+    return f"a drop-in with ProtectHome=tmpfs, {passable}BindReadOnlyPaths=-{path} shows it"
 
 
 def _permission_class(status: os.stat_result) -> str:
@@ -118,9 +128,9 @@ def _explain_absence(path: Path) -> Obstacle | None:
     if mount is None:
         return None
     if mount.point in _HOMES and mount.kind == "tmpfs":
-        remedy = f"BindReadOnlyPaths=-{path} in a drop-in shows what the host has"
-        return Obstacle(f"{mount.point} is an empty file system, as ProtectHome=tmpfs mounts it", remedy)
-    if _PRIVATE_TMP in mount.root:
+        reason = f"{mount.point} is an empty file system, as ProtectHome=tmpfs mounts it"
+        return Obstacle(reason, _show_home(path, mount.point))
+    if _PRIVATE_TMP in mount.root or (mount.point in _TEMPORARY and mount.root != "/" and mount.kind == "tmpfs"):
         remedy = f"keep it elsewhere, or show it by a drop-in with BindReadOnlyPaths=-{path}"
         return Obstacle(f"PrivateTmp= of the unit hides the host's {mount.point}", remedy)
     return None

@@ -120,12 +120,18 @@ def test_a_home_that_is_hidden_is_told_with_the_drop_in_that_shows_it(
     closed(public, 0)
     found = obstacle_to(public / "layout")
     assert found.reason == f"Permission denied: ProtectHome= of the unit hides {public}"
-    assert found.remedy is not None
-    assert f"BindReadOnlyPaths=-{public}/layout" in found.remedy
+    assert found.remedy == f"a drop-in with ProtectHome=tmpfs, BindReadOnlyPaths=-{public}/layout shows it"
+    mounts.write_text(_line("/", "/", "ext4") + _line("/", public, "tmpfs"))  # as systemd 255 makes it for /root
+    assert obstacle_to(public / "layout") == found
+
+
+def test_what_is_below_root_s_home_needs_it_to_be_passable() -> None:
+    shown = "ProtectHome=tmpfs, TemporaryFileSystem=/root:ro, BindReadOnlyPaths=-/root/x"
+    assert obstacle._show_home(Path("/root/x"), "/root") == f"a drop-in with {shown} shows it"
 
 
 def test_a_temporary_directory_of_the_unit_s_own_is_told_of_where_something_is_missing(
-    public: Path, mounts: Path
+    public: Path, mounts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = "/tmp/systemd-private-0-container-image-proxy@os.service-x/tmp"
     mounts.write_text(_line("/", "/", "ext4") + _line(root, public, "ext4"))
@@ -134,6 +140,11 @@ def test_a_temporary_directory_of_the_unit_s_own_is_told_of_where_something_is_m
     mounts.write_text(_line("/", "/", "ext4") + _line(root, public, "ext4") + _line("/", public / "other", "tmpfs"))
     (public / "other").mkdir()
     assert obstacle_to(public / "other/index.json") == Obstacle("No such file or directory")
+    monkeypatch.setattr(obstacle, "_TEMPORARY", {str(public)})
+    mounts.write_text(_line("/", "/", "ext4") + _line("/tmp", public, "tmpfs"))
+    assert obstacle_to(public / "layout/index.json").reason == reason
+    mounts.write_text(_line("/", "/", "ext4") + _line("/", public, "tmpfs"))
+    assert obstacle_to(public / "layout/index.json") == Obstacle("No such file or directory")
 
 
 def test_an_empty_home_is_told_of_where_something_is_missing(
