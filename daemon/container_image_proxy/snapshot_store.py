@@ -116,7 +116,7 @@ class SnapshotStore:
 
     def _load(self, name: str, shelf: _Shelf) -> list[_Entry]:
         if shelf.entries is None:
-            paths = sorted((self._directory / name).glob(f"*{_SUFFIX}"), reverse=True) if self._directory else []
+            paths = _find(self._directory / name) if self._directory else []
             entries = _read_all(paths[:KEPT])
             _unlink(paths[KEPT:])
             with self._lock:
@@ -162,6 +162,15 @@ def _unlink(paths: Iterable[Path | None]) -> None:
         if path is not None:
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def _find(place: Path) -> list[Path]:
+    """The files of a shelf, newest first; none if they cannot be looked at, as when the unit has got another user."""
+    try:
+        return sorted(place.glob(f"*{_SUFFIX}"), reverse=True)
+    except OSError as error:
+        _log.warning("the snapshots in %s are not used: %s", place, _reason(error))
+        return []
 
 
 def _read_all(paths: list[Path]) -> list[_Entry]:

@@ -150,12 +150,27 @@ def test_a_home_that_the_sandbox_hides_is_told_with_what_shows_it(
     machine.run("systemctl", "start", "--no-block", instance.service)
     reason = "Permission denied: ProtectHome= of the unit hides /home"
     machine.wait_until(lambda: bool(warnings(instance, reason)), "the reason")
+    health = f"container-image-proxy-health@{instance.name}.service"
+    machine.wait_until(lambda: machine.show(health, "Result") == "exit-code", "what monitoring sees")
     instance.stop()
+    owner = machine.run("stat", "--format=%U", f"/run/container-image-proxy/state/{instance.name}/health")
+    assert owner.stdout.strip() == "lodger"
     instance.drop_in(
         "[Service]\nDynamicUser=no\nUser=lodger\nProtectHome=tmpfs\nBindReadOnlyPaths=-/home/lodger/.config/containers/policy.json\n"
     )
     instance.start()
     assert instance.get("/manifest").status == 200
+    machine.wait_until(lambda: machine.show(health, "Result") == "success", "that all is well")
+
+
+def test_what_watches_an_instance_is_not_led_elsewhere_by_it(machine: Machine, make_instance: MakeInstance) -> None:
+    instance = served(make_instance, "astray")
+    instance.start()
+    assert instance.get("/manifest").status == 200
+    machine.run("ln", "-sfn", "/etc/shadow", "/run/container-image-proxy/state/astray/health")
+    machine.systemctl("start", "container-image-proxy-health@astray.service")
+    said = machine.journal("container-image-proxy-health@astray.service")
+    assert not any("root:" in record["MESSAGE"] for record in said)
 
 
 def refused(instance: Instance, name: str) -> str:

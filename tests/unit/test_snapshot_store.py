@@ -22,7 +22,7 @@ from container_image_proxy.policy.signature_blob import UntrustedSignature
 from container_image_proxy.snapshot_store import KEPT, MAX_SIZE, SnapshotStore
 from container_image_proxy.stored_image import StoredImage, decode, encode
 from tests.support.layouts import OCI_CONFIG, OCI_MANIFEST
-from tests.support.privilege import needs_root
+from tests.support.privilege import needs_root, ordinary_user, public_directory
 
 SHELF = "os"
 KIB = 1024
@@ -179,3 +179,19 @@ def test_a_full_disk_costs_the_file_and_leaves_nothing_behind(
     assert len(files(full_disk)) == 1
     store.add(SHELF, stored(3))
     assert SnapshotStore(full_disk).of(SHELF) == (stored(3), stored(1))
+
+
+@pytest.mark.parametrize("closed", [".", SHELF])
+def test_a_directory_that_is_not_ours_costs_the_files_and_no_request(
+    closed: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with public_directory() as directory:
+        SnapshotStore(directory).add(SHELF, stored(1))
+        (directory / closed).chmod(0)
+        with ordinary_user():
+            store = SnapshotStore(directory)
+            assert store.of(SHELF) == ()
+            store.add(SHELF, stored(2))
+            assert store.of(SHELF) == (stored(2),)
+        (directory / closed).chmod(0o755)
+    assert "Permission denied" in caplog.text
