@@ -114,10 +114,14 @@ class Daemon:
     def _stop(self) -> None:
         """For signal handlers, too."""
         self._is_told_to_stop = True
-        self._server.call_soon(self._notifier.stopping)
+        self._server.call_soon(self._leave)
         self._server.stop()
 
-    # --- for the loop -------------------------------------------------------------------------------------------------
+    # --- for the loop, and the second thread that accepts while the loop waits for it ---------------------------------
+
+    def _leave(self) -> None:
+        self._rereading.cancel()
+        self._notifier.stopping()
 
     def _admits(self, peer: Peer) -> bool:
         if isinstance(self._state, Degraded):
@@ -162,7 +166,8 @@ class Daemon:
         """Tell what is in force from now on."""
         state = self._state
         if isinstance(state, Degraded):
-            _log.error("every request is answered with this: %s", state.error, exc_info=state.defect)
+            text = "without a configuration that can be used, every request is answered with this: %s"
+            _log.error(text, state.error, exc_info=state.defect)
             self._notifier.ready(f"Degraded: {state.error}")
             self._health.report(str(state.error))
             self._rereading.later()

@@ -181,3 +181,16 @@ def test_asking_again_and_again_makes_the_error_no_longer(signals: None, clock: 
         assert (caught.value.file, caught.value.reason) == ("/etc/os.toml", "a")
     assert error.__traceback__ is None
     daemon.server.serve()
+
+
+def test_a_daemon_that_is_told_to_stop_reads_nothing_more(signals: None, clock: Clock) -> None:
+    daemon = make_daemon(Recorder(), degraded("a"), make_serving())
+
+    def serve() -> None:
+        assert daemon._rereading.due() is not None
+        signal.raise_signal(signal.SIGTERM)
+        daemon.server._run_calls()
+        daemon.server.serve()
+
+    daemon.run(serve)
+    assert daemon._rereading.due() is None
