@@ -60,12 +60,14 @@ def hiding(world: World, registry: Upstream, denial: Handler, challenge: str, ac
         answering(401),
         answering(403, b'{"errors":[{"code":"DENIED"}]}', JSON),
         answering(404),
+        answering(400),
+        answering(410),
         answering(401, headers={"WWW-Authenticate": "Negotiate"}),
         answering(401, headers={"WWW-Authenticate": 'Bearer service="s"'}),
         answering(401, headers={"WWW-Authenticate": 'Bearer realm="no url"'}),
         answering(403, headers={"WWW-Authenticate": "Bearer"}),
     ],
-    ids=["401", "403", "404", "Negotiate", "no realm", "no url", "403 Bearer"],
+    ids=["401", "403", "404", "400", "410", "Negotiate", "no realm", "no url", "403 Bearer"],
 )
 def test_the_challenge_of_the_door_counts_where_the_answer_has_no_good_one(
     world: World, denial: Handler, credentials: tuple[str, str] | None
@@ -574,6 +576,16 @@ def test_a_token_service_beside_the_registry_is_named(world: World) -> None:
             pytest.raises(RegistryAuthError, match=rf"^{SIBLING}:\d+, for {REGISTRY}:\d+, does not accept"),
         ):
             client.fetch_manifest(at(registry, REGISTRY))
+
+
+@pytest.mark.demand("429-retry-after")
+def test_a_rate_limit_of_storage_is_told_as_one(world: World) -> None:
+    slow = answering(429, headers={"Retry-After": "7"})
+    with Upstream(slow, host="127.0.0.4") as storage, Upstream(answering(500), host="127.0.0.2") as registry:
+        registry.handler = redirecting(f"http://{FOREIGN}:{storage.port}/x")
+        with registry_client(clock=FakeClock()) as client, pytest.raises(RateLimitedError) as caught:
+            client.fetch_manifest(at(registry, REGISTRY))
+        assert (caught.value.upstream_status, caught.value.retry_after) == (429, 7)
 
 
 def test_a_link_to_storage_that_expired_may_be_given_anew(world: World) -> None:

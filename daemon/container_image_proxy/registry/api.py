@@ -8,7 +8,13 @@ from http import HTTPStatus
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from container_image_proxy.errors import RegistryUnavailableError, UnknownBlobError, UnknownManifestError, UpstreamError
+from container_image_proxy.errors import (
+    RateLimitedError,
+    RegistryUnavailableError,
+    UnknownBlobError,
+    UnknownManifestError,
+    UpstreamError,
+)
 from container_image_proxy.registry.headers import parse_media_type, parse_warning
 from container_image_proxy.registry.request import Request
 from container_image_proxy.registry.target import parse_target
@@ -117,7 +123,8 @@ def _unwanted(reply: Reply, repository: Repository) -> Error:
     error = reply.error()
     if not repository.is_at(reply.request.target.origin):
         # A link to storage that expired, or lies: the registry can give a new one.
-        return RegistryUnavailableError(
+        kind = RateLimitedError if isinstance(error, RateLimitedError) else RegistryUnavailableError
+        return kind(
             f"{reply.endpoint}, to which {repository.domain} redirects, answered {reply.status}",
             phase=phase,
             endpoint=reply.endpoint,
@@ -125,6 +132,6 @@ def _unwanted(reply: Reply, repository: Repository) -> Error:
             retryable=True,
             retry_after=error.retry_after,
         )
-    if reply.status == HTTPStatus.NOT_FOUND and phase in _UNKNOWN:
+    if reply.status == HTTPStatus.NOT_FOUND and phase in _UNKNOWN and not error.retryable:
         return _UNKNOWN[phase](f"{repository.domain}/{repository.path} has no such {phase}")
     return error

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from container_image_proxy.errors import RateLimitedError, RegistryAuthError, RegistryError, UpstreamError
+from container_image_proxy.errors import RegistryAuthError, RegistryError, UpstreamError
 from container_image_proxy.registry.challenge import (
     Challenge,
     TokenScope,
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from container_image_proxy.registry.token import Tokens
 
 _log = logging.getLogger(__name__)
-_REFUSALS: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 # Some registries deny the existence of what a stranger may not see.
-_DENIALS: Final = _REFUSALS | {HTTPStatus.NOT_FOUND}
+_DISGUISES: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND})
+_REFUSALS: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 # Seconds for which a registry that let strangers in at /v2/ is believed that it lacks what it says it lacks.
 _OPEN_FOR: Final = 600.0
 
@@ -84,16 +84,16 @@ class Login:
         self._open_until: dict[str, float] = {}
 
     def send(self, request: Request, repository: Repository) -> Reply:
-        """The registry's answer to ``request``, logged in if it wants that; its status may be anything but a denial.
+        """The registry's answer to ``request``, logged in if it wants that; its status may be anything but 401 and 403,
+        unless these are rate limits.
 
         Raises :class:`RegistryAuthError` if we are not let in, other :class:`UpstreamError` as they come.
         """
         visit = self._begin(repository)
         reply = self._session.send(replace(request, authorization=visit.authorization))
-        while reply.status in _DENIALS:
-            error = reply.error()
-            if isinstance(error, RateLimitedError):
-                raise error
+        while reply.status >= HTTPStatus.BAD_REQUEST:
+            if reply.error().retryable:  # what may pass, as a rate limit does whatever its status, is no denial
+                return reply
             following = self._follow_up(request, reply, visit)
             if following is None:
                 return _conclude(reply, visit)
@@ -165,14 +165,14 @@ class Login:
             challenge = self._choose_at_door(request, reply, visit) or challenge
             return self._answer(challenge, visit) if challenge is not None else None
         except UpstreamError as error:
-            if visit.credentials is None and reply.status == HTTPStatus.NOT_FOUND and not error.retryable:
+            if visit.credentials is None and reply.status not in _REFUSALS and not error.retryable:
                 return None  # strangers get no token there, and have got their answer
             raise
 
     def _choose_at_door(self, request: Request, reply: Reply, visit: _Visit) -> Challenge | None:
         """The challenge of ``/v2/`` (distribution-spec, end-1)."""
         authority = visit.endpoint.authority
-        is_missing = reply.status == HTTPStatus.NOT_FOUND
+        is_missing = reply.status not in _REFUSALS
         if is_missing and self._open_until.get(authority, 0.0) > self._clock():
             return None
         door = self._knock(request)
@@ -227,7 +227,7 @@ class Login:
             return None
         visit.has_renewed_elsewhere = sent is not None
         challenge = _choose_bearer(_challenges(reply))
-        if challenge is None and visit.authorization is None and sent is None:
+        if challenge is None and visit.authorization is None and sent is None and reply.status in _DISGUISES:
             door = self._knock(request)
             is_theirs = door.request.target.origin == reply.request.target.origin
             challenge = _choose_bearer(_challenges(door)) if is_theirs else None

@@ -49,6 +49,7 @@ class Reply:
         self._limits = limits
         self.request = request
         self.status: int = response.status_code
+        self._error: UpstreamError | None = None
         self.length: int | None = response.raw.length_remaining
         """The size of the body in bytes, if the head tells it."""
 
@@ -143,14 +144,16 @@ class Reply:
         return bytes(body) if len(body) <= limit else None
 
     def error(self) -> UpstreamError:
-        """The error that this answer stands for; its body is read for error codes only, and the reply is closed."""
-        return error_for_status(
-            self.status,
-            parse_error_codes(self._error_body()),
-            phase=self.request.phase,
-            endpoint=self.endpoint,
-            retry_after=parse_retry_after(self.header("Retry-After")),
-        )
+        """The error that this answer stands for; its body is read once, for error codes, and the reply is closed."""
+        if self._error is None:
+            self._error = error_for_status(
+                self.status,
+                parse_error_codes(self._error_body()),
+                phase=self.request.phase,
+                endpoint=self.endpoint,
+                retry_after=parse_retry_after(self.header("Retry-After")),
+            )
+        return self._error
 
     def _error_body(self) -> bytes:
         with suppress(UpstreamError):
