@@ -18,18 +18,21 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError, ProxyError
 
 from container_image_proxy import cancellation
 from container_image_proxy.registry.reach import Reach, verify_reach
 from container_image_proxy.registry.response import FramedResponse
-from container_image_proxy.registry.wire import PunctualSocket, current_route, note_connected
+from container_image_proxy.registry.socks import open_tunnel
+from container_image_proxy.registry.wire import PunctualSocket, current_route, note_connected, step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from urllib3._base_connection import BaseHTTPConnection
     from urllib3.response import HTTPResponse
+
+    from container_image_proxy.registry.socks import SocksProxy
 
     Address = tuple[int, Any]
 
@@ -160,10 +163,12 @@ class _Dialling(HTTPConnection):
         return response
 
     def _new_conn(self) -> socket.socket:
-        # The proxy is the administrator's choice; what lies behind it is the proxy's to resolve.
-        reach = Reach.ANYWHERE if self.proxy is not None else current_route().reach
-        host = self.host.strip("[]")
+        route, host = current_route(), self.host.strip("[]")
         seconds = self.timeout if isinstance(self.timeout, float) else _DEFAULT_SECONDS
+        if route.socks is not None:
+            return _dial_by_way_of(route.socks, host, self.port, seconds)
+        # The proxy is the administrator's choice; what lies behind it is the proxy's to resolve.
+        reach = Reach.ANYWHERE if self.proxy is not None else route.reach
         try:
             connection = dial(host, self.port, seconds, reach)
         except socket.gaierror as error:
@@ -174,6 +179,21 @@ class _Dialling(HTTPConnection):
             raise NewConnectionError(self, "cannot connect") from error
         connection.settimeout(seconds)
         return connection
+
+
+def _dial_by_way_of(proxy: SocksProxy, host: str, port: int, seconds: float) -> socket.socket:
+    """A connection to ``host`` through ``proxy``, within ``seconds`` for each of the two; ``ProxyError``."""
+    connection = None
+    try:
+        connection = dial(proxy.host, proxy.port, seconds, Reach.ANYWHERE)
+        connection.settimeout(seconds)
+        with step(seconds, idle=seconds):
+            open_tunnel(connection, proxy, host, port)
+    except OSError as error:
+        if connection is not None:
+            connection.close()
+        raise ProxyError("no connection by way of the SOCKS proxy", error) from error
+    return connection
 
 
 class _DiallingTLS(_Dialling, HTTPSConnection):

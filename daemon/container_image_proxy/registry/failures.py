@@ -29,6 +29,7 @@ from container_image_proxy.errors import (
     UpstreamTimeoutError,
 )
 from container_image_proxy.registry.response import FramingError
+from container_image_proxy.registry.socks import SocksError
 from container_image_proxy.registry.tls_failures import explain, is_plain_text, may_pass
 
 if TYPE_CHECKING:
@@ -188,6 +189,10 @@ def _diagnose_proxy(causes: tuple[BaseException, ...]) -> tuple[type[UpstreamErr
         kind, retryable = _classify(status, ())
         is_refusal = issubclass(kind, RegistryAuthError)
         return RegistryError if is_refusal else kind, f"the proxy on the way to it answered {status}", retryable
+    socks = next((cause for cause in causes if isinstance(cause, SocksError)), None)
+    if socks is not None:
+        kind = RegistryUnavailableError if socks.may_pass else RegistryError
+        return kind, f"the proxy on the way to it gives no connection: {socks.reason}", socks.may_pass
     untrusted = next((cause for cause in causes if isinstance(cause, ssl.SSLError)), None)
     if untrusted is not None and not may_pass(untrusted, in_handshake=True):
         return RegistryError, f"the proxy on the way to it: {explain(untrusted)}", False

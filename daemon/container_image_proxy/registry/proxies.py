@@ -1,5 +1,7 @@
 """Which proxy a URL goes through: ``HTTP_PROXY``, ``HTTPS_PROXY``, ``NO_PROXY`` of the daemon's own environment.
 
+A proxy is one of HTTP (http, https) or of SOCKS5 (socks5, socks5h).
+
 The rules are those of the containers tools (Go's httpproxy): upper case wins over lower, this host is never proxied,
 ``NO_PROXY`` takes hosts with their subdomains, ``.suffix`` and ``*.suffix``, addresses, networks, each with a port if
 wanted, or ``*``.
@@ -9,15 +11,19 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from container_image_proxy.errors import ConfigurationError
+from container_image_proxy.registry import socks
+from container_image_proxy.registry.socks import parse_socks_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from container_image_proxy.registry.origin import Origin
+
+_SCHEMES: Final = frozenset({"http", "https"}) | socks.SCHEMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +65,16 @@ def _parse_proxy(name: str, value: str) -> str:
     url = value if "://" in value else f"http://{value}"
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        usable = parts.scheme in _SCHEMES and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        parse_socks_proxy(url)
     except ValueError:
         usable = False
     if not usable:
         raise ConfigurationError(
-            "the environment", "is no http:// or https:// proxy", key=name, remedy="unset or correct it"
+            "the environment",
+            "is no proxy of HTTP (http://, https://) or SOCKS5 (socks5://, socks5h://)",
+            key=name,
+            remedy="unset or correct it",
         )
     return url
 

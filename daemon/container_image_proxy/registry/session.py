@@ -27,6 +27,7 @@ from container_image_proxy.registry.failures import error_for_exception
 from container_image_proxy.registry.reach import Reach, is_private, verify_reach
 from container_image_proxy.registry.reply import REDIRECTS, Reply
 from container_image_proxy.registry.request import Request
+from container_image_proxy.registry.socks import parse_socks_proxy
 from container_image_proxy.registry.target import parse_target
 from container_image_proxy.registry.tls import client_context
 from container_image_proxy.registry.wire import Route, step
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from container_image_proxy.config.limits import Limits
     from container_image_proxy.registry.endpoints import Endpoint
     from container_image_proxy.registry.proxies import Proxies
+    from container_image_proxy.registry.socks import SocksProxy
 
 # At DEBUG it shows URLs with their signatures; at WARNING that a pool was full, which is nothing to warn of.
 logging.getLogger("urllib3").setLevel(logging.ERROR)
@@ -48,11 +50,12 @@ _HOSTS: Final = 16  # whose idle connections are kept: a registry may redirect t
 
 @dataclass(frozen=True, slots=True)
 class _Profile:
-    """Everything that makes connections unfit to be shared: whom we trust, who we are, and where we may go."""
+    """Everything that makes connections unfit to be shared: whom we trust, who we are, where we may go, and how."""
 
     files: TlsFiles
     verify: bool
     reach: Reach
+    socks: SocksProxy | None
 
 
 class HttpSession:
@@ -110,14 +113,15 @@ class HttpSession:
         )
 
     def _exchange(self, request: Request) -> Reply:
-        target = request.target
-        proxy = self._proxies.proxy_for(target.origin)
+        target, limits = request.target, self._limits
         profile = self._profile(request)
+        proxy = self._proxies.proxy_for(target.origin)
         if proxy is not None:
             _verify_literal(profile.reach, target.origin.host)
-        limits = self._limits
+        if profile.socks is not None:
+            proxy = None  # it is part of how connections are made, of which the HTTP library need not know
         is_forwarded = proxy is not None and target.origin.scheme == "http"
-        route = Route(profile.reach, target.url if is_forwarded else target.request_target)
+        route = Route(profile.reach, target.url if is_forwarded else target.request_target, profile.socks)
         with step(_head_time(limits), idle=limits.first_byte_timeout, route=route) as running:
             try:
                 response = self._adapter(profile).send(
@@ -141,6 +145,7 @@ class HttpSession:
             files=self._tls_files(request),
             verify=not (endpoint.insecure and is_same_host),
             reach=Reach.ANYWHERE if is_same_host else self._reach_of(request),
+            socks=parse_socks_proxy(self._proxies.proxy_for(origin) or ""),
         )
 
     def _reach_of(self, request: Request) -> Reach:

@@ -22,19 +22,21 @@ from container_image_proxy.registry.reach import Reach
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from container_image_proxy.registry.socks import SocksProxy
 
 _LARGE: Final = 64 * KIB  # more than a buffered reader asks for to find the end of a head
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where the connection of a step may lead, and the request target to be asked for there, byte for byte.
+    """Where the connection of a step may lead, by way of whom, and the request target, byte for byte, to be asked for.
 
     It is handed to the connection beside the HTTP library, which would rewrite the target's percent-encoding.
     """
 
     reach: Reach = Reach.ANYWHERE
     request_target: str = ""
+    socks: SocksProxy | None = None
 
 
 class Step:

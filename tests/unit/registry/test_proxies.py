@@ -67,7 +67,15 @@ def test_no_proxy(exceptions: str, url: str, *, direct: bool) -> None:
     assert (proxy_for(url, HTTPS_PROXY=PROXY, NO_PROXY=exceptions) is None) is direct
 
 
-@pytest.mark.parametrize("value", ["socks5://proxy:1080", "ftp://proxy", "http://", "http://proxy:port", "http://[::1"])
+@pytest.mark.parametrize("value", ["socks5://proxy:1080", "socks5h://me:x@[2001:db8::1]"])
+def test_a_proxy_may_be_one_of_socks(value: str) -> None:
+    assert proxy_for("https://a.example/", HTTPS_PROXY=value) == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["socks4://proxy:1080", "socks://proxy", "socks5://", "ftp://proxy", "http://", "http://proxy:port", "http://[::1"],
+)
 def test_a_proxy_that_cannot_be_used_is_an_error_and_not_gone_around(value: str) -> None:
     with pytest.raises(ConfigurationError, match="HTTPS_PROXY"):
         parse_proxies({"HTTPS_PROXY": value})
