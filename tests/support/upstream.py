@@ -112,7 +112,7 @@ Handler = Callable[[ReceivedRequest, Connection], None]
 
 @dataclass
 class Upstream:
-    """The server, from ``with`` to its end; a thread for each connection. ``host`` may be any 127.x.y.z."""
+    """The server, from ``with`` to its end; a thread for each connection. ``host`` may be any 127.x.y.z, or ::1."""
 
     handler: Handler
     host: str = "127.0.0.1"
@@ -125,7 +125,8 @@ class Upstream:
     def __enter__(self) -> Self:
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._listener = socket.create_server((self.host, self.port), backlog=128)
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        self._listener = socket.create_server((self.host, self.port), family=family, backlog=128)
         self.port = self._listener.getsockname()[1]
         self._accepter = threading.Thread(target=self._accept, name="upstream-accept")
         self._accepter.start()
@@ -146,7 +147,7 @@ class Upstream:
 
     @property
     def authority(self) -> str:
-        return f"{self.host}:{self.port}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def url(self) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _AUTHORITY: Final = ".crt"
 _CERTIFICATE: Final = ".cert"
 _KEY: Final = ".key"
+_HTTPS: Final = ":443"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +49,18 @@ class CertificateDirectories:
         return find_tls_files(self.directory_for(domain))
 
     def directory_for(self, domain: str) -> Path:
-        """The one directory that counts: the first that exists, or the last if there is none."""
+        """The one directory that counts: the first that exists, or the last if there is none.
+
+        A registry without a port is at port 443, so two names mean the same place. The one that is used comes first.
+        """
         if self.override:
             return self.override
         if not is_domain(domain):
             raise InvalidReferenceError(f"{domain!r} is not the host[:port] of a registry")
-        candidates = [base / domain for base in self.bases]
-        return next((directory for directory in candidates if exists(directory)), candidates[-1])
+        other = domain.removesuffix(_HTTPS) if domain.endswith(_HTTPS) else domain + _HTTPS
+        names = (domain, other) if is_domain(other) else (domain,)
+        candidates = (base / name for name in names for base in self.bases)
+        return next(filter(exists, candidates), self.bases[-1] / domain)
 
 
 def load_certificates(*, cert_dir: Path | None = None, home: Path, root: Path = ROOT) -> CertificateDirectories:

@@ -48,6 +48,31 @@ def test_the_first_directory_that_exists_is_the_only_one(tmp_path):
     assert directories.for_host("registry.example") == TlsFiles()
 
 
+@pytest.mark.parametrize(
+    ("directory", "domain"),
+    [
+        ("registry.example:443", "registry.example:443"),
+        ("registry.example:443", "registry.example"),
+        ("registry.example", "registry.example:443"),
+        ("[2001:db8::1]:5000", "[2001:db8::1]:5000"),
+        ("[2001:db8::1]:443", "[2001:db8::1]"),
+    ],
+)
+def test_a_registry_is_known_by_its_port_or_without_it_where_that_is_443(tmp_path, directory, domain):
+    fill(tmp_path / BASES[1] / directory, "ca.crt")
+    assert load(tmp_path).for_host(domain).authorities == (tmp_path / BASES[1] / directory / "ca.crt",)
+
+
+def test_of_two_names_for_one_place_the_one_that_is_used_counts(tmp_path):
+    fill(tmp_path / BASES[0] / "registry.example", "user.crt")
+    fill(tmp_path / BASES[1] / "registry.example:443", "system.crt")
+    directories = load(tmp_path)
+    assert [file.name for file in directories.for_host("registry.example").authorities] == ["user.crt"]
+    assert [file.name for file in directories.for_host("registry.example:443").authorities] == ["system.crt"]
+    assert directories.for_host("registry.example:5000") == TlsFiles()
+    assert directories.for_host("registry.example:4430") == TlsFiles()
+
+
 @pytest.mark.demand("TLS-basics")
 @pytest.mark.parametrize(("present", "missing"), [("me.cert", "me.key"), ("me.key", "me.cert")])
 def test_half_a_pair_is_an_error_that_names_both_halves(tmp_path, present, missing):

@@ -10,7 +10,11 @@ from container_image_proxy.image.reference import Reference, parse_reference, po
 
 DIGEST = digest_of(b"")
 
-DOMAINS = st.from_regex(r"[a-z0-9]{1,10}(\.[a-z0-9]{1,10}){1,3}(:[0-9]{1,5})?", fullmatch=True) | st.just("localhost")
+DOMAINS = st.one_of(
+    st.from_regex(r"[a-z0-9]{1,10}(\.[a-z0-9]{1,10}){1,3}(:[0-9]{1,5})?", fullmatch=True),
+    st.just("localhost"),
+    st.builds(lambda address, port: f"[{address}]{port}", st.ip_addresses(v=6), st.sampled_from(["", ":5000"])),
+)
 PATHS = st.from_regex(r"[a-z0-9]{1,10}([._-][a-z0-9]{1,5})?(/[a-z0-9]{1,10}){0,3}", fullmatch=True)
 TAGS = st.none() | st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", fullmatch=True)
 DIGESTS = st.none() | st.builds(digest_of, st.binary(max_size=4), st.sampled_from(["sha256", "sha512"]))
@@ -51,6 +55,8 @@ def test_any_text_is_a_reference_that_round_trips_or_our_error(text: str) -> Non
         ("user/busybox", "docker.io/user/busybox"),
         ("localhost/busybox", "localhost/busybox"),
         ("registry:5000/busybox", "registry:5000/busybox"),
+        ("[::1]:5000/busybox", "[::1]:5000/busybox"),
+        ("[2001:DB8::7]/busybox", "[2001:DB8::7]/busybox"),
     ],
 )
 def test_short_names_mean_what_they_mean_everywhere(text: str, name: str) -> None:
@@ -61,6 +67,24 @@ def test_short_names_mean_what_they_mean_everywhere(text: str, name: str) -> Non
 def test_what_is_no_reference_is_refused(text: str) -> None:
     with pytest.raises(InvalidReferenceError):
         parse_reference(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[::1]", "[::1]:5000", "[::1]:/a", "::1/a", "[::1/a", "[fe80::1%eth0]/a", "[]/a", "[host]/a", "[::1]x/a"],
+)
+def test_what_is_no_address_in_brackets_is_no_registry(text: str) -> None:
+    with pytest.raises(InvalidReferenceError):
+        parse_reference(text)
+
+
+def test_an_address_has_a_tag_a_digest_and_scopes_like_any_registry() -> None:
+    reference = parse_reference(f"[::1]:5000/ns/os:1@{DIGEST}")
+    assert (reference.domain, reference.path, reference.tag) == ("[::1]:5000", "ns/os", "1")
+    tagged = parse_reference("[::1]:5000/ns/os:1")
+    assert policy_identity(tagged) == "[::1]:5000/ns/os:1"
+    assert policy_namespaces(tagged) == ("[::1]:5000/ns/os", "[::1]:5000/ns", "[::1]:5000")
+    assert tagged.familiar == "[::1]:5000/ns/os:1"
 
 
 def test_a_name_longer_than_255_characters_is_refused() -> None:
