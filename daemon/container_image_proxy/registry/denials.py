@@ -31,9 +31,9 @@ def denied_by_registry(
         wish = "wants a login, and" if reply.status == _UNAUTHORIZED or offered else "denies access, and"
         reason = f"{wish} no credentials are configured for it"
     elif was_sent and reply.status == _UNAUTHORIZED:
-        reason = f"does not accept, or gives no access to {path} to, the credentials from {credentials.origin}"
+        reason = f"does not accept the credentials from {credentials.origin}, or they have no access to {path}"
     elif was_sent:
-        reason = f"gives no access to {path} to the credentials from {credentials.origin}"
+        reason = f"gives the credentials from {credentials.origin} no access to {path}"
     else:
         reason = f"{_not_sent(offered)}: the credentials from {credentials.origin} were not sent"
     return RegistryAuthError(
