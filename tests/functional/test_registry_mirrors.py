@@ -29,7 +29,7 @@ from container_image_proxy.registry.client import RegistryClient
 from container_image_proxy.registry.endpoints import Repository
 from container_image_proxy.registry.reply import Reply
 from tests.support.authority import Authority
-from tests.support.layouts import StoredImage, single_image
+from tests.support.layouts import OCI_MANIFEST, StoredImage, single_image
 from tests.support.names import resolve_names
 from tests.support.readers import read_all
 from tests.support.registries import free_port
@@ -90,6 +90,16 @@ def descriptor_of(blob: bytes) -> Descriptor:
         pytest.param(answering(200, headers={"Content-Length": "9" * 5000}), id="oversize-number"),
         pytest.param(redirecting("ftp://a:21/"), id="redirect-nonsense"),
         pytest.param(resetting, id="reset"),
+        pytest.param(answering(200, b"<html>please log in</html>", {"Content-Type": "text/html"}), id="html"),
+        pytest.param(answering(200, b"<html>", {"Content-Type": OCI_MANIFEST}), id="html-labelled-manifest"),
+        pytest.param(answering(200), id="empty"),
+        pytest.param(answering(200, b'{"status": "ok"}', {"Content-Type": "application/json"}), id="other-json"),
+        pytest.param(answering(200, b'{"errors": [{"code": "DENIED"}]}', {"Content-Type": OCI_MANIFEST}), id="errors"),
+        pytest.param(answering(200, b"[]"), id="array"),
+        pytest.param(answering(200, b"null"), id="null"),
+        pytest.param(answering(200, b'{"schemaVersion": 2, "layers": [{}]}'), id="half-a-manifest"),
+        pytest.param(answering(200, b"\x1f\x8b\x08"), id="garbage"),
+        pytest.param(answering(200, b'{"schemaVersion": 2', {"Content-Length": "19"}), id="cut"),
     ],
 )
 def test_the_next_source_is_asked_when_a_mirror_fails(stored: StoredImage, broken: Handler) -> None:
@@ -100,6 +110,30 @@ def test_the_next_source_is_asked_when_a_mirror_fails(stored: StoredImage, broke
             assert manifest.raw == stored.manifest
         assert mirror.requests
         assert origin.requests
+
+
+def test_of_a_mirror_that_sends_another_manifest_than_was_asked_for_nothing_is_believed(stored: StoredImage) -> None:
+    other = b'{"schemaVersion": 2, "config": {}, "layers": []}'
+    with Upstream(answering(200, other)) as mirror, Upstream(by_path(image(stored))) as origin:
+        digest = parse_digest(stored.digest)
+        with registry_client(registries=upstreams(mirror, origin), clock=FakeClock()) as client:
+            manifest = client.fetch_manifest(REFERENCE.repository.with_digest(digest))
+            assert manifest is not None
+            assert manifest.raw == stored.manifest
+        assert len(mirror.requests) == 1
+
+
+@pytest.mark.demand("mirror-down")
+def test_what_mirrors_sent_instead_of_a_manifest_is_told_beside_the_origins_failure() -> None:
+    portal = answering(200, b"<html>", {"Content-Type": "text/html"})
+    with (
+        Upstream(portal) as mirror,
+        Upstream(answering(404)) as origin,
+        registry_client(registries=upstreams(mirror, origin)) as client,
+    ):
+        told = f"before it: .*{mirror.authority} sent no usable manifest"
+        with pytest.raises(UnknownManifestError, match=told):
+            client.fetch_manifest(REFERENCE)
 
 
 def test_a_mirror_that_answers_spares_the_origin(stored: StoredImage) -> None:

@@ -21,7 +21,7 @@ from container_image_proxy.errors import (
     RegistryError,
     UnknownManifestError,
 )
-from container_image_proxy.image.manifest import UntrustedManifest
+from container_image_proxy.image.manifest import UntrustedManifest, parse_manifest
 from container_image_proxy.image.media_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from container_image_proxy.memory import unmetered
 from container_image_proxy.registry.api import DistributionApi
@@ -154,6 +154,8 @@ class RegistryClient:
         manifest = self._read_manifest(reply)
         if digest is not None and not digest.matches(manifest.raw):
             raise DigestMismatchError(f"{reply.endpoint} sent another manifest than {digest}")
+        if repository.is_mirror:
+            _verify_is_manifest(manifest, reply.endpoint)
         return None if unless is not None and unless.matches(manifest.raw) else manifest
 
     def _read_manifest(self, reply: Reply) -> UntrustedManifest:
@@ -269,6 +271,14 @@ class RegistryClient:
     def close(self) -> None:
         """Close the connections that are kept for reuse."""
         self._session.close()
+
+
+def _verify_is_manifest(untrusted: UntrustedManifest, endpoint: str) -> None:
+    """What a captive portal answers in a mirror's stead must not keep the next source from being asked."""
+    try:
+        parse_manifest(untrusted)
+    except InvalidManifestError as error:
+        raise error.retold(f"{endpoint} sent no usable manifest: {error}") from None
 
 
 def _ask(attempts: Attempts[_E], question: Callable[[_E], _T]) -> _T:
