@@ -8,6 +8,7 @@ most, so that who asks for all its platforms at once does not keep large images 
 
 from __future__ import annotations
 
+import gc
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
@@ -44,6 +45,9 @@ class Memory:
             yield share
         finally:
             if share.has_place:
+                # An error that somebody kept has its frames, those their callers, and one of them the documents. Such
+                # cycles can arise anywhere below, and their collector counts objects, not bytes.
+                gc.collect()
                 with self._changed:
                     self._holders.discard(image)
                     self._changed.notify_all()

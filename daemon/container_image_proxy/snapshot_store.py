@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KEPT: Final = 8
-MAX_SIZE: Final = 24 << 20
+MAX_SIZE: Final = 16 << 20
 """Bytes, in terms of :attr:`StoredImage.size`: a part of what the unit may take (``MemoryMax=``). Few images have more
 than 100 KiB.
 """

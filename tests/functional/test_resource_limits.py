@@ -33,7 +33,7 @@ from tests.support.upstream import Handler, Upstream, answering, by_path, conten
 KIB = 1 << 10
 MIB = 1 << 20
 LARGEST = 4 * MIB  # that a manifest may be
-PLATFORMS = 60
+PLATFORMS, IMAGES = 60, 20
 STREAMS = 64
 
 
@@ -154,6 +154,44 @@ def test_sixty_platforms_at_once_stay_within_the_limits(
         assert status in {reply.status for reply in replies}
         assert group.killed() == 0, group.peak()
         assert daemon.get("/images/good/manifest").body == stored.manifest
+
+
+def nested_indexes(number: int) -> dict[str, Handler]:
+    """As deep as can be, each as large as can be: more than an image may have at all."""
+    routes: dict[str, Handler] = {}
+    raw, media_type = one_long_text(number), OCI_MANIFEST
+    for _ in range(4):
+        routes[f"/manifests/sha256:{hashlib.sha256(raw).hexdigest()}"] = content(raw, media_type)
+        entry = {
+            "mediaType": media_type,
+            "digest": f"sha256:{hashlib.sha256(raw).hexdigest()}",
+            "size": len(raw),
+            "platform": {"os": "linux", "architecture": "amd64"},
+        }
+        index = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]})
+        raw, media_type = f'{index[:-1]},"x":"{"a" * (LARGEST - 1000)}"}}'.encode(), OCI_INDEX
+    return routes | {f"/image-{number}/manifests/1": content(raw, media_type)}
+
+
+@pytest.mark.demand("LIM-manifest")
+def test_many_images_with_more_than_an_image_may_have_stay_within_the_limits(tmp_path: Path) -> None:
+    routes = {"/v2/": answering(200, b"{}")}
+    for number in range(IMAGES):
+        routes |= nested_indexes(number)
+    with (
+        Upstream(by_path(routes)) as upstream,
+        serving(
+            tmp_path,
+            upstream,
+            {f"i{number}": f"docker://{upstream.authority}/image-{number}:1" for number in range(IMAGES)},
+            keys='platform = "linux/amd64"',
+        ) as (daemon, group),
+        ThreadPoolExecutor(IMAGES) as clients,
+    ):
+        replies = list(clients.map(daemon.get, [f"/images/i{number}/manifest" for number in range(IMAGES)]))
+        assert {reply.status for reply in replies} <= {502, 503}
+        assert any("more than" in reply.json["detail"] for reply in replies)
+        assert group.killed() == 0, group.peak()
 
 
 # --- what clients do --------------------------------------------------------------------------------------------------
