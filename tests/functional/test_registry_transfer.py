@@ -173,6 +173,42 @@ def test_a_part_of_something_else_is_refused(content_range: str) -> None:
     assert isinstance(error, RegistryError)
 
 
+@pytest.mark.demand("resume-etag-change")
+@pytest.mark.parametrize(
+    "useless",
+    [
+        answering(416, headers={"Content-Range": f"bytes */{len(BLOB)}"}),
+        answering(416),
+        answering(206, BLOB[500:], {"Content-Range": f"bytes 500-{len(BLOB) - 1}/{len(BLOB)}"}),
+        answering(206, BLOB[1000:2000], {"Content-Range": f"bytes 1000-1999/{len(BLOB)}"}),
+        answering(206, BLOB[1000:]),
+        answering(206, b"", {"Content-Type": "multipart/byteranges; boundary=x"}),
+    ],
+    ids=["416", "416-bare", "earlier", "shorter", "no-range", "multipart"],
+)
+def test_who_cannot_send_the_rest_is_asked_for_the_whole(useless: Handler) -> None:
+    blob = f"/blobs/{DESCRIPTOR.digest}"
+    serve = in_order(breaking(BLOB, 1000, times=1), useless, answering(200, BLOB))
+    received, upstream = transfer(by_path({blob: serve}))
+    assert received == BLOB
+    ranges = [request.headers.get("range") for request in upstream.requests if request.path.endswith(blob)]
+    assert ranges == [None, f"bytes=1000-{len(BLOB) - 1}", None]
+
+
+def test_a_part_that_nobody_asked_for_is_taken_if_it_is_the_whole() -> None:
+    whole = {"Content-Range": f"bytes 0-{len(BLOB) - 1}/{len(BLOB)}"}
+    assert transfer(answering(206, BLOB, whole))[0] == BLOB
+    error, _ = failure(answering(206, BLOB[:-1], {"Content-Range": f"bytes 0-{len(BLOB) - 2}/{len(BLOB)}"}))
+    assert "another part of the blob than asked for" in str(error)
+
+
+def test_another_representation_of_the_same_blob_is_no_other_blob() -> None:
+    """An ETag says nothing that the digest does not say better."""
+    first = breaking(BLOB, 1000, times=1)
+    rest = {"Content-Range": f"bytes 1000-{len(BLOB) - 1}/{len(BLOB)}", "ETag": '"another"'}
+    assert transfer(in_order(first, answering(206, BLOB[1000:], rest)))[0] == BLOB
+
+
 def test_a_part_of_unknown_size_is_taken() -> None:
     part = answering(206, BLOB[1000:], {"Content-Range": f"bytes 1000-{len(BLOB) - 1}/*"})
     received, _ = transfer(in_order(breaking(BLOB, 1000), part))
@@ -248,6 +284,7 @@ def test_a_shorter_blob_is_refused_before_its_first_byte() -> None:
 def test_a_blob_that_ends_early_never_looks_complete(handler: Handler) -> None:
     error, _ = failure(handler)
     assert isinstance(error, UpstreamError)
+    assert f"ended before the blob's {len(BLOB)} bytes" in str(error)
 
 
 @pytest.mark.demand("length-long")
@@ -421,8 +458,9 @@ def test_a_redirect_to_nowhere_is_an_error(location: str) -> None:
     assert len(upstream.requests) == 1
 
 
-def test_a_status_of_redirects_without_a_location_is_an_error() -> None:
-    error, _ = failure(answering(307))
+@pytest.mark.parametrize("headers", [{}, {"Location": ""}, {"Location": " "}])
+def test_a_status_of_redirects_without_a_location_is_an_error(headers: dict[str, str]) -> None:
+    error, _ = failure(answering(307, headers=headers))
     assert isinstance(error, RegistryError)
     assert error.upstream_status == 307
 

@@ -84,7 +84,7 @@ class HttpSession:
             for _ in range(self._limits.redirects + 1):
                 reply = self._exchange(request)
                 location = reply.header("Location")
-                if reply.status not in REDIRECTS or location is None:
+                if reply.status not in REDIRECTS or not location:
                     return reply
                 reply.discard()
                 request = self._follow(request, location)
