@@ -117,10 +117,12 @@ class Machine:
         return self.root / f"run/container-image-proxy/{name}.sock"
 
     def add_user(self, name: str, *groups: str) -> None:
-        """Make a user, and the groups it is in beside its own."""
+        """Make a user, and the groups it is in beside its own; one that another test made is in these groups only."""
         for group in groups:
             self.run("groupadd", "--force", group)
-        self.run("useradd", "--no-create-home", "--user-group", "--groups", ",".join(groups), name)
+        is_there = self.run("id", name, check=False).returncode == 0
+        command = ("usermod",) if is_there else ("useradd", "--no-create-home", "--user-group")
+        self.run(*command, "--groups", ",".join(groups), name)
 
     def wait_until(self, condition: Callable[[], bool], what: str) -> None:
         """Wait for something that systemd does on its own."""
