@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import socket
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from container_image_proxy.image.reference import parse_reference
 from tests.support.authority import Authority
 from tests.support.daemon import stand_alone, write_policy
 from tests.support.layouts import StoredImage, single_image
+from tests.support.names import has_ipv6_loopback
 from tests.support.readers import read_all
 from tests.support.registry_client import registry_client
 from tests.support.upstream import (
@@ -32,16 +32,7 @@ from tests.support.upstream import (
     redirecting,
 )
 
-
-def _has_loopback() -> bool:
-    try:
-        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-    except OSError:
-        return False
-    return True
-
-
-pytestmark = pytest.mark.skipif(not _has_loopback(), reason="this host has no ::1")
+pytestmark = pytest.mark.skipif(not has_ipv6_loopback(), reason="this host has no ::1")
 LOGIN = f"Basic {base64.b64encode(b'me:hunter2').decode()}"
 
 

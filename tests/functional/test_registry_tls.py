@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import ssl
 import warnings
 from collections.abc import Iterator
@@ -19,10 +20,20 @@ from container_image_proxy.image.manifest import Descriptor
 from container_image_proxy.image.reference import Reference, parse_reference
 from tests.support.authority import Authority, Issued
 from tests.support.layouts import StoredImage, single_image
-from tests.support.names import resolve_names
+from tests.support.names import has_ipv6_loopback, resolve_names
 from tests.support.readers import read_all
 from tests.support.registry_client import LIMITS, FakeClock, registry_client
-from tests.support.upstream import Connection, Upstream, answering, by_path, content, image, redirecting, sending
+from tests.support.upstream import (
+    Connection,
+    ReceivedRequest,
+    Upstream,
+    answering,
+    by_path,
+    content,
+    image,
+    redirecting,
+    sending,
+)
 
 pytestmark = pytest.mark.demand("TLS-basics")
 
@@ -261,6 +272,40 @@ def test_a_certificate_in_certs_d_vouches_for_nothing_else(
         with pytest.raises(RegistryError, match="its certificate is not trusted"):
             fetch_trusting(upstream, stored, tmp_path, trusted)
         assert upstream.requests == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[0:0:0:0:0:0:0:1]"])
+def test_an_insecure_registry_may_speak_http_however_its_address_is_spelled(stored: StoredImage, host: str) -> None:
+    if host.startswith("[") and not has_ipv6_loopback():
+        pytest.skip("this host has no ::1")
+    bound = "::1" if host.startswith("[") else host
+    with Upstream(by_path(image(stored)), host=bound) as upstream, registry_client(tls_verify=False) as client:
+        assert client.fetch_manifest(reference_at(upstream, host)) is not None
+
+
+def test_what_a_tls_port_answers_to_http_does_not_hide_why_tls_failed() -> None:
+    """As nginx does, after a handshake that failed for want of a client certificate."""
+    html = b"<html>400 The plain HTTP request was sent to HTTPS port</html>"
+    in_the_clear = answering(400, html, {"Content-Type": "text/html"})
+
+    def serve(connection: Connection) -> None:
+        with contextlib.suppress(OSError):
+            if connection.socket.recv(1, socket.MSG_PEEK) == b"\x16":
+                connection.socket.recv(65536)
+                connection.send(record(21, b"\x02\x28"))
+            else:
+                connection.socket.recv(65536)
+                in_the_clear(ReceivedRequest("GET", "/", {}, b"", 0), connection)
+        connection.close()
+
+    with Upstream(in_the_clear) as upstream:
+        upstream._serve = serve  # type: ignore[method-assign]
+        with (
+            registry_client(tls_verify=False) as client,
+            pytest.raises(RegistryError, match="it may demand a client certificate") as caught,
+        ):
+            client.fetch_manifest(reference_at(upstream))
+        assert not caught.value.retryable
 
 
 # --- which failures are final ----------------------------------------------------------------------------------------

@@ -29,3 +29,12 @@ def resolve_names(monkeypatch: pytest.MonkeyPatch, names: Mapping[str, str | lis
 
 def _is_address(name: str) -> bool:
     return ":" in name or name.replace(".", "").isdecimal()
+
+
+def has_ipv6_loopback() -> bool:
+    """Whether something can listen at ::1 here."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True

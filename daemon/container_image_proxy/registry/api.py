@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from container_image_proxy.registry.endpoints import Repository
     from container_image_proxy.registry.login import Login
     from container_image_proxy.registry.reply import Reply
+    from container_image_proxy.registry.target import Target
 
 _log = logging.getLogger(__name__)
 _UNKNOWN: Final = MappingProxyType(
@@ -80,18 +81,21 @@ class DistributionApi:
                 return reply
             failure = _unwanted(reply, repository)
         except UpstreamError as error:
-            if not _could_not_connect(error, repository):
+            if not _could_not_connect(error, request, first):
                 raise
             failure = error
         try:
-            return self._speak(second, request, repository, expected)
+            reply = self._speak(second, request, repository, expected)
         except UpstreamError as error:
-            raise failure if _could_not_connect(error, repository) else error from None
+            raise failure if _could_not_connect(error, request, second) else error from None
+        if _is_from_tls_port(reply, second):  # which says less than what went wrong with TLS
+            reply.close()
+            raise failure
+        return reply
 
     def _speak(self, scheme: str, request: Request, repository: Repository, expected: frozenset[HTTPStatus]) -> Reply:
-        target = parse_target(f"{scheme}:{request.target.url.partition(':')[2]}")
         try:
-            reply = self._login.send(replace(request, target=target), repository)
+            reply = self._login.send(replace(request, target=_over(scheme, request.target)), repository)
         except UpstreamError:
             if self._schemes.get(repository.authority) == scheme == "http":
                 self._schemes.pop(repository.authority, None)
@@ -108,9 +112,14 @@ def _is_from_tls_port(reply: Reply, scheme: str) -> bool:
     return scheme == "http" and reply.status == HTTPStatus.BAD_REQUEST and not media_type.endswith("json")
 
 
-def _could_not_connect(error: UpstreamError, repository: Repository) -> bool:
+def _could_not_connect(error: UpstreamError, request: Request, scheme: str) -> bool:
     """Whether the registry itself could not be reached; a host it sent us to is no reason to speak http with it."""
-    return error.phase == "connect" and error.endpoint == repository.authority
+    return error.phase == "connect" and error.endpoint == _over(scheme, request.target).origin.authority
+
+
+def _over(scheme: str, target: Target) -> Target:
+    """The same over http or https."""
+    return parse_target(f"{scheme}:{target.url.partition(':')[2]}")
 
 
 def _request(repository: Repository, path: str, phase: str, headers: Mapping[str, str]) -> Request:
