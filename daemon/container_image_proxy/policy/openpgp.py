@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.errors import SignatureRejectedError
 from container_image_proxy.policy.gpg import Gpg, Job
-from container_image_proxy.policy.openpgp_message import MAX_MESSAGE_SIZE, unpack_signed_message
+from container_image_proxy.policy.openpgp_message import MAX_MESSAGE_SIZE, MessageTooLargeError, unpack_signed_message
 from container_image_proxy.policy.signature_blob import is_openpgp_message
 
 if TYPE_CHECKING:
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 _MAX_KEYRINGS: Final = 16
 _MOST_VERDICT: Final = 64 << 10  # bytes of status lines about one message
 _MOST_IMPORTED: Final = 16 << 20  # the same about keys, some 200 for each
+_SMALL: Final = 64 << 10
+"""Bytes of a message or key box. Sound messages have a few hundred, key boxes some hundred for each key. A run holds
+several times that; as many may run at a time as clients are connected."""
+_large: Final = threading.Lock()
+"""Held by the one run at a time that takes more."""
 _KEYBOX: Final = "pubring.kbx"
 _VALIDSIG_FIELDS: Final = 10
 _VERIFY: Final = ("--no-armor", "--max-output", str(MAX_MESSAGE_SIZE), "--output", "-", "--verify", "-")
@@ -68,11 +74,15 @@ class Keyring:
 
     def verify(self, untrusted_message: bytes, budget: Budget) -> SignedMessage:
         """The content of a message that one of the keys signed; :class:`SignatureRejectedError` says why not."""
-        if len(untrusted_message) > MAX_MESSAGE_SIZE:
-            raise SignatureRejectedError(f"it is larger than {MAX_MESSAGE_SIZE} bytes")
         if not is_openpgp_message(untrusted_message):
             raise SignatureRejectedError("it is no binary OpenPGP message")
-        message = unpack_signed_message(untrusted_message)
+        if len(self._keybox) <= _SMALL:
+            with suppress(MessageTooLargeError):
+                return self._verify(unpack_signed_message(untrusted_message, _SMALL), budget)
+        with budget.holding(_large):
+            return self._verify(unpack_signed_message(untrusted_message), budget)
+
+    def _verify(self, message: bytes, budget: Budget) -> SignedMessage:
         ran = self._gpg.run(Job(_VERIFY, {_KEYBOX: self._keybox}, _MOST_VERDICT, stdin=message), budget)
         return SignedMessage(ran.output, _read_verdict(ran))
 

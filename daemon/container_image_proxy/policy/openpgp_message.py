@@ -22,11 +22,14 @@ MAX_MESSAGE_SIZE: Final = 4 << 20
 _MAX_NESTING: Final = 4  # compressed packets in one another: every program makes one at most
 _MAX_PACKETS: Final = 8  # three are a message
 
+_MAX_PIECES: Final = 4096  # of a packet; gpg makes them of 8 KiB
+
 _SIGNATURE: Final = 2
 _ONE_PASS_SIGNATURE: Final = 4
 _COMPRESSED: Final = 8
 _MARKER: Final = 10
 _LITERAL: Final = 11
+_BZIP2: Final = b"\x03"  # an algorithm of compression (section 9.3)
 _ENCRYPTED: Final = frozenset({1, 3, 9, 18, 20})
 _SIGNED_MESSAGES: Final = ((_ONE_PASS_SIGNATURE, _LITERAL, _SIGNATURE), (_SIGNATURE, _LITERAL))
 
@@ -49,19 +52,23 @@ class _Packet:
         return bytes([head, _FOUR_OCTETS]) + len(self.body).to_bytes(4, "big") + self.body
 
 
-def unpack_signed_message(untrusted: bytes) -> bytes:
+class MessageTooLargeError(SignatureRejectedError):
+    """The message has more bytes, packed or unpacked, than it may; or it takes more memory to find out."""
+
+
+def unpack_signed_message(untrusted: bytes, limit: int = MAX_MESSAGE_SIZE) -> bytes:
     """The same message, uncompressed and each packet of a definite length, so that every reader finds the same packets.
 
-    :class:`SignatureRejectedError` for anything but one signature of one literal packet, and for more than
-    ``MAX_MESSAGE_SIZE`` bytes.
+    :class:`SignatureRejectedError` for anything but one signature of one literal packet,
+    :class:`MessageTooLargeError` for more than ``limit`` bytes.
     """
-    if len(untrusted) > MAX_MESSAGE_SIZE:
-        raise SignatureRejectedError(f"it is larger than {MAX_MESSAGE_SIZE} bytes")
+    if len(untrusted) > limit:
+        raise MessageTooLargeError(f"it is larger than {limit} bytes")
     packets = _read_packets(untrusted)
     for _ in range(_MAX_NESTING):
         if [packet.tag for packet in packets] != [_COMPRESSED]:
             break
-        packets = _read_packets(_decompress(packets[0].body))
+        packets = _read_packets(_decompress(packets[0].body, limit))
     tags = tuple(packet.tag for packet in packets)
     if tags not in _SIGNED_MESSAGES:
         raise SignatureRejectedError(_complain(tags))
@@ -112,7 +119,7 @@ class _Reader:
 
     def _new_body(self) -> Iterator[memoryview]:
         """The pieces of a body: parts whose length is a power of two, and a last one of any length (section 4.2.2)."""
-        while True:
+        for _ in range(_MAX_PIECES):
             (first,) = self._take(1)
             if _PARTIAL <= first < _FOUR_OCTETS:
                 yield self._take(1 << (first & 0x1F))
@@ -125,6 +132,7 @@ class _Reader:
                 length = int.from_bytes(self._take(4), "big")
             yield self._take(length)
             return
+        raise SignatureRejectedError(f"it is malformed: a packet of it is in more than {_MAX_PIECES} pieces")
 
     def _take(self, count: int) -> memoryview:
         taken = self._data[self._position : self._position + count]
@@ -146,18 +154,20 @@ class _Decompressor(Protocol):
     def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
-def _decompress(body: bytes) -> bytes:
+def _decompress(body: bytes, limit: int) -> bytes:
     """The content of a compressed packet (section 5.6): all of it, and nothing behind it."""
     algorithm, data = body[:1], body[1:]
     if algorithm == b"\0":
         return data
+    if algorithm == _BZIP2 and limit < MAX_MESSAGE_SIZE:
+        raise MessageTooLargeError("it takes megabytes to unpack, however small it is")
     decompressor = _decompressor(algorithm)
     try:
-        content = decompressor.decompress(data, MAX_MESSAGE_SIZE + 1)
+        content = decompressor.decompress(data, limit + 1)
     except (zlib.error, OSError) as error:
         raise SignatureRejectedError("it is malformed: it cannot be decompressed") from error
-    if len(content) > MAX_MESSAGE_SIZE:
-        raise SignatureRejectedError(f"it unpacks to more than {MAX_MESSAGE_SIZE} bytes")
+    if len(content) > limit:
+        raise MessageTooLargeError(f"it unpacks to more than {limit} bytes")
     if not decompressor.eof:
         raise SignatureRejectedError("it is malformed: it ends within compressed data")
     if decompressor.unused_data:
@@ -171,7 +181,7 @@ def _decompressor(algorithm: bytes) -> _Decompressor:
             return zlib.decompressobj(-zlib.MAX_WBITS)
         case b"\x02":
             return zlib.decompressobj()
-        case b"\x03":
+        case _ if algorithm == _BZIP2:
             import bz2  # noqa: PLC0415 - hardly anybody uses it
 
             return bz2.BZ2Decompressor()

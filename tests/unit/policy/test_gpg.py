@@ -24,6 +24,7 @@ from container_image_proxy.policy.budget import Budget
 from container_image_proxy.policy.gpg import Gpg, Job, Run
 from tests.support.leaks import holdings, left_behind
 from tests.support.requirements import needs_root
+from tests.support.script import importing_project
 from tests.support.verification import PATIENCE, make_budget
 
 SAY_YES = "cat >output; while [ $1 != --status-fd ]; do shift; done; echo '[GNUPG:] YES it is' >&$2; cat output"
@@ -263,7 +264,7 @@ gpg.Gpg((Path(sys.argv[1]),)).run(gpg.Job((), {"file": b""}, 1000), Budget(60, C
 @contextlib.contextmanager
 def another_process(place: Path, program: Path) -> Iterator[subprocess.Popen[bytes]]:
     """One that runs gpg, which hangs."""
-    with subprocess.Popen([sys.executable, "-c", KILLED, str(place), str(program)]) as process:
+    with subprocess.Popen([sys.executable, "-c", importing_project(KILLED), str(place), str(program)]) as process:
         try:
             yield process
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from container_image_proxy.cancellation import Cancellation, CancelledError
 from container_image_proxy.errors import ConfigurationError, SignatureRejectedError, VerificationTimeoutError
 from container_image_proxy.policy import gpg, openpgp
 from container_image_proxy.policy.budget import Budget
-from container_image_proxy.policy.gpg import Gpg
+from container_image_proxy.policy.gpg import Gpg, Job, Run
 from container_image_proxy.policy.openpgp import MAX_MESSAGE_SIZE, Keyring, Keyrings
 from tests.support.gpg import Signer
 from tests.support.openpgp import compressed, literal, make_openpgp_key
@@ -236,6 +237,55 @@ def test_a_place_with_a_long_path_is_as_good(signer: Signer, tmp_path: Path) -> 
     place.mkdir(mode=0o700)
     keyring = Keyring((signer.public_key,), Gpg((place,)), make_budget())
     assert keyring.verify(signer.sign(CONTENT), make_budget()).content == CONTENT
+
+
+class Counting:
+    """In place of gpg: how many runs there are at a time, at most, when each waits ``seconds`` for seven others."""
+
+    def __init__(self, seconds: float) -> None:
+        self.most = 0
+        self._seconds = seconds
+        self._running = 0
+        self._lock = threading.Lock()
+        self._all = threading.Barrier(8)
+
+    def run(self, _job: Job, _budget: Budget) -> Run:
+        with self._lock:
+            self._running += 1
+            self.most = max(self.most, self._running)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            self._all.wait(self._seconds)
+        with self._lock:
+            self._running -= 1
+        return Run(0, b"", (), b"")
+
+
+LARGE = bytes(100_000)
+
+
+@pytest.mark.demand("LIM-signatures")
+@pytest.mark.parametrize(
+    ("content", "options", "keybox", "most"),
+    [
+        (CONTENT, ("--compress-algo", "none"), b"", 8),
+        (LARGE, ("--compress-algo", "none"), b"", 1),
+        (LARGE, ("--compress-algo", "zip"), b"", 1),
+        (CONTENT, ("--compress-algo", "bzip2"), b"", 1),
+        (CONTENT, ("--compress-algo", "none"), LARGE, 1),
+    ],
+    ids=["small", "large", "packed", "bzip2", "many-keys"],
+)
+def test_what_takes_much_memory_is_verified_one_at_a_time(
+    keyring: Keyring, signer: Signer, content: bytes, options: tuple[str, ...], keybox: bytes, most: int
+) -> None:
+    message = signer.sign(content, *options)
+    keyring._gpg = counting = Counting(PATIENCE if most == 8 else 0.05)  # type: ignore[assignment]
+    keyring._keybox = keybox
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(rejection, [keyring] * 8, [message] * 8)) == {
+            "it is not exactly one good signature of one message"
+        }
+    assert counting.most == most
 
 
 def test_keys_are_imported_once_and_again_when_they_change(signer: Signer, stranger: Signer) -> None:

@@ -144,6 +144,11 @@ def test_a_message_that_is_too_large_is_not_read() -> None:
 
 
 @pytest.mark.demand("LIM-signatures")
+def test_a_packet_in_millions_of_pieces_is_not_put_together() -> None:
+    assert "in more than 4096 pieces" in refusal(ONE_PASS + in_pieces(11, bytes(1_000_000), 0) + SIGNATURE)
+
+
+@pytest.mark.demand("LIM-signatures")
 def test_packets_within_packets_come_to_an_end() -> None:
     message = MESSAGE
     for _ in range(4):
