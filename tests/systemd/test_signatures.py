@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -11,10 +13,11 @@ import pytest
 from tests.support.gpg import Signer
 from tests.support.instance import Instance
 from tests.support.layouts import StoredImage
-from tests.support.machine import Machine
+from tests.support.machine import Machine, curl_command
 
 REGISTRY = "127.0.0.1:5001"
 IMAGES = ("signed", "unsigned")
+STATE = "/run/container-image-proxy/state"
 MakeInstance = Callable[[str], Instance]
 
 
@@ -110,3 +113,51 @@ def test_the_journal_has_the_reason_of_a_rejection(machine: Machine, start: Make
     (record,) = [one for one in machine.journal(instance.service) if "REFERENCE" in one]
     assert reason in record["MESSAGE"]
     assert (record["IMAGE"], record["PRIORITY"]) == ("unsigned", "4")
+
+
+@pytest.fixture
+def gpg_script(machine: Machine) -> Iterator[Callable[[str], None]]:
+    """Put a shell script in front of the machine's gpg."""
+    path = "/usr/local/bin/gpg"
+    yield lambda script: machine.write(path, f"#!/bin/sh\n{script}\n", mode=0o755)
+    machine.run("rm", "-f", path)
+
+
+def homes(machine: Machine, name: str) -> list[str]:
+    """The homes of gpg that lie in the runtime directory of an instance."""
+    return machine.run("find", "-L", f"{STATE}/{name}", "-name", "*gpg*").stdout.split()
+
+
+def test_gpg_has_its_homes_in_the_units_runtime_directory(
+    machine: Machine, start: MakeInstance, gpg_script: Callable[[str], None]
+) -> None:
+    gpg_script('pwd >>../where; stat -c "%a %U" . >>../modes; exec /usr/bin/gpg "$@"')
+    assert start("homes").get("/images/signed/manifest").status == 200
+    where = machine.run("cat", f"{STATE}/homes/where").stdout.split()
+    modes = machine.run("cat", f"{STATE}/homes/modes").stdout.splitlines()
+    assert where
+    assert all(f"{STATE}/homes/container-image-proxy-gpg-" in path.replace("/private/", "/") for path in where)
+    assert set(modes) == {"700 cip-homes"}
+    assert homes(machine, "homes") == []
+
+
+@pytest.mark.demand("sigkill")
+def test_what_a_killed_unit_left_is_removed_by_the_next_start(
+    machine: Machine, start: MakeInstance, gpg_script: Callable[[str], None]
+) -> None:
+    gpg_script('case "$*" in *--import*) exec /usr/bin/gpg "$@";; esac; echo $$ >../hangs; exec sleep 1000')
+    instance = start("killed")
+    client = subprocess.Popen(
+        machine.command(*curl_command("killed", "/images/signed/manifest")),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    hangs = ["test", "-s", f"{STATE}/killed/hangs"]
+    machine.wait_until(lambda: machine.run(*hangs, check=False).returncode == 0, "gpg")
+    instance.signal(signal.SIGKILL)
+    client.wait()
+    assert len(homes(machine, "killed")) == 1
+    gpg_script('exec /usr/bin/gpg "$@"')
+    assert instance.get("/images/signed/manifest").status == 200
+    assert homes(machine, "killed") == []
+    assert machine.run("pgrep", "--full", "sleep 1000", check=False).stdout == ""
