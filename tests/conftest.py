@@ -43,8 +43,11 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--all``, which tests/run has as well."""
+    """``--all``, which tests/run has as well, and what decides about generated cases (tests/support/generated.py)."""
     parser.addoption("--all", action="store_true", help="run also the tests that take minutes (marked long)")
+    parser.addoption("--seed", type=int, default=0, help="make other cases to compare with skopeo")
+    parser.addoption("--cases", type=int, default=100, help="how many cases of each kind to compare with skopeo")
+    parser.addoption("--skopeo", default=None, metavar="PATH", help="the skopeo to compare with")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from container_image_proxy.image.digest import Digest
 
 MAX_DESCRIPTORS: Final = 10_000
-_KEYS: Final = frozenset({"mediaType", "digest", "platform", "annotations", "artifactType"})
+_KEYS: Final = frozenset({"mediaType", "digest", "platform"})
 _PLATFORM_KEYS: Final = frozenset({"os", "architecture", "variant"})
 _ZSTD_ANNOTATION: Final = "io.github.containers.compression.zstd"
 _NO_PLATFORM: Final = Platform("", "")  # what an entry is for that names a platform which nobody has
