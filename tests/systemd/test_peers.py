@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.flood import ask_patiently, flood, flood_command
 from tests.support.instance import Instance
 from tests.support.machine import ROOT, Machine
 
@@ -46,6 +47,18 @@ def test_everybody_else_is_denied(instance: Instance, user: str) -> None:
     answer = instance.get("/manifest", user=user)
     assert (answer.exit, answer.status) == (0, 403)
     assert answer.json()["code"] == "DENIED"
+
+
+def test_a_stranger_who_connects_in_a_loop_keeps_nobody_out(machine: Machine, instance: Instance) -> None:
+    path = f"/run/container-image-proxy/{instance.name}.sock"
+    with flood(machine.command(*flood_command(path, "python3"), user="stranger")) as counts:
+        statuses = [ask_patiently(machine.socket_path(instance.name)) for _ in range(50)]
+    assert statuses == [200] * 50
+    instance.get("/manifest")  # whoever was in the backlog before has been accepted then
+    machine.systemctl("stop", instance.service)
+    told = [record for record in machine.journal(instance.service) if "CONNECTIONS" in record]
+    uid = machine.run("id", "--user", "stranger").stdout.strip()
+    assert sum(int(record["CONNECTIONS"]) for record in told if record["PEER_UID"] == uid) >= sum(counts) > 50
 
 
 def test_an_image_may_have_a_list_of_its_own(instance: Instance) -> None:

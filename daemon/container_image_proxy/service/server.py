@@ -254,7 +254,10 @@ class Server:
         return True
 
     def _serve_in_thread(self, connection: Connection) -> None:
-        give_way()
+        # In a crowd it keeps the precedence that it inherited: who waits for the processor with the interpreter in hand
+        # holds up those who accept.
+        if time.monotonic() >= self._turned_away.crowded_until:
+            give_way()
         try:
             connection.run()
         finally:
