@@ -126,7 +126,7 @@ def open_answer(
             reply.close()
             reply = ask(0)
             is_gzip, seen = _examine(reply, descriptor, is_gzip)
-        content = Replayed(seen or b"", reply)
+        content = Replayed(seen, reply) if seen else reply
         answer = BlobAnswer(reply, size, Gunzipped(content, size) if is_gzip else content, is_gzip=is_gzip)
         answer.skip(offset, most_skipped)
     except BaseException:
@@ -167,7 +167,7 @@ def _verify_rest(reply: Reply, size: int, offset: int) -> None:
 # --- whether it is encoded -------------------------------------------------------------------------------------------
 
 
-def _examine(reply: Reply, descriptor: Descriptor, known: bool | None) -> tuple[bool, bytes | None]:  # noqa: FBT001
+def _examine(reply: Reply, descriptor: Descriptor, known: bool | None) -> tuple[bool, bytearray | None]:  # noqa: FBT001
     """Whether a whole answer is a gzip of the blob, and what was read of it to find out; None if that was too much.
 
     An answer of the blob's size is the blob as it is. One of another size is a gzip of it, if it is labelled so.
@@ -177,15 +177,15 @@ def _examine(reply: Reply, descriptor: Descriptor, known: bool | None) -> tuple[
         if not is_labelled:
             label = told(reply.codings)
             raise SizeMismatchError(f"{reply.endpoint} has {reply.length} bytes for a blob of {size}{label}")
-        return True, b""
+        return True, bytearray()
     if not is_labelled or (reply.length is not None and size > _HELD):
-        return False, b""
+        return False, bytearray()
     if reply.length is None and known is not None:
-        return known, b""
-    return _judge(_read(reply, _HELD + 1), reply, descriptor)
+        return known, bytearray()
+    return _judge(_read(reply, min(size, _HELD) + 1), reply, descriptor)
 
 
-def _judge(beginning: bytes, reply: Reply, descriptor: Descriptor) -> tuple[bool, bytes | None]:
+def _judge(beginning: bytearray, reply: Reply, descriptor: Descriptor) -> tuple[bool, bytearray | None]:
     """The same, by what was read of the answer: the whole of it, or more than can be held."""
     if not beginning.startswith(GZIP_MAGIC):
         return False, beginning
@@ -196,11 +196,11 @@ def _judge(beginning: bytes, reply: Reply, descriptor: Descriptor) -> tuple[bool
     return _is_applied(Replayed(beginning, reply), descriptor.size), None
 
 
-def _is_gzip_of(body: bytes, descriptor: Descriptor) -> bool:
+def _is_gzip_of(body: bytearray, descriptor: Descriptor) -> bool:
     """Of a whole body in hand the digest decides: it can have the same size either way."""
     if len(body) != descriptor.size:
         return True
-    if descriptor.digest.matches(body):
+    if descriptor.digest.matches(memoryview(body)):
         return False
     try:
         return gunzip(body, descriptor.size) is not None
@@ -221,12 +221,14 @@ def _is_applied(source: Source, size: int) -> bool:
     return content.count <= size and encoded.count != size
 
 
-def _read(source: Source, size: int) -> bytes:
+def _read(source: Source, size: int) -> bytearray:
     """At most ``size`` bytes; fewer at the end."""
-    buffer, filled = memoryview(bytearray(size)), 0
-    while filled < size and (count := source.readinto(buffer[filled : filled + _PIECE])):
-        filled += count
-    return bytes(buffer[:filled])
+    body, filled = bytearray(size), 0
+    with memoryview(body) as view:
+        while filled < size and (count := source.readinto(view[filled:])):
+            filled += count
+    del body[filled:]
+    return body
 
 
 class _Counted:

@@ -57,7 +57,7 @@ def told(codings: Iterable[str]) -> str:
 class Replayed:
     """A source of which the beginning was read before."""
 
-    def __init__(self, seen: bytes, source: Source) -> None:
+    def __init__(self, seen: bytes | bytearray, source: Source) -> None:
         self._seen = memoryview(seen)
         self._source = source
 
@@ -119,7 +119,7 @@ class Gunzipped:
         return True
 
 
-def gunzip(data: bytes, limit: int) -> bytes | None:
+def gunzip(data: bytes | bytearray, limit: int) -> bytes | None:
     """All that ``data`` holds; None if it is more than ``limit`` bytes. :class:`DamagedGzipError`."""
     source = Gunzipped(Replayed(data, NOTHING), max(limit, len(data)))
     content, piece = bytearray(), memoryview(bytearray(min(limit, 64 * 1024) + 1))
