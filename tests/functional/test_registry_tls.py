@@ -308,6 +308,16 @@ def test_what_a_tls_port_answers_to_http_does_not_hide_why_tls_failed() -> None:
         assert not caught.value.retryable
 
 
+def test_a_registry_that_speaks_http_only_is_told_by_its_own_answer() -> None:
+    html = answering(400, b"<html>", {"Content-Type": "text/html"})
+    with (
+        Upstream(html) as upstream,
+        registry_client(tls_verify=False) as client,
+        pytest.raises(RegistryError, match="answered 400"),
+    ):
+        client.fetch_manifest(reference_at(upstream))
+
+
 # --- which failures are final ----------------------------------------------------------------------------------------
 
 

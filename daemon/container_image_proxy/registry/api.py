@@ -15,6 +15,7 @@ from container_image_proxy.errors import (
     UnknownManifestError,
     UpstreamError,
 )
+from container_image_proxy.registry.failures import TlsRefusedError
 from container_image_proxy.registry.headers import parse_media_type, parse_warning
 from container_image_proxy.registry.request import Request
 from container_image_proxy.registry.target import parse_target
@@ -88,7 +89,7 @@ class DistributionApi:
             reply = self._speak(second, request, repository, expected)
         except UpstreamError as error:
             raise failure if _could_not_connect(error, request, second) else error from None
-        if _is_from_tls_port(reply, second):  # which says less than what went wrong with TLS
+        if isinstance(failure, TlsRefusedError) and _is_from_tls_port(reply, second):  # which tells less of it
             reply.close()
             raise failure
         return reply

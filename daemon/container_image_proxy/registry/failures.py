@@ -70,6 +70,10 @@ class ConnectionLostError(RegistryUnavailableError):
     """The connection ended in mid-answer, or a kept one just before its next use: to ask again at once is sensible."""
 
 
+class TlsRefusedError(RegistryError):
+    """Both sides speak TLS, and cannot agree."""
+
+
 # urllib3 counts every failure to connect among the time-outs, so those come first.
 _KINDS: Final[tuple[tuple[_Kind, type[UpstreamError], str, bool], ...]] = (
     (socket.gaierror, RegistryUnavailableError, "its name cannot be resolved ({})", True),
@@ -177,7 +181,7 @@ def _diagnose_tls(error: ssl.SSLError, *, in_handshake: bool) -> tuple[type[Upst
     if in_handshake and is_plain_text(error):
         return RegistryError, _PLAIN_HTTP, False
     if not may_pass(error, in_handshake=in_handshake):
-        return RegistryError, explain(error), False
+        return TlsRefusedError, explain(error), False
     return (RegistryUnavailableError if in_handshake else ConnectionLostError), explain(error), True
 
 

@@ -22,6 +22,7 @@ from container_image_proxy.errors import (
 )
 from container_image_proxy.registry.failures import (
     ConnectionLostError,
+    TlsRefusedError,
     error_for_exception,
     error_for_status,
     own_errors,
@@ -95,7 +96,7 @@ def wrapped(cause: Exception) -> Exception:
     [
         (ConnectionResetError(errno.ECONNRESET, "reset"), ConnectionLostError, True),
         (TimeoutError("timed out"), UpstreamTimeoutError, True),
-        (ssl.SSLCertVerificationError(1, "secret detail"), RegistryError, False),
+        (ssl.SSLCertVerificationError(1, "secret detail"), TlsRefusedError, False),
         (ssl.SSLError(1, "secret detail"), ConnectionLostError, True),
         (ssl.SSLEOFError(8, "secret detail"), ConnectionLostError, True),
         (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), RegistryUnavailableError, True),
