@@ -41,16 +41,17 @@ class BareDebian:
             **set_up_variables(),
         }
         environ.pop("SSL_CERT_FILE", None)  # it is the system's own there
-        done = subprocess.run(
-            [_SCRIPT, "run", self.directory, self.given, "bash", "-ec", script],
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            check=False,
-            timeout=_SECONDS,
-        )
-        assert done.returncode == 0, done.stdout
-        return done.stdout
+        log = self.directory.with_name("log")  # whoever waits can read along
+        with log.open("wb") as file:
+            done = subprocess.run(
+                [_SCRIPT, "run", self.directory, self.given, "bash", "-ec", script],
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                check=False,
+                timeout=_SECONDS,
+            )
+        output = log.read_text(errors="replace")
+        assert done.returncode == 0, output
+        return output
