@@ -386,7 +386,7 @@ def test_what_cannot_be_is_one_line(tmp_path: Path, image: StoredImage, argument
 
 @pytest.mark.demand("ENV-proxy")
 def test_a_proxy_that_cannot_be_used_is_told_at_once(tmp_path: Path) -> None:
-    environ = {**os.environ, "HTTPS_PROXY": "socks5://user:hunter2@127.0.0.1:1"}
+    environ = {**os.environ, "HTTPS_PROXY": "socks4://user:hunter2@127.0.0.1:1"}
     result = run("--check", "--insecure-policy", "docker://quay.io/x/y", env=environ)
     assert (result.returncode, result.stderr.count("\n")) == (78, 1)
     assert "hunter2" not in result.stderr
