@@ -30,7 +30,7 @@ _FIRST_OF_SYSTEMD: Final = 200  # exit statuses from here on say that systemd co
 _STATUSES: Final = {
     203: "EXEC, the program cannot be run",
     216: "GROUP, there is no such group",
-    217: "USER, there is no such user",
+    217: "USER, there is no such user, or nobody may have a user namespace",
     226: "NAMESPACE, the sandbox cannot be set up",
     243: "CREDENTIALS, a credential cannot be read",
 }

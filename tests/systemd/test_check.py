@@ -126,7 +126,7 @@ def test_credentials_of_others_are_told_of_unless_the_store_has_some(
         ("LoadCredential=auth.json:/etc/no-such-auth.json", "243/CREDENTIALS"),
         ("DynamicUser=no\nUser=nobody-of-that-name", "217/USER"),
         ("BindReadOnlyPaths=/srv/no-such-directory", "226/NAMESPACE"),
-        ("PrivateUsers=yes", "leave PrivateUsers= out of the unit"),
+        ("PrivateUsers=yes", "leave PrivateUsers= out of the unit|217/USER"),  # the latter where / is a chroot(2)
     ],
     ids=["credential", "user", "bind", "private-users"],
 )
@@ -139,7 +139,7 @@ def test_what_keeps_the_service_from_starting_keeps_the_check(
     instance.configure('[access]\nusers = ["somebody"]\n')
     instance.drop_in(f"[Service]\n{drop_in}\n")
     (complaint,) = errors(check(instance))
-    assert reason in complaint
+    assert any(one in complaint for one in reason.split("|"))
 
 
 def test_users_whom_the_socket_keeps_out_are_told(machine: Machine, make_instance: MakeInstance) -> None:

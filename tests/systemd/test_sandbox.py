@@ -10,7 +10,7 @@ from tests.support.machine import Machine
 
 _PROBE = """\
 import ctypes, json, os, socket, subprocess, sys
-sys.path.insert(0, "/opt/container-image-proxy/packages")
+sys.path.insert(0, "/opt/tests/packages")
 from cryptography.hazmat.primitives.asymmetric import ec
 
 def refused(attempt):
