@@ -11,9 +11,9 @@ import pytest
 
 from container_image_proxy.__main__ import build_parser
 from container_image_proxy.config.registries_conf import merge_registries, parse_registries
+from container_image_proxy.faces.http import problem
 from container_image_proxy.image.reference import parse_reference
 from container_image_proxy.policy.receipt import Receipt, Verdict
-from container_image_proxy.service import problem
 from tests.support.readme import blocks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,7 +71,10 @@ def test_the_manual_page_has_every_code_of_a_problem_with_its_status() -> None:
     assert {code for code, _ in described} - {code for code, _ in table} == {"UNSUPPORTED", "INTERNAL"}
 
 
-@pytest.mark.parametrize("name", sorted(in_sources(r'\(b?"((?:[A-Z][a-z]+|ETag)(?:-[A-Z][a-z]+)*)", ', "service/*.py")))
+HEADERS = sorted(in_sources(r'\(b?"((?:[A-Z][a-z]+|ETag)(?:-[A-Z][a-z]+)*)", ', "faces/http/*.py"))
+
+
+@pytest.mark.parametrize("name", HEADERS)
 def test_the_manual_page_has_the_header(name: str) -> None:
     assert re.search(rf"^\.BR? .*{name}\b", section(MANUAL, "HTTP"), re.MULTILINE)
 
@@ -90,7 +93,7 @@ def test_the_manual_page_has_the_member_of_a_verdict(member: str) -> None:
 @pytest.mark.parametrize(
     "name",
     sorted(in_sources(r'environ(?:\.get\(|\[|, )"([A-Z_]+)"', "__main__.py", "config/*.py", "service/journal.py"))
-    + sorted(in_sources(r'"([A-Z_]+_PROXY)"', "registry/proxies.py")),
+    + sorted(in_sources(r'"([A-Z_]+_PROXY)"', "registry/http/proxies.py")),
 )
 def test_the_manual_page_has_the_environment_variable(name: str) -> None:
     assert re.search(rf"^\.BR? .*{name}\b", section(MANUAL, "ENVIRONMENT"), re.MULTILINE)

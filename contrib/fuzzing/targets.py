@@ -8,28 +8,28 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from container_image_proxy.cancellation import Cancellation
+from container_image_proxy.concurrency.cancellation import Cancellation
 from container_image_proxy.config.auth_file import parse_auth_file
 from container_image_proxy.config.lookaside import parse_registries_d
 from container_image_proxy.config.registries_conf import parse_registries
 from container_image_proxy.errors import Error
+from container_image_proxy.faces.http.request_head import HeadBuffer
 from container_image_proxy.image.convert import to_oci
 from container_image_proxy.image.manifest import Manifest, UntrustedManifest, parse_manifest
 from container_image_proxy.image.platform import parse_platform
 from container_image_proxy.image.reference import parse_reference
+from container_image_proxy.image.signature import parse_signature_blob
 from container_image_proxy.policy.budget import Budget
-from container_image_proxy.policy.bundle import parse_bundle
 from container_image_proxy.policy.model import parse_policy
 from container_image_proxy.policy.openpgp_message import unpack_signed_message
-from container_image_proxy.policy.public_key import parse_public_key
-from container_image_proxy.policy.rekor import parse_set
-from container_image_proxy.policy.signature_blob import parse_signature_blob
+from container_image_proxy.policy.sigstore.bundle import parse_bundle
+from container_image_proxy.policy.sigstore.public_key import parse_public_key
+from container_image_proxy.policy.sigstore.rekor import parse_set
+from container_image_proxy.policy.sigstore.x509_chain import parse_certificates
 from container_image_proxy.policy.simple_signing import parse_claim
-from container_image_proxy.policy.x509_chain import parse_certificates
-from container_image_proxy.registry.challenge import parse_challenges
-from container_image_proxy.registry.headers import parse_content_range, parse_media_type, parse_retry_after
-from container_image_proxy.registry.target import parse_target
-from container_image_proxy.service.request_head import HeadBuffer
+from container_image_proxy.registry.auth.challenge import parse_challenges
+from container_image_proxy.registry.http.headers import parse_content_range, parse_media_type, parse_retry_after
+from container_image_proxy.registry.http.target import parse_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,10 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from container_image_proxy.as_service import NoServiceError, run_as_service
-from container_image_proxy.assembly import Surroundings, assemble, find_gpg
-from container_image_proxy.check import EVERYBODY_HERE, WHOEVER_HOLDS_IT, Door, describe, find_complaints, find_door
-from container_image_proxy.command_line import (
+from container_image_proxy.cli.as_service import NoServiceError, run_as_service
+from container_image_proxy.cli.check import EVERYBODY_HERE, WHOEVER_HOLDS_IT, Door, describe, find_complaints, find_door
+from container_image_proxy.cli.options import (
     UsageError,
     build_parser,
     check_usage,
@@ -25,26 +24,27 @@ from container_image_proxy.command_line import (
 )
 from container_image_proxy.config.access import owner_access
 from container_image_proxy.config.instances import COMMAND_LINE, DEFAULT_IDLE_EXIT, find_instances
-from container_image_proxy.config.keychain import Credentials
+from container_image_proxy.core.assembly import Surroundings, assemble, find_gpg
+from container_image_proxy.core.peer import read_peer
+from container_image_proxy.core.serving import Degraded
+from container_image_proxy.core.snapshot_store import SnapshotStore
 from container_image_proxy.errors import ConfigurationError, Error
+from container_image_proxy.faces.http.limits import ServerLimits
+from container_image_proxy.registry.auth.keychain import Credentials
 from container_image_proxy.service import activation
 from container_image_proxy.service.allocator import use_few_arenas
 from container_image_proxy.service.daemon import Daemon
 from container_image_proxy.service.health import Health
 from container_image_proxy.service.journal import set_up_logging
-from container_image_proxy.service.limits import ServerLimits
 from container_image_proxy.service.notifier import Notifier
-from container_image_proxy.service.peer import read_peer
 from container_image_proxy.service.reloading import Askers, ask_for_reload
-from container_image_proxy.service.serving import Degraded
-from container_image_proxy.snapshot_store import SnapshotStore
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
     from container_image_proxy.config.access import AccessRule
-    from container_image_proxy.service.serving import Serving
+    from container_image_proxy.core.serving import Serving
 
 EX_USAGE: Final = 2  # as other programs do, and not sysexits.h
 EX_CONFIG: Final = 78

@@ -2,7 +2,7 @@
 
 Everything that the package raises on purpose is an :class:`Error`. Foreign exceptions (``OSError``, ``requests``,
 ``json``) are turned into one of these in the layer that met them. An error knows what went wrong, not how a client is
-told: ``service/problem.py`` maps the classes to HTTP answers, ``__main__`` to exit codes. No message ever holds a
+told: ``faces/http/problem.py`` maps the classes to HTTP answers, ``__main__`` to exit codes. No message ever holds a
 secret or a body that came from upstream.
 """
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from container_image_proxy.config.auth_file import lookup_keys, normalize_key
-from container_image_proxy.config.credential_helpers import CredentialHelpers
-from container_image_proxy.config.keychain import AuthFile, Keychain, find_auth_files, load_keychain
 from container_image_proxy.config.registries_conf import load_registries
 from container_image_proxy.errors import Error, InvalidReferenceError
+from container_image_proxy.registry.auth.helpers import CredentialHelpers
+from container_image_proxy.registry.auth.keychain import AuthFile, Keychain, find_auth_files, load_keychain
 from tests.support.conformance import DIRECTORY, deviation, rows
 
 if TYPE_CHECKING:

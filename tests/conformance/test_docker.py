@@ -10,8 +10,8 @@ import pytest
 from container_image_proxy.errors import Error, RegistryError, UpstreamError
 from container_image_proxy.image.reference import parse_reference
 from container_image_proxy.registry.attempts import has_progressed
-from container_image_proxy.registry.challenge import missing_scope, parse_challenges
-from container_image_proxy.registry.headers import parse_content_range, parse_media_type, parse_warning
+from container_image_proxy.registry.auth.challenge import missing_scope, parse_challenges
+from container_image_proxy.registry.http.headers import parse_content_range, parse_media_type, parse_warning
 from tests.support.conformance import deviation, expects_error, rows, to_bytes
 from tests.support.registry_client import registry_client
 from tests.support.upstream import Upstream, answering

@@ -11,12 +11,12 @@ import pytest
 from container_image_proxy.errors import SignatureRejectedError
 from container_image_proxy.image.image_reference import ImageReference
 from container_image_proxy.image.reference import parse_reference
+from container_image_proxy.image.signature import UntrustedSignature, parse_signature_blob
 from container_image_proxy.policy.gpg import Gpg
 from container_image_proxy.policy.identity import parse_identity
 from container_image_proxy.policy.judge import Judge, Subject
 from container_image_proxy.policy.model import Policy, parse_policy
 from container_image_proxy.policy.openpgp import Keyring
-from container_image_proxy.policy.signature_blob import UntrustedSignature, parse_signature_blob
 from container_image_proxy.policy.simple_signing import verify_claim, verify_simple_signature
 from tests.support.conformance import DIRECTORY, deviation, rows, to_bytes
 from tests.support.gpg import select_keys

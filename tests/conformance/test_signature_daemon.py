@@ -12,7 +12,7 @@ import pytest
 from container_image_proxy.image.digest import digest_of
 from container_image_proxy.image.media_types import OCI_CONFIG, OCI_MANIFEST
 from container_image_proxy.image.reference import parse_reference
-from container_image_proxy.policy.signature_blob import UntrustedSignature, parse_signature_blob
+from container_image_proxy.image.signature import UntrustedSignature, parse_signature_blob
 from tests.support.conformance import DIRECTORY
 from tests.support.daemon import RunningDaemon, activated, write_instance, write_policy
 from tests.support.upstream import Handler, Upstream, answering, by_path, content

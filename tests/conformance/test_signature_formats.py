@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from container_image_proxy.errors import Error, IntegrityError, SignatureRejectedError
+from container_image_proxy.image.signature import SIGNATURE_MEDIA_TYPE, UntrustedSignature, parse_signature_blob
 from container_image_proxy.image.strict_json import parse_json
-from container_image_proxy.policy.certificate_identity import FulcioRoot, PkiRoot, UntrustedCertificate
 from container_image_proxy.policy.fields import decode_base64
 from container_image_proxy.policy.pem import parse_single_pem
-from container_image_proxy.policy.public_key import parse_public_key, public_der
-from container_image_proxy.policy.rekor import parse_log_entry, parse_set, verify_set
-from container_image_proxy.policy.signature_blob import SIGNATURE_MEDIA_TYPE, UntrustedSignature, parse_signature_blob
-from container_image_proxy.policy.sigstore import SigstoreTrust
+from container_image_proxy.policy.sigstore.certificate_identity import FulcioRoot, PkiRoot, UntrustedCertificate
+from container_image_proxy.policy.sigstore.public_key import parse_public_key, public_der
+from container_image_proxy.policy.sigstore.rekor import parse_log_entry, parse_set, verify_set
+from container_image_proxy.policy.sigstore.trust import SigstoreTrust
+from container_image_proxy.policy.sigstore.x509_chain import parse_single_certificate
 from container_image_proxy.policy.simple_signing import ATOMIC, COSIGN, parse_claim
-from container_image_proxy.policy.x509_chain import parse_single_certificate
 from tests.support.conformance import deviation, rows, to_bytes
 from tests.support.verification import make_budget
 

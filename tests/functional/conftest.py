@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from container_image_proxy.registry.wire import PunctualSocket
+from container_image_proxy.registry.http.sockets import PunctualSocket
 from tests.support.authority import Authority
 from tests.support.hosts import NAMES, World
 from tests.support.layouts import single_image

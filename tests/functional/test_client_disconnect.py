@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from container_image_proxy.service.limits import ServerLimits
+from container_image_proxy.faces.http.limits import ServerLimits
 from tests.support.daemon import RunningDaemon, UnixConnection
 from tests.support.host import Host
 from tests.support.layouts import Layout, StoredImage, layer_tar

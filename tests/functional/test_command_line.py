@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from container_image_proxy import __version__
-from container_image_proxy.command_line import build_parser
+from container_image_proxy.cli.options import build_parser
 from tests.support.daemon import command, stand_alone, write_instance, write_policy
 from tests.support.gpg import Signer
 from tests.support.layouts import StoredImage, multi_arch, single_image

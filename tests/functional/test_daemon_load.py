@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from container_image_proxy.service.limits import ServerLimits
+from container_image_proxy.faces.http.limits import ServerLimits
 from tests.support.daemon import ACCEPT_ANYTHING, Reply, RunningDaemon, UnixConnection
 from tests.support.host import Host, replace_file
 from tests.support.layouts import Layout, layer_tar, single_image

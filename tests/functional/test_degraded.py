@@ -210,7 +210,7 @@ def test_a_wrong_command_line_is_told_to_who_waits(place: Path, options: list[st
 def test_a_defect_is_an_answer_as_well(place: Path) -> None:
     """It says nothing of itself; the log does."""
     (place / "sitecustomize.py").write_text(
-        "import container_image_proxy.assembly as assembly\n"
+        "import container_image_proxy.core.assembly as assembly\n"
         "def load_keychain(**_): raise ZeroDivisionError('of the test')\n"
         "assembly.load_keychain = load_keychain\n"
     )

@@ -10,11 +10,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from container_image_proxy.config.keychain import Credentials
 from container_image_proxy.config.registries import Endpoint, Registries, Registry
 from container_image_proxy.errors import RegistryAuthError, RegistryError, UpstreamError
 from container_image_proxy.image.manifest import Descriptor
-from container_image_proxy.registry import session
+from container_image_proxy.registry.auth.keychain import Credentials
+from container_image_proxy.registry.http import session
 from tests.support.hosts import FOREIGN, LOGIN, NAMES, REGISTRY, SIBLING, World, at, challenging, issuing
 from tests.support.readers import read_all
 from tests.support.registry_client import FakeClock, registry_client

@@ -8,7 +8,6 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from container_image_proxy.config.keychain import Credentials
 from container_image_proxy.errors import (
     RateLimitedError,
     RegistryAuthError,
@@ -17,7 +16,8 @@ from container_image_proxy.errors import (
     UnknownManifestError,
     UpstreamError,
 )
-from container_image_proxy.registry import session
+from container_image_proxy.registry.auth.keychain import Credentials
+from container_image_proxy.registry.http import session
 from tests.support.hosts import FOREIGN, LOGIN, REGISTRY, SIBLING, World, at, challenging, issuing
 from tests.support.registry_client import FakeClock, registry_client
 from tests.support.upstream import Connection, Handler, ReceivedRequest, Upstream, answering, by_path, redirecting

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from container_image_proxy.config.keychain import Credentials
 from container_image_proxy.errors import RegistryAuthError, RegistryError, UnknownBlobError, UnknownManifestError
 from container_image_proxy.image.digest import Digest, digest_of, parse_digest
 from container_image_proxy.image.manifest import Descriptor, Index, Manifest, parse_manifest
 from container_image_proxy.image.reference import Reference, parse_reference
+from container_image_proxy.registry.auth.keychain import Credentials
 from container_image_proxy.registry.client import RegistryClient
 from tests.support.authority import Authority
 from tests.support.layouts import multi_arch, single_image

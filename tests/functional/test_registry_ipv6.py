@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from container_image_proxy.config.keychain import Credentials
 from container_image_proxy.config.registries import Registries
 from container_image_proxy.config.registries_conf import merge_registries, parse_registries
 from container_image_proxy.errors import InvalidReferenceError, RegistryError
 from container_image_proxy.image.digest import parse_digest
 from container_image_proxy.image.manifest import Descriptor
 from container_image_proxy.image.reference import parse_reference
+from container_image_proxy.registry.auth.keychain import Credentials
 from tests.support.authority import Authority
 from tests.support.daemon import stand_alone, write_policy
 from tests.support.layouts import StoredImage, single_image

@@ -27,7 +27,7 @@ from container_image_proxy.image.reference import parse_reference
 from container_image_proxy.registry.api import DistributionApi
 from container_image_proxy.registry.client import RegistryClient
 from container_image_proxy.registry.endpoints import Repository
-from container_image_proxy.registry.reply import Reply
+from container_image_proxy.registry.http.reply import Reply
 from tests.support.authority import Authority
 from tests.support.layouts import OCI_MANIFEST, StoredImage, single_image
 from tests.support.names import resolve_names

@@ -9,15 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from container_image_proxy import cancellation
-from container_image_proxy.cancellation import Cancellation, CancelledError
+from container_image_proxy.concurrency import cancellation
+from container_image_proxy.concurrency.cancellation import Cancellation, CancelledError
 from container_image_proxy.config.lookaside import LookasideConfiguration, Section
 from container_image_proxy.errors import UpstreamTimeoutError
 from container_image_proxy.image.digest import digest_of
 from container_image_proxy.image.reference import parse_reference
 from container_image_proxy.registry.attempts import Clock
 from container_image_proxy.registry.endpoints import Repository
-from container_image_proxy.transports.signatures import MAX_TIME, SignatureStorage
+from container_image_proxy.registry.signatures.storage import MAX_TIME, SignatureStorage
 from tests.support.registry_client import registry_client
 from tests.support.upstream import (
     Connection,

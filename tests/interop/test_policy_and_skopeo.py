@@ -14,9 +14,9 @@ from container_image_proxy.errors import PolicyRejectedError
 from container_image_proxy.image.digest import digest_of
 from container_image_proxy.image.image_reference import ImageReference
 from container_image_proxy.image.manifest import Manifest, UntrustedManifest, parse_manifest
+from container_image_proxy.image.signature import parse_signature_blob
 from container_image_proxy.policy.evaluate import UnverifiedImage, evaluate
 from container_image_proxy.policy.model import load_policy
-from container_image_proxy.policy.signature_blob import parse_signature_blob
 from tests.support.gpg import Signer
 from tests.support.layouts import single_image
 from tests.support.sigstore import encode, make_key, make_payload, public_pem, sign

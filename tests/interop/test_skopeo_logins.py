@@ -19,10 +19,10 @@ from urllib.parse import parse_qs
 import pytest
 
 from container_image_proxy.config.certificates import CertificateDirectories
-from container_image_proxy.config.keychain import load_keychain
 from container_image_proxy.config.registries import Registries
 from container_image_proxy.errors import Error
 from container_image_proxy.image.reference import parse_reference
+from container_image_proxy.registry.auth.keychain import load_keychain
 from container_image_proxy.registry.client import RegistryClient
 from tests.support.layouts import StoredImage, single_image
 from tests.support.registry_client import LIMITS, FakeClock

@@ -16,10 +16,10 @@ from string import Template
 import pytest
 
 from container_image_proxy.config.certificates import CertificateDirectories
-from container_image_proxy.config.keychain import load_keychain
 from container_image_proxy.config.registries_conf import load_registries
 from container_image_proxy.errors import Error, PolicyRejectedError, RegistryAuthError, UnknownManifestError
 from container_image_proxy.image.reference import parse_reference
+from container_image_proxy.registry.auth.keychain import load_keychain
 from container_image_proxy.registry.client import RegistryClient
 from tests.support.host import Host
 from tests.support.layouts import StoredImage, single_image

@@ -19,12 +19,12 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from container_image_proxy import assembly
-from container_image_proxy.assembly import Surroundings, assemble
-from container_image_proxy.command_line import build_parser, load_settings
+from container_image_proxy.cli.options import build_parser, load_settings
 from container_image_proxy.config.limits import Limits
+from container_image_proxy.core import assembly
+from container_image_proxy.core.assembly import Surroundings, assemble
+from container_image_proxy.core.snapshot_store import SnapshotStore
 from container_image_proxy.errors import Error
-from container_image_proxy.snapshot_store import SnapshotStore
 from tests.support.conformance import deviation
 from tests.support.upstream import Connection, ReceivedRequest, Upstream
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from container_image_proxy.config.certificates import CertificateDirectories
-from container_image_proxy.config.keychain import Credentials, Keychain
 from container_image_proxy.config.limits import Limits
 from container_image_proxy.config.registries import Registries
 from container_image_proxy.registry.attempts import Clock
+from container_image_proxy.registry.auth.keychain import Credentials, Keychain
 from container_image_proxy.registry.client import RegistryClient
 
 # Long enough for a loaded machine where an answer is on its way, short where a test waits for none.

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from container_image_proxy.policy.signature_blob import SIGNATURE_MEDIA_TYPE, UntrustedSignature
+from container_image_proxy.image.signature import SIGNATURE_MEDIA_TYPE, UntrustedSignature
 from tests.support.layouts import OCI_CONFIG, OCI_MANIFEST, Layout, StoredImage
 from tests.support.layouts import encode as encode_json
 

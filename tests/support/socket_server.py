@@ -11,7 +11,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from container_image_proxy.service.limits import ServerLimits
+from container_image_proxy.faces.http.limits import ServerLimits
 from container_image_proxy.service.server import Server
 from tests.support.requirements import require_root
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from container_image_proxy.service.peer import Peer
+    from container_image_proxy.core.peer import Peer
 
 PATIENCE = 10.0
 DEFAULTS = ServerLimits()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from container_image_proxy.cancellation import Cancellation
+from container_image_proxy.concurrency.cancellation import Cancellation
 from container_image_proxy.policy.budget import Budget
 
 PATIENCE = 60.0  # seconds, far more than anything takes here

@@ -13,16 +13,16 @@ from container_image_proxy.image.digest import parse_digest
 from container_image_proxy.image.platform import parse_platform
 from container_image_proxy.image.reference import parse_reference
 from container_image_proxy.policy.pem import parse_pem
-from container_image_proxy.registry.challenge import parse_challenges
-from container_image_proxy.registry.headers import (
+from container_image_proxy.registry.auth.challenge import parse_challenges
+from container_image_proxy.registry.http.headers import (
     parse_content_range,
     parse_media_type,
     parse_next_link,
     parse_retry_after,
     parse_warning,
 )
-from container_image_proxy.registry.response import FramingError, parse_content_length, parse_head
-from container_image_proxy.registry.target import parse_target
+from container_image_proxy.registry.http.response import FramingError, parse_content_length, parse_head
+from container_image_proxy.registry.http.target import parse_target
 from container_image_proxy.transports.layout import check_image_name
 
 _LENGTH = 64 * 1024  # a head may have sixteen times as much, which a quadratic reader would take 256 times as long for

@@ -1,6 +1,6 @@
 """Who may connect: allow lists of users and groups, resolved to numbers when the configuration is read.
 
-Owns the meaning of ``[access]`` in an instance file. It does not look at sockets: ``service/peer.py`` says who a peer
+Owns the meaning of ``[access]`` in an instance file. It does not look at sockets: ``core/peer.py`` says who a peer
 is, an :class:`AccessRule` says whether that is enough. Rights hang on uid and gid alone, never on a pid or what runs
 under it.
 """

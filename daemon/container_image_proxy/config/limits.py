@@ -1,7 +1,7 @@
 """How long, how often and how much: the bounds of talking to registries.
 
 Plain numbers; nothing here reads the environment or a file. What a document may hold is bounded where it is parsed,
-what a client may take by ``service/limits.py``.
+what a client may take by ``faces/http/limits.py``.
 """
 
 from __future__ import annotations

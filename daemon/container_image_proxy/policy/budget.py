@@ -11,14 +11,14 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from container_image_proxy.cancellation import SLICE, CancelledError
+from container_image_proxy.concurrency.cancellation import SLICE, CancelledError
 from container_image_proxy.errors import VerificationTimeoutError
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterator
 
-    from container_image_proxy.cancellation import Cancellation
+    from container_image_proxy.concurrency.cancellation import Cancellation
 
 
 class Budget:

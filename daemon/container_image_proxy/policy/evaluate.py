@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.image_reference import ImageReference
     from container_image_proxy.image.manifest import Index, Manifest
+    from container_image_proxy.image.signature import SignatureFailure, UntrustedSignature
     from container_image_proxy.policy.budget import Budget
     from container_image_proxy.policy.model import Policy, Scope
-    from container_image_proxy.policy.signature_blob import SignatureFailure, UntrustedSignature
 
 
 @dataclass(frozen=True, slots=True)

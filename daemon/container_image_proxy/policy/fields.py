@@ -6,15 +6,13 @@ names the place.
 
 from __future__ import annotations
 
-import base64
-import re
 from typing import Final, TypeVar, cast
 
 from container_image_proxy.errors import InvalidInputError
+from container_image_proxy.image.documents import decode_base64
 from container_image_proxy.policy.key_source import KeySource
 
 _T = TypeVar("_T")
-_BASE64: Final = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 _INT64: Final = range(-(1 << 63), 1 << 63)
 _JSON_NAMES = {dict: "an object", list: "an array", str: "a string", int: "an integer"}
 
@@ -120,16 +118,6 @@ class Fields:
         if not text:
             raise InvalidInputError(f"{self._at(key)}: must not be empty")
         return text
-
-
-def decode_base64(text: str, place: str) -> bytes:
-    """Standard base64 with its padding, no more and no less; line breaks are allowed, anything else outside the
-    alphabet is not.
-    """
-    joined = text.replace("\n", "").replace("\r", "")
-    if not _BASE64.fullmatch(joined):  # b64decode allows surplus padding even when it validates
-        raise InvalidInputError(f"{place}: not base64")
-    return base64.b64decode(joined)
 
 
 def _typed(value: object, kind: type[_T], place: str) -> _T:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from container_image_proxy.errors import ConfigurationError, SignatureRejectedError
-from container_image_proxy.policy.bundle import BUNDLE_MEDIA_TYPE
+from container_image_proxy.image.media_types import BUNDLE_MEDIA_TYPE
+from container_image_proxy.image.signature import MAX_SIGNATURES
 from container_image_proxy.policy.gpg import PROGRAM
 from container_image_proxy.policy.key_source import load_keys
 from container_image_proxy.policy.receipt import Verdict
@@ -22,7 +23,6 @@ from container_image_proxy.policy.requirement import (
     SignedBy,
     SigstoreSigned,
 )
-from container_image_proxy.policy.signature_blob import MAX_SIGNATURES
 from container_image_proxy.policy.simple_signing import Attestation, verify_claim, verify_simple_signature
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from container_image_proxy.image.reference import Reference
+    from container_image_proxy.image.signature import SignatureFailure, SignatureKind, UntrustedSignature
     from container_image_proxy.policy.budget import Budget
     from container_image_proxy.policy.openpgp import Keyrings
-    from container_image_proxy.policy.signature_blob import SignatureFailure, SignatureKind, UntrustedSignature
 
     Verify: TypeAlias = "Callable[[UntrustedSignature, Subject], Attestation]"
 
@@ -163,8 +163,8 @@ class Judge:
 
     def _load_sigstore_verifier(self, requirement: SigstoreSigned) -> Verify:
         # cryptography takes 30 ms
-        from container_image_proxy.policy.bundle_trust import verify_bundle  # noqa: PLC0415
-        from container_image_proxy.policy.sigstore import load_sigstore_trust  # noqa: PLC0415
+        from container_image_proxy.policy.sigstore.bundle_trust import verify_bundle  # noqa: PLC0415
+        from container_image_proxy.policy.sigstore.trust import load_sigstore_trust  # noqa: PLC0415
 
         trust = load_sigstore_trust(requirement, self.now, self.budget)
 

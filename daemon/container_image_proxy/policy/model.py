@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from container_image_proxy.image.image_reference import ImageReference
-    from container_image_proxy.policy.signature_blob import SignatureKind
+    from container_image_proxy.image.signature import SignatureKind
 
 SYSTEM_POLICY: Final = "/etc/containers/policy.json"
 USER_POLICY: Final = ".config/containers/policy.json"

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.errors import SignatureRejectedError
+from container_image_proxy.image.signature import is_openpgp_message
 from container_image_proxy.policy.gpg import Gpg, Job
 from container_image_proxy.policy.openpgp_message import MAX_MESSAGE_SIZE, MessageTooLargeError, unpack_signed_message
-from container_image_proxy.policy.signature_blob import is_openpgp_message
 
 if TYPE_CHECKING:
     from container_image_proxy.policy.budget import Budget

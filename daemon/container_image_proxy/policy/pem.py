@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.errors import InvalidInputError, SignatureRejectedError
-from container_image_proxy.policy.fields import decode_base64
+from container_image_proxy.image.documents import decode_base64
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,6 +55,11 @@ def find_pem(raw: bytes) -> Iterator[PemBlock]:
     """
     blocks = map(_read, _BLOCK.finditer(raw))
     return (block for block in blocks if block is not None)
+
+
+def to_pem(certificate: bytes) -> bytes:
+    """A certificate in DER as a PEM block."""
+    return b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(certificate) + b"-----END CERTIFICATE-----\n"
 
 
 def _read(match: re.Match[bytes]) -> PemBlock | None:

@@ -15,8 +15,8 @@ from container_image_proxy.policy.identity import MATCH_REPO_DIGEST_OR_EXACT, Si
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from container_image_proxy.image.signature import SignatureKind
     from container_image_proxy.policy.key_source import KeySource
-    from container_image_proxy.policy.signature_blob import SignatureKind
 
 KEY_TYPES: Final = ("GPGKeys", "signedByGPGKeys", "X509Certificates", "signedByX509CAs")
 

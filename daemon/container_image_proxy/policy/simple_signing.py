@@ -16,10 +16,10 @@ from container_image_proxy.policy.fields import Fields
 
 if TYPE_CHECKING:
     from container_image_proxy.image.reference import Reference
+    from container_image_proxy.image.signature import UntrustedSignature
     from container_image_proxy.policy.budget import Budget
     from container_image_proxy.policy.identity import SignedIdentity
     from container_image_proxy.policy.openpgp import Keyring
-    from container_image_proxy.policy.signature_blob import UntrustedSignature
 
 ATOMIC: Final = "atomic container signature"
 COSIGN: Final = "cosign container image signature"

@@ -15,21 +15,21 @@ from container_image_proxy.errors import (
     UnknownManifestError,
     UpstreamError,
 )
-from container_image_proxy.registry.failures import TlsRefusedError
-from container_image_proxy.registry.headers import parse_media_type, parse_warning
-from container_image_proxy.registry.request import Request
-from container_image_proxy.registry.target import parse_target
-from container_image_proxy.registry.wire import step
+from container_image_proxy.registry.http.failures import TlsRefusedError
+from container_image_proxy.registry.http.headers import parse_media_type, parse_warning
+from container_image_proxy.registry.http.request import Request
+from container_image_proxy.registry.http.sockets import step
+from container_image_proxy.registry.http.target import parse_target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from container_image_proxy.config.limits import Limits
     from container_image_proxy.errors import Error
+    from container_image_proxy.registry.auth.login import Login
     from container_image_proxy.registry.endpoints import Repository
-    from container_image_proxy.registry.login import Login
-    from container_image_proxy.registry.reply import Reply
-    from container_image_proxy.registry.target import Target
+    from container_image_proxy.registry.http.reply import Reply
+    from container_image_proxy.registry.http.target import Target
 
 _log = logging.getLogger(__name__)
 _UNKNOWN: Final = MappingProxyType(

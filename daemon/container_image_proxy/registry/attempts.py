@@ -13,11 +13,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from container_image_proxy import cancellation
+from container_image_proxy.concurrency import cancellation
 from container_image_proxy.config.limits import MIB
 from container_image_proxy.errors import Error, UpstreamError
 from container_image_proxy.registry.endpoints import Endpoint
-from container_image_proxy.registry.failures import ConnectionLostError
+from container_image_proxy.registry.http.failures import ConnectionLostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.config.limits import MIB
 from container_image_proxy.errors import RegistryError, SizeMismatchError, UpstreamError
-from container_image_proxy.registry.coding import (
+from container_image_proxy.registry.http.coding import (
     GZIP_MAGIC,
     DamagedGzipError,
     Gunzipped,
@@ -22,15 +22,15 @@ from container_image_proxy.registry.coding import (
     may_be_gzip,
     told,
 )
-from container_image_proxy.registry.failures import ConnectionLostError
-from container_image_proxy.registry.headers import parse_content_range
+from container_image_proxy.registry.http.failures import ConnectionLostError
+from container_image_proxy.registry.http.headers import parse_content_range
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from container_image_proxy.image.descriptor import Descriptor
-    from container_image_proxy.registry.coding import Source
-    from container_image_proxy.registry.reply import Reply
+    from container_image_proxy.registry.http.coding import Source
+    from container_image_proxy.registry.http.reply import Reply
 
 _HELD: Final = 1 * MIB
 """How much of an answer is held while it is decided what it is, in bytes."""

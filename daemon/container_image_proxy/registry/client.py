@@ -13,6 +13,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from container_image_proxy.concurrency.memory import unmetered
 from container_image_proxy.errors import (
     DigestMismatchError,
     Error,
@@ -23,16 +24,19 @@ from container_image_proxy.errors import (
 )
 from container_image_proxy.image.manifest import UntrustedManifest, parse_manifest
 from container_image_proxy.image.media_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
-from container_image_proxy.memory import unmetered
 from container_image_proxy.registry.api import DistributionApi
 from container_image_proxy.registry.attempts import Attempts, Clock
+from container_image_proxy.registry.auth.login import Login
+from container_image_proxy.registry.auth.realms import TokenRealms
+from container_image_proxy.registry.auth.token import Tokens
 from container_image_proxy.registry.download import Download
 from container_image_proxy.registry.endpoints import Endpoint, Health, Repository, repository_of
-from container_image_proxy.registry.failures import own_errors
-from container_image_proxy.registry.headers import parse_media_type
-from container_image_proxy.registry.login import Login
-from container_image_proxy.registry.proxies import parse_proxies
-from container_image_proxy.registry.realms import TokenRealms
+from container_image_proxy.registry.http.failures import own_errors
+from container_image_proxy.registry.http.headers import parse_media_type
+from container_image_proxy.registry.http.proxies import parse_proxies
+from container_image_proxy.registry.http.request import Request
+from container_image_proxy.registry.http.session import HttpSession
+from container_image_proxy.registry.http.target import parse_target
 from container_image_proxy.registry.referrers import (
     MAX_PAGES,
     first_page,
@@ -42,22 +46,18 @@ from container_image_proxy.registry.referrers import (
     referrers_tag,
     select_referrers,
 )
-from container_image_proxy.registry.request import Request
-from container_image_proxy.registry.session import HttpSession
-from container_image_proxy.registry.target import parse_target
-from container_image_proxy.registry.token import Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
     from container_image_proxy.config.certificates import CertificateDirectories
-    from container_image_proxy.config.keychain import Keychain
     from container_image_proxy.config.limits import Limits
     from container_image_proxy.config.registries import Registries
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.manifest import Descriptor, IndexEntry
     from container_image_proxy.image.reference import Reference
-    from container_image_proxy.registry.reply import Reply
+    from container_image_proxy.registry.auth.keychain import Keychain
+    from container_image_proxy.registry.http.reply import Reply
 
 _E = TypeVar("_E", bound=Endpoint)
 _T = TypeVar("_T")

@@ -15,7 +15,7 @@ from container_image_proxy.errors import DigestMismatchError, Error
 from container_image_proxy.registry.attempts import has_progressed
 from container_image_proxy.registry.blob_answer import open_answer
 from container_image_proxy.registry.endpoints import Endpoint
-from container_image_proxy.registry.failures import ConnectionLostError, own_errors
+from container_image_proxy.registry.http.failures import ConnectionLostError, own_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from container_image_proxy.image.descriptor import Descriptor
     from container_image_proxy.registry.attempts import Attempts, Clock
     from container_image_proxy.registry.blob_answer import BlobAnswer
-    from container_image_proxy.registry.reply import Reply
+    from container_image_proxy.registry.http.reply import Reply
 
 _E = TypeVar("_E", bound=Endpoint)
 

@@ -15,8 +15,8 @@ from container_image_proxy.errors import (
     SizeMismatchError,
     UpstreamTimeoutError,
 )
-from container_image_proxy.registry.failures import ConnectionLostError
-from container_image_proxy.registry.origin import DEFAULT_PORTS, split_authority
+from container_image_proxy.registry.http.failures import ConnectionLostError
+from container_image_proxy.registry.http.origin import DEFAULT_PORTS, split_authority
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from container_image_proxy.errors import Error
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.reference import Reference
-    from container_image_proxy.registry.origin import Origin
+    from container_image_proxy.registry.http.origin import Origin
 
 _DOCKER_HUB: Final = "docker.io"
 _DOCKER_HUB_REGISTRY: Final = "registry-1.docker.io"

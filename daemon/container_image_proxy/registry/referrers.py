@@ -13,8 +13,8 @@ from urllib.parse import quote, unquote
 from container_image_proxy.errors import InvalidManifestError, RegistryError, UnknownManifestError, UpstreamError
 from container_image_proxy.image.manifest import Index, parse_manifest
 from container_image_proxy.image.media_types import OCI_INDEX
-from container_image_proxy.registry.headers import parse_next_link
-from container_image_proxy.registry.target import parse_target
+from container_image_proxy.registry.http.headers import parse_next_link
+from container_image_proxy.registry.http.target import parse_target
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.manifest import IndexEntry, UntrustedManifest
     from container_image_proxy.registry.endpoints import Repository
-    from container_image_proxy.registry.reply import Reply
+    from container_image_proxy.registry.http.reply import Reply
 
 MAX_REFERRERS: Final = 128
 MAX_PAGES: Final = 16

@@ -1,1 +1,1 @@
-"""The socket side: from an accepted connection to a framed answer."""
+"""The process: sockets from systemd, the accept loop, who may connect, reloads, the journal."""

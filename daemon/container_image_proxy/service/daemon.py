@@ -15,21 +15,21 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from container_image_proxy.service.app import Application
+from container_image_proxy.core.serving import Degraded
+from container_image_proxy.faces.http.application import Application
 from container_image_proxy.service.notifier import Watchdog
 from container_image_proxy.service.server import Server
-from container_image_proxy.service.serving import Degraded
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
+    from container_image_proxy.core.peer import Peer
+    from container_image_proxy.core.serving import Serving
+    from container_image_proxy.faces.http.limits import ServerLimits
     from container_image_proxy.service.health import Health
-    from container_image_proxy.service.limits import ServerLimits
     from container_image_proxy.service.notifier import Notifier
-    from container_image_proxy.service.peer import Peer
     from container_image_proxy.service.reloading import Askers
-    from container_image_proxy.service.serving import Serving
 
 _log = logging.getLogger(__name__)
 

@@ -22,20 +22,20 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Protocol
 
-from container_image_proxy.service.channel import SocketChannel, StdioChannel
-from container_image_proxy.service.connection import Connection
-from container_image_proxy.service.limits import ServerLimits
+from container_image_proxy.core.peer import PID_SIZE, UNAUTHENTICATED, Peer, parse_peer, read_credentials
+from container_image_proxy.faces.http.channel import SocketChannel, StdioChannel
+from container_image_proxy.faces.http.connection import Connection
+from container_image_proxy.faces.http.limits import ServerLimits
+from container_image_proxy.faces.http.request_head import RefusedRequestError
+from container_image_proxy.service.connections import Roster
 from container_image_proxy.service.listeners import Listeners, give_way, take_precedence
-from container_image_proxy.service.peer import PID_SIZE, UNAUTHENTICATED, Peer, parse_peer, read_credentials
-from container_image_proxy.service.request_head import RefusedRequestError
-from container_image_proxy.service.roster import Roster
 from container_image_proxy.service.turned_away import MAX_LINGERING, TurnedAway
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from container_image_proxy.service.channel import Channel
-    from container_image_proxy.service.wsgi import Application
+    from container_image_proxy.faces.http.channel import Channel
+    from container_image_proxy.faces.http.exchange import Application
 
 _log = logging.getLogger(__name__)
 

@@ -16,13 +16,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from container_image_proxy.service.refusal import refusal
+from container_image_proxy.faces.http.refusal import refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from container_image_proxy.service.peer import Peer
-    from container_image_proxy.service.request_head import RefusedRequestError
+    from container_image_proxy.core.peer import Peer
+    from container_image_proxy.faces.http.request_head import RefusedRequestError
 
 MAX_LINGERING: Final = 32
 """Descriptors: connections that have their refusal and were not closed yet; one more ends the oldest."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, cast
 from container_image_proxy.errors import InvalidReferenceError
 from container_image_proxy.image.image_reference import ImageReference
 from container_image_proxy.image.reference import parse_reference, policy_identity, policy_namespaces
-from container_image_proxy.transports.signatures import SignatureStorage
+from container_image_proxy.registry.signatures.storage import SignatureStorage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.manifest import Descriptor, UntrustedManifest
     from container_image_proxy.image.reference import Reference
-    from container_image_proxy.policy.signature_blob import Findings, SignatureKind
+    from container_image_proxy.image.signature import Findings, SignatureKind
     from container_image_proxy.registry.client import RegistryClient
     from container_image_proxy.registry.endpoints import Repository
     from container_image_proxy.transports.source import BlobReader

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
+from container_image_proxy.concurrency.memory import unmetered
 from container_image_proxy.config.obstacle import find_obstacle
 from container_image_proxy.errors import (
     DigestMismatchError,
@@ -27,14 +28,13 @@ from container_image_proxy.errors import (
 from container_image_proxy.image.image_reference import ImageReference
 from container_image_proxy.image.manifest import MAX_MANIFEST_SIZE, Index, UntrustedManifest, parse_manifest
 from container_image_proxy.image.media_types import OCI_INDEX
-from container_image_proxy.memory import unmetered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.manifest import Descriptor, IndexEntry
-    from container_image_proxy.policy.signature_blob import Findings, SignatureKind
+    from container_image_proxy.image.signature import Findings, SignatureKind
 
 TRANSPORT: Final = "oci"
 _REF_NAME: Final = "org.opencontainers.image.ref.name"

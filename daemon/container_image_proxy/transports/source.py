@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.manifest import Descriptor, UntrustedManifest
-    from container_image_proxy.policy.signature_blob import Findings, SignatureKind
+    from container_image_proxy.image.signature import Findings, SignatureKind
 
 
 class BlobReader(Protocol):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from container_image_proxy.concurrency.memory import unmetered
 from container_image_proxy.errors import InvalidReferenceError
-from container_image_proxy.memory import unmetered
 from container_image_proxy.policy import scope
 from container_image_proxy.transports import docker, layout
 

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from container_image_proxy.cancellation import SLICE, Cancellation, CancelledError
+from container_image_proxy.concurrency.cancellation import SLICE, Cancellation, CancelledError
 from container_image_proxy.errors import PolicyRejectedError, VerificationTimeoutError
 from container_image_proxy.policy.budget import Budget
 from tests.support.verification import make_budget

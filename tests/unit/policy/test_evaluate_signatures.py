@@ -11,15 +11,15 @@ from typing import cast
 
 import pytest
 
-from container_image_proxy.cancellation import Cancellation, CancelledError
+from container_image_proxy.concurrency.cancellation import Cancellation, CancelledError
 from container_image_proxy.errors import PolicyRejectedError, RegistryError, VerificationTimeoutError
 from container_image_proxy.image.digest import Digest
 from container_image_proxy.image.reference import parse_reference
+from container_image_proxy.image.signature import SignatureFailure, SignatureKind, UntrustedSignature
 from container_image_proxy.policy import gpg, judge, openpgp
 from container_image_proxy.policy.budget import Budget
 from container_image_proxy.policy.evaluate import UnverifiedImage, VerifiedImage, evaluate, prepare
 from container_image_proxy.policy.model import Policy, parse_policy
-from container_image_proxy.policy.signature_blob import SignatureFailure, SignatureKind, UntrustedSignature
 from container_image_proxy.transports.table import parse_image_reference
 from tests.support.gpg import Signer
 from tests.support.sigstore import make_key, make_payload, make_signature, public_pem

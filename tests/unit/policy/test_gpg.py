@@ -17,7 +17,7 @@ from typing import NoReturn
 
 import pytest
 
-from container_image_proxy.cancellation import Cancellation, CancelledError
+from container_image_proxy.concurrency.cancellation import Cancellation, CancelledError
 from container_image_proxy.errors import ConfigurationError, SignatureRejectedError, VerificationTimeoutError
 from container_image_proxy.policy import gpg as module
 from container_image_proxy.policy.budget import Budget
@@ -253,7 +253,7 @@ def test_what_the_system_does_not_give_is_a_rejection_with_the_reason(
 KILLED = """
 import sys, threading
 from pathlib import Path
-from container_image_proxy.cancellation import Cancellation
+from container_image_proxy.concurrency.cancellation import Cancellation
 from container_image_proxy.policy import gpg
 from container_image_proxy.policy.budget import Budget
 gpg._PATH = sys.argv[2] + ":/usr/bin:/bin"

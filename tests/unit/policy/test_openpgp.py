@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from container_image_proxy.cancellation import Cancellation, CancelledError
+from container_image_proxy.concurrency.cancellation import Cancellation, CancelledError
 from container_image_proxy.errors import ConfigurationError, SignatureRejectedError, VerificationTimeoutError
 from container_image_proxy.policy import gpg, openpgp
 from container_image_proxy.policy.budget import Budget

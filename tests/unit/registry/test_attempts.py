@@ -16,7 +16,7 @@ from container_image_proxy.errors import (
 )
 from container_image_proxy.registry.attempts import Attempts, has_progressed
 from container_image_proxy.registry.endpoints import Endpoint, Health
-from container_image_proxy.registry.failures import ConnectionLostError
+from container_image_proxy.registry.http.failures import ConnectionLostError
 from tests.support.registry_client import FakeClock
 
 MIRROR = Endpoint(domain="mirror.example", is_mirror=True)

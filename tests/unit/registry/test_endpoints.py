@@ -15,8 +15,8 @@ from container_image_proxy.errors import (
 )
 from container_image_proxy.image.reference import parse_reference
 from container_image_proxy.registry.endpoints import Endpoint, Health, repository_of
-from container_image_proxy.registry.failures import ConnectionLostError
-from container_image_proxy.registry.origin import Origin
+from container_image_proxy.registry.http.failures import ConnectionLostError
+from container_image_proxy.registry.http.origin import Origin
 from tests.support.registry_client import FakeClock
 
 MIRROR = Endpoint(domain="mirror.example", is_mirror=True)

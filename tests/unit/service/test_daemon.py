@@ -11,14 +11,14 @@ from typing import Any, cast
 import pytest
 
 from container_image_proxy.config.access import owner_access
+from container_image_proxy.core.peer import Peer
+from container_image_proxy.core.serving import Degraded
 from container_image_proxy.errors import ConfigurationError
+from container_image_proxy.faces.http.limits import ServerLimits
 from container_image_proxy.service import daemon as module
 from container_image_proxy.service.daemon import Daemon
 from container_image_proxy.service.health import Health
-from container_image_proxy.service.limits import ServerLimits
-from container_image_proxy.service.peer import Peer
 from container_image_proxy.service.reloading import Askers
-from container_image_proxy.service.serving import Degraded
 
 
 class Recorder:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from container_image_proxy import cancellation
+from container_image_proxy.concurrency import cancellation
 from container_image_proxy.config.access import AccessRule
-from container_image_proxy.service.limits import ServerLimits
-from container_image_proxy.service.peer import UNAUTHENTICATED, Peer, read_peer
+from container_image_proxy.core.peer import UNAUTHENTICATED, Peer, read_peer
+from container_image_proxy.faces.http.limits import ServerLimits
 from container_image_proxy.service.server import Server
 from container_image_proxy.service.turned_away import MAX_TOLD, PERIOD_SECONDS
 from tests.support.script import importing_project

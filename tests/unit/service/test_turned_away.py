@@ -9,8 +9,8 @@ from http import HTTPStatus
 
 import pytest
 
-from container_image_proxy.service.peer import Peer
-from container_image_proxy.service.request_head import RefusedRequestError
+from container_image_proxy.core.peer import Peer
+from container_image_proxy.faces.http.request_head import RefusedRequestError
 from container_image_proxy.service.turned_away import MAX_LINGERING, MAX_NAMED, MAX_TOLD, PERIOD_SECONDS, TurnedAway
 
 DENIED = RefusedRequestError(HTTPStatus.FORBIDDEN, "not you", "DENIED")

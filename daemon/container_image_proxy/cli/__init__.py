@@ -1,0 +1,1 @@
+"""What an administrator types: options, and ``--check``."""

@@ -1,0 +1,168 @@
+"""Settings turned into policy, registries, credentials and the proxy over them, whole or not at all.
+
+Used at start, by ``--check`` and by every reload, which replaces the old configuration only when the new one stands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from container_image_proxy.concurrency.lazy import Lazy
+from container_image_proxy.config.certificates import load_certificates
+from container_image_proxy.config.instances import COMMAND_LINE, verify_paths
+from container_image_proxy.config.limits import Limits
+from container_image_proxy.config.lookaside import load_lookaside
+from container_image_proxy.config.registries_conf import load_registries
+from container_image_proxy.config.short_names import resolve_short_name
+from container_image_proxy.core.proxy import Proxy, ServedImage
+from container_image_proxy.core.serving import Serving
+from container_image_proxy.errors import ConfigurationError, InvalidReferenceError, SourceError, remedied_by
+from container_image_proxy.policy.gpg import Gpg
+from container_image_proxy.policy.model import insecure_policy, load_policy
+from container_image_proxy.policy.openpgp import Keyrings
+from container_image_proxy.registry.auth.keychain import load_keychain
+from container_image_proxy.registry.http.proxies import parse_proxies
+from container_image_proxy.transports.docker import RegistryAccess
+from container_image_proxy.transports.table import (
+    depends_on_directory,
+    names_transport,
+    open_source,
+    parse_image_reference,
+    verify_place,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from container_image_proxy.config.instances import ImageSettings, InstanceSettings, TrustSettings
+    from container_image_proxy.config.registries import Registries
+    from container_image_proxy.core.snapshot_store import SnapshotStore
+    from container_image_proxy.image.image_reference import ImageReference
+    from container_image_proxy.policy.model import Policy
+    from container_image_proxy.registry.auth.keychain import Credentials
+    from container_image_proxy.registry.client import RegistryClient
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the process was started with, as far as configuration depends on it; only ``__main__`` reads the real ones.
+
+    ``credentials`` are those of ``--creds``; ``no_credentials`` is ``--no-creds``.
+    """
+
+    environ: Mapping[str, str]
+    home: Path
+    uid: int
+    credentials: Credentials | None = None
+    no_credentials: bool = False
+
+
+def assemble(settings: InstanceSettings, store: SnapshotStore, surroundings: Surroundings) -> Serving:
+    """Read every file that the settings need; :class:`ConfigurationError` if one of them cannot be used."""
+    verify_paths(settings)
+    with remedied_by("see containers-registries.conf(5)"):
+        registries = load_registries(
+            path=settings.registry.registries_conf,
+            directory=settings.registry.registries_conf_dir,
+            environ=surroundings.environ,
+            home=surroundings.home,
+            uid=surroundings.uid,
+            learned_aliases=not all(names_transport(image.reference) for image in settings.images.values()),
+        )
+    with remedied_by("see container-image-proxy(1), TRANSPORTS"):
+        images = {name: _serve(image, registries) for name, image in settings.images.items()}
+    policy = _load_policy(settings.trust, surroundings)
+    registry = _prepare_registry(settings, registries, surroundings, images.values())
+    with remedied_by("see containers-registries.d(5)"):
+        lookaside = load_lookaside(directory=settings.trust.registries_d, home=surroundings.home, uid=surroundings.uid)
+    proxy = Proxy(
+        images,
+        policy,
+        partial(open_source, access=RegistryAccess(registry, lookaside)),
+        store,
+        require_instance_signature=settings.trust.require_instance_signature,
+        accept_unnamed_bundles=settings.trust.accept_unnamed_bundles,
+        verification_timeout=settings.trust.verification_timeout,
+    )
+    return Serving(settings, images, policy, proxy, registry)
+
+
+def _serve(image: ImageSettings, registries: Registries) -> ServedImage:
+    try:
+        reference = _parse_reference(image.reference, registries)
+        if image.file == COMMAND_LINE:  # somebody waits for the answer; an instance may have images that are there
+            verify_place(reference)
+    except (InvalidReferenceError, SourceError) as error:
+        raise ConfigurationError(image.file, str(error), key=image.key) from error
+    if depends_on_directory(reference) and image.file != COMMAND_LINE:
+        raise ConfigurationError(image.file, f"{reference}: the path must be absolute", key=image.key)
+    return ServedImage(image.name, reference, image.platform, image.fresh_for)
+
+
+def _parse_reference(text: str, registries: Registries) -> ImageReference:
+    """``transport:reference``, or a bare name as podman takes it, which registries.conf must make unambiguous."""
+    if names_transport(text):
+        return parse_image_reference(text)
+    meant, *others = resolve_short_name(registries, text)
+    if others:
+        raise InvalidReferenceError(
+            f"{text!r} is ambiguous: write docker:// and one of {', '.join(map(str, (meant, *others)))}"
+        )
+    return parse_image_reference(f"docker://{meant}")
+
+
+def find_gpg(environ: Mapping[str, str]) -> Gpg:
+    """gpg, with its homes in the runtime directory of the unit or the user, where no one else writes and no one tidies
+    up.
+    """
+    directories = [environ.get("RUNTIME_DIRECTORY", "").partition(":")[0], environ.get("XDG_RUNTIME_DIR", "")]
+    return Gpg(tuple(Path(directory) for directory in directories if directory.startswith("/")))
+
+
+def _load_policy(trust: TrustSettings, surroundings: Surroundings) -> Policy:
+    if trust.insecure_policy:
+        return insecure_policy()
+    policy = load_policy(str(trust.policy) if trust.policy else None, home=str(surroundings.home))
+    return replace(policy, keyrings=Keyrings(find_gpg(surroundings.environ)))
+
+
+def _prepare_registry(
+    instance: InstanceSettings, registries: Registries, surroundings: Surroundings, images: Iterable[ServedImage]
+) -> Lazy[RegistryClient]:
+    """The client for all registries, its configuration read now and the HTTP library loaded when it is first needed."""
+    settings = instance.registry
+    given = surroundings.credentials
+    domains = {image.reference.docker_reference.domain for image in images if image.reference.docker_reference}
+    with remedied_by("see containers-auth.json(5)"):
+        keychain = load_keychain(
+            authfile=settings.authfile,
+            environ=surroundings.environ,
+            home=surroundings.home,
+            uid=surroundings.uid,
+            creds=dict.fromkeys(domains, given) if given else {},
+            no_creds=surroundings.no_credentials,
+            credential_helpers=registries.credential_helpers,
+            instance=None if instance.file == COMMAND_LINE else instance.name,
+        )
+    with remedied_by("see containers-certs.d(5)"):
+        certificates = load_certificates(cert_dir=settings.cert_dir, home=surroundings.home)
+    with remedied_by("see container-image-proxy(1), ENVIRONMENT"):
+        parse_proxies(surroundings.environ)  # a wrong one is told now and not with the first request
+
+    def make() -> RegistryClient:
+        from container_image_proxy.registry.client import RegistryClient  # noqa: PLC0415 - 60 ms that layouts never need
+
+        return RegistryClient(
+            registries=registries,
+            keychain=keychain,
+            certificates=certificates,
+            limits=Limits(),
+            tls_verify=settings.tls_verify,
+            environ=surroundings.environ,
+            token_realms=settings.token_realms,
+        )
+
+    return Lazy(make)

@@ -1,0 +1,115 @@
+"""Snapshots: what an image was when it was last resolved, kept so that its blobs stay servable though its tag moves.
+
+What is kept is *unverified*, also what was verified when it was kept: each image is judged under the names that the
+configuration gives and by the policy in force, so that neither a changed policy nor a changed file can make the daemon
+serve what it should not. An image is judged when it is first wanted, and nobody waits but for that image.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from container_image_proxy.concurrency.single_flight import SingleFlight
+from container_image_proxy.errors import Error, VerificationTimeoutError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from container_image_proxy.core.snapshot_store import SnapshotStore
+    from container_image_proxy.core.stored_image import StoredImage
+    from container_image_proxy.image.digest import Digest
+    from container_image_proxy.image.manifest import Manifest
+    from container_image_proxy.image.platform import Platform
+    from container_image_proxy.policy.evaluate import VerifiedImage
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A verified image as it is served.
+
+    ``manifest`` is its OCI form. ``checked_at`` is on the monotonic clock, None if restored. The source that it was
+    resolved from had ``supplier``.
+    """
+
+    stored: StoredImage
+    verified: VerifiedImage
+    manifest: Manifest
+    checked_at: float | None
+    supplier: object = None
+
+    @property
+    def name(self) -> str:
+        """The image's name in the instance."""
+        return self.stored.name
+
+    @property
+    def platform(self) -> Platform:
+        """The platform that it was resolved for."""
+        return self.stored.platform
+
+    @property
+    def manifest_digest(self) -> Digest:
+        """The digest of the original manifest, before any conversion."""
+        return self.verified.manifest.digest
+
+    @property
+    def index_digest(self) -> Digest | None:
+        """The digest of the index that the reference named, if it named one."""
+        return self.verified.index.digest if self.verified.index else None
+
+    @property
+    def top_digest(self) -> Digest:
+        """The digest of what the reference named itself."""
+        return self.index_digest or self.manifest_digest
+
+
+class Snapshots:
+    """The verified snapshots of one configuration, over the images that ``store`` keeps. Thread-safe.
+
+    ``verify`` turns a stored image into one; None or an error for what is not to be used.
+    """
+
+    def __init__(self, store: SnapshotStore, verify: Callable[[StoredImage], Snapshot | None]) -> None:
+        self._store = store
+        self._verify = verify
+        self._lock = threading.Lock()
+        self._verdicts: dict[int, tuple[StoredImage, Snapshot | None]] = {}  # by identity: content may be large
+        self._judging: SingleFlight[Snapshot | None] = SingleFlight()
+
+    def of(self, shelf: str, platform: Platform | None = None) -> Iterator[Snapshot]:
+        """The shelf's snapshots, of ``platform`` if given, newest first; each is judged when its turn comes."""
+        for stored in self._store.of(shelf):
+            if platform in (None, stored.platform) and (snapshot := self._judge(stored)) is not None:
+                yield snapshot
+
+    def add(self, shelf: str, snapshot: Snapshot) -> None:
+        """Make it the newest; one with the same content is replaced."""
+        self._store.add(shelf, snapshot.stored)
+        kept = {id(stored) for stored in self._store.kept()}
+        with self._lock:
+            self._verdicts[id(snapshot.stored)] = (snapshot.stored, snapshot)
+            for key in self._verdicts.keys() - kept:
+                del self._verdicts[key]
+
+    def _judge(self, stored: StoredImage) -> Snapshot | None:
+        with self._lock:
+            if known := self._verdicts.get(id(stored)):
+                return known[1]
+        return self._judging.run(id(stored), lambda: self._restore(stored))
+
+    def _restore(self, stored: StoredImage) -> Snapshot | None:
+        try:
+            verdict = self._verify(stored)
+        except VerificationTimeoutError:  # no verdict: whoever asks later may have one
+            raise
+        except Error as error:
+            _log.warning("a kept snapshot of %s is not used: %s", stored.name, error)
+            verdict = None
+        with self._lock:
+            self._verdicts[id(stored)] = (stored, verdict)
+        return verdict

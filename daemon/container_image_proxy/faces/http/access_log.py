@@ -1,0 +1,91 @@
+"""The access log: one record for each request, whatever became of it.
+
+The message of a request that failed says why. Trouble with the source, or a lack of something here, is a warning; what
+the administrator of this host has to mend is an error.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from enum import StrEnum
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from container_image_proxy.core.peer import Peer
+
+_TOLD: Final = frozenset({"REQUEST_METHOD", "REQUEST_PATH", "STATUS", "BYTES", "DURATION_USEC", "ERROR"})
+_log = logging.getLogger(__name__)
+
+
+class Outcome(StrEnum):
+    """How a request ended."""
+
+    COMPLETE = "complete"
+    REFUSED = "refused"  # by the server, before the application answered
+    FAILED = "failed"  # the application raised and the client got 500
+    CUT = "cut"  # by us, in mid-answer: the application raised, or the time to finish was over
+    DISCONNECTED = "disconnected"  # the client left
+    STALLED = "stalled"  # the client stopped taking
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRecord:
+    """What happened to a request: ``sent`` in bytes of body, ``duration`` in seconds, ``status`` 0 if none was sent.
+
+    ``details`` are the fields that the application adds: IMAGE, DIGEST, ..., and ERROR, the reason of a failure.
+    """
+
+    peer: Peer
+    method: str
+    path: str
+    status: int
+    sent: int
+    duration: float
+    outcome: Outcome
+    details: Mapping[str, str]
+
+
+def log_access(record: AccessRecord) -> None:
+    """Write the record, with the fields of the journal."""
+    level = _level(record)
+    if not _log.isEnabledFor(level):
+        return
+    reason = record.details.get("ERROR")
+    _log.log(
+        level,
+        "%s %s %d %d bytes in %.3f s%s%s",
+        record.method,
+        record.path,
+        record.status,
+        record.sent,
+        record.duration,
+        "" if record.outcome is Outcome.COMPLETE else f", {record.outcome}",
+        f": {reason}" if reason else "",
+        extra={"fields": _fields(record), "told": _TOLD},
+    )
+
+
+def _level(record: AccessRecord) -> int:
+    if record.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        return logging.ERROR
+    if record.status > HTTPStatus.INTERNAL_SERVER_ERROR or record.outcome is Outcome.CUT:
+        return logging.WARNING
+    return logging.INFO
+
+
+def _fields(record: AccessRecord) -> dict[str, object]:
+    fields: dict[str, object] = {
+        "REQUEST_METHOD": record.method,
+        "REQUEST_PATH": record.path,
+        "STATUS": record.status,
+        "BYTES": record.sent,
+        "DURATION_USEC": round(record.duration * 1e6),
+        "OUTCOME": record.outcome.value,
+    }
+    if record.peer.uid is not None:
+        fields |= {"PEER_UID": record.peer.uid, "PEER_PID": record.peer.pid}
+    return {**fields, **record.details}

@@ -1,0 +1,327 @@
+"""The HTTP API as a WSGI application (PEP 3333): which resources there are, who may have them, which headers they
+carry.
+
+Owns no socket and no framing. Each request is answered under one configuration, the one in force when it arrived.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import logging
+import re
+from contextlib import closing
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qsl, quote
+
+from container_image_proxy.config.instances import is_image_name
+from container_image_proxy.errors import InvalidInputError, InvalidQueryError, PeerDeniedError, UnknownImageError
+from container_image_proxy.faces.http.exchange import LOG_FIELDS, PEER, RAW_PATH, TAKES_VIEWS
+from container_image_proxy.faces.http.large_answers import HeldBody, LargeAnswers
+from container_image_proxy.faces.http.problem import Answer, is_expected, problem, problem_of, reason_of
+from container_image_proxy.faces.http.router import MethodNotAllowedError, Route, find_route
+from container_image_proxy.image.digest import digest_of
+from container_image_proxy.image.platform import parse_platform
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, MutableMapping
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
+    from container_image_proxy.core.peer import Peer
+    from container_image_proxy.core.serving import Serving
+    from container_image_proxy.core.snapshots import Snapshot
+    from container_image_proxy.core.verified_stream import VerifiedBlob
+    from container_image_proxy.image.digest import Digest
+    from container_image_proxy.image.manifest import Descriptor
+    from container_image_proxy.image.platform import Platform
+
+# What a header value may hold as it is; a comma separates values, everything else is percent-encoded.
+_HEADER_SAFE: Final = "/:@!$&'()*+;=~._-[]"
+_LOCAL_HOST: Final = re.compile(r"(?i:127\.0\.0\.1|\[::1\]|localhost)(?::[0-9]+)?")
+_HTTP_DIGEST_NAMES: Final = {"sha256": "sha-256", "sha512": "sha-512"}
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a handler needs to know of a request. ``log`` takes fields for the server's record of it."""
+
+    method: str
+    path: str
+    query: str
+    host: str
+    if_none_match: str | None
+    peer: Peer
+    log: MutableMapping[str, str]
+
+    @classmethod
+    def of(cls, environ: WSGIEnvironment) -> Request:
+        """The request in a WSGI environment that our server made."""
+        return cls(
+            method=environ["REQUEST_METHOD"],
+            path=environ[RAW_PATH],
+            query=environ.get("QUERY_STRING", ""),
+            host=environ.get("HTTP_HOST", ""),
+            if_none_match=environ.get("HTTP_IF_NONE_MATCH"),
+            peer=environ[PEER],
+            log=environ[LOG_FIELDS],
+        )
+
+    def platform(self) -> Platform | None:
+        """The platform that the query asks for; there is no other parameter."""
+        try:
+            parameters = parse_qsl(
+                self.query, keep_blank_values=True, strict_parsing=bool(self.query), max_num_fields=2
+            )
+        except ValueError as error:
+            raise InvalidQueryError("the query is not name=value") from error
+        if not parameters:
+            return None
+        if [name for name, _ in parameters] != ["platform"]:
+            raise InvalidQueryError("the query may say platform=os/architecture[/variant] once, and nothing else")
+        return parse_platform(parameters[0][1])
+
+
+class Application:
+    """``serving`` gives the configuration in force, or raises why there is none; ``stop`` ends the daemon and exists
+    only if it runs stand-alone.
+    """
+
+    def __init__(
+        self, serving: Callable[[], Serving], *, stop: Callable[[], None] | None = None, owner: int = 0
+    ) -> None:
+        self._serving = serving
+        self._stop = stop
+        self._owner = owner
+        self._large = LargeAnswers()
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes | memoryview]:
+        """Answer one request."""
+        request = Request.of(environ)
+        answer = self._answer(request)
+        start_response(f"{answer.status.value} {answer.status.phrase}", list(answer.headers))
+        if isinstance(answer.body, bytes):
+            return [] if request.method == "HEAD" else [answer.body]
+        if isinstance(answer.body, HeldBody):
+            return answer.body
+        return answer.body if environ.get(TAKES_VIEWS) else _as_bytes(answer.body)
+
+    def _answer(self, request: Request) -> Answer:
+        try:
+            _refuse_web_pages(request)
+            if request.path == "/quit" and self._stop is not None:
+                return self._quit(request, self._stop)
+            serving = self._serving()
+            handler, values = find_route(ROUTES, request.method, request.path)
+            return self._within_bounds(request, handler(request, serving, **values))
+        except MethodNotAllowedError as error:
+            allow = (("Allow", ", ".join(error.allowed)),)
+            return problem(HTTPStatus.METHOD_NOT_ALLOWED, "UNSUPPORTED", str(error), headers=allow)
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong has an answer
+            if not is_expected(error):
+                _log.exception("a request failed for a reason that should not exist")
+            request.log["ERROR"] = reason_of(error)
+            return problem_of(error)
+
+    def _within_bounds(self, request: Request, answer: Answer) -> Answer:
+        """The answer without a body that nobody takes, and with a large one only if there is room for it."""
+        if not isinstance(answer.body, bytes):
+            return answer
+        return replace(answer, body=b"" if request.method == "HEAD" else self._large.hold(answer.body))
+
+    def _quit(self, request: Request, stop: Callable[[], None]) -> Answer:
+        if request.method != "POST":
+            raise MethodNotAllowedError(request.method, request.path, ("POST",))
+        if request.peer.uid not in (0, self._owner):
+            raise PeerDeniedError("only root and the user whom the daemon runs as may stop it")
+        stop()
+        return Answer(HTTPStatus.OK, (("Content-Type", "text/plain"), ("Content-Length", "0")), b"")
+
+
+# --- handlers ---------------------------------------------------------------------------------------------------------
+
+
+def list_images(request: Request, serving: Serving) -> Answer:
+    """``GET /images``: those that the peer may have."""
+    images = [
+        {
+            "name": name,
+            "reference": _printable(str(image.reference)),
+            "platform": str(image.platform),
+            "default": name == serving.default,
+        }
+        for name, image in serving.images.items()
+        if serving.permits(request.peer, name)
+    ]
+    return _document(request, json.dumps(images, indent=2).encode() + b"\n", "application/json")
+
+
+def get_manifest(request: Request, serving: Serving, name: str | None = None) -> Answer:
+    """``GET /manifest``: the manifest in OCI form, resolved anew unless it is fresh."""
+    chosen = _choose(request, serving, name)
+    snapshot = serving.proxy.resolve(chosen, request.platform())
+    headers = (
+        *_image_headers(request, serving, snapshot),
+        ("ETag", f'"{snapshot.manifest_digest}"'),
+        *_signed_by(snapshot),
+    )
+    manifest = snapshot.manifest
+    return _document(request, manifest.raw, manifest.media_type, headers, digest=manifest.digest)
+
+
+def get_config(request: Request, serving: Serving, name: str | None = None) -> Answer:
+    """``GET /config``: the image configuration, byte for byte; verified as any of the image's blobs."""
+    chosen = _choose(request, serving, name)
+    snapshot = serving.proxy.current(chosen, request.platform())
+    config = snapshot.manifest.config
+    return _blob(request, serving, snapshot, config, media_type=config.media_type)
+
+
+def get_verification(request: Request, serving: Serving, name: str | None = None) -> Answer:
+    """``GET /verification``: why the image may be served, as the receipt of the decision says it."""
+    chosen = _choose(request, serving, name)
+    snapshot = serving.proxy.current(chosen, request.platform())
+    body = json.dumps(snapshot.verified.receipt.as_json(), indent=2).encode() + b"\n"
+    return _document(request, body, "application/json", _image_headers(request, serving, snapshot))
+
+
+def get_blob(request: Request, serving: Serving, digest: str, name: str | None = None) -> Answer:
+    """``GET /blobs/DIGEST``: one of the image's own blobs; verified before the status line if it is small, while it
+    flows if not.
+    """
+    chosen = _choose(request, serving, name)
+    snapshot, descriptor = serving.proxy.find_blob(chosen, request.platform(), digest)
+    request.log["DIGEST"] = str(descriptor.digest)
+    return _blob(request, serving, snapshot, descriptor)
+
+
+ROUTES: Final[tuple[Route[Callable[..., Answer]], ...]] = (
+    Route("GET", "/manifest", get_manifest),
+    Route("GET", "/config", get_config),
+    Route("GET", "/blobs/{digest...}", get_blob),
+    Route("GET", "/verification", get_verification),
+    Route("GET", "/images", list_images),
+    Route("GET", "/images/{name}/manifest", get_manifest),
+    Route("GET", "/images/{name}/config", get_config),
+    Route("GET", "/images/{name}/blobs/{digest...}", get_blob),
+    Route("GET", "/images/{name}/verification", get_verification),
+)
+
+
+def _as_bytes(blob: VerifiedBlob) -> Iterator[bytes]:
+    """The same for a server that takes nothing but what PEP 3333 says."""
+    with closing(blob):
+        yield from map(bytes, blob)
+
+
+# --- what they share --------------------------------------------------------------------------------------------------
+
+
+def _refuse_web_pages(request: Request) -> None:
+    """Over TCP a browser may ask for a web page whose host name leads to 127.0.0.1 (DNS rebinding)."""
+    if request.peer.over_tcp and not _LOCAL_HOST.fullmatch(request.host):
+        raise PeerDeniedError("over TCP only requests for 127.0.0.1, [::1] or localhost are answered")
+
+
+def _choose(request: Request, serving: Serving, name: str | None) -> str:
+    """The image that the request is about; it must exist and the peer must be on its list."""
+    if name is not None and not is_image_name(name):
+        raise InvalidInputError(f"{name[:100]!r} cannot be the name of an image")
+    chosen = serving.default if name is None else name
+    if chosen is None:
+        raise UnknownImageError("this instance has several images and no default: ask for /images/NAME/...")
+    request.log["IMAGE"] = serving.proxy.image(chosen).name
+    if not serving.permits(request.peer, chosen):
+        raise PeerDeniedError(f"{request.peer} is not allowed to have image {chosen!r}")
+    return chosen
+
+
+def _image_headers(request: Request, serving: Serving, snapshot: Snapshot) -> tuple[tuple[str, str], ...]:
+    reference = str(serving.images[snapshot.name].reference)
+    request.log["REFERENCE"] = reference
+    request.log.setdefault("DIGEST", str(snapshot.manifest_digest))
+    index = (("Index-Digest", str(snapshot.index_digest)),) if snapshot.index_digest else ()
+    return (
+        ("Image-Reference", _header_text(reference)),
+        ("Manifest-Digest", str(snapshot.manifest_digest)),
+        *index,
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _header_text(reference: str) -> str:
+    return quote(reference, safe=_HEADER_SAFE, errors="surrogateescape")
+
+
+def _signed_by(snapshot: Snapshot) -> tuple[tuple[str, str], ...]:
+    """Everybody whose signature counted; nothing if the policy asks for none."""
+    signers = snapshot.verified.receipt.signed_by
+    return (("Signed-By", ", ".join(quote(signer, safe=_HEADER_SAFE + " ") for signer in signers)),) if signers else ()
+
+
+def _blob(
+    request: Request,
+    serving: Serving,
+    snapshot: Snapshot,
+    descriptor: Descriptor,
+    media_type: str = "application/octet-stream",
+) -> Answer:
+    """A stream of the blob; or 304 if the client has it."""
+    headers = (
+        *_image_headers(request, serving, snapshot),
+        ("ETag", f'"{descriptor.digest}"'),
+        ("Repr-Digest", _repr_digest(descriptor.digest)),
+        ("Content-Type", media_type),
+        ("Content-Length", str(descriptor.size)),
+    )
+    if _is_known(request, headers):
+        return _not_modified(headers)
+    body = b"" if request.method == "HEAD" else serving.proxy.open_blob(snapshot, descriptor)
+    return Answer(HTTPStatus.OK, headers, body)
+
+
+def _document(
+    request: Request,
+    body: bytes,
+    media_type: str,
+    headers: tuple[tuple[str, str], ...] = (),
+    *,
+    digest: Digest | None = None,
+) -> Answer:
+    """A small body that is at hand, whose digest may be, too; or 304 if the client has it."""
+    if _is_known(request, headers):
+        return _not_modified(headers)
+    described = (
+        ("Content-Type", media_type),
+        ("Content-Length", str(len(body))),
+        ("Repr-Digest", _repr_digest(digest or digest_of(body))),
+    )
+    return Answer(HTTPStatus.OK, (*headers, *described), body)
+
+
+def _is_known(request: Request, headers: tuple[tuple[str, str], ...]) -> bool:
+    """Whether ``If-None-Match`` names the answer's entity tag (RFC 9110 section 13.1.2, weak comparison)."""
+    etag = dict(headers).get("ETag")
+    if request.if_none_match is None or etag is None:
+        return False
+    known = [tag.strip().removeprefix("W/") for tag in request.if_none_match.split(",")]
+    return "*" in known or etag in known
+
+
+def _not_modified(headers: tuple[tuple[str, str], ...]) -> Answer:
+    omitted = {"Content-Type", "Content-Length", "Repr-Digest"}
+    return Answer(HTTPStatus.NOT_MODIFIED, tuple(pair for pair in headers if pair[0] not in omitted), b"")
+
+
+def _printable(text: str) -> str:
+    """A path need not be UTF-8, JSON must."""
+    return text.encode(errors="surrogateescape").decode(errors="replace")
+
+
+@functools.lru_cache(maxsize=64)
+def _repr_digest(digest: Digest) -> str:
+    """The digest as RFC 9530 writes it."""
+    return f"{_HTTP_DIGEST_NAMES[digest.algorithm]}=:{base64.b64encode(bytes.fromhex(digest.hex)).decode()}:"

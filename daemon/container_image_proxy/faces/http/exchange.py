@@ -1,0 +1,177 @@
+"""One request through a WSGI application (PEP 3333), and its answer through h11 onto the channel.
+
+Owns the environ and the order in which head and body leave. The head leaves together with the first non-empty chunk, so
+that an application may fail cleanly until then; afterwards a failure can only cut the connection, which is the caller's
+to do. Memory is constant: chunks are passed on as they are.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import re
+import sys
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote_to_bytes
+
+import h11
+
+from container_image_proxy.faces.http.http_date import http_date
+from container_image_proxy.faces.http.request_head import RefusedRequestError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from container_image_proxy.core.peer import Peer
+    from container_image_proxy.faces.http.channel import Channel
+
+Environ = dict[str, Any]
+ExceptionInfo = tuple[type[BaseException], BaseException, "TracebackType"]
+Application = Callable[[Environ, Callable[..., Callable[[bytes], None]]], Iterable[bytes | memoryview]]
+
+_TARGET: Final = re.compile(rb"(?:[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*|(?=/))(/[^?#]*)?(?:\?([^#]*))?")
+# Our own keys of the environ: the peer, the path before percent-decoding, a dict for fields of the access record, and
+# that a chunk of the body may be a memoryview, which is sent before the next chunk is asked for.
+PEER: Final = "container_image_proxy.peer"
+RAW_PATH: Final = "container_image_proxy.raw_path"
+LOG_FIELDS: Final = "container_image_proxy.log"
+TAKES_VIEWS: Final = "container_image_proxy.takes_views"
+
+_UNPREFIXED: Final = {"CONTENT_TYPE", "CONTENT_LENGTH"}
+_STATUS: Final = re.compile(r"[2-9][0-9]{2} [ -~]*")
+_SHOWN: Final = 50
+_BODILESS: Final = {204, 304}
+_NEEDS_CHUNKS: Final = "an answer of unknown length needs HTTP/1.1"
+
+
+def split_target(target: bytes) -> tuple[str, str]:
+    """Path, still percent-encoded, and query of an origin-form or absolute-form target (RFC 9112 section 3.2)."""
+    match = _TARGET.fullmatch(target)
+    if match is None:
+        raise RefusedRequestError(HTTPStatus.BAD_REQUEST, "the request target must be a path or an absolute URL")
+    return (match[1] or b"/").decode("ascii"), (match[2] or b"").decode("ascii")
+
+
+def build_environ(request: h11.Request, peer: Peer, details: dict[str, str]) -> Environ:
+    """The PEP 3333 environ of a request; ``RAW_PATH`` is its path before percent-decoding."""
+    path, query = split_target(request.target)
+    environ: Environ = {
+        "REQUEST_METHOD": request.method.decode("ascii"),
+        "SCRIPT_NAME": "",
+        "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
+        "QUERY_STRING": query,
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": f"HTTP/{request.http_version.decode('ascii')}",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.input": io.BytesIO(),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+        RAW_PATH: path,
+        PEER: peer,
+        LOG_FIELDS: details,
+        TAKES_VIEWS: True,
+    }
+    for name, value in request.headers:
+        _add_header(environ, name, value)
+    return environ
+
+
+def _add_header(environ: Environ, name: bytes, value: bytes) -> None:
+    if b"_" in name:  # would be indistinguishable from the same name with a hyphen
+        return
+    key = name.decode("ascii").upper().replace("-", "_")
+    key = key if key in _UNPREFIXED else f"HTTP_{key}"
+    text = value.decode("latin-1")
+    environ[key] = f"{environ[key]},{text}" if key in environ else text
+
+
+class Exchange:
+    """A request and its answer; ``status`` and ``sent`` (bytes of body) tell how far it got, ``details`` is for the
+    log.
+    """
+
+    def __init__(
+        self, request: h11.Request, protocol: h11.Connection, channel: Channel, send_seconds: float, *, last: bool
+    ) -> None:
+        self._request = request
+        self._protocol = protocol
+        self._channel = channel
+        self._send_seconds = send_seconds
+        self._last = last
+        self.head_only = request.method == b"HEAD"
+        self.details: dict[str, str] = {}
+        self._head: h11.Response | None = None
+        self.status = 0
+        self.sent = 0
+        self.committed = False
+        """Something has left for the client: another answer is impossible."""
+
+    def run(self, application: Application, peer: Peer) -> None:
+        """Call the application and send what it answers; raises what the application, h11 or the channel raise."""
+        body = application(build_environ(self._request, peer, self.details), self._start_response)
+        try:
+            for chunk in body:
+                if chunk:
+                    self._write(chunk)
+                if self.head_only:
+                    break
+            self._send(h11.EndOfMessage())
+        finally:
+            close = getattr(body, "close", None)
+            if close is not None:
+                close()
+
+    def _start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: ExceptionInfo | None = None
+    ) -> Callable[[bytes], None]:
+        if exc_info is not None and self.committed:
+            raise exc_info[1].with_traceback(exc_info[2])
+        if exc_info is None and self._head is not None:
+            raise RuntimeError("start_response was called a second time without exc_info")
+        self._head = _response(status, tuple(headers), http_date(), last=self._last)
+        self.status = self._head.status_code
+        return self._write
+
+    def _write(self, chunk: bytes | memoryview) -> None:
+        data: Any = b"" if self.head_only else chunk  # h11 passes it on as it is
+        self._send(h11.Data(data=data))
+        self.sent += 0 if self.head_only else len(chunk)
+
+    def _send(self, event: h11.Data | h11.EndOfMessage) -> None:
+        buffers = [] if self.committed else self._head_buffers()
+        buffers += self._protocol.send_with_data_passthrough(event) or []
+        self.committed = True
+        self._channel.send([buffer for buffer in buffers if buffer], self._send_seconds)
+
+    def _head_buffers(self) -> list[bytes]:
+        if self._head is None:
+            raise RuntimeError("the application has not called start_response")
+        if self._protocol.their_http_version == b"1.0" and not self._is_delimited(self._head):
+            raise RefusedRequestError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, _NEEDS_CHUNKS)
+        return [self._protocol.send(self._head)]
+
+    def _is_delimited(self, head: h11.Response) -> bool:
+        """Whether a client can tell a whole answer from a cut one without chunks."""
+        return (
+            self.head_only
+            or head.status_code in _BODILESS
+            or any(name == b"content-length" for name, _ in head.headers)
+        )
+
+
+@functools.lru_cache(maxsize=32)
+def _response(status: str, headers: tuple[tuple[str, str], ...], date: str, *, last: bool) -> h11.Response:
+    """The head of an answer. Those of a manifest are all alike, and h11 takes its time to validate one."""
+    if not _STATUS.fullmatch(status):
+        raise ValueError(f"{status[:_SHOWN]!r} is not a status line")
+    fields = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    fields.append((b"Date", date.encode("ascii")))
+    if last:
+        fields.append((b"Connection", b"close"))
+    return h11.Response(status_code=int(status[:3]), reason=status[4:].encode("latin-1"), headers=fields)

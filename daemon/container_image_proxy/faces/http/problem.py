@@ -1,0 +1,141 @@
+"""Errors as answers: the one table from exception classes to HTTP, in RFC 9457 ``application/problem+json``.
+
+``code`` is the OCI distribution error code where one fits. Never a secret, never a body that came from upstream; a
+foreign exception is answered without a word about it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+from container_image_proxy import errors
+
+if TYPE_CHECKING:
+    from container_image_proxy.core.verified_stream import VerifiedBlob
+    from container_image_proxy.faces.http.large_answers import HeldBody
+
+MEDIA_TYPE: Final = "application/problem+json"
+_LONGEST_DETAIL: Final = 2000
+_MOMENT: Final = 1  # second
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP answer: a body that is at hand, a large one held, or a stream of exactly the ``Content-Length`` that
+    ``headers`` say.
+    """
+
+    status: HTTPStatus
+    headers: tuple[tuple[str, str], ...]
+    body: bytes | HeldBody | VerifiedBlob
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    error: type[errors.Error]
+    status: HTTPStatus
+    code: str
+
+
+# The first row whose class fits decides, so that the more specific ones stand first.
+_TABLE: Final = (
+    _Row(errors.InvalidDigestError, HTTPStatus.BAD_REQUEST, "DIGEST_INVALID"),
+    _Row(errors.InvalidQueryError, HTTPStatus.BAD_REQUEST, "QUERY_INVALID"),
+    _Row(errors.InvalidPlatformError, HTTPStatus.BAD_REQUEST, "QUERY_INVALID"),
+    _Row(errors.InvalidInputError, HTTPStatus.BAD_REQUEST, "NAME_INVALID"),
+    _Row(errors.PeerDeniedError, HTTPStatus.FORBIDDEN, "DENIED"),
+    _Row(errors.OverloadedError, HTTPStatus.SERVICE_UNAVAILABLE, "TOOMANYREQUESTS"),
+    _Row(errors.PolicyRejectedError, HTTPStatus.FORBIDDEN, "POLICY_REJECTED"),
+    _Row(errors.UnknownImageError, HTTPStatus.NOT_FOUND, "NAME_UNKNOWN"),
+    _Row(errors.UnknownManifestError, HTTPStatus.NOT_FOUND, "MANIFEST_UNKNOWN"),
+    _Row(errors.UnknownBlobError, HTTPStatus.NOT_FOUND, "BLOB_UNKNOWN"),
+    _Row(errors.NotFoundError, HTTPStatus.NOT_FOUND, "NOT_FOUND"),
+    _Row(errors.UpstreamTimeoutError, HTTPStatus.GATEWAY_TIMEOUT, "UPSTREAM_TIMEOUT"),
+    _Row(errors.RateLimitedError, HTTPStatus.SERVICE_UNAVAILABLE, "TOOMANYREQUESTS"),
+    _Row(errors.RegistryUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE, "UPSTREAM_UNAVAILABLE"),
+    _Row(errors.RegistryAuthError, HTTPStatus.BAD_GATEWAY, "UNAUTHORIZED"),
+    _Row(errors.RegistryError, HTTPStatus.BAD_GATEWAY, "UPSTREAM_ERROR"),
+    _Row(errors.SourceError, HTTPStatus.BAD_GATEWAY, "SOURCE_ERROR"),
+    _Row(errors.UpstreamError, HTTPStatus.BAD_GATEWAY, "UPSTREAM_ERROR"),
+    _Row(errors.DigestMismatchError, HTTPStatus.BAD_GATEWAY, "DIGEST_MISMATCH"),
+    _Row(errors.SizeMismatchError, HTTPStatus.BAD_GATEWAY, "SIZE_MISMATCH"),
+    _Row(errors.InvalidManifestError, HTTPStatus.BAD_GATEWAY, "MANIFEST_INVALID"),
+    _Row(errors.IntegrityError, HTTPStatus.BAD_GATEWAY, "INTEGRITY"),
+    _Row(errors.ConfigurationError, HTTPStatus.INTERNAL_SERVER_ERROR, "CONFIGURATION"),
+)
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether the error has an answer of its own; any other one is a defect, whose traceback belongs into the log."""
+    return any(isinstance(error, row.error) for row in _TABLE)
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a request failed, for the log: the text of an expected error, and of a defect what it is as well."""
+    return str(error) if is_expected(error) else f"{type(error).__name__}: {error}"
+
+
+def problem_of(error: BaseException) -> Answer:
+    """The answer to a request that ended with ``error``."""
+    row = next((row for row in _TABLE if isinstance(error, row.error)), None)
+    if row is None:
+        return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "INTERNAL", "the daemon's log says more")
+    members, headers = _particulars(error)
+    return problem(row.status, row.code, str(error), members=members, headers=headers)
+
+
+def problem(
+    status: HTTPStatus,
+    code: str,
+    detail: str,
+    *,
+    members: dict[str, Any] | None = None,
+    headers: tuple[tuple[str, str], ...] = (),
+) -> Answer:
+    """A problem document as an answer; ``members`` are extension members (RFC 9457 section 3.2)."""
+    document = (
+        {
+            "type": "about:blank",
+            "title": status.phrase,  # as the type demands (RFC 9457 section 4.2.1); ``code`` says more
+            "status": int(status),
+            "detail": detail[:_LONGEST_DETAIL],
+            "code": code,
+            "retryable": False,
+        }
+        | (members or {})
+    )
+    body = json.dumps(document, indent=2).encode() + b"\n"
+    return Answer(status, (("Content-Type", MEDIA_TYPE), ("Content-Length", str(len(body))), *headers), body)
+
+
+def _particulars(error: BaseException) -> tuple[dict[str, Any], tuple[tuple[str, str], ...]]:
+    """What some errors say beyond their text: extension members and headers."""
+    match error:
+        case errors.AmbiguousDigestError():
+            return {"candidates": list(error.candidates)}, ()
+        case errors.OverloadedError():
+            return {"retryable": True}, _retry_after(_MOMENT)
+        case errors.PolicyRejectedError():
+            return {"retryable": error.retryable, "reasons": list(error.reasons)}, ()
+        case errors.UpstreamError():
+            return _upstream_members(error), _retry_after(error.retry_after)
+        case errors.ConfigurationError():
+            return _present(file=error.file, key=error.key, reason=error.reason, remedy=error.remedy), ()
+    return {}, ()
+
+
+def _upstream_members(error: errors.UpstreamError) -> dict[str, Any]:
+    members = _present(phase=error.phase, endpoint=error.endpoint, upstream_status=error.upstream_status)
+    return {"retryable": error.retryable} | members
+
+
+def _present(**members: str | int | None) -> dict[str, Any]:
+    return {name: value for name, value in members.items() if value is not None}
+
+
+def _retry_after(seconds: float | None) -> tuple[tuple[str, str], ...]:
+    return () if seconds is None else (("Retry-After", str(max(0, math.ceil(seconds)))),)

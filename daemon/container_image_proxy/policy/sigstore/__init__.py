@@ -1,0 +1,1 @@
+"""Sigstore signatures and bundles: keys, certificates, transparency logs, statements."""

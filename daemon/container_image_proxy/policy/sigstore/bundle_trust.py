@@ -1,0 +1,143 @@
+"""What a sigstore bundle proves: who signed this image's manifest, and under which name.
+
+The rule for identity (contrib/adr/0012): a name that the statement's subject has is a claim like the docker-reference
+of any other signature. A bundle that gives none says who signed the content, but not as what, and is rejected; unless
+whoever runs the instance accepts that, and then it counts as a claim of the repository where the image was found and
+its digest. Nothing that is signed is read before its signature is known to be a trusted signer's.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from container_image_proxy.errors import IntegrityError, InvalidInputError, SignatureRejectedError
+from container_image_proxy.image.digest import digest_of
+from container_image_proxy.image.strict_json import parse_strict_object
+from container_image_proxy.policy.fields import Fields
+from container_image_proxy.policy.pem import to_pem
+from container_image_proxy.policy.sigstore.bundle import Envelope, MessageSignature, parse_bundle
+from container_image_proxy.policy.sigstore.certificate_identity import UntrustedCertificate
+from container_image_proxy.policy.sigstore.rekor import (
+    HashedRekord,
+    LogEntry,
+    parse_hashed_rekord,
+    verify_about,
+    verify_promise,
+)
+from container_image_proxy.policy.sigstore.statement import PAYLOAD_TYPE, parse_signing_statement
+from container_image_proxy.policy.simple_signing import Attestation, Claim
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from container_image_proxy.image.reference import Reference
+    from container_image_proxy.policy.budget import Budget
+    from container_image_proxy.policy.sigstore.bundle import Bundle
+    from container_image_proxy.policy.sigstore.public_key import PublicKey
+    from container_image_proxy.policy.sigstore.trust import SigstoreTrust
+
+_DSSE: Final = ("dsse", "0.0.1")
+_HASHED_REKORD: Final = ("hashedrekord", "0.0.1")
+
+
+@dataclass(frozen=True, slots=True)
+class _Bundled:
+    """A bundle's signature for :meth:`SigstoreTrust.identify`; ``manifest`` is what a bare signature would be of."""
+
+    bundle: Bundle
+    manifest: bytes
+
+    @property
+    def signature(self) -> bytes:
+        return self.bundle.content.signature
+
+    @property
+    def signed_bytes(self) -> bytes:
+        content = self.bundle.content
+        return content.signed_bytes if isinstance(content, Envelope) else self.manifest
+
+    @property
+    def certificate(self) -> UntrustedCertificate:
+        if self.bundle.certificate is None:
+            raise SignatureRejectedError("it has no certificate")
+        return UntrustedCertificate(to_pem(self.bundle.certificate), b"")
+
+    def verify_logged(self, logs: Sequence[PublicKey], signer: bytes, budget: Budget) -> datetime:
+        """See :class:`Material`. The body of an entry is read only once a trusted log is known to have signed it."""
+        promise, content = self.bundle.promise, self.bundle.content
+        entry = LogEntry(
+            base64.b64encode(promise.body).decode(), promise.integrated_time, promise.log_id.hex(), promise.log_index
+        )
+        integrated = verify_promise(entry, promise.signature, logs, budget)
+        payload = content.payload if isinstance(content, Envelope) else self.manifest
+        verify_about(_parse_body(promise.body, content), signer, content.signature, payload)
+        return integrated
+
+
+def verify_bundle(
+    trust: SigstoreTrust, untrusted: bytes, manifest: bytes, budget: Budget, *, unnamed_as: Reference | None
+) -> Attestation:
+    """What a trusted signer says of ``manifest`` (an image's or an index's bytes) in this bundle.
+
+    A bundle that names no image is taken to name the repository of ``unnamed_as``, if that is given.
+    :class:`SignatureRejectedError` if it is by nobody who is trusted, about other content, or nameless.
+    """
+    bundle = parse_bundle(untrusted)
+    signer = trust.identify(_Bundled(bundle, manifest), budget)
+    digest = digest_of(manifest)
+    name = _signed_name(bundle.content, manifest, signer)
+    if name:
+        return Attestation(signer, Claim(name, digest))
+    if unnamed_as is None:
+        raise SignatureRejectedError(
+            f"it is valid and by {signer}, but the bundle names no image "
+            f"(with accept-unnamed-bundles it would count for its digest in the repository)"
+        )
+    return Attestation(signer, Claim(f"{unnamed_as.name}@{digest}", digest), is_named=False)
+
+
+def _signed_name(content: Envelope | MessageSignature, manifest: bytes, signer: str) -> str:
+    """The name under which verified content is about the manifest; "" if it gives none."""
+    sha256 = hashlib.sha256(manifest)
+    if isinstance(content, MessageSignature):
+        if content.sha256 != sha256.digest():
+            raise SignatureRejectedError(f"it is valid and by {signer}, but its message digest is of other content")
+        return ""
+    if content.payload_type != PAYLOAD_TYPE:
+        raise SignatureRejectedError(
+            f"it is valid and by {signer}, but of a payload of type {content.payload_type[:100]!r}"
+        )
+    subjects = parse_signing_statement(content.payload)
+    names = [subject.name for subject in subjects if subject.sha256 == sha256.hexdigest()]
+    if len(names) != 1:
+        reason = "for other content" if not names else "its statement is about this content more than once"
+        raise SignatureRejectedError(f"it is valid and by {signer}, but {reason}")
+    return names[0]
+
+
+def _parse_body(body: bytes, content: Envelope | MessageSignature) -> HashedRekord:
+    """What a log entry is about, if it is of the kind that belongs to such content."""
+    try:
+        fields = Fields(parse_strict_object(body, "the log entry"), "body")
+        kind = (fields.text("kind"), fields.text("apiVersion"))
+        if kind != (_DSSE if isinstance(content, Envelope) else _HASHED_REKORD):
+            raise SignatureRejectedError(f"it is not supported: its log entry is a {' '.join(kind)[:100]}")
+        return _parse_dsse(fields) if isinstance(content, Envelope) else parse_hashed_rekord(body)
+    except (IntegrityError, InvalidInputError) as error:
+        raise SignatureRejectedError(f"it has a malformed log entry: {error}") from error
+
+
+def _parse_dsse(fields: Fields) -> HashedRekord:
+    """A ``dsse`` entry. The hash of the envelope is of a text that nobody kept: payload, signature and signer bind."""
+    spec = fields.fields("spec")
+    digest, signatures = spec.fields("payloadHash"), spec.items("signatures")
+    if digest.text("algorithm") != "sha256":
+        raise InvalidInputError("the payload's hash is not SHA-256")
+    if len(signatures) != 1:
+        raise InvalidInputError(f"{len(signatures)} signatures where exactly one is supported")
+    signature = Fields(signatures[0], "spec.signatures[0]")
+    return HashedRekord(digest.text("value").lower(), signature.data("signature"), signature.data("verifier"))

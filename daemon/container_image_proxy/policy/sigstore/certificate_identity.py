@@ -1,0 +1,169 @@
+"""Whom a signer's certificate is for, and whether a policy trusts them: certificates of Fulcio and of ordinary PKI.
+
+The certificate's signature chain is ``x509_chain``'s; what a certificate holder signed is ``sigstore``'s.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from cryptography import x509
+
+from container_image_proxy.errors import SignatureRejectedError
+from container_image_proxy.policy.sigstore.public_key import PublicKey, check_key_type
+from container_image_proxy.policy.sigstore.x509_chain import (
+    find_extension,
+    parse_single_certificate,
+    parse_untrusted_chain,
+    verify_chain,
+)
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from container_image_proxy.policy.budget import Budget
+
+_ISSUER_RAW: Final = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.1")
+_ISSUER: Final = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.8")
+_UTF8_STRING: Final = 0x0C
+_LONG_FORM: Final = 0x80
+
+
+@dataclass(frozen=True, slots=True)
+class UntrustedCertificate:
+    """A signer's certificate and the authorities that it says are above it, as PEM."""
+
+    leaf: bytes
+    chain: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateHolder:
+    """A trusted signer: the key of the certificate, and as what they are trusted, as receipts name signers."""
+
+    key: PublicKey
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class FulcioRoot:
+    """Trusts holders of certificates of these authorities for this e-mail address, as this OIDC issuer vouched."""
+
+    authorities: tuple[x509.Certificate, ...]
+    oidc_issuer: str
+    subject_email: str
+
+    def verify(self, untrusted: UntrustedCertificate, at: datetime, budget: Budget) -> CertificateHolder:
+        """A trusted signer whose certificate was valid ``at`` the time of signing (as the log says)."""
+        leaf, _ = _verify_issued(untrusted, self.authorities, (), at, budget)
+        issuer = find_oidc_issuer(leaf)
+        if issuer != self.oidc_issuer:
+            raise SignatureRejectedError(f"the certificate's OIDC issuer is {_show(issuer)}, not {self.oidc_issuer!r}")
+        _verify_email(leaf, self.subject_email)
+        return _holder(leaf, f"mailto:{self.subject_email} by {self.oidc_issuer}")
+
+
+@dataclass(frozen=True, slots=True)
+class PkiRoot:
+    """Trusts holders of certificates of these authorities for this e-mail address and/or host name."""
+
+    roots: tuple[x509.Certificate, ...]
+    intermediates: tuple[x509.Certificate, ...]
+    subject_email: str | None
+    subject_hostname: str | None
+
+    def verify(self, untrusted: UntrustedCertificate, at: datetime, budget: Budget) -> CertificateHolder:
+        """A trusted signer whose certificate is valid ``at`` the time of checking."""
+        leaf, root = _verify_issued(untrusted, self.roots, self.intermediates, at, budget)
+        if self.subject_hostname is not None:
+            _verify_hostname(leaf, self.subject_hostname)
+        if self.subject_email is not None:
+            _verify_email(leaf, self.subject_email)
+        return _holder(leaf, f"{self._subject()} by {root.subject.rfc4514_string()}")
+
+    def _subject(self) -> str:
+        wanted = {"mailto": self.subject_email, "dns": self.subject_hostname}
+        return " ".join(f"{kind}:{name}" for kind, name in wanted.items() if name is not None)
+
+
+def _verify_issued(
+    untrusted: UntrustedCertificate,
+    roots: tuple[x509.Certificate, ...],
+    intermediates: tuple[x509.Certificate, ...],
+    at: datetime,
+    budget: Budget,
+) -> tuple[x509.Certificate, x509.Certificate]:
+    """The signer's certificate and the root that it leads to."""
+    chain = parse_untrusted_chain(untrusted.chain, "the certificate chain", budget)
+    leaf = parse_single_certificate(untrusted.leaf, "the certificate", budget)
+    return leaf, verify_chain(leaf, (*intermediates, *chain), roots, at, budget)
+
+
+def _holder(leaf: x509.Certificate, name: str) -> CertificateHolder:
+    return CertificateHolder(check_key_type(leaf.public_key(), "the certificate's key"), name)
+
+
+def find_oidc_issuer(certificate: x509.Certificate) -> str | None:
+    """Who vouched for the holder, as Fulcio noted it; :class:`SignatureRejectedError` if it noted two."""
+    values = {extension.oid: extension.value for extension in certificate.extensions}
+    raw, der = values.get(_ISSUER_RAW), values.get(_ISSUER)
+    found = []
+    if isinstance(raw, x509.UnrecognizedExtension):
+        found.append(raw.value)
+    if isinstance(der, x509.UnrecognizedExtension):
+        found.append(_parse_utf8_string(der.value))
+    if len(set(found)) > 1:
+        raise SignatureRejectedError("the certificate names two different OIDC issuers")
+    return found[0].decode("utf-8", "replace") if found else None
+
+
+def _parse_utf8_string(der: bytes) -> bytes:
+    """The content of exactly one DER UTF8String (X.690, 8.1.3); no issuer is as long as 64 KiB."""
+    head, length = (2, der[1]) if len(der) > 1 else (0, 0)
+    if length > _LONG_FORM:
+        head = 2 + (length - _LONG_FORM)
+        length = int.from_bytes(der[2:head], "big")
+    if head not in {2, 3, 4} or der[0] != _UTF8_STRING or len(der) != head + length:
+        raise SignatureRejectedError("the certificate's OIDC issuer is not a UTF8String")
+    return der[head:]
+
+
+def _verify_email(certificate: x509.Certificate, wanted: str) -> None:
+    emails = _alternative_names(certificate, x509.RFC822Name)
+    if wanted not in emails:
+        raise SignatureRejectedError(f"the certificate is for {_show(*emails)}, not for {wanted!r}")
+
+
+def _verify_hostname(certificate: x509.Certificate, wanted: str) -> None:
+    try:
+        address = str(ipaddress.ip_address(wanted))
+    except ValueError:
+        names = _alternative_names(certificate, x509.DNSName)
+        matches = any(_matches_hostname(name, wanted) for name in names)
+    else:
+        names = [str(name) for name in _alternative_names(certificate, x509.IPAddress)]
+        matches = address in names
+    if not matches:
+        raise SignatureRejectedError(f"the certificate is for {_show(*names)}, not for the host {wanted!r}")
+
+
+def _alternative_names(
+    certificate: x509.Certificate, kind: type[x509.RFC822Name | x509.DNSName | x509.IPAddress]
+) -> list[str]:
+    names = find_extension(certificate, x509.SubjectAlternativeName)
+    return [str(name) for name in names.get_values_for_type(kind)] if names is not None else []
+
+
+def _matches_hostname(pattern: str, hostname: str) -> bool:
+    """RFC 6125, 6.4: without regard to case; ``*`` stands for exactly the left-most label."""
+    wanted, offered = (name.lower().removesuffix(".").split(".") for name in (hostname, pattern))
+    if offered[0] == "*" and len(offered) > 1 and wanted[0]:
+        return offered[1:] == wanted[1:]
+    return offered == wanted
+
+
+def _show(*names: str | None) -> str:
+    """Names out of a certificate, safe and short enough for a message."""
+    return ", ".join(repr(name[:100]) for name in names[:8] if name) or "nobody"

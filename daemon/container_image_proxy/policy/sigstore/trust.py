@@ -1,0 +1,197 @@
+"""sigstore signatures of container images, checked offline: with keys, Fulcio certificates or an ordinary PKI.
+
+Owns what a ``sigstoreSigned`` requirement trusts and the order in which a signature's parts are believed: nothing in
+the payload is read before its signature is known to be a trusted signer's. Format: cosign's SIGNATURE_SPEC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from container_image_proxy.errors import InvalidInputError, SignatureRejectedError
+from container_image_proxy.image.documents import decode_base64
+from container_image_proxy.image.signature import SIGNATURE_MEDIA_TYPE
+from container_image_proxy.policy.key_source import KeySource, load_keys
+from container_image_proxy.policy.pem import parse_single_pem
+from container_image_proxy.policy.requirement import Fulcio, Pki, SigstoreSigned
+from container_image_proxy.policy.sigstore.certificate_identity import FulcioRoot, PkiRoot, UntrustedCertificate
+from container_image_proxy.policy.sigstore.public_key import (
+    PublicKey,
+    find_signing_key,
+    is_signed_by,
+    name_key,
+    parse_public_key,
+    public_der,
+)
+from container_image_proxy.policy.sigstore.rekor import verify_set
+from container_image_proxy.policy.sigstore.x509_chain import parse_authorities, parse_certificates
+from container_image_proxy.policy.simple_signing import COSIGN, Attestation, parse_claim
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from cryptography.x509 import Certificate
+
+    from container_image_proxy.image.signature import UntrustedSignature
+    from container_image_proxy.policy.budget import Budget
+
+_SIGNATURE: Final = "dev.cosignproject.cosign/signature"
+_BUNDLE: Final = "dev.sigstore.cosign/bundle"
+_CERTIFICATE: Final = "dev.sigstore.cosign/certificate"
+_CHAIN: Final = "dev.sigstore.cosign/chain"
+
+
+class Material(Protocol):
+    """A signature with what it takes to check it, in whichever format that came; nothing of it is verified."""
+
+    @property
+    def signature(self) -> bytes:
+        """The bare signature."""
+
+    @property
+    def signed_bytes(self) -> bytes:
+        """The bytes that it signs."""
+
+    @property
+    def certificate(self) -> UntrustedCertificate:
+        """The signer's certificate; :class:`SignatureRejectedError` if there is none."""
+
+    def verify_logged(self, logs: Sequence[PublicKey], signer: bytes, budget: Budget) -> datetime:
+        """When one of the logs took in this signature by ``signer`` (DER of a key or certificate), or
+        :class:`SignatureRejectedError`.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class SigstoreTrust:
+    """Whom a requirement trusts: signers (any of the keys, or holders of certain certificates) and, if any, logs."""
+
+    signers: tuple[PublicKey, ...] | FulcioRoot | PkiRoot
+    logs: tuple[PublicKey, ...]
+    now: datetime
+
+    def verify(self, untrusted: UntrustedSignature, budget: Budget) -> Attestation:
+        """What a trusted signer says in this signature; :class:`SignatureRejectedError` if it is none of theirs."""
+        if untrusted.media_type != SIGNATURE_MEDIA_TYPE:
+            raise SignatureRejectedError(
+                f"it is of the media type {untrusted.media_type[:100]!r}, which is no signature's"
+            )
+        signer = self.identify(_Attachment(untrusted, _decode_signature(untrusted)), budget)
+        return Attestation(signer, parse_claim(untrusted.blob, COSIGN))
+
+    def identify(self, material: Material, budget: Budget) -> str:
+        """Which trusted signer made the signature, as receipts name signers; the content is not looked at."""
+        if isinstance(self.signers, tuple):
+            return self._identify_key(self.signers, material, budget)
+        return self._identify_holder(self.signers, material, budget)
+
+    def _identify_key(self, keys: tuple[PublicKey, ...], material: Material, budget: Budget) -> str:
+        key = find_signing_key(keys, material.signature, material.signed_bytes, budget)
+        if key is None:
+            raise SignatureRejectedError("it is by no trusted key, or what it signs was changed")
+        if self.logs:
+            material.verify_logged(self.logs, public_der(key), budget)
+        return name_key(key)
+
+    def _identify_holder(self, root: FulcioRoot | PkiRoot, material: Material, budget: Budget) -> str:
+        certificate = material.certificate
+        at = self.now
+        if isinstance(root, FulcioRoot):
+            # Its certificates live for minutes: what counts is when the log saw the signature.
+            at = material.verify_logged(self.logs, parse_single_pem(certificate.leaf, "the certificate"), budget)
+        holder = root.verify(certificate, at, budget)
+        if not is_signed_by(holder.key, material.signature, material.signed_bytes):
+            raise SignatureRejectedError("it is not by its certificate's key, or what it signs was changed")
+        return holder.name
+
+
+@dataclass(frozen=True, slots=True)
+class _Attachment:
+    """A signature as cosign attaches it to an image: the payload, and all that belongs to it in annotations."""
+
+    untrusted: UntrustedSignature
+    signature: bytes
+
+    @property
+    def signed_bytes(self) -> bytes:
+        return self.untrusted.blob
+
+    @property
+    def certificate(self) -> UntrustedCertificate:
+        leaf = _require_annotation(self.untrusted, _CERTIFICATE)
+        return UntrustedCertificate(leaf, self.untrusted.annotations.get(_CHAIN, "").encode())
+
+    def verify_logged(self, logs: Sequence[PublicKey], signer: bytes, budget: Budget) -> datetime:
+        bundle = _require_annotation(self.untrusted, _BUNDLE)
+        return verify_set(
+            bundle, logs, signer=signer, signature=self.signature, payload=self.signed_bytes, budget=budget
+        )
+
+
+def load_sigstore_trust(requirement: SigstoreSigned, now: datetime, budget: Budget) -> SigstoreTrust:
+    """Read the keys and certificates that a requirement names.
+
+    :class:`SignatureRejectedError` or :class:`ConfigurationError` if one of them cannot be used.
+    """
+    logs = _load_logs(requirement.rekor, budget) if requirement.rekor is not None else ()
+    return SigstoreTrust(_load_signers(requirement.signer, budget), logs, now)
+
+
+def _load_signers(signer: KeySource | Fulcio | Pki, budget: Budget) -> tuple[PublicKey, ...] | FulcioRoot | PkiRoot:
+    match signer:
+        case KeySource():
+            return _load_public_keys(signer, "the sigstore key", budget)
+        case Fulcio():
+            return FulcioRoot(_load_authorities(signer.ca, budget), signer.oidc_issuer, signer.subject_email)
+        case Pki():
+            intermediates = _load_intermediates(signer.intermediates, budget) if signer.intermediates else ()
+            roots = _load_authorities(signer.roots, budget)
+            return PkiRoot(roots, intermediates, signer.subject_email, signer.subject_hostname)
+
+
+def _load_public_keys(source: KeySource, what: str, budget: Budget) -> tuple[PublicKey, ...]:
+    keys = []
+    with source.named_in_errors():
+        for pem in load_keys(source):
+            budget.check()
+            keys.append(parse_public_key(pem, what))
+    return tuple(keys)
+
+
+def _load_logs(source: KeySource, budget: Budget) -> tuple[PublicKey, ...]:
+    what = "the Rekor key"
+    keys = _load_public_keys(source, what, budget)
+    with source.named_in_errors():
+        if not all(isinstance(key, ec.EllipticCurvePublicKey) for key in keys):
+            raise SignatureRejectedError(f"{what} is not an ECDSA key")
+    return keys
+
+
+def _load_authorities(source: KeySource, budget: Budget) -> tuple[Certificate, ...]:
+    with source.named_in_errors():
+        files = (parse_authorities(pem, "the certificate authority file", budget) for pem in load_keys(source))
+        return tuple(authority for file in files for authority in file)
+
+
+def _load_intermediates(source: KeySource, budget: Budget) -> tuple[Certificate, ...]:
+    with source.named_in_errors():
+        files = (parse_certificates(pem, "the file of intermediate authorities", budget) for pem in load_keys(source))
+        return tuple(certificate for file in files for certificate in file)
+
+
+def _decode_signature(untrusted: UntrustedSignature) -> bytes:
+    try:
+        return decode_base64(_require_annotation(untrusted, _SIGNATURE).decode(), "the signature")
+    except InvalidInputError as error:
+        raise SignatureRejectedError(f"it is malformed: {error}") from error
+
+
+def _require_annotation(untrusted: UntrustedSignature, name: str) -> bytes:
+    value = untrusted.annotations.get(name)
+    if value is None:
+        raise SignatureRejectedError(f"it lacks the annotation {name}")
+    return value.encode("utf-8", "replace")

@@ -1,0 +1,85 @@
+"""What is told when a registry does not let us in. Pure.
+
+A denial says what really happened: credentials that were never sent were not refused, and a service that nobody asked
+did not answer. It says where credentials are from, never what they are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from container_image_proxy.errors import RegistryAuthError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from container_image_proxy.registry.auth.keychain import Credentials
+    from container_image_proxy.registry.auth.token import TokenRequest
+    from container_image_proxy.registry.endpoints import Repository
+    from container_image_proxy.registry.http.reply import Reply
+
+_UNAUTHORIZED: Final = 401
+_MOST_SCHEMES: Final = 4  # an answer may offer any number
+
+
+def denied_by_registry(
+    reply: Reply, repository: Repository, credentials: Credentials | None, *, was_sent: bool, offered: Collection[str]
+) -> RegistryAuthError:
+    """A registry answered 401 or 403; ``offered`` are the schemes by which it lets people log in, as it says."""
+    domain, path = repository.domain, repository.path
+    if credentials is None:
+        wish = "wants a login, and" if reply.status == _UNAUTHORIZED or offered else "denies access, and"
+        reason = f"{wish} no credentials are configured for it"
+    elif was_sent and reply.status == _UNAUTHORIZED:
+        reason = f"does not accept the credentials from {credentials.origin}, or they have no access to {path}"
+    elif was_sent:
+        reason = f"gives the credentials from {credentials.origin} no access to {path}"
+    else:
+        reason = f"{_not_sent(offered)}: the credentials from {credentials.origin} were not sent"
+    return RegistryAuthError(
+        f"{domain} {reason}", phase=reply.request.phase, endpoint=reply.endpoint, upstream_status=reply.status
+    )
+
+
+def _not_sent(offered: Collection[str]) -> str:
+    if not offered:
+        return "denies access and does not say how to log in"
+    if "basic" in offered:
+        return "wants a user and a password, and there is an identity token alone"
+    return f"wants a login by {', '.join(list(offered)[:_MOST_SCHEMES])}, which is not supported"
+
+
+def denied_elsewhere(reply: Reply, repository: Repository) -> RegistryAuthError:
+    """The place to which a registry redirects wants a login."""
+    return RegistryAuthError(
+        f"{reply.endpoint}, to which {repository.domain} redirects, wants a login, and no credentials go to where a"
+        " registry redirects",
+        phase=reply.request.phase,
+        endpoint=reply.endpoint,
+        upstream_status=reply.status,
+    )
+
+
+def denied_by_token_service(reply: Reply, wanted: TokenRequest) -> RegistryAuthError:
+    """A token service gives no token."""
+    credentials = wanted.credentials
+    service, domain = reply.endpoint, wanted.endpoint.domain
+    who = f"the token service of {domain}" if service == wanted.endpoint.authority else f"{service}, for {domain},"
+    if credentials is None:
+        reason = f"{domain} wants a login, and no credentials are configured for it"
+    elif reply.request.form is not None:
+        reason = f"{who} does not accept the identity token from {credentials.origin}"
+    elif reply.request.authorization is not None:
+        reason = f"{who} does not accept the credentials from {credentials.origin}"
+    else:
+        reason = f"{who} wants a password, and the credentials from {credentials.origin} have none"
+    return RegistryAuthError(reason, phase=reply.request.phase, endpoint=service, upstream_status=reply.status)
+
+
+def untrusted_realm(domain: str, realm: str, remedy: str = "") -> RegistryAuthError:
+    """A registry named a token service that must not be asked."""
+    return RegistryAuthError(
+        f"untrusted token realm: {domain} wants its tokens to be asked for at {realm}{remedy}",
+        phase="token",
+        endpoint=domain,
+    )

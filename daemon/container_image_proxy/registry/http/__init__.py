@@ -1,0 +1,1 @@
+"""HTTP towards servers, of whatever kind: connections, TLS, proxies, redirects. Knows no registry API."""

@@ -1,0 +1,224 @@
+"""From what went wrong to the error that says so: HTTP statuses and foreign exceptions become our own classes.
+
+A message names endpoint, phase and status. It repeats nothing that upstream sent but error codes of the OCI
+distribution-spec, so that neither secrets nor somebody else's text get into logs and answers.
+"""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import json
+import logging
+import re
+import socket
+import ssl
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+import urllib3.exceptions
+
+from container_image_proxy.errors import (
+    Error,
+    RateLimitedError,
+    RegistryAuthError,
+    RegistryError,
+    RegistryUnavailableError,
+    UpstreamError,
+    UpstreamTimeoutError,
+)
+from container_image_proxy.registry.http.response import FramingError
+from container_image_proxy.registry.http.socks import SocksError
+from container_image_proxy.registry.http.tls_failures import explain, is_plain_text, may_pass
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_log = logging.getLogger(__name__)
+_CODES: Final = frozenset(
+    [
+        "BLOB_UNKNOWN",
+        "BLOB_UPLOAD_INVALID",
+        "BLOB_UPLOAD_UNKNOWN",
+        "DENIED",
+        "DIGEST_INVALID",
+        "MANIFEST_BLOB_UNKNOWN",
+        "MANIFEST_INVALID",
+        "MANIFEST_UNKNOWN",
+        "MANIFEST_UNVERIFIED",
+        "NAME_INVALID",
+        "NAME_UNKNOWN",
+        "SIZE_INVALID",
+        "TAG_INVALID",
+        "TOOMANYREQUESTS",
+        "UNAUTHORIZED",
+        "UNAVAILABLE",
+        "UNKNOWN",
+        "UNSUPPORTED",
+    ]
+)
+_RATE_LIMIT: Final = "TOOMANYREQUESTS"
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+_Kind = type[BaseException] | tuple[type[BaseException], ...]
+_TUNNEL_REFUSED: Final = re.compile(r"Tunnel connection failed: (\d{3})\b")  # http.client's words, with the status
+_PLAIN_HTTP: Final = "it does not speak TLS (to allow that, insecure = true in registries.conf, or --tls-verify=false)"
+_NEVER_BETTER: Final = frozenset({HTTPStatus.NOT_IMPLEMENTED, HTTPStatus.HTTP_VERSION_NOT_SUPPORTED})
+
+
+class ConnectionLostError(RegistryUnavailableError):
+    """The connection ended in mid-answer, or a kept one just before its next use: to ask again at once is sensible."""
+
+
+class TlsRefusedError(RegistryError):
+    """Both sides speak TLS, and cannot agree."""
+
+
+# urllib3 counts every failure to connect among the time-outs, so those come first.
+_KINDS: Final[tuple[tuple[_Kind, type[UpstreamError], str, bool], ...]] = (
+    (socket.gaierror, RegistryUnavailableError, "its name cannot be resolved ({})", True),
+    (urllib3.exceptions.NewConnectionError, RegistryUnavailableError, "cannot connect ({})", True),
+    (
+        (TimeoutError, urllib3.exceptions.TimeoutError),
+        UpstreamTimeoutError,
+        "no answer, or no end of it, in time",
+        True,
+    ),
+    ((ConnectionError, http.client.IncompleteRead), ConnectionLostError, "the connection was lost", True),
+    (FramingError, RegistryError, "{}", False),
+    (http.client.HTTPException, RegistryError, "its answer is malformed", False),
+)
+
+
+def parse_error_codes(body: bytes) -> tuple[str, ...]:
+    """The known codes of an error document (distribution-spec, Error Codes); empty for anything else.
+
+    Some registries tell a lone error without the list around it, or a code in lower case, or a rate limit as a text.
+    """
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return (_RATE_LIMIT,) if body.lstrip()[: len(_RATE_LIMIT)].upper() == _RATE_LIMIT.encode() else ()
+    errors = document.get("errors", document) if isinstance(document, dict) else ()
+    entries = errors if isinstance(errors, list) else [errors]
+    codes = [str(entry.get("code")).upper() for entry in entries if isinstance(entry, dict)]
+    return tuple(dict.fromkeys(code for code in codes if code in _CODES))
+
+
+def error_for_status(
+    status: int, codes: tuple[str, ...] = (), *, phase: str, endpoint: str, retry_after: float | None = None
+) -> UpstreamError:
+    """The error that an unwanted answer stands for. ``retry_after`` in seconds."""
+    kind, retryable = _classify(status, codes)
+    named = f" ({', '.join(codes)})" if codes else ""
+    # No registry answers so.
+    who = f"the proxy on the way to {endpoint}" if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED else endpoint
+    return kind(
+        f"{who} answered {status}{named} to the {phase} request",
+        phase=phase,
+        endpoint=endpoint,
+        upstream_status=status,
+        retryable=retryable,
+        retry_after=retry_after if retryable else None,
+    )
+
+
+def _classify(status: int, codes: tuple[str, ...]) -> tuple[type[UpstreamError], bool]:
+    if status == HTTPStatus.TOO_MANY_REQUESTS or _RATE_LIMIT in codes:
+        return RateLimitedError, True
+    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        return RegistryAuthError, False
+    if status in {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.GATEWAY_TIMEOUT}:
+        return UpstreamTimeoutError, True
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR and status not in _NEVER_BETTER:
+        return RegistryUnavailableError, True
+    return RegistryError, False
+
+
+def error_for_exception(error: BaseException, *, phase: str, endpoint: str) -> UpstreamError:
+    """The error that an exception of the HTTP library or the system stands for, told by what lies at its root."""
+    kind, reason, retryable = _diagnose(tuple(_causes(error)), phase)
+    return kind(f"{endpoint}: {reason}", phase=phase, endpoint=endpoint, retryable=retryable)
+
+
+@contextmanager
+def own_errors(endpoint: str) -> Iterator[None]:
+    """Let only errors about ``endpoint`` out of a conversation with it.
+
+    When this process has no more files or memory, that passes: :class:`RegistryUnavailableError`, whatever could not be
+    opened. A foreign exception is a defect of ours, and its traceback goes to the log; but whoever provoked it must not
+    keep another endpoint from being asked: :class:`RegistryError`.
+    """
+    try:
+        yield
+    except UpstreamError:
+        raise
+    except Exception as error:
+        if any(isinstance(cause, OSError) and cause.errno in _EXHAUSTED for cause in _causes(error)):
+            reason = f"{endpoint} cannot be asked: this host has no more files or memory for the daemon"
+            raise RegistryUnavailableError(reason, endpoint=endpoint, retryable=True) from error
+        if isinstance(error, Error):
+            raise
+        _log.exception("%s: an answer was not understood", endpoint)
+        raise RegistryError(f"{endpoint}: its answer cannot be processed", endpoint=endpoint) from error
+
+
+def _diagnose(causes: tuple[BaseException, ...], phase: str) -> tuple[type[UpstreamError], str, bool]:
+    """Class, reason, and whether it may pass: the first of the known kinds that is among the causes."""
+    if any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes):
+        return _diagnose_proxy(causes)
+    tls = next((cause for cause in causes if isinstance(cause, ssl.SSLError)), None)
+    if tls is not None and not isinstance(tls, TimeoutError):
+        return _diagnose_tls(tls, in_handshake=phase == "connect")
+    for kind, error, reason, retryable in _KINDS:
+        cause = next((cause for cause in causes if isinstance(cause, kind)), None)
+        if cause is not None:
+            return error, reason.format(_words(causes, cause)), retryable
+    return ConnectionLostError, "the connection was lost", True
+
+
+def _diagnose_tls(error: ssl.SSLError, *, in_handshake: bool) -> tuple[type[UpstreamError], str, bool]:
+    if in_handshake and is_plain_text(error):
+        return RegistryError, _PLAIN_HTTP, False
+    if not may_pass(error, in_handshake=in_handshake):
+        return TlsRefusedError, explain(error), False
+    return (RegistryUnavailableError if in_handshake else ConnectionLostError), explain(error), True
+
+
+def _diagnose_proxy(causes: tuple[BaseException, ...]) -> tuple[type[UpstreamError], str, bool]:
+    """Its own answer decides, if it gave one: what is refused stays so, and a proxy without an answer may get well."""
+    refusals = (_TUNNEL_REFUSED.match(str(cause)) for cause in causes if isinstance(cause, OSError))
+    status = next((int(refusal[1]) for refusal in refusals if refusal), None)
+    if status is not None:
+        kind, retryable = _classify(status, ())
+        is_refusal = issubclass(kind, RegistryAuthError)
+        return RegistryError if is_refusal else kind, f"the proxy on the way to it answered {status}", retryable
+    socks = next((cause for cause in causes if isinstance(cause, SocksError)), None)
+    if socks is not None:
+        kind = RegistryUnavailableError if socks.may_pass else RegistryError
+        return kind, f"the proxy on the way to it gives no connection: {socks.reason}", socks.may_pass
+    untrusted = next((cause for cause in causes if isinstance(cause, ssl.SSLError)), None)
+    if untrusted is not None and not may_pass(untrusted, in_handshake=True):
+        return RegistryError, f"the proxy on the way to it: {explain(untrusted)}", False
+    return RegistryUnavailableError, f"the proxy on the way to it fails ({_words(causes, causes[0])})", True
+
+
+def _words(causes: tuple[BaseException, ...], cause: BaseException) -> str:
+    """How the system or we call it; nothing that was received."""
+    if isinstance(cause, FramingError):
+        return str(cause)
+    return next(
+        (error.strerror for error in causes if isinstance(error, OSError) and error.strerror), "no reason given"
+    )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The exception and all that it wraps; urllib3 and requests put causes into ``reason`` and ``args`` too."""
+    seen: set[int] = set()
+    waiting: list[object] = [error]
+    while waiting:
+        current = waiting.pop()
+        if isinstance(current, BaseException) and id(current) not in seen:
+            seen.add(id(current))
+            yield current
+            waiting += [current.__context__, current.__cause__, getattr(current, "reason", None), *current.args]

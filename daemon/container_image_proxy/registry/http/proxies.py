@@ -1,0 +1,117 @@
+"""Which proxy a URL goes through: ``HTTP_PROXY``, ``HTTPS_PROXY``, ``NO_PROXY`` of the daemon's own environment.
+
+A proxy is one of HTTP (http, https) or of SOCKS5 (socks5, socks5h).
+
+The rules are those of the containers tools (Go's httpproxy): upper case wins over lower, this host is never proxied,
+``NO_PROXY`` takes hosts with their subdomains, ``.suffix`` and ``*.suffix``, addresses, networks, each with a port if
+wanted, or ``*``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from container_image_proxy.errors import ConfigurationError
+from container_image_proxy.registry.http import socks
+from container_image_proxy.registry.http.socks import parse_socks_proxy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from container_image_proxy.registry.http.origin import Origin
+
+_SCHEMES: Final = frozenset({"http", "https"}) | socks.SCHEMES
+
+
+@dataclass(frozen=True, slots=True)
+class Proxies:
+    """The proxy for each scheme, and where none is used. ``repr`` leaves the URLs out: they may hold a password."""
+
+    by_scheme: Mapping[str, str] = field(repr=False)
+    exceptions: tuple[str, ...] = ()
+
+    def proxy_for(self, origin: Origin) -> str | None:
+        """The URL of the proxy that leads to ``origin``; None to connect directly."""
+        proxy = self.by_scheme.get(origin.scheme)
+        if proxy is None or _is_this_host(origin.host) or any(_covers(rule, origin) for rule in self.exceptions):
+            return None
+        return proxy
+
+
+def parse_proxies(environ: Mapping[str, str]) -> Proxies:
+    """Read the variables.
+
+    Raises :class:`ConfigurationError` for a proxy that cannot be used: nothing may go around it silently.
+    """
+    # A CGI server hands the request header "Proxy" to its programs as HTTP_PROXY ("httpoxy").
+    names = {"http": ("http_proxy",) if "REQUEST_METHOD" in environ else ("HTTP_PROXY", "http_proxy"),
+             "https": ("HTTPS_PROXY", "https_proxy")}  # fmt: skip
+    found = {scheme: _first(environ, candidates) for scheme, candidates in names.items()}
+    exceptions = _first(environ, ("NO_PROXY", "no_proxy"))[1].split(",")
+    return Proxies(
+        {scheme: _parse_proxy(name, value) for scheme, (name, value) in found.items() if value},
+        tuple(rule.strip().lower() for rule in exceptions if rule.strip()),
+    )
+
+
+def _first(environ: Mapping[str, str], names: tuple[str, ...]) -> tuple[str, str]:
+    return next(((name, environ[name]) for name in names if environ.get(name)), (names[0], ""))
+
+
+def _parse_proxy(name: str, value: str) -> str:
+    url = value if "://" in value else f"http://{value}"
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in _SCHEMES and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        parse_socks_proxy(url)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigurationError(
+            "the environment",
+            "is no proxy of HTTP (http://, https://) or SOCKS5 (socks5://, socks5h://)",
+            key=name,
+            remedy="unset or correct it",
+        )
+    return url
+
+
+def _is_this_host(host: str) -> bool:
+    address = _address(host)
+    return host == "localhost" or (address is not None and address.is_loopback)
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text.strip("[]"))
+    except ValueError:
+        return None
+
+
+def _covers(rule: str, origin: Origin) -> bool:
+    if rule == "*":
+        return True
+    if "/" in rule:
+        return _network_covers(rule, origin.host)
+    if _address(rule) is not None:
+        return _address(rule) == _address(origin.host)
+    name, colon, port = rule.rpartition(":")
+    if colon and port.isdecimal():
+        return int(port) == origin.port and _covers(name, origin)
+    return _name_covers(rule, origin.host)
+
+
+def _network_covers(rule: str, host: str) -> bool:
+    address = _address(host)
+    try:
+        return address is not None and address in ipaddress.ip_network(rule, strict=False)
+    except ValueError:
+        return False
+
+
+def _name_covers(rule: str, host: str) -> bool:
+    suffix = rule.removeprefix("*")
+    return host.endswith(suffix) if suffix.startswith(".") else host == suffix or host.endswith(f".{suffix}")

@@ -1,0 +1,189 @@
+"""Where the signatures of an image in a registry are fetched from: lookaside storage, sigstore attachments, bundles.
+
+containers-registries.d(5) says where; containers-signature(5) and cosign's specification say how they lie there.
+Bounded in count and size, and fail closed: a storage that answers anything but "there is none" is a failure that is
+told, because a signature that was not seen must not count as one that is not there. Nor does it take away what was
+seen: one good signature is enough. Verifies nothing.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote, urlsplit
+
+from container_image_proxy.concurrency import cancellation
+from container_image_proxy.config.lookaside import signature_url
+from container_image_proxy.config.trusted_file import load_trusted_file_if_present
+from container_image_proxy.errors import (
+    ConfigurationError,
+    Error,
+    IntegrityError,
+    OverloadedError,
+    SourceError,
+    UpstreamError,
+    UpstreamTimeoutError,
+)
+from container_image_proxy.image.reference import MAX_TAG_LENGTH
+from container_image_proxy.image.signature import (
+    MAX_SIGNATURES,
+    SIGNATURE_MEDIA_TYPE,
+    Findings,
+    SignatureFailure,
+    UntrustedSignature,
+    parse_signature_blob,
+)
+from container_image_proxy.registry.signatures.attached import MAX_SIGNATURE_SIZE, fetch_attached, is_passing
+from container_image_proxy.registry.signatures.bundles import fetch_bundles
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from container_image_proxy.config.lookaside import LookasideConfiguration
+    from container_image_proxy.image.digest import Digest
+    from container_image_proxy.image.reference import Reference
+    from container_image_proxy.image.signature import SignatureKind
+    from container_image_proxy.registry.client import RegistryClient
+    from container_image_proxy.registry.endpoints import Repository
+
+MAX_TOTAL_SIZE: Final = 8 << 20
+MAX_TIME: Final = 300.0
+"""Seconds for all signatures of an image: each of 128 may take as long as any request, which is more than a minute."""
+_SIGSTORE: Final[frozenset[SignatureKind]] = frozenset({"sigstore"})
+_ANY_KIND: Final[frozenset[SignatureKind]] = frozenset({"simple", "sigstore"})
+
+
+@dataclass(slots=True)
+class SignatureStorage:
+    """The places that keep the signatures of one registry image, its index's and its manifest's.
+
+    ``time_left`` is for all of them together, in seconds.
+    """
+
+    lookaside: LookasideConfiguration
+    registry: RegistryClient
+    time_left: float = MAX_TIME
+
+    def fetch(self, repository: Repository, digest: Digest, kinds: Collection[SignatureKind]) -> Iterator[Findings]:
+        """The signatures of ``kinds`` for the manifest with ``digest``, which came from ``repository``.
+
+        They are looked for there, be that a mirror, and as registries.d says for the image's name there.
+        Place by place, each asked when its turn comes: bundles, for which a registry has to be searched, are the last.
+        """
+        budget = _Budget()
+        for kept_there, place in self._places(repository, digest, kinds):
+            yield self._collect(place, kept_there, budget, repository.reference)
+
+    def _collect(
+        self,
+        place: Iterator[UntrustedSignature | Error],
+        kinds: frozenset[SignatureKind],
+        budget: _Budget,
+        reference: Reference,
+    ) -> Findings:
+        signatures: list[UntrustedSignature] = []
+        failures: list[Error] = []
+        try:
+            with self._in_time(reference):
+                for found in place:
+                    if isinstance(found, Error):
+                        failures.append(found)
+                        budget.spend(0)
+                    else:
+                        budget.spend(found.size)
+                        signatures.append(found)
+        except OverloadedError:
+            raise
+        except Error as error:  # the end of this place; what it gave before counts
+            failures.append(error)
+        return Findings(tuple(signatures), tuple(SignatureFailure(error, kinds) for error in failures))
+
+    @contextmanager
+    def _in_time(self, reference: Reference) -> Iterator[None]:
+        """Let what is fetched meanwhile use up the time, and end with it."""
+        began = monotonic()
+        try:
+            with cancellation.within(self.time_left):
+                yield
+        except TimeoutError as error:
+            raise UpstreamTimeoutError(
+                f"the signatures of {reference} did not come within {MAX_TIME:g} s", phase="signature", retryable=True
+            ) from error
+        finally:
+            self.time_left -= monotonic() - began
+
+    def _places(
+        self, repository: Repository, digest: Digest, kinds: Collection[SignatureKind]
+    ) -> Iterator[tuple[frozenset[SignatureKind], Iterator[UntrustedSignature | Error]]]:
+        """Each place by the kinds of signatures that it may keep."""
+        if kinds:
+            yield _ANY_KIND, self._in_lookaside(repository.reference, digest)
+        if "sigstore" in kinds and self.lookaside.use_sigstore_attachments(repository.reference):
+            yield _SIGSTORE, self._attachments(repository, digest)
+            yield _SIGSTORE, fetch_bundles(self.registry, repository, digest)
+
+    def _in_lookaside(self, reference: Reference, digest: Digest) -> Iterator[UntrustedSignature | Error]:
+        """signature-1, signature-2, ... until one is missing.
+
+        One that cannot be had hides no other. But two in a row are the end as well: storage may answer 403, or with
+        some page, for everything that it does not have.
+        """
+        base = self.lookaside.lookaside_base_url(reference)
+        failed_before = False
+        for position in count():
+            found = self._fetch_from_lookaside(signature_url(base, digest, position))
+            if found is None:
+                return
+            yield found
+            if isinstance(found, Error) and failed_before:
+                return
+            failed_before = isinstance(found, Error)
+
+    def _fetch_from_lookaside(self, url: str) -> UntrustedSignature | Error | None:
+        try:
+            blob = self._load(url)
+            return parse_signature_blob(blob, url) if blob is not None else None
+        except (UpstreamError, IntegrityError) as error:
+            if is_passing(error):
+                raise
+            return error
+
+    def _load(self, url: str) -> bytes | None:
+        parts = urlsplit(url)
+        if parts.scheme in {"http", "https"}:
+            return self.registry.fetch_document(url, limit=MAX_SIGNATURE_SIZE)
+        if parts.scheme != "file":
+            raise ConfigurationError(
+                url, "a signature storage has an http, https or file URL", remedy="mend registries.d"
+            )
+        try:
+            return load_trusted_file_if_present(Path(unquote(parts.path)), limit=MAX_SIGNATURE_SIZE)
+        except ConfigurationError as error:
+            raise SourceError(str(error), phase="signature", endpoint=parts.path) from error
+
+    def _attachments(self, repository: Repository, digest: Digest) -> Iterator[UntrustedSignature | Error]:
+        """The layers of the image that cosign tags ``sha256-<hex>.sig`` in the same repository."""
+        tag = f"{digest.algorithm}-{digest.hex}.sig"
+        if len(tag) > MAX_TAG_LENGTH:  # that of a longer digest, which thus cannot exist
+            return iter(())
+        return fetch_attached(self.registry, repository.with_tag(tag), SIGNATURE_MEDIA_TYPE)
+
+
+@dataclass(slots=True)
+class _Budget:
+    """What may still come: of all signatures of one manifest, which are kept as long as its snapshot."""
+
+    signatures: int = MAX_SIGNATURES
+    size: int = MAX_TOTAL_SIZE
+
+    def spend(self, size: int) -> None:
+        """Count one signature of so many bytes; :class:`SourceError` if that is too much."""
+        self.signatures -= 1
+        self.size -= size
+        if self.signatures < 0 or self.size < 0:
+            limit = f"{MAX_SIGNATURES} signatures or {MAX_TOTAL_SIZE} bytes of them"
+            raise SourceError(f"there are more than {limit}, and no more are looked at", phase="signature")
