@@ -24,7 +24,8 @@ def test_parse(row: dict[str, Any]) -> None:
             parse_policy(row["policy"].encode(), "policy.json")
         return
     policy = parse_policy(row["policy"].encode(), "policy.json")
-    assert policy == parse_policy(json.dumps(row["canonical"]).encode(), "policy.json")
+    canonical = parse_policy(json.dumps(row["canonical"]).encode(), "policy.json")
+    assert (policy.default, policy.transports) == (canonical.default, canonical.transports)
 
 
 @rows("policy/scope_selection")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from container_image_proxy.config import short_names
 from container_image_proxy.config.registries import Registry, match_prefix, rewrite_reference

@@ -10,13 +10,14 @@ import re
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
 import pytest
 import yaml
+from msgspec.structs import replace
 
 from container_image_proxy.config.registries_conf import load_registries
 from container_image_proxy.image.digest import parse_digest

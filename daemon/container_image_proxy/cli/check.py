@@ -9,9 +9,10 @@ import json
 import os
 import pwd
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from container_image_proxy.errors import ConfigurationError, Error
 from container_image_proxy.transports.table import verify_source
@@ -28,8 +29,7 @@ WHOEVER_HOLDS_IT: Final = "whoever is on standard input and output"
 _SOCKET: Final = "/run/container-image-proxy/{}.sock"  # as the socket unit says
 
 
-@dataclass(frozen=True, slots=True)
-class Door:
+class Door(Struct, frozen=True):
     """A Unix socket as the file system knows it: who may not write to it cannot even connect (unix(7))."""
 
     mode: int = 0o666

@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
+
+from msgspec.structs import replace
 
 from container_image_proxy import __version__
 from container_image_proxy.config.access import AccessRule, owner_access, resolve_groups, resolve_users

@@ -10,9 +10,10 @@ from __future__ import annotations
 import functools
 import grp
 import pwd
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from container_image_proxy.errors import ConfigurationError
 
@@ -23,8 +24,7 @@ _ALL_IDS: Final = 2**32 - 1
 _PROC: Final = Path("/proc")
 
 
-@dataclass(frozen=True, slots=True)
-class AccessRule:
+class AccessRule(Struct, frozen=True):
     """A peer is permitted by its uid or by any of its groups."""
 
     users: frozenset[int] = frozenset()

@@ -9,11 +9,13 @@ from __future__ import annotations
 import binascii
 import logging
 import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from container_image_proxy.config.once import warn_once
 from container_image_proxy.errors import ConfigurationError, InvalidManifestError, InvalidReferenceError
+from container_image_proxy.image.confidential import Confidential
 from container_image_proxy.image.strict_json import parse_json
 
 if TYPE_CHECKING:
@@ -27,19 +29,17 @@ _BASE64: Final = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z
 _SCHEMES: Final = ("http://", "https://")
 
 
-@dataclass(frozen=True, slots=True)
-class AuthEntry:
+class AuthEntry(Confidential, frozen=True):
     """An entry as it stands in the file: ``auth`` is base64 of ``user:password``, which may stand beside it, too."""
 
-    auth: str = field(default="", repr=False)
-    identity_token: str = field(default="", repr=False)
-    registry_token: str = field(default="", repr=False)
-    username: str = field(default="", repr=False)
-    password: str = field(default="", repr=False)
+    auth: str = ""
+    identity_token: str = ""
+    registry_token: str = ""
+    username: str = ""
+    password: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class AuthFileContent:
+class AuthFileContent(Struct, frozen=True):
     """What a file says: entries by key, helpers by registry, and the helper for all that is in neither."""
 
     entries: Mapping[str, AuthEntry]

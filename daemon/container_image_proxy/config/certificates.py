@@ -5,8 +5,9 @@ Finds files and pairs them; reading them, and everything else about TLS, is ``re
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from container_image_proxy.config.locations import ROOT, exists, find_certificate_directories, list_files
 from container_image_proxy.errors import ConfigurationError, InvalidReferenceError
@@ -21,24 +22,21 @@ _KEY: Final = ".key"
 _HTTPS: Final = ":443"
 
 
-@dataclass(frozen=True, slots=True)
-class ClientCertificate:
+class ClientCertificate(Struct, frozen=True):
     """A client's certificate and its private key, both PEM."""
 
     certificate: Path
     key: Path
 
 
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
+class TlsFiles(Struct, frozen=True):
     """What to use with one registry: authorities besides the system's, and who we are. Sorted by name."""
 
     authorities: tuple[Path, ...] = ()
     client: tuple[ClientCertificate, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class CertificateDirectories:
+class CertificateDirectories(Struct, frozen=True):
     """Where to look: in ``override`` for all registries, or in a directory of ``bases`` named like the registry."""
 
     bases: tuple[Path, ...]

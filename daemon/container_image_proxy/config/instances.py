@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct, field
 
 from container_image_proxy.config.access import AccessRule, owner_access, resolve_groups, resolve_users
 from container_image_proxy.config.locations import exists, list_files
@@ -42,8 +43,7 @@ _INSTANCE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,26}")
 _INSTANCE_NAME_RULE: Final = "1 to 27 letters, digits, '_' or '-', of which the first is a letter or digit"
 
 
-@dataclass(frozen=True, slots=True)
-class ImageSettings:
+class ImageSettings(Struct, frozen=True):
     """One image of an instance. ``fresh_for`` is in seconds; ``file`` and ``key`` say where the reference stands."""
 
     name: str
@@ -55,8 +55,7 @@ class ImageSettings:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class RegistrySettings:
+class RegistrySettings(Struct, frozen=True):
     """Where the ecosystem's files are, if not in their usual places; ``tls_verify`` None leaves it to them."""
 
     authfile: Path | None = None
@@ -67,8 +66,7 @@ class RegistrySettings:
     token_realms: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class TrustSettings:
+class TrustSettings(Struct, frozen=True):
     """Which policy decides, how strictly, and for how many seconds."""
 
     policy: Path | None = None
@@ -79,8 +77,7 @@ class TrustSettings:
     insecure_policy: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class InstanceSettings:
+class InstanceSettings(Struct, frozen=True):
     """Everything that an instance file says; ``default`` is None if several images have no default, ``idle_exit`` is in
     seconds.
     """
@@ -95,13 +92,13 @@ class InstanceSettings:
 
     def deviations(self) -> dict[str, object]:
         """What ``[registry]`` and ``[trust]`` say that is not so by default, by key."""
-        sections: dict[str, RegistrySettings | TrustSettings] = {"registry": self.registry, "trust": self.trust}
-        values = {
-            f"{name}.{one.name.replace('_', '-')}": (getattr(section, one.name), one.default)
-            for name, section in sections.items()
-            for one in fields(section)
+        sections = {"registry": (self.registry, RegistrySettings()), "trust": (self.trust, TrustSettings())}
+        return {
+            f"{name}.{member.replace('_', '-')}": getattr(section, member)
+            for name, (section, default) in sections.items()
+            for member in section.__struct_fields__
+            if getattr(section, member) != getattr(default, member)
         }
-        return {key: value for key, (value, default) in values.items() if value != default}
 
 
 def load_instance(name: str, directories: Sequence[Path] = DIRECTORIES, *, uid: int) -> InstanceSettings:

@@ -6,8 +6,9 @@ what a client may take by ``faces/http/limits.py``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from container_image_proxy.image.manifest import MAX_MANIFEST_SIZE
 
@@ -15,8 +16,7 @@ KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """Bounds for talking to registries. Times in seconds, sizes in bytes, rates in bytes per second."""
 
     connect_timeout: float = 10.0

@@ -6,9 +6,10 @@ the process for them. What is in the files is none of this module's business.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from container_image_proxy.config.obstacle import unreadable
 
@@ -20,8 +21,7 @@ _CONTAINERS: Final = "etc/containers"
 _USER: Final = ".config/containers"
 
 
-@dataclass(frozen=True, slots=True)
-class RegistriesFiles:
+class RegistriesFiles(Struct, frozen=True):
     """The files that make the registries configuration; drop-ins in the order to apply them."""
 
     main: Path

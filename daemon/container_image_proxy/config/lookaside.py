@@ -7,10 +7,11 @@ the registry are used. Fetches nothing. Unknown settings are other programs' and
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import urlsplit, urlunsplit
+
+from msgspec import Struct, field
 
 from container_image_proxy.config.locations import ROOT, exists, list_files
 from container_image_proxy.config.trusted_file import load_trusted_file
@@ -32,16 +33,14 @@ _MERGE: Final = "tag:yaml.org,2002:merge"
 _TYPES: Final = {dict: "a mapping", str: "a string", bool: "true or false"}
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
+class Section(Struct, frozen=True):
     """What the configuration says of one registry, namespace or image; None where it says nothing."""
 
     lookaside: str | None = None
     use_sigstore_attachments: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LookasideConfiguration:
+class LookasideConfiguration(Struct, frozen=True):
     """The merged files: ``docker`` by scope, the ``default``, and the storage directory if nothing else is said."""
 
     built_in: str

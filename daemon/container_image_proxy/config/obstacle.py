@@ -12,9 +12,10 @@ import pwd
 import re
 import shlex
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from container_image_proxy.errors import UnreadableFileError
 
@@ -29,16 +30,14 @@ _BITS: Final = {
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 
 
-@dataclass(frozen=True, slots=True)
-class Obstacle:
+class Obstacle(Struct, frozen=True):
     """Why a file cannot be read, and what to do about it, if that can be told."""
 
     reason: str
     remedy: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Mount:
+class _Mount(Struct, frozen=True):
     """A line of /proc/self/mountinfo (proc_pid_mountinfo(5)): which directory of which file system is where."""
 
     root: str

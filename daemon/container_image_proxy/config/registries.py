@@ -7,9 +7,10 @@ The model and its lookups, pure; reading the files is ``registries_conf``'s. con
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal
+
+from msgspec import Struct, field
 
 from container_image_proxy.errors import ConfigurationError, InvalidReferenceError, PolicyRejectedError
 from container_image_proxy.image.reference import Reference, parse_reference
@@ -25,8 +26,7 @@ _HOST: Final = re.compile(r"[^/:@]*")
 _SEPARATORS: Final = frozenset({"", "/", ":", "@"})
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Struct, frozen=True):
     """A mirror: a location (``host[:port][/path]``) and the pulls that it is meant for."""
 
     location: str
@@ -38,8 +38,7 @@ class Endpoint:
         return self.pull_from_mirror != ("digest-only" if reference.digest is None else "tag-only")
 
 
-@dataclass(frozen=True, slots=True)
-class PullSource:
+class PullSource(Struct, frozen=True):
     """One place to pull from. ``reference`` is rewritten to that place; ``insecure`` holds for it alone."""
 
     reference: Reference
@@ -52,8 +51,7 @@ class PullSource:
         return self.reference.domain
 
 
-@dataclass(frozen=True, slots=True)
-class Registry:
+class Registry(Struct, frozen=True):
     """A ``[[registry]]`` table of ``file``. ``location`` is empty if a wildcard prefix rewrites nothing."""
 
     prefix: str
@@ -62,7 +60,7 @@ class Registry:
     blocked: bool = False
     mirrors: tuple[Endpoint, ...] = ()
     mirror_by_digest_only: bool = False
-    file: str = field(default="", compare=False)
+    file: str = ""
 
     def pull_sources(self, reference: Reference) -> tuple[PullSource, ...]:
         """All places that the table names for ``reference``: the mirrors in their order, then the location itself.
@@ -93,8 +91,7 @@ class Registry:
         return relocated
 
 
-@dataclass(frozen=True, slots=True)
-class Registries:
+class Registries(Struct, frozen=True):
     """The whole configuration, merged; ``registries`` are sorted by prefix and no two have the same."""
 
     registries: tuple[Registry, ...] = ()

@@ -10,9 +10,10 @@ that is wrong is an error that names file and key.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TypeVar, get_args
+
+from msgspec import Struct, field
 
 from container_image_proxy.config.locations import ROOT, find_registries_files
 from container_image_proxy.config.registries import (
@@ -46,8 +47,7 @@ _VERSION_2_KEYS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class RegistriesConf:
+class RegistriesConf(Struct, frozen=True):
     """What one file says. None: it does not say; an alias of None removes the alias."""
 
     registries: tuple[Registry, ...] = ()

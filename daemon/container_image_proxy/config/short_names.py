@@ -7,8 +7,9 @@ of ``registries_conf``.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
 
 from container_image_proxy.errors import InvalidReferenceError
 from container_image_proxy.image.reference import Reference, names_domain, parse_reference

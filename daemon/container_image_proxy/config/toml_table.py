@@ -6,8 +6,9 @@ A document may be merged from several files; each value remembers the file that 
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from msgspec import Struct, field
 
 from container_image_proxy.errors import ConfigurationError
 
@@ -18,8 +19,7 @@ T = TypeVar("T")
 KeyPath = tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class TomlDocument:
+class TomlDocument(Struct, frozen=True):
     """Merged values and, for each key path, the file that set it."""
 
     file: str
@@ -59,8 +59,9 @@ def _merge(
             into[key] = value
 
 
-@dataclass(slots=True)
-class TomlTable:
+class TomlTable(
+    Struct,
+):
     """One table being read. Ask for each key that may be there, then call :meth:`finish`."""
 
     document: TomlDocument

@@ -5,10 +5,12 @@ Used at start, by ``--check`` and by every reload, which replaces the old config
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from container_image_proxy.concurrency.lazy import Lazy
 from container_image_proxy.config.certificates import load_certificates
@@ -46,8 +48,7 @@ if TYPE_CHECKING:
     from container_image_proxy.registry.client import RegistryClient
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
+class Surroundings(Struct, frozen=True):
     """What the process was started with, as far as configuration depends on it; only ``__main__`` reads the real ones.
 
     ``credentials`` are those of ``--creds``; ``no_credentials`` is ``--no-creds``.

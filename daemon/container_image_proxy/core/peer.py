@@ -12,8 +12,9 @@ import functools
 import socket
 import struct
 from array import array
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     import ctypes
@@ -33,8 +34,7 @@ _GROUP_SIZE: Final = 4
 _GETSOCKOPT_LIMIT: Final = 1024  # bytes that Python's getsockopt takes: 256 groups
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(Struct, frozen=True):
     """The process that connected, with its primary and supplementary ``groups``; ids are None if unknown."""
 
     pid: int | None

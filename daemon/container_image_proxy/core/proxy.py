@@ -11,9 +11,11 @@ import json
 import logging
 import time
 from contextlib import closing
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from container_image_proxy.concurrency import cancellation
 from container_image_proxy.concurrency.memory import Memory, unmetered
@@ -54,8 +56,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class ServedImage:
+class ServedImage(Struct, frozen=True):
     """An image that the instance serves; ``fresh_for`` is in seconds."""
 
     name: str

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from container_image_proxy.concurrency.cancellation import Cancellation, CancelledError
 from container_image_proxy.errors import ConfigurationError, Error
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Serving:
+class Serving(Struct, frozen=True):
     """What is served under one configuration, and to whom."""
 
     settings: InstanceSettings
@@ -103,8 +103,7 @@ class Serving:
             self.registry().close()
 
 
-@dataclass(frozen=True, slots=True)
-class Degraded:
+class Degraded(Struct, frozen=True):
     """What is in force when no configuration can be used: ``error`` is the answer to every request.
 
     ``told`` says who may know of it: whoever may connect, or as long as that cannot be read root and the daemon's own

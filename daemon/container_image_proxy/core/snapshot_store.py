@@ -15,8 +15,9 @@ import logging
 import os
 import stat
 import threading
-from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from container_image_proxy.core.stored_image import StoredImage, decode, encode
 from container_image_proxy.errors import Error, InvalidManifestError
@@ -38,8 +39,9 @@ _WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOE
 _log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True, eq=False)
-class _Entry:
+class _Entry(
+    Struct,
+):
     """An image, and the file that has it if one has."""
 
     image: StoredImage

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from container_image_proxy.concurrency.single_flight import SingleFlight
 from container_image_proxy.errors import Error, VerificationTimeoutError
@@ -28,8 +29,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """A verified image as it is served.
 
     ``manifest`` is its OCI form. ``checked_at`` is on the monotonic clock, None if restored. The source that it was

@@ -7,8 +7,9 @@ and reading take no memory beside them. Everything in it is *unverified*, as it 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
+
+from msgspec import Struct
 
 from container_image_proxy.errors import InvalidManifestError
 from container_image_proxy.image.digest import parse_digest
@@ -27,8 +28,7 @@ _PER_DESCRIPTOR: Final = 512  # bytes of memory, measured
 _Document = TypeVar("_Document", Manifest, Index)
 
 
-@dataclass(frozen=True, slots=True)
-class StoredImage:
+class StoredImage(Struct, frozen=True):
     """What is kept of a resolved image: what its source delivered, and for which reference.
 
     ``place`` is the reference's policy identity then. ``indexes`` go from the one that the reference named to the one

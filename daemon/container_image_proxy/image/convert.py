@@ -7,8 +7,9 @@ names can be fetched and verified (contrib/adr/0003). OCI image-spec, media-type
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from container_image_proxy.errors import InvalidManifestError
 from container_image_proxy.image.digest import digest_of

@@ -7,8 +7,9 @@ form is passed over. OCI image-spec, descriptor.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct, field
 
 from container_image_proxy.errors import InvalidDigestError, InvalidManifestError
 from container_image_proxy.image.digest import Digest, parse_digest
@@ -21,15 +22,17 @@ MAX_BLOB_SIZE: Final = 2**63 - 1
 _KEYS: Final = frozenset({"mediaType", "digest", "size"})
 
 
-@dataclass(frozen=True, slots=True)
-class Descriptor:
+class Descriptor(Struct, frozen=True):
     """A blob or manifest by its digest; ``size`` is in bytes, ``media_type`` is "" if it is not told."""
 
     media_type: str
     digest: Digest
     size: int
     urls: tuple[str, ...] = ()
-    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        return hash(self.digest)  # annotations have no hash
 
 
 def parse_descriptor(value: object, where: str, *, max_size: int = MAX_BLOB_SIZE) -> Descriptor:

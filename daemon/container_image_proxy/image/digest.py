@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from container_image_proxy.errors import InvalidDigestError
 
@@ -22,8 +23,7 @@ _SHOWN: Final = 100
 _LOWER_HEX: Final = re.compile(r"[0-9a-f]+")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Digest:
+class Digest(Struct, frozen=True, order=True):
     """A verified-by-construction digest: a known algorithm and lower-case hex of exactly its length."""
 
     algorithm: str

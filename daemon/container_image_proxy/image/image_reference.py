@@ -5,16 +5,16 @@ A value; each transport makes its own in its ``parse``. Names follow containers-
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.reference import Reference
 
 
-@dataclass(frozen=True, slots=True)
-class ImageReference:
+class ImageReference(Struct, frozen=True):
     """``transport:within``, normalised, with the names that policy.json knows it by.
 
     ``policy_identity`` is empty for a transport whose images policy cannot tell apart; ``policy_namespaces`` go from

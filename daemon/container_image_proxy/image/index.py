@@ -6,8 +6,9 @@ that is chosen has to have a digest by which its manifest can be verified. OCI i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct, field
 
 from container_image_proxy.errors import InvalidManifestError, UnknownManifestError
 from container_image_proxy.image.descriptor import annotations_of, as_list, read_digest, text_of
@@ -29,8 +30,7 @@ _SHOWN_PLATFORMS: Final = 16
 _SHOWN_NAME: Final = 64
 
 
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
+class IndexEntry(Struct, frozen=True):
     """What an index says of one manifest, which it is to be fetched by and verified against.
 
     ``untrusted_digest`` is what stands there as its digest, at ``place``. ``media_type`` and ``artifact_type`` are ""
@@ -42,7 +42,7 @@ class IndexEntry:
     untrusted_digest: object = None
     media_type: str = ""
     platform: Platform | None = None
-    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
+    annotations: Mapping[str, str] = field(default_factory=dict)
     artifact_type: str = ""
 
     @property
@@ -51,8 +51,7 @@ class IndexEntry:
         return read_digest(self.untrusted_digest, f"{self.place}.digest")
 
 
-@dataclass(frozen=True, slots=True)
-class Index:
+class Index(Struct, frozen=True):
     """An OCI index or Docker manifest list; ``digest`` is the sha256 of ``raw``."""
 
     raw: bytes

@@ -7,8 +7,9 @@ to verify, before parsing. OCI image-spec, manifest.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from container_image_proxy.errors import InvalidManifestError
 from container_image_proxy.image.descriptor import Descriptor, as_list, parse_descriptor
@@ -42,16 +43,14 @@ _INDEX_FIELDS: Final = frozenset({"manifests"})
 _KEYS: Final = _KIND_FIELDS | {"mediaType"}
 
 
-@dataclass(frozen=True, slots=True)
-class UntrustedManifest:
+class UntrustedManifest(Struct, frozen=True):
     """A manifest as a source delivered it, with the media type that the source gave it ("" if none)."""
 
     raw: bytes
     media_type: str
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(Struct, frozen=True):
     """An image (or artifact) manifest; ``digest`` is the sha256 of ``raw``."""
 
     raw: bytes

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from container_image_proxy.errors import InvalidPlatformError
 
@@ -36,8 +37,7 @@ _MACHINES: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Platform:
+class Platform(Struct, frozen=True):
     """What an image runs on; an empty variant is the architecture's plain one."""
 
     os: str

@@ -7,8 +7,10 @@ The grammar is distribution/reference's; ``busybox`` means ``docker.io/library/b
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from container_image_proxy.errors import InvalidDigestError, InvalidReferenceError
 from container_image_proxy.image.digest import Digest, parse_digest
@@ -35,8 +37,7 @@ _REMAINDER: Final = re.compile(rf"(?P<path>{_PATH})(?::(?P<tag>{_TAG}))?(?:@(?P<
 _BARE_IDENTIFIER: Final = re.compile(r"[a-f0-9]{64}")
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(Struct, frozen=True):
     """A normalised Docker reference; at least a name, perhaps a tag, perhaps a digest, perhaps both."""
 
     domain: str

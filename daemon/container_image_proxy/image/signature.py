@@ -5,10 +5,10 @@ Owns the unverified signature and the reading of such blobs (containers-signatur
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import msgspec
+from msgspec import Struct, field
 
 from container_image_proxy.errors import IntegrityError, InvalidInputError
 from container_image_proxy.image.documents import convert, decode_base64
@@ -32,8 +32,7 @@ _NEW_PACKET_FORMAT: Final = 0x40
 _SIGNATURE, _ONE_PASS_SIGNATURE, _COMPRESSED_DATA = 2, 4, 8
 
 
-@dataclass(frozen=True, slots=True)
-class UntrustedSignature:
+class UntrustedSignature(Struct, frozen=True):
     """A signature as some place handed it out; nothing about it is verified.
 
     ``blob`` is the OpenPGP message (simple) or the signed payload (sigstore, whose signature and certificates are in
@@ -52,8 +51,7 @@ class UntrustedSignature:
         return len(self.blob) + sum(len(key) + len(value) for key, value in self.annotations.items())
 
 
-@dataclass(frozen=True, slots=True)
-class SignatureFailure:
+class SignatureFailure(Struct, frozen=True):
     """Why signatures that may be there, of one of ``kinds``, could not be had."""
 
     error: Error
@@ -63,8 +61,7 @@ class SignatureFailure:
         return str(self.error)
 
 
-@dataclass(frozen=True, slots=True)
-class Findings:
+class Findings(Struct, frozen=True):
     """What a place had of a manifest's signatures, and what could not be had there."""
 
     signatures: tuple[UntrustedSignature, ...] = ()

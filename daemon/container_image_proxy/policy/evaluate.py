@@ -6,9 +6,10 @@ signatures come with the image.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from container_image_proxy.errors import PolicyRejectedError, SignatureRejectedError, VerificationTimeoutError
 from container_image_proxy.policy.judge import Judge, Subject
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
     from container_image_proxy.policy.model import Policy, Scope
 
 
-@dataclass(frozen=True, slots=True)
-class UnverifiedImage:
+class UnverifiedImage(Struct, frozen=True):
     """An image as a source delivered it, with the reference it is judged by and the signatures that were found.
 
     That ``manifest`` is one of ``index``'s (if it was chosen from one) is the caller's to see to, by digest.
@@ -41,8 +41,7 @@ class UnverifiedImage:
     failures: Mapping[Digest, tuple[SignatureFailure, ...]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class VerifiedImage:
+class VerifiedImage(Struct, frozen=True):
     """An image that policy allowed, and why."""
 
     index: Index | None

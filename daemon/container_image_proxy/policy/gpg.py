@@ -17,10 +17,11 @@ import signal
 import stat
 import subprocess
 import tempfile
-from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from container_image_proxy.errors import ConfigurationError, SignatureRejectedError
 
@@ -41,8 +42,7 @@ _COMMAND: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(Struct, frozen=True):
     """What to run gpg for: ``files`` lie in its home, ``result`` names a file that it makes there, and on its status
     descriptor it may say ``most_status`` bytes.
     """
@@ -61,8 +61,7 @@ class Job:
         return _LITTLE + (1 + 4 * bool(self.result)) * sum(map(len, self.files.values()))
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Struct, frozen=True):
     """How gpg ended: what it wrote, its status lines as (keyword, rest), and the result, empty if it made none."""
 
     returncode: int
@@ -71,8 +70,7 @@ class Run:
     result: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Gpg:
+class Gpg(Struct, frozen=True):
     """The program. ``places`` are directories for its homes, the first of which that is safe is used; behind them comes
     the directory for temporary files.
     """

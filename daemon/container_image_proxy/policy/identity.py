@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, TypeAlias
+
+from msgspec import Struct
 
 from container_image_proxy.errors import InvalidInputError, InvalidReferenceError
 from container_image_proxy.image.reference import Reference, parse_reference
@@ -22,8 +23,7 @@ _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _PREFIX: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*(?::[0-9]+)?(?:/{_COMPONENT})*")
 
 
-@dataclass(frozen=True, slots=True)
-class Remapping:
+class Remapping(Struct, frozen=True):
     """Replaces the prefix that an image has here by the one that its signatures use."""
 
     prefix: str
@@ -44,8 +44,7 @@ class Remapping:
         return renamed if str(renamed) == signed else None
 
 
-@dataclass(frozen=True, slots=True)
-class SignedIdentity:
+class SignedIdentity(Struct, frozen=True):
     """What a signature must claim: a name that agrees with the wanted one, the image's, a fixed or a remapped one."""
 
     agree: Comparison

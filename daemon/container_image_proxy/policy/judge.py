@@ -6,8 +6,9 @@ imported when the first signature needs them, because most of them are heavy.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
+
+from msgspec import Struct
 
 from container_image_proxy.errors import ConfigurationError, SignatureRejectedError
 from container_image_proxy.image.media_types import BUNDLE_MEDIA_TYPE
@@ -44,8 +45,7 @@ _LOOKED_FOR: Final[dict[SignatureKind, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(Struct, frozen=True):
     """What signatures may be about: the bytes ``raw`` of an index or manifest, known as ``reference``.
 
     ``documents`` are all that the image consists of (its index, its manifest): a digest in the reference must be one of
@@ -67,8 +67,7 @@ class Subject:
         return digest is None or any(digest.matches(document) for document in self.documents)
 
 
-@dataclass(frozen=True, slots=True)
-class Judge:
+class Judge(Struct, frozen=True):
     """Decides requirements at one moment, with the key rings of one policy, within one budget.
 
     ``accept_unnamed_bundles``: see ``bundle_trust``.

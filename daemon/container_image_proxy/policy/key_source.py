@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from container_image_proxy.config.trusted_file import load_trusted_file
 from container_image_proxy.errors import SignatureRejectedError
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
 MAX_KEY_FILE_SIZE: Final = 4 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class KeySource:
+class KeySource(Struct, frozen=True):
     """Files, or bytes as they are; one of the two is empty, or both, and then nothing can ever be signed by it."""
 
     paths: tuple[str, ...] = ()

@@ -5,9 +5,10 @@ Decides nothing about an image by itself; ``evaluate`` does, with the requiremen
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct, field
 
 from container_image_proxy.config.trusted_file import load_trusted_file_if_present
 from container_image_proxy.errors import ConfigurationError, IntegrityError, InvalidInputError
@@ -40,8 +41,7 @@ _NO_POLICY: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(Struct, frozen=True):
     """What the policy asks of an image, all of it. ``name`` is ``transport|scope``, the ``transport`` for its default
     scope, or ``default``.
     """
@@ -60,8 +60,7 @@ class Scope:
         return frozenset(requirement.signature_kind for requirement in signed)
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(Struct, frozen=True):
     """A parsed policy.json; ``file`` is where it came from, as receipts and errors name it.
 
     ``keyrings`` keeps the OpenPGP keys that were needed so far in a form that gpg can use, for as long as the policy
@@ -71,7 +70,7 @@ class Policy:
     file: str
     default: tuple[Requirement, ...]
     transports: Mapping[str, Mapping[str, tuple[Requirement, ...]]] = field(default_factory=dict)
-    keyrings: Keyrings = field(default_factory=Keyrings, compare=False, repr=False)
+    keyrings: Keyrings = field(default_factory=Keyrings)
 
     def scope_for(self, reference: ImageReference) -> Scope:
         """The most specific scope that holds the image: identity, namespaces, the transport's default, the default."""

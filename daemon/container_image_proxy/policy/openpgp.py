@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import threading
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct, field
 
 from container_image_proxy.errors import SignatureRejectedError
 from container_image_proxy.image.signature import is_openpgp_message
@@ -52,8 +53,7 @@ _COMPLAINTS: Final = {
 _EXACTLY_ONE: Final = ("GOODSIG", "VALIDSIG", "PLAINTEXT")
 
 
-@dataclass(frozen=True, slots=True)
-class SignedMessage:
+class SignedMessage(Struct, frozen=True):
     """What was signed, and by whom: the primary key's fingerprint (upper-case hex), also if a subkey signed."""
 
     content: bytes
@@ -87,8 +87,9 @@ class Keyring:
         return SignedMessage(ran.output, _read_verdict(ran))
 
 
-@dataclass(slots=True)
-class _Place:
+class _Place(
+    Struct,
+):
     """Where a key ring is, or will be once somebody who holds the lock has made it."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)

@@ -9,8 +9,9 @@ here.
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
+
+from msgspec import Struct
 
 from container_image_proxy.errors import SignatureRejectedError
 
@@ -41,8 +42,7 @@ _PARTIAL: Final = 224
 _FOUR_OCTETS: Final = 255
 
 
-@dataclass(frozen=True, slots=True)
-class _Packet:
+class _Packet(Struct, frozen=True):
     tag: int
     body: bytes
 

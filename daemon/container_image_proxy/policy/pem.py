@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from container_image_proxy.errors import InvalidInputError, SignatureRejectedError
 from container_image_proxy.image.documents import decode_base64
@@ -17,8 +18,7 @@ _BLOCK: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----\s([A-Za-z0-9+/=\
 _BEGIN: Final = b"-----BEGIN"
 
 
-@dataclass(frozen=True, slots=True)
-class PemBlock:
+class PemBlock(Struct, frozen=True):
     """What a block says it is, and its content."""
 
     label: str

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 if TYPE_CHECKING:
     from container_image_proxy.image.digest import Digest
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """What became of one requirement.
 
     ``reason`` is one line for a person. If a signature satisfied it, ``signers`` says whose (``openpgp:<fingerprint>``,
@@ -24,8 +25,7 @@ class Verdict:
     signature_source: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(Struct, frozen=True):
     """Why an image was allowed.
 
     ``signed_digest`` says which of index and manifest was signed, None if no signature was needed; ``verified_at`` is

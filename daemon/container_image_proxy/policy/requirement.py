@@ -5,8 +5,9 @@ Pure data and its strict parsing; whether an image satisfies a requirement is ``
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias
+
+from msgspec import Struct
 
 from container_image_proxy.errors import InvalidInputError
 from container_image_proxy.policy.fields import Fields
@@ -21,22 +22,19 @@ if TYPE_CHECKING:
 KEY_TYPES: Final = ("GPGKeys", "signedByGPGKeys", "X509Certificates", "signedByX509CAs")
 
 
-@dataclass(frozen=True, slots=True)
-class InsecureAcceptAnything:
+class InsecureAcceptAnything(Struct, frozen=True):
     """Any image will do."""
 
     type: ClassVar[str] = "insecureAcceptAnything"
 
 
-@dataclass(frozen=True, slots=True)
-class Reject:
+class Reject(Struct, frozen=True):
     """No image will do."""
 
     type: ClassVar[str] = "reject"
 
 
-@dataclass(frozen=True, slots=True)
-class SignedBy:
+class SignedBy(Struct, frozen=True):
     """A simple signing signature by one of the OpenPGP keys, for the right identity."""
 
     type: ClassVar[str] = "signedBy"
@@ -46,16 +44,14 @@ class SignedBy:
     identity: SignedIdentity
 
 
-@dataclass(frozen=True, slots=True)
-class SignedBaseLayer:
+class SignedBaseLayer(Struct, frozen=True):
     """Part of the format since its beginning, but no implementation defines how it is satisfied: it never is."""
 
     type: ClassVar[str] = "signedBaseLayer"
     identity: SignedIdentity
 
 
-@dataclass(frozen=True, slots=True)
-class Fulcio:
+class Fulcio(Struct, frozen=True):
     """Signers with a short-lived certificate from a Fulcio CA, for this e-mail address as that OIDC issuer vouched."""
 
     ca: KeySource
@@ -63,8 +59,7 @@ class Fulcio:
     subject_email: str
 
 
-@dataclass(frozen=True, slots=True)
-class Pki:
+class Pki(Struct, frozen=True):
     """Signers with a certificate from an ordinary CA, issued to this e-mail address and/or host name."""
 
     roots: KeySource
@@ -73,8 +68,7 @@ class Pki:
     subject_hostname: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class SigstoreSigned:
+class SigstoreSigned(Struct, frozen=True):
     """A sigstore signature by a trusted signer for the right identity; also logged, if ``rekor`` says by whose log."""
 
     type: ClassVar[str] = "sigstoreSigned"

@@ -6,8 +6,9 @@ cryptography.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from container_image_proxy.errors import IntegrityError, InvalidDigestError, InvalidInputError, SignatureRejectedError
 from container_image_proxy.image.digest import Digest, parse_digest
@@ -25,16 +26,14 @@ ATOMIC: Final = "atomic container signature"
 COSIGN: Final = "cosign container image signature"
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(Struct, frozen=True):
     """The image that a signature is about."""
 
     docker_reference: str
     manifest_digest: Digest
 
 
-@dataclass(frozen=True, slots=True)
-class Attestation:
+class Attestation(Struct, frozen=True):
     """A claim whose signature is good, and whose it is, as receipts name signers.
 
     ``is_named`` is False if the signer named no image and a setting lets the signature count under the claim's name.

@@ -10,8 +10,9 @@ import logging
 import math
 import random
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+from msgspec import Struct
 
 from container_image_proxy.concurrency import cancellation
 from container_image_proxy.config.limits import MIB
@@ -31,8 +32,7 @@ _ENOUGH_PROGRESS: Final = 1 * MIB
 _LONG_AGO: Final = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Clock:
+class Clock(Struct, frozen=True):
     """Monotonic time and sleeping, both in seconds."""
 
     now: Callable[[], float] = time.monotonic

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from container_image_proxy.errors import (
     DigestMismatchError,
@@ -32,8 +34,7 @@ _DOCKER_HUB: Final = "docker.io"
 _DOCKER_HUB_REGISTRY: Final = "registry-1.docker.io"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
+class Endpoint(Struct, frozen=True, kw_only=True):
     """A configured place. ``domain`` (``host[:port]``) is its name in certs.d, auth.json and messages."""
 
     domain: str
@@ -56,8 +57,7 @@ class Endpoint:
         return origin.host == host and origin.port == (port or DEFAULT_PORTS[origin.scheme])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Repository(Endpoint):
+class Repository(Endpoint, frozen=True, kw_only=True):
     """An image's repository at an endpoint; ``reference`` is as it is named there."""
 
     reference: Reference

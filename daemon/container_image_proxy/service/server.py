@@ -18,9 +18,10 @@ import socket
 import sys
 import threading
 import time
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Protocol
+
+from msgspec import Struct
 
 from container_image_proxy.core.peer import PID_SIZE, UNAUTHENTICATED, Peer, parse_peer, read_credentials
 from container_image_proxy.faces.http.channel import SocketChannel, StdioChannel
@@ -57,8 +58,9 @@ class Chore(Protocol):
         """Do what is due by now, if anything is."""
 
 
-@dataclass(slots=True)
-class _Denied:
+class _Denied(
+    Struct,
+):
     """Those of a turn whose credentials are no good, and who know it."""
 
     peer: Peer

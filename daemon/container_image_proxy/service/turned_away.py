@@ -13,8 +13,9 @@ import collections
 import logging
 import socket
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from container_image_proxy.faces.http.refusal import refusal
 
@@ -35,8 +36,9 @@ PERIOD_SECONDS: Final = 10.0
 _log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class _Tally:
+class _Tally(
+    Struct,
+):
     """How many connections of a user were turned away for a reason in this period."""
 
     level: int

@@ -6,8 +6,9 @@ what is fetched and what policy knows the image by; the tag is for the reader.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
+
+from msgspec import Struct
 
 from container_image_proxy.errors import InvalidReferenceError
 from container_image_proxy.image.image_reference import ImageReference
@@ -48,8 +49,7 @@ def parse(within: str) -> ImageReference:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class RegistryAccess:
+class RegistryAccess(Struct, frozen=True):
     """What reaching registries takes. ``client`` makes it when first called: that loads an HTTP library."""
 
     client: Callable[[], RegistryClient]

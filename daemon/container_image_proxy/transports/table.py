@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from container_image_proxy.concurrency.memory import unmetered
 from container_image_proxy.errors import InvalidReferenceError
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
     from container_image_proxy.transports.source import ImageSource
 
 
-@dataclass(frozen=True, slots=True)
-class Transport:
+class Transport(Struct, frozen=True):
     """How one transport reads what stands behind its colon, and how it opens that."""
 
     parse: Callable[[str], ImageReference]

@@ -1,8 +1,7 @@
 """Short names without a terminal: known, alone, or an error."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from container_image_proxy.config.registries import Registries
 from container_image_proxy.config.short_names import local_names, resolve_short_name

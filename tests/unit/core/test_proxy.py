@@ -7,11 +7,11 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from msgspec.structs import replace
 
 from container_image_proxy.core.proxy import Proxy, ServedImage
 from container_image_proxy.core.snapshot_store import KEPT, SnapshotStore

@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import pytest
+from msgspec.structs import replace
 
 from container_image_proxy.concurrency.cancellation import Cancellation, CancelledError
 from container_image_proxy.errors import PolicyRejectedError, RegistryError, VerificationTimeoutError

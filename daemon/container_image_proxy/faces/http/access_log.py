@@ -7,10 +7,11 @@ the administrator of this host has to mend is an error.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,8 +33,7 @@ class Outcome(StrEnum):
     STALLED = "stalled"  # the client stopped taking
 
 
-@dataclass(frozen=True, slots=True)
-class AccessRecord:
+class AccessRecord(Struct, frozen=True):
     """What happened to a request: ``sent`` in bytes of body, ``duration`` in seconds, ``status`` 0 if none was sent.
 
     ``details`` are the fields that the application adds: IMAGE, DIGEST, ..., and ERROR, the reason of a failure.

@@ -12,10 +12,12 @@ import json
 import logging
 import re
 from contextlib import closing
-from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, quote
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from container_image_proxy.config.instances import is_image_name
 from container_image_proxy.errors import InvalidInputError, InvalidQueryError, PeerDeniedError, UnknownImageError
@@ -45,8 +47,7 @@ _HTTP_DIGEST_NAMES: Final = {"sha256": "sha-256", "sha512": "sha-512"}
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """What a handler needs to know of a request. ``log`` takes fields for the server's record of it."""
 
     method: str

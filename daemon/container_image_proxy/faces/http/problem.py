@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
 
 from container_image_proxy import errors
 
@@ -23,8 +24,7 @@ _LONGEST_DETAIL: Final = 2000
 _MOMENT: Final = 1  # second
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """An HTTP answer: a body that is at hand, a large one held, or a stream of exactly the ``Content-Length`` that
     ``headers`` say.
     """
@@ -34,8 +34,7 @@ class Answer:
     body: bytes | HeldBody | VerifiedBlob
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
+class _Row(Struct, frozen=True):
     error: type[errors.Error]
     status: HTTPStatus
     code: str

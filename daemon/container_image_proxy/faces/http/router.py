@@ -8,10 +8,11 @@ once, after they were split: an encoded slash stays within its segment.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Generic, TypeVar
 from urllib.parse import unquote
+
+from msgspec import Struct
 
 from container_image_proxy.errors import InvalidInputError, NotFoundError
 
@@ -29,8 +30,7 @@ class MethodNotAllowedError(InvalidInputError):
         self.allowed = allowed
 
 
-@dataclass(frozen=True, slots=True)
-class Route(Generic[Handler]):
+class Route(Struct, Generic[Handler], frozen=True):
     """One line of the table of routes."""
 
     method: str

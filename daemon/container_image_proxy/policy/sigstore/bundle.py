@@ -6,8 +6,9 @@ protobuf-specs, sigstore_bundle.proto, in the JSON form of protocol buffers; DSS
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from container_image_proxy.errors import IntegrityError, InvalidInputError, SignatureRejectedError
 from container_image_proxy.image.media_types import BUNDLE_MEDIA_TYPE
@@ -19,8 +20,7 @@ _HASH: Final = "SHA2_256"
 _MAX_INT64_DIGITS: Final = 19
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(Struct, frozen=True):
     """A DSSE envelope: a typed payload and the signature of both."""
 
     payload: bytes
@@ -34,16 +34,14 @@ class Envelope:
         return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(self.payload), self.payload)
 
 
-@dataclass(frozen=True, slots=True)
-class MessageSignature:
+class MessageSignature(Struct, frozen=True):
     """A signature of content that lies elsewhere; ``sha256`` is what the signer says the content's is."""
 
     sha256: bytes
     signature: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Promise:
+class Promise(Struct, frozen=True):
     """A log's promise about one entry of it: ``body`` is the entry, ``signature`` the signed entry timestamp."""
 
     body: bytes
@@ -53,8 +51,7 @@ class Promise:
     signature: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Bundle:
+class Bundle(Struct, frozen=True):
     """A bundle as it came. ``certificate`` is DER, None for a signature by a bare key; ``log_entries`` are read when a
     log is asked for (:meth:`promise`).
     """

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from container_image_proxy.errors import IntegrityError, InvalidInputError, SignatureRejectedError
 from container_image_proxy.image.digest import digest_of
@@ -44,8 +45,7 @@ _DSSE: Final = ("dsse", "0.0.1")
 _HASHED_REKORD: Final = ("hashedrekord", "0.0.1")
 
 
-@dataclass(frozen=True, slots=True)
-class _Bundled:
+class _Bundled(Struct, frozen=True):
     """A bundle's signature for :meth:`SigstoreTrust.identify`; ``manifest`` is what a bare signature would be of."""
 
     bundle: Bundle

@@ -6,10 +6,10 @@ The certificate's signature chain is ``x509_chain``'s; what a certificate holder
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
+from msgspec import Struct
 
 from container_image_proxy.errors import SignatureRejectedError
 from container_image_proxy.policy.sigstore.public_key import PublicKey, check_key_type
@@ -31,24 +31,21 @@ _UTF8_STRING: Final = 0x0C
 _LONG_FORM: Final = 0x80
 
 
-@dataclass(frozen=True, slots=True)
-class UntrustedCertificate:
+class UntrustedCertificate(Struct, frozen=True):
     """A signer's certificate and the authorities that it says are above it, as PEM."""
 
     leaf: bytes
     chain: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class CertificateHolder:
+class CertificateHolder(Struct, frozen=True):
     """A trusted signer: the key of the certificate, and as what they are trusted, as receipts name signers."""
 
     key: PublicKey
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class FulcioRoot:
+class FulcioRoot(Struct, frozen=True):
     """Trusts holders of certificates of these authorities for this e-mail address, as this OIDC issuer vouched."""
 
     authorities: tuple[x509.Certificate, ...]
@@ -65,8 +62,7 @@ class FulcioRoot:
         return _holder(leaf, f"mailto:{self.subject_email} by {self.oidc_issuer}")
 
 
-@dataclass(frozen=True, slots=True)
-class PkiRoot:
+class PkiRoot(Struct, frozen=True):
     """Trusts holders of certificates of these authorities for this e-mail address and/or host name."""
 
     roots: tuple[x509.Certificate, ...]

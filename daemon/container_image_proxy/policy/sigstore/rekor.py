@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from container_image_proxy.errors import IntegrityError, InvalidInputError, SignatureRejectedError
 from container_image_proxy.image.documents import decode_base64
@@ -30,16 +31,14 @@ _VERSION: Final = "0.0.1"
 _MAX_TIME: Final = 1 << 35
 
 
-@dataclass(frozen=True, slots=True)
-class SignedEntryTimestamp:
+class SignedEntryTimestamp(Struct, frozen=True):
     """A SET as it came: the log's signature and the entry that it signs, as JSON."""
 
     signature: bytes
     payload: object
 
 
-@dataclass(frozen=True, slots=True)
-class LogEntry:
+class LogEntry(Struct, frozen=True):
     """What a SET promises: ``body`` (base64) is in log ``log_id`` at ``log_index`` since ``integrated_time`` (Unix)."""
 
     body: str
@@ -59,8 +58,7 @@ class LogEntry:
         return json.dumps(entry, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
 
 
-@dataclass(frozen=True, slots=True)
-class HashedRekord:
+class HashedRekord(Struct, frozen=True):
     """What an entry is about: an artefact's SHA-256 (hex), a signature, and the signer's key or certificate (PEM)."""
 
     sha256: str

@@ -6,8 +6,9 @@ Format: in-toto attestation, Statement v1 and ResourceDescriptor v1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from container_image_proxy.errors import IntegrityError, InvalidInputError, SignatureRejectedError
 from container_image_proxy.image.media_types import SIGN_PREDICATE
@@ -20,8 +21,7 @@ MAX_SUBJECTS: Final = 1024
 _NOTES: Final = ("annotations", "content", "downloadLocation", "mediaType", "uri")
 
 
-@dataclass(frozen=True, slots=True)
-class StatementSubject:
+class StatementSubject(Struct, frozen=True):
     """What a statement is about: ``sha256`` (hex, "" if only other digests are given), under ``name`` or none ("")."""
 
     name: str

@@ -6,10 +6,10 @@ the payload is read before its signature is known to be a trusted signer's. Form
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
+from msgspec import Struct
 
 from container_image_proxy.errors import InvalidInputError, SignatureRejectedError
 from container_image_proxy.image.documents import decode_base64
@@ -66,8 +66,7 @@ class Material(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class SigstoreTrust:
+class SigstoreTrust(Struct, frozen=True):
     """Whom a requirement trusts: signers (any of the keys, or holders of certain certificates) and, if any, logs."""
 
     signers: tuple[PublicKey, ...] | FulcioRoot | PkiRoot
@@ -109,8 +108,7 @@ class SigstoreTrust:
         return holder.name
 
 
-@dataclass(frozen=True, slots=True)
-class _Attachment:
+class _Attachment(Struct, frozen=True):
     """A signature as cosign attaches it to an image: the payload, and all that belongs to it in annotations."""
 
     untrusted: UntrustedSignature

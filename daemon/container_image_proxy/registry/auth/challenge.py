@@ -9,8 +9,9 @@ Must not decide which challenge is answered, nor whether it may be.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -27,16 +28,14 @@ _ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
 _SCOPE_PARTS: Final = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Challenge:
+class Challenge(Struct, frozen=True):
     """One demand for authentication; ``scheme`` and parameter names are lower case."""
 
     scheme: str
     parameters: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class TokenScope:
+class TokenScope(Struct, frozen=True, order=True):
     """What a token is good for (distribution's token scope, without its resource class)."""
 
     resource_type: str

@@ -16,10 +16,10 @@ import shutil
 import signal
 import subprocess
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.errors import ConfigurationError, InvalidManifestError, InvalidReferenceError
+from container_image_proxy.image.confidential import Confidential
 from container_image_proxy.image.reference import is_domain
 from container_image_proxy.image.strict_json import parse_json
 
@@ -48,20 +48,18 @@ _KEPT_PREFIXES: Final = (
 _KEPT_SUFFIX: Final = "_proxy"
 
 
-@dataclass(frozen=True, slots=True)
-class HelperAnswer:
+class HelperAnswer(Confidential, frozen=True):
     """What a helper said. ``identity_token`` comes instead of user and password."""
 
     username: str = ""
-    password: str = field(default="", repr=False)
-    identity_token: str = field(default="", repr=False)
+    password: str = ""
+    identity_token: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class CredentialHelpers:
+class CredentialHelpers(Confidential, frozen=True):
     """The helpers that one environment has, found in its ``PATH``."""
 
-    environ: Mapping[str, str] = field(repr=False)
+    environ: Mapping[str, str]
     timeout: float = TIMEOUT
 
     def find(self, name: str) -> str | None:

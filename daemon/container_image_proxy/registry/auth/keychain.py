@@ -9,9 +9,10 @@ is the job of ``registry``.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct, field
 
 from container_image_proxy.config.auth_file import decode_auth, find_entry, is_docker_hub, lookup_keys, parse_auth_file
 from container_image_proxy.config.locations import (
@@ -28,6 +29,7 @@ from container_image_proxy.config.trusted_file import (
     load_trusted_file_if_readable,
 )
 from container_image_proxy.errors import ConfigurationError
+from container_image_proxy.image.confidential import Confidential
 from container_image_proxy.registry.auth.helpers import DOCKER_HUB_URL, CredentialHelpers
 
 if TYPE_CHECKING:
@@ -43,8 +45,7 @@ _log = logging.getLogger(__name__)
 _MAX_FILE: Final = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
+class Credentials(Confidential, frozen=True):
     """User and password, or an identity token (an OAuth2 refresh token, for which tokens are to be had), or both.
 
     ``registry_token`` is a Bearer token itself, where there is nothing else. ``origin`` names the file or helper that
@@ -52,14 +53,13 @@ class Credentials:
     """
 
     username: str
-    password: str = field(repr=False)
-    identity_token: str = field(default="", repr=False)
+    password: str
+    identity_token: str = ""
     origin: str = ""
-    registry_token: str = field(default="", repr=False)
+    registry_token: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class AuthFile:
+class AuthFile(Confidential, frozen=True):
     """A file to search. Unless ``content`` is set it is read for each lookup: rotated credentials count at once.
 
     One that ``is_required`` was named by somebody; others need not exist, nor be meant for us. ``remedy`` tells what to
@@ -70,7 +70,7 @@ class AuthFile:
     is_required: bool = False
     is_legacy: bool = False
     remedy: str = ""
-    content: bytes | None = field(default=None, repr=False)
+    content: bytes | None = None
 
     def load(self) -> AuthFileContent | None:
         """What the file says now, one whole version of it; None if it is absent, or not to be read, and may be."""
@@ -83,8 +83,7 @@ class AuthFile:
         return load_trusted_file_if_readable(self.path, limit=_MAX_FILE, secret=True, remedy=self.remedy)
 
 
-@dataclass(frozen=True, slots=True)
-class Keychain:
+class Keychain(Struct, frozen=True):
     """Answers who we are towards a registry. ``given`` are the credentials of the command line, by registry."""
 
     files: tuple[AuthFile, ...] = ()

@@ -13,9 +13,11 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from container_image_proxy.errors import RegistryAuthError, RegistryError, UpstreamError
 from container_image_proxy.registry.auth.challenge import (
@@ -49,8 +51,7 @@ _REFUSALS: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 _OPEN_FOR: Final = 600.0
 
 
-@dataclass(slots=True)
-class _Visit:
+class _Visit(Struct):
     """One request's way in: who we are there, what we ask for, and what was tried.
 
     ``failures`` are challenges that led nowhere, so that none is followed twice; ``offered`` are the schemes by which
@@ -61,13 +62,16 @@ class _Visit:
     repository: Repository
     credentials: Credentials | None
     scopes: list[TokenScope]
-    authorization: str | None = field(default=None, repr=False)
+    authorization: str | None = None
     failures: list[tuple[Challenge, UpstreamError]] = field(default_factory=list)
     offered: tuple[str, ...] = ()
     has_answered: bool = False
     has_renewed_elsewhere: bool = False
     has_insisted: bool = False
     has_widened: bool = False
+
+    def __repr__(self) -> str:
+        return f"_Visit({self.repository!r})"  # the rest has secrets in it
 
 
 class Login:

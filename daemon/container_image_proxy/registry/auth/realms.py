@@ -16,9 +16,10 @@ import functools
 import ipaddress
 import logging
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from container_image_proxy.registry.http.origin import Origin
@@ -27,8 +28,7 @@ _log = logging.getLogger(__name__)
 SYSTEM_LIST: Final = Path("/usr/share/publicsuffix/public_suffix_list.dat")
 
 
-@dataclass(frozen=True, slots=True)
-class TokenRealms:
+class TokenRealms(Struct, frozen=True):
     """The rule, with the hosts (``host`` or ``host:port``) that the administrator named."""
 
     named: frozenset[str] = frozenset()

@@ -12,14 +12,17 @@ import re
 import threading
 import time
 from base64 import b64encode
-from dataclasses import dataclass, field, replace
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from container_image_proxy.concurrency.single_flight import SingleFlight
 from container_image_proxy.errors import RegistryAuthError, RegistryError, UpstreamError
+from container_image_proxy.image.confidential import Confidential
 from container_image_proxy.registry.auth.denials import denied_by_token_service, untrusted_realm
 from container_image_proxy.registry.auth.realms import TokenRealms
 from container_image_proxy.registry.http.request import Request
@@ -43,8 +46,7 @@ _PHASE: Final = "token"
 _WITHOUT_OAUTH2: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
 
 
-@dataclass(frozen=True, slots=True)
-class TokenRequest:
+class TokenRequest(Struct, frozen=True):
     """All that a token depends on; equal requests may share one. ``credentials`` None asks anonymously."""
 
     endpoint: Endpoint
@@ -54,9 +56,8 @@ class TokenRequest:
     credentials: Credentials | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
-    value: str = field(repr=False)
+class _Token(Confidential, frozen=True):
+    value: str
     expires: float  # on the monotonic clock
 
 

@@ -6,8 +6,9 @@ import datetime as dt
 import email.utils
 import re
 import time
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from container_image_proxy.errors import RegistryError
 
@@ -24,8 +25,7 @@ _SECONDS: Final = re.compile(r"\s*\d+(?:\.\d+)?\s*", re.ASCII)
 _LONGEST_RETRY_AFTER: Final = 24 * 3600.0
 
 
-@dataclass(frozen=True, slots=True)
-class ContentRange:
+class ContentRange(Struct, frozen=True):
     """RFC 9110 section 14.4: the first and last byte sent, and the whole's size if the server knows it."""
 
     first: int

@@ -10,11 +10,11 @@ wanted, or ``*``.
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from container_image_proxy.errors import ConfigurationError
+from container_image_proxy.image.confidential import Confidential
 from container_image_proxy.registry.http import socks
 from container_image_proxy.registry.http.socks import parse_socks_proxy
 
@@ -26,11 +26,10 @@ if TYPE_CHECKING:
 _SCHEMES: Final = frozenset({"http", "https"}) | socks.SCHEMES
 
 
-@dataclass(frozen=True, slots=True)
-class Proxies:
+class Proxies(Confidential, frozen=True):
     """The proxy for each scheme, and where none is used. ``repr`` leaves the URLs out: they may hold a password."""
 
-    by_scheme: Mapping[str, str] = field(repr=False)
+    by_scheme: Mapping[str, str]
     exceptions: tuple[str, ...] = ()
 
     def proxy_for(self, origin: Origin) -> str | None:

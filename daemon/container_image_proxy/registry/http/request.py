@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import field
+
+from container_image_proxy.image.confidential import Confidential
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -12,8 +15,7 @@ if TYPE_CHECKING:
     from container_image_proxy.registry.http.target import Target
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Confidential, frozen=True):
     """What to ask, and on behalf of which configured place; a POST if there is a ``form``.
 
     ``authorization`` goes to the first origin alone. A redirect within it that leads out of the API takes it away, too,
@@ -27,9 +29,9 @@ class Request:
     endpoint: Endpoint
     phase: str
     headers: Mapping[str, str] = field(default_factory=dict)
-    authorization: str | None = field(default=None, repr=False)
-    withheld: str | None = field(default=None, repr=False)
-    form: Mapping[str, str] | None = field(default=None, repr=False)
+    authorization: str | None = None
+    withheld: str | None = None
+    form: Mapping[str, str] | None = None
     is_named: bool = False
     trusts_target: bool = False
     may_leave_origin: bool = True

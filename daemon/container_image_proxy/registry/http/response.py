@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import http.client
 import re
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from msgspec import Struct
 
 from container_image_proxy.config.limits import MIB
 
@@ -46,8 +47,7 @@ class Lines(Protocol):
         """A line with its end; at most ``size`` bytes of it, fewer at the end of the stream."""
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseHead:
+class ResponseHead(Struct, frozen=True):
     """Status line and fields, in the order in which they came; names and values are Latin-1."""
 
     version: tuple[int, int]

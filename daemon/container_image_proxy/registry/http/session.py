@@ -12,10 +12,11 @@ import ipaddress
 import logging
 import threading
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import requests
+from msgspec import Struct
+from msgspec.structs import replace
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 
@@ -48,8 +49,7 @@ _USER_AGENT: Final = f"container-image-proxy/{__version__}"
 _HOSTS: Final = 16  # whose idle connections are kept: a registry may redirect to any number of hosts
 
 
-@dataclass(frozen=True, slots=True)
-class _Profile:
+class _Profile(Struct, frozen=True):
     """Everything that makes connections unfit to be shared: whom we trust, who we are, where we may go, and how."""
 
     files: TlsFiles

@@ -11,9 +11,10 @@ import contextlib
 import socket
 import ssl
 from contextvars import ContextVar
-from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
 
 from container_image_proxy.concurrency import cancellation
 from container_image_proxy.config.limits import KIB
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
 _LARGE: Final = 64 * KIB  # more than a buffered reader asks for to find the end of a head
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Struct, frozen=True):
     """Where the connection of a step may lead, by way of whom, and the request target, byte for byte, to be asked for.
 
     It is handed to the connection beside the HTTP library, which would rewrite the target's percent-encoding.
@@ -37,6 +37,9 @@ class Route:
     reach: Reach = Reach.ANYWHERE
     request_target: str = ""
     socks: SocksProxy | None = None
+
+
+_DIRECT: Final = Route()
 
 
 class Step:
@@ -63,7 +66,7 @@ _current: ContextVar[Step | None] = ContextVar("step", default=None)
 
 
 @contextlib.contextmanager
-def step(seconds: float, *, idle: float, route: Route = Route()) -> Generator[Step, None, None]:
+def step(seconds: float, *, idle: float, route: Route = _DIRECT) -> Generator[Step, None, None]:
     """Let all that this thread receives meanwhile end within ``seconds``, and no wait for a byte last beyond ``idle``.
 
     A step within a step ends with the outer one at the latest.

@@ -7,10 +7,11 @@ own ways. Names are resolved by the proxy, whether its URL says socks5 or socks5
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes, urlsplit
+
+from container_image_proxy.image.confidential import Confidential
 
 if TYPE_CHECKING:
     import socket
@@ -50,14 +51,13 @@ class SocksError(OSError):
         self.may_pass = may_pass
 
 
-@dataclass(frozen=True, slots=True)
-class SocksProxy:
+class SocksProxy(Confidential, frozen=True):
     """Where it is, and who we are there; no login if ``username`` is empty."""
 
     host: str
     port: int
-    username: bytes = field(default=b"", repr=False)
-    password: bytes = field(default=b"", repr=False)
+    username: bytes = b""
+    password: bytes = b""
 
 
 def parse_socks_proxy(url: str) -> SocksProxy | None:

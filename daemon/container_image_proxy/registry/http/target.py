@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from container_image_proxy.errors import RegistryError
+from container_image_proxy.image.confidential import Confidential
 from container_image_proxy.registry.http.origin import DEFAULT_PORTS, Origin, split_authority
 
 _PARTS: Final = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*):)?(?://([^/?#]*))?([^?#]*)(\?[^#]*)?(?:#.*)?", re.DOTALL)
@@ -23,13 +23,12 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _UNSENDABLE: Final = re.compile(r"[^\x21-\x7e]")
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Confidential, frozen=True):
     """A URL fit to be requested: http or https, absolute, without user information and fragment."""
 
     origin: Origin
     url: str
-    userinfo: str = field(default="", repr=False)
+    userinfo: str = ""
     """``user:password`` as the URL had it: a secret, which is in no message, and is sent only if the URL is ours."""
 
     @property

@@ -9,12 +9,13 @@ seen: one good signature is enough. Verifies nothing.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
+
+from msgspec import Struct
 
 from container_image_proxy.concurrency import cancellation
 from container_image_proxy.config.lookaside import signature_url
@@ -57,8 +58,9 @@ _SIGSTORE: Final[frozenset[SignatureKind]] = frozenset({"sigstore"})
 _ANY_KIND: Final[frozenset[SignatureKind]] = frozenset({"simple", "sigstore"})
 
 
-@dataclass(slots=True)
-class SignatureStorage:
+class SignatureStorage(
+    Struct,
+):
     """The places that keep the signatures of one registry image, its index's and its manifest's.
 
     ``time_left`` is for all of them together, in seconds.
@@ -173,8 +175,9 @@ class SignatureStorage:
         return fetch_attached(self.registry, repository.with_tag(tag), SIGNATURE_MEDIA_TYPE)
 
 
-@dataclass(slots=True)
-class _Budget:
+class _Budget(
+    Struct,
+):
     """What may still come: of all signatures of one manifest, which are kept as long as its snapshot."""
 
     signatures: int = MAX_SIGNATURES

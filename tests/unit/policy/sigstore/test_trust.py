@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from msgspec.structs import replace
 
 from container_image_proxy.errors import SignatureRejectedError
 from container_image_proxy.image.signature import UntrustedSignature
