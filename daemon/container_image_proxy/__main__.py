@@ -136,8 +136,8 @@ def _check_one(options: argparse.Namespace) -> int:
     surroundings = _surroundings(options)
     serving = assemble(load_settings(options, surroundings.uid), SnapshotStore(None), surroundings)
     print(describe(serving, _door(options)))
-    for doubt in serving.policy.doubts():
-        _log.warning("%s: %s", serving.policy.file, doubt)
+    for warning in serving.policy.warnings():
+        _log.warning("%s: %s", serving.policy.file, warning)
     complaints = find_complaints(serving)
     for complaint in complaints:
         _log.error("%s", complaint)

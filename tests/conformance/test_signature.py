@@ -12,9 +12,9 @@ from container_image_proxy.errors import SignatureRejectedError
 from container_image_proxy.image.image_reference import ImageReference
 from container_image_proxy.image.reference import parse_reference
 from container_image_proxy.image.signature import UntrustedSignature, parse_signature_blob
+from container_image_proxy.policy.evaluator import Evaluator, Subject
 from container_image_proxy.policy.gpg import Gpg
 from container_image_proxy.policy.identity import parse_identity
-from container_image_proxy.policy.judge import Judge, Subject
 from container_image_proxy.policy.model import Policy, parse_policy
 from container_image_proxy.policy.openpgp import Keyring
 from container_image_proxy.policy.simple_signing import verify_claim, verify_simple_signature
@@ -40,7 +40,7 @@ def paths_relative_to_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:
 def allows(policy: Policy, reference: str, manifest: bytes, signatures: tuple[UntrustedSignature, ...]) -> bool:
     named = ImageReference("docker", f"//{reference}", parse_reference(reference), reference, ())
     subject = Subject(manifest, (manifest,), named.docker_reference, signatures)
-    judge = Judge(policy.keyrings, RECORDED_AT, make_budget())
+    judge = Evaluator(policy.keyrings, RECORDED_AT, make_budget())
     scope = policy.scope_for(named)
     return all(judge.judge(requirement, subject).accepted for requirement in scope.requirements)
 

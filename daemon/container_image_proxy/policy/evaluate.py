@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, field
 
 from container_image_proxy.errors import PolicyRejectedError, SignatureRejectedError, VerificationTimeoutError
-from container_image_proxy.policy.judge import Judge, Subject
+from container_image_proxy.policy.evaluator import Evaluator, Subject
 from container_image_proxy.policy.receipt import Receipt, Verdict
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def evaluate(
     :class:`CancelledError` if nobody waits for the decision any more.
     """
     scope = policy.scope_for(image.reference)
-    judge = Judge(policy.keyrings, now or datetime.now(UTC), budget, accept_unnamed_bundles)
+    judge = Evaluator(policy.keyrings, now or datetime.now(UTC), budget, accept_unnamed_bundles)
     rejected: list[tuple[Subject, tuple[Verdict, ...]]] = []
     try:
         budget.check()
@@ -91,7 +91,7 @@ def prepare(policy: Policy, scope: Scope, budget: Budget) -> tuple[str, ...]:
     What keeps requirements from ever being satisfied, one line each: keys that are not there, that are none, or that
     take too long. Raises nothing but :class:`CancelledError`.
     """
-    judge = Judge(policy.keyrings, datetime.now(UTC), budget)
+    judge = Evaluator(policy.keyrings, datetime.now(UTC), budget)
     complaints = []
     for requirement in scope.requirements:
         try:

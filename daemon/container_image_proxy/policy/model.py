@@ -80,7 +80,7 @@ class Policy(Struct, frozen=True):
                 return Scope(f"{reference.transport}|{name}" if name else reference.transport, scopes[name])
         return Scope("default", self.default)
 
-    def doubts(self) -> tuple[str, ...]:
+    def warnings(self) -> tuple[str, ...]:
         """What is allowed but cannot be meant: scopes under docker that match no image, one line each."""
         return tuple(filter(None, map(doubt_docker_scope, self.transports.get("docker", {}))))
 

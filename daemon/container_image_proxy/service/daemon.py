@@ -70,8 +70,8 @@ class Daemon:
         self._warming: threading.Thread | None = None
         stop = None if owner is None else self._stop
         application = Application(self._serving, stop=stop, owner=owner or 0)
-        chores = (notifier, Watchdog(notifier), health, self._rereading)
-        self._server = Server(listeners, application, limits, self._admits, chores)
+        timers = (notifier, Watchdog(notifier), health, self._rereading)
+        self._server = Server(listeners, application, limits, self._admits, timers)
         self._server.idle_exit_seconds = state.idle_exit
 
     @property
@@ -194,7 +194,7 @@ def _warm_up(serving: Serving) -> threading.Thread | None:
 
 
 class _Rereading:
-    """When to read again, as a chore of the loop."""
+    """When to read again, as a timer of the loop."""
 
     def __init__(self, read: Callable[[], None]) -> None:
         self._read = read

@@ -23,7 +23,7 @@ _NEITHER_WAIT_NOR_DIE: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 
 class Notifier:
-    """The way to the service manager. What it could not be told is told again every second, as a chore of the loop.
+    """The way to the service manager. What it could not be told is told again every second, as a timer of the loop.
 
     Every state says all that holds from now on, so that of several that are still untold only the last one counts.
     """

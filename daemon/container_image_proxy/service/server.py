@@ -28,7 +28,7 @@ from container_image_proxy.faces.http.channel import SocketChannel, StdioChannel
 from container_image_proxy.faces.http.connection import Connection
 from container_image_proxy.faces.http.limits import ServerLimits
 from container_image_proxy.faces.http.request_head import RefusedRequestError
-from container_image_proxy.service.connections import Roster
+from container_image_proxy.service.connection_table import ConnectionTable
 from container_image_proxy.service.listeners import Listeners, give_way, take_precedence
 from container_image_proxy.service.turned_away import MAX_LINGERING, TurnedAway
 
@@ -48,7 +48,7 @@ _PER_CONNECTION: Final = 3  # the client's socket, one towards a source, one on 
 _DENIED: Final = RefusedRequestError(HTTPStatus.FORBIDDEN, "this user may not connect", "DENIED")
 
 
-class Chore(Protocol):
+class Timer(Protocol):
     """What the loop has to do at certain times whatever else happens; both must not block."""
 
     def due(self) -> float | None:
@@ -71,7 +71,7 @@ class _Denied(
 class Server:
     """Serves an application on listening sockets: :meth:`serve` in the caller's thread, each connection in its own.
 
-    ``admit`` is asked at accept whether a peer may talk to anything at all here; ``chores`` are done beside.
+    ``admit`` is asked at accept whether a peer may talk to anything at all here; ``timers`` are done beside.
     """
 
     def __init__(
@@ -80,12 +80,14 @@ class Server:
         application: Application,
         limits: ServerLimits = ServerLimits(),  # noqa: B008 - immutable
         admit: Callable[[Peer], bool] = lambda _peer: True,
-        chores: Sequence[Chore] = (),
+        timers: Sequence[Timer] = (),
     ) -> None:
         self._application = application
         self._limits = limits
         self._admit = admit
-        self._roster = Roster(min(limits.connections, _affordable_connections()), limits.connections_per_uid)
+        self._connections = ConnectionTable(
+            min(limits.connections, _affordable_connections()), limits.connections_per_uid
+        )
         self._lock = threading.RLock()  # for the wake-up; signal handlers may re-enter
         self._too_many = RefusedRequestError(
             HTTPStatus.SERVICE_UNAVAILABLE,
@@ -99,7 +101,7 @@ class Server:
         self._listeners = Listeners(listeners, self._selector, self._receive, limits.accept_pause_seconds)
         self._turned_away = TurnedAway(limits.linger_seconds)
         self._deciding = threading.Lock()
-        self._chores: tuple[Chore, ...] = (self._listeners, self._turned_away, *chores)
+        self._timers: tuple[Timer, ...] = (self._listeners, self._turned_away, *timers)
         self._ended = False
         self._drain_until: float | None = None
         self._idle_since = time.monotonic()
@@ -139,7 +141,7 @@ class Server:
     def serve(self) -> None:
         """Serve until :meth:`stop`, or until idle for its time; without listeners, until the last connection ends."""
         self._selector.register(self._wakeup_reader, selectors.EVENT_READ, self._run_calls)
-        self._selector.register(self._roster, selectors.EVENT_READ, self._note_departures)
+        self._selector.register(self._connections, selectors.EVENT_READ, self._note_departures)
         self._listeners.resume()
         if self._listeners:
             take_precedence()
@@ -157,10 +159,10 @@ class Server:
     def _is_finished(self) -> bool:
         now = time.monotonic()
         if self._drain_until is not None:
-            return self._roster.is_empty or now >= self._drain_until
+            return self._connections.is_empty or now >= self._drain_until
         if not self._listeners:
-            return self._roster.is_empty
-        return bool(self.idle_exit_seconds) and self._roster.is_empty and now >= self._idle_until()
+            return self._connections.is_empty
+        return bool(self.idle_exit_seconds) and self._connections.is_empty and now >= self._idle_until()
 
     def _idle_until(self) -> float:
         """When it ends for want of clients; not while strangers connect in a loop, or the next start would find the
@@ -170,15 +172,15 @@ class Server:
 
     def _timeout(self) -> float | None:
         """Seconds until something is due without any event."""
-        moments = [self._drain_until, *(chore.due() for chore in self._chores)]
-        if self.idle_exit_seconds and self._roster.is_empty:
+        moments = [self._drain_until, *(timer.due() for timer in self._timers)]
+        if self.idle_exit_seconds and self._connections.is_empty:
             moments.append(self._idle_until())
         due = [moment for moment in moments if moment is not None]
         return min(_LONGEST_SLEEP, max(0.0, min(due) - time.monotonic())) if due else None
 
     def _do_what_is_due(self) -> None:
-        for chore in self._chores:
-            chore.run()
+        for timer in self._timers:
+            timer.run()
 
     def _run_calls(self) -> None:
         os.read(self._wakeup_reader, _PIPE_SIZE)
@@ -190,7 +192,7 @@ class Server:
             return
         self._drain_until = time.monotonic() + self._limits.drain_seconds
         self._listeners.close()
-        self._roster.finish()
+        self._connections.finish()
 
     def _close(self) -> None:
         self._listeners.close()
@@ -200,9 +202,9 @@ class Server:
             self._ended = True
             os.close(self._wakeup_reader)
             os.close(self._wakeup_writer)
-        if cut := self._roster.close():
+        if cut := self._connections.close():
             _log.warning("%d connections were cut: the time to finish is over", cut)
-        self._roster.wait(_LAST_WORDS_SECONDS)
+        self._connections.wait(_LAST_WORDS_SECONDS)
 
     # --- accepting ----------------------------------------------------------------------------------------------------
 
@@ -239,19 +241,19 @@ class Server:
                 self._turned_away.count(one.count, one.peer, one.reason)
 
     def _objection_to(self, peer: Peer) -> RefusedRequestError | None:
-        self._roster.note_departures()  # which the selector may have told of after this one
-        return self._too_many if self._roster.is_full(peer) else None
+        self._connections.note_departures()  # which the selector may have told of after this one
+        return self._too_many if self._connections.is_full(peer) else None
 
     # --- connections --------------------------------------------------------------------------------------------------
 
     def _start(self, connection: Connection) -> bool:
         """Whether it could be started; if not, its channel is still open."""
         self._idle_since = time.monotonic()
-        self._roster.add(connection)
+        self._connections.add(connection)
         try:
             threading.Thread(target=self._serve_in_thread, args=(connection,), daemon=True).start()
         except RuntimeError:  # the system has no more threads for us
-            self._roster.withdraw(connection)
+            self._connections.withdraw(connection)
             return False
         return True
 
@@ -263,12 +265,12 @@ class Server:
         try:
             connection.run()
         finally:
-            self._roster.remove(connection)
+            self._connections.remove(connection)
             self.call_soon(self._after_connection)
 
     def _note_departures(self) -> None:
         self._idle_since = time.monotonic()
-        self._roster.note_departures()
+        self._connections.note_departures()
 
     def _after_connection(self) -> None:
         self._idle_since = time.monotonic()

@@ -49,7 +49,7 @@ class _Tally(
 
 
 class TurnedAway:
-    """Takes over the sockets of those who are turned away, and closes them. A chore of the loop."""
+    """Takes over the sockets of those who are turned away, and closes them. A timer of the loop."""
 
     def __init__(self, linger_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._linger_seconds = linger_seconds

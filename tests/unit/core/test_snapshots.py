@@ -18,7 +18,7 @@ from tests.unit.core.test_snapshot_store import stored
 PATIENCE = 10.0
 
 
-class Judge:
+class Evaluator:
     """Takes its time over image 1, until it is let go; counts."""
 
     def __init__(self) -> None:
@@ -35,11 +35,11 @@ class Judge:
 
 
 @pytest.fixture
-def judge() -> Judge:
-    return Judge()
+def judge() -> Evaluator:
+    return Evaluator()
 
 
-def snapshots(judge: Judge, **shelves: list[int]) -> Snapshots:
+def snapshots(judge: Evaluator, **shelves: list[int]) -> Snapshots:
     store = SnapshotStore(None)
     for shelf, numbers in shelves.items():
         for number in reversed(numbers):
@@ -47,7 +47,7 @@ def snapshots(judge: Judge, **shelves: list[int]) -> Snapshots:
     return Snapshots(store, judge)
 
 
-def test_a_slow_judgement_keeps_nobody_else_waiting(judge: Judge) -> None:
+def test_a_slow_judgement_keeps_nobody_else_waiting(judge: Evaluator) -> None:
     kept = snapshots(judge, slow=[1], other=[2])
     with ThreadPoolExecutor(2) as pool:
         waiting = pool.submit(lambda: list(kept.of("slow")))
@@ -59,7 +59,7 @@ def test_a_slow_judgement_keeps_nobody_else_waiting(judge: Judge) -> None:
         assert [one.stored for one in waiting.result(PATIENCE)] == [stored(1)]
 
 
-def test_all_who_want_the_same_share_its_judgement(judge: Judge) -> None:
+def test_all_who_want_the_same_share_its_judgement(judge: Evaluator) -> None:
     kept = snapshots(judge, slow=[1])
     with ThreadPoolExecutor(8) as pool:
         waiting = [pool.submit(lambda: list(kept.of("slow"))) for _ in range(8)]
@@ -69,13 +69,13 @@ def test_all_who_want_the_same_share_its_judgement(judge: Judge) -> None:
     assert len(judge.judged) == 1
 
 
-def test_only_those_that_are_wanted_are_judged(judge: Judge) -> None:
+def test_only_those_that_are_wanted_are_judged(judge: Evaluator) -> None:
     kept = snapshots(judge, shelf=[2, 1, 3])
     assert next(kept.of("shelf")).stored == stored(2)
     assert judge.judged == [stored(2)]
 
 
-def test_a_rejection_is_remembered_too(judge: Judge, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_rejection_is_remembered_too(judge: Evaluator, caplog: pytest.LogCaptureFixture) -> None:
     def reject(image: StoredImage) -> None:
         judge.judged.append(image)
         raise PolicyRejectedError("no")

@@ -16,7 +16,7 @@ from container_image_proxy.errors import PolicyRejectedError, RegistryError, Ver
 from container_image_proxy.image.digest import Digest
 from container_image_proxy.image.reference import parse_reference
 from container_image_proxy.image.signature import SignatureFailure, SignatureKind, UntrustedSignature
-from container_image_proxy.policy import gpg, judge, openpgp
+from container_image_proxy.policy import evaluator, gpg, openpgp
 from container_image_proxy.policy.budget import Budget
 from container_image_proxy.policy.evaluate import UnverifiedImage, VerifiedImage, evaluate, prepare
 from container_image_proxy.policy.model import Policy, parse_policy
@@ -152,7 +152,7 @@ def test_one_good_signature_among_bad_ones_suffices(signer: Signer) -> None:
 
 @pytest.mark.demand("LIM-signatures")
 def test_only_so_many_signatures_are_looked_at(signer: Signer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge, "MAX_SIGNATURES", 2)
+    monkeypatch.setattr(evaluator, "MAX_SIGNATURES", 2)
     bad, good = UntrustedSignature("simple", b"not OpenPGP"), simple(signer, MANIFEST.digest)
     assert judged(policy(signed_by(signer)), IMAGE, MANIFEST.digest, bad, good)
     assert "no binary OpenPGP" in reason(policy(signed_by(signer)), IMAGE, MANIFEST.digest, bad, bad, good)

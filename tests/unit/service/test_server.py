@@ -416,7 +416,7 @@ def test_who_has_connected_before_the_stop_and_asks_after_it_is_answered(tmp_pat
     limits = ServerLimits(linger_seconds=PATIENCE)  # the moment that is left for it
     with running(tmp_path / "s", limits=limits) as server, server.connect() as client:
         client.sendall(GET[:sent])
-        while server.server._roster.is_empty:
+        while server.server._connections.is_empty:
             threading.Event().wait(0.001)
         stopped = threading.Event()
         server.server.stop()
@@ -592,7 +592,7 @@ def test_a_connected_socket_is_served_until_its_end() -> None:
 
 
 class Countdown:
-    """A chore that is due three times at once, and then stops the server."""
+    """A timer that is due three times at once, and then stops the server."""
 
     def __init__(self) -> None:
         self.server: Server | None = None
@@ -607,10 +607,10 @@ class Countdown:
             self.server.stop()
 
 
-def test_chores_are_done_when_they_are_due_though_nobody_connects(tmp_path: Path) -> None:
-    chore = Countdown()
-    chore.server = Server([listen(tmp_path / "s")], hello, chores=[chore])
-    thread = threading.Thread(target=chore.server.serve)
+def test_timers_are_done_when_they_are_due_though_nobody_connects(tmp_path: Path) -> None:
+    timer = Countdown()
+    timer.server = Server([listen(tmp_path / "s")], hello, timers=[timer])
+    thread = threading.Thread(target=timer.server.serve)
     thread.start()
     thread.join(PATIENCE)
     assert not thread.is_alive()

@@ -21,7 +21,7 @@ _METADATA: Final = frozenset(
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 
 
-class Reach(enum.Enum):
+class AddressPolicy(enum.Enum):
     """What may be dialled."""
 
     ANYWHERE = "anywhere"
@@ -39,13 +39,13 @@ def is_private(address: str) -> bool:
     return not _parse(address).is_global
 
 
-def verify_reach(reach: Reach, host: str, address: str) -> None:
+def verify_address(addresses: AddressPolicy, host: str, address: str) -> None:
     """Raise :class:`RegistryError` unless ``address``, which ``host`` stands for, may be dialled."""
-    if reach is Reach.ANYWHERE:
+    if addresses is AddressPolicy.ANYWHERE:
         return
     parsed = _parse(address)
     forbidden = parsed in _METADATA or parsed.is_link_local or parsed.is_multicast or parsed.is_unspecified
-    if forbidden or (reach is Reach.PUBLIC and not parsed.is_global):
+    if forbidden or (addresses is AddressPolicy.PUBLIC and not parsed.is_global):
         raise RegistryError(f"refused to connect to {host}: the registry named it, and it leads into a private network")
 
 

@@ -21,7 +21,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError, ProxyError
 
 from container_image_proxy.concurrency import cancellation
-from container_image_proxy.registry.http.address_policy import Reach, verify_reach
+from container_image_proxy.registry.http.address_policy import AddressPolicy, verify_address
 from container_image_proxy.registry.http.response import FramedResponse
 from container_image_proxy.registry.http.sockets import PunctualSocket, current_route, note_connected, step
 from container_image_proxy.registry.http.socks import open_tunnel
@@ -41,15 +41,15 @@ _STAGGER: Final = 0.25
 _DEFAULT_SECONDS: Final = 10.0
 
 
-def dial(host: str, port: int, seconds: float, reach: Reach) -> PunctualSocket:
+def connect(host: str, port: int, seconds: float, policy: AddressPolicy) -> PunctualSocket:
     """A TCP connection to ``host`` within ``seconds`` in all.
 
-    Raises ``OSError``, and :class:`RegistryError` if the name leads where ``reach`` forbids to go.
+    Raises ``OSError``, and :class:`RegistryError` if the name leads where ``policy`` forbids to go.
     """
     deadline = monotonic() + seconds
     addresses = resolve(host, port, seconds)
     for _, address in addresses:
-        verify_reach(reach, host, address[0])
+        verify_address(policy, host, address[0])
     winner = _race(addresses, deadline)
     winner.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return winner
@@ -168,9 +168,9 @@ class _Dialling(HTTPConnection):
         if route.socks is not None:
             return _dial_by_way_of(route.socks, host, self.port, seconds)
         # The proxy is the administrator's choice; what lies behind it is the proxy's to resolve.
-        reach = Reach.ANYWHERE if self.proxy is not None else route.reach
+        addresses = AddressPolicy.ANYWHERE if self.proxy is not None else route.addresses
         try:
-            connection = dial(host, self.port, seconds, reach)
+            connection = connect(host, self.port, seconds, addresses)
         except socket.gaierror as error:
             raise NameResolutionError(host, self, error) from error
         except TimeoutError as error:
@@ -185,7 +185,7 @@ def _dial_by_way_of(proxy: SocksProxy, host: str, port: int, seconds: float) -> 
     """A connection to ``host`` through ``proxy``, within ``seconds`` for each of the two; ``ProxyError``."""
     connection = None
     try:
-        connection = dial(proxy.host, proxy.port, seconds, Reach.ANYWHERE)
+        connection = connect(proxy.host, proxy.port, seconds, AddressPolicy.ANYWHERE)
         connection.settimeout(seconds)
         with step(seconds, idle=seconds):
             open_tunnel(connection, proxy, host, port)

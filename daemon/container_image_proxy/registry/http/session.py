@@ -23,7 +23,7 @@ from urllib3.exceptions import HTTPError
 from container_image_proxy import __version__
 from container_image_proxy.config.certificates import TlsFiles
 from container_image_proxy.errors import InvalidReferenceError, RegistryError
-from container_image_proxy.registry.http.address_policy import Reach, is_private, verify_reach
+from container_image_proxy.registry.http.address_policy import AddressPolicy, is_private, verify_address
 from container_image_proxy.registry.http.connect import POOL_CLASSES, resolve
 from container_image_proxy.registry.http.failures import error_for_exception
 from container_image_proxy.registry.http.reply import REDIRECTS, Reply
@@ -54,7 +54,7 @@ class _Profile(Struct, frozen=True):
 
     files: TlsFiles
     verify: bool
-    reach: Reach
+    addresses: AddressPolicy
     socks: SocksProxy | None
 
 
@@ -117,11 +117,11 @@ class HttpSession:
         profile = self._profile(request)
         proxy = self._proxies.proxy_for(target.origin)
         if proxy is not None:
-            _verify_literal(profile.reach, target.origin.host)
+            _verify_literal(profile.addresses, target.origin.host)
         if profile.socks is not None:
             proxy = None  # it is part of how connections are made, of which the HTTP library need not know
         is_forwarded = proxy is not None and target.origin.scheme == "http"
-        route = Route(profile.reach, target.url if is_forwarded else target.request_target, profile.socks)
+        route = Route(profile.addresses, target.url if is_forwarded else target.request_target, profile.socks)
         with step(_head_time(limits), idle=limits.first_byte_timeout, route=route) as running:
             try:
                 response = self._adapter(profile).send(
@@ -144,12 +144,12 @@ class HttpSession:
         return _Profile(
             files=self._tls_files(request),
             verify=not (endpoint.insecure and is_same_host),
-            reach=Reach.ANYWHERE if is_same_host else self._reach_of(request),
+            addresses=AddressPolicy.ANYWHERE if is_same_host else self._address_policy_of(request),
             socks=parse_socks_proxy(self._proxies.proxy_for(origin) or ""),
         )
 
-    def _reach_of(self, request: Request) -> Reach:
-        return Reach.PRIVATE if request.is_named else self._reach_from(request.endpoint)
+    def _address_policy_of(self, request: Request) -> AddressPolicy:
+        return AddressPolicy.PRIVATE if request.is_named else self._address_policy_from(request.endpoint)
 
     def _tls_files(self, request: Request) -> TlsFiles:
         """The registry's authorities hold for where it sends us, client certificates only for whom they are meant."""
@@ -172,15 +172,15 @@ class HttpSession:
             return self._certificates.for_host(domain)
         return TlsFiles()
 
-    def _reach_from(self, endpoint: Endpoint) -> Reach:
+    def _address_policy_from(self, endpoint: Endpoint) -> AddressPolicy:
         """Where ``endpoint`` may send us; as long as its own addresses are unknown, not into a private network."""
         if endpoint.host not in self._private:
             try:
                 addresses = resolve(endpoint.host, 0, self._limits.connect_timeout)
             except OSError:
-                return Reach.PUBLIC
+                return AddressPolicy.PUBLIC
             self._private[endpoint.host] = any(is_private(address[0]) for _, address in addresses)
-        return Reach.PRIVATE if self._private[endpoint.host] else Reach.PUBLIC
+        return AddressPolicy.PRIVATE if self._private[endpoint.host] else AddressPolicy.PUBLIC
 
     def _adapter(self, profile: _Profile) -> _Adapter:
         with self._lock:
@@ -213,10 +213,10 @@ def _prepare(request: Request) -> requests.PreparedRequest:
     return requests.Request(method, url, headers=headers, data=request.form).prepare()
 
 
-def _verify_literal(reach: Reach, host: str) -> None:
+def _verify_literal(addresses: AddressPolicy, host: str) -> None:
     """Behind a proxy nobody here sees what a name stands for; an address can be judged all the same."""
     with suppress(ValueError):
-        verify_reach(reach, host, str(ipaddress.ip_address(host)))
+        verify_address(addresses, host, str(ipaddress.ip_address(host)))
 
 
 class _Adapter(HTTPAdapter):

@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from container_image_proxy.concurrency import cancellation
 from container_image_proxy.config.limits import KIB
-from container_image_proxy.registry.http.address_policy import Reach
+from container_image_proxy.registry.http.address_policy import AddressPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -34,7 +34,7 @@ class Route(Struct, frozen=True):
     It is handed to the connection beside the HTTP library, which would rewrite the target's percent-encoding.
     """
 
-    reach: Reach = Reach.ANYWHERE
+    addresses: AddressPolicy = AddressPolicy.ANYWHERE
     request_target: str = ""
     socks: SocksProxy | None = None
 

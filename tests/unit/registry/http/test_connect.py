@@ -7,8 +7,8 @@ import socket
 import pytest
 
 from container_image_proxy.errors import RegistryError
-from container_image_proxy.registry.http.address_policy import Reach
-from container_image_proxy.registry.http.connect import dial, resolve
+from container_image_proxy.registry.http.address_policy import AddressPolicy
+from container_image_proxy.registry.http.connect import connect, resolve
 from tests.support.names import resolve_names
 from tests.support.registries import free_port
 
@@ -24,7 +24,7 @@ def test_an_address_that_refuses_gives_way_to_the_next(monkeypatch: pytest.Monke
     resolve_names(monkeypatch, {"host.test": ["127.0.0.7", "127.0.0.8"]})
     with (
         socket.create_server(("127.0.0.8", 0)) as listener,
-        dial("host.test", listener.getsockname()[1], 5, Reach.ANYWHERE) as connection,
+        connect("host.test", listener.getsockname()[1], 5, AddressPolicy.ANYWHERE) as connection,
     ):
         assert connection.getpeername()[0] == "127.0.0.8"
 
@@ -36,12 +36,12 @@ def test_one_bad_address_among_good_ones_is_enough_to_refuse(monkeypatch: pytest
         socket.create_server(("127.0.0.1", 0)) as listener,
         pytest.raises(RegistryError, match="refused to connect"),
     ):
-        dial("host.test", listener.getsockname()[1], 5, Reach.PRIVATE)
+        connect("host.test", listener.getsockname()[1], 5, AddressPolicy.PRIVATE)
 
 
 def test_nobody_there_is_told_as_the_system_does() -> None:
     with pytest.raises(ConnectionRefusedError):
-        dial("127.0.0.1", free_port(), 5, Reach.ANYWHERE)
+        connect("127.0.0.1", free_port(), 5, AddressPolicy.ANYWHERE)
 
 
 @pytest.mark.parametrize("name", ["no such name", "a" * 64 + ".example", "..", "\N{SNOWMAN}." * 100])
@@ -53,4 +53,4 @@ def test_what_is_no_host_name_does_not_resolve(name: str) -> None:
 @pytest.mark.demand("dns-fail")
 def test_no_time_left_is_a_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(TimeoutError):
-        dial("127.0.0.1", listener.getsockname()[1], 0.0, Reach.ANYWHERE)
+        connect("127.0.0.1", listener.getsockname()[1], 0.0, AddressPolicy.ANYWHERE)

@@ -11,7 +11,7 @@ from container_image_proxy.core.peer import Peer
 from container_image_proxy.faces.http.channel import StdioChannel
 from container_image_proxy.faces.http.connection import Connection
 from container_image_proxy.faces.http.limits import ServerLimits
-from container_image_proxy.service.connections import Roster
+from container_image_proxy.service.connection_table import ConnectionTable
 
 Enter = Callable[[int], bool]
 
@@ -19,22 +19,22 @@ Enter = Callable[[int], bool]
 @pytest.fixture
 def enter() -> Iterator[Enter]:
     """Whether there was room for one more connection of a user."""
-    roster = Roster(capacity=32, per_uid=12)
+    table = ConnectionTable(capacity=32, per_uid=12)
     connections = []
 
     def enter(uid: int) -> bool:
         peer = Peer(pid=1, uid=uid)
-        if roster.is_full(peer):
+        if table.is_full(peer):
             return False
         channel = StdioChannel(*os.pipe())
         connections.append(Connection(channel, peer, lambda *_: [], ServerLimits()))
-        roster.add(connections[-1])
+        table.add(connections[-1])
         return True
 
     yield enter
     for connection in connections:
-        roster.remove(connection)
-    roster.close()
+        table.remove(connection)
+    table.close()
 
 
 def places(enter: Enter, uid: int) -> int:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _SHARE_RESERVED: Final = 8  # of all places one in so many
 
 
-class Roster:
+class ConnectionTable:
     """The connections under way, at most ``capacity``, and ``per_uid`` of one user. Thread-safe.
 
     It is a selectable file of its own: readable when :meth:`note_departures` has something to do.

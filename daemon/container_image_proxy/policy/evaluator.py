@@ -67,7 +67,7 @@ class Subject(Struct, frozen=True):
         return digest is None or any(digest.matches(document) for document in self.documents)
 
 
-class Judge(Struct, frozen=True):
+class Evaluator(Struct, frozen=True):
     """Decides requirements at one moment, with the key rings of one policy, within one budget.
 
     ``accept_unnamed_bundles``: see ``bundle_trust``.
