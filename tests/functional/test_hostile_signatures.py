@@ -272,6 +272,7 @@ def test_a_runtime_directory_that_is_not_what_it_was_is_not_trusted_and_no_image
         if trouble == "link":
             elsewhere.chmod(0o777)
             place.symlink_to(elsewhere)
+        daemon.wait_for_notification("READY=1")
         daemon.signal(signal.SIGHUP)
         daemon.wait_for_notification("READY=1")
         assert daemon.get("/images/a/manifest").status == 200

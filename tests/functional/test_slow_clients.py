@@ -16,7 +16,7 @@ from tests.support.waiting import await_true
 CLIENTS = 500
 PLACES = 64  # that one user has
 DRIP = """
-import collections, selectors, socket, sys
+import collections, itertools, selectors, socket, sys
 path, count = sys.argv[1], int(sys.argv[2])
 ends, selector, slow = collections.Counter(), selectors.DefaultSelector(), set()
 for _ in range(count):
@@ -26,11 +26,9 @@ for _ in range(count):
     selector.register(client, selectors.EVENT_READ)
     slow.add(client)
 print("connected", flush=True)
-head = iter("GET /manifest HTTP/1.1\\r\\nHost: x\\r\\nX: " + 200 * "x")
+head = itertools.chain("GET /manifest HTTP/1.1\\r\\nHost: x\\r\\nX: ", itertools.repeat("x"))
 while slow:
-    byte = next(head, "").encode()
-    if not byte:
-        break
+    byte = next(head).encode()
     for client in slow:
         try:
             client.send(byte)

@@ -20,6 +20,8 @@ while not (count % 100 == 0 and select.select([sys.stdin], [], [], 0)[0]):
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(sys.argv[1])
     count += 1
+    if count == 1:
+        print("begun", flush=True)
 print(count)
 """
 
@@ -31,7 +33,7 @@ def flood_command(path: str | Path, python: str = "") -> list[str]:
 
 @contextmanager
 def flood(command: Sequence[str], **user: Any) -> Iterator[list[int]]:
-    """Two such processes until the end of the block; then the list has how often each of them connected."""
+    """Two such processes, which have begun. After the block the list has how often each of them connected."""
     counts: list[int] = []
     with ExitStack() as stack:
         floods = [
@@ -40,6 +42,9 @@ def flood(command: Sequence[str], **user: Any) -> Iterator[list[int]]:
             )
             for _ in range(PROCESSES)
         ]
+        for process in floods:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"begun\n"
         yield counts
         counts.extend(int(process.communicate()[0]) for process in floods)
 

@@ -69,8 +69,13 @@ def test_the_service_manager_hears_a_sign_of_life_before_its_time_is_over(
     assert (watchdog.due() or 0) - time.monotonic() == pytest.approx(100, abs=50)
 
 
+SOMEBODY_ELSE = str(os.getpid() + 1)
+
+
 @pytest.mark.parametrize(
-    "variables", [{}, {"WATCHDOG_USEC": "soon"}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "9", "WATCHDOG_PID": "1"}]
+    "variables",
+    [{}, {"WATCHDOG_USEC": "soon"}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "9", "WATCHDOG_PID": SOMEBODY_ELSE}],
+    ids=["not told", "not a number", "zero", "another process"],
 )
 def test_no_sign_of_life_is_sent_to_whom_waits_for_none(
     monkeypatch: pytest.MonkeyPatch,
