@@ -1,9 +1,15 @@
 """Where everything begins: argv and the environment are read, the parts are put together, exit codes decided.
 
-Exit codes: 0 done; 2 wrong usage; 78 (EX_CONFIG) a configuration that cannot be used; 1 anything else.
+Exit codes: those of ``cli/exit_codes.py``.
 """
 
 from __future__ import annotations
+
+import gc
+
+# Loading modules makes many objects and no cycles: the collector would look at them again and again, for an eighth of
+# the time until the first answer. The daemon turns it on when it has loaded what it needs.
+gc.disable()
 
 import argparse
 import logging
@@ -13,17 +19,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from container_image_proxy.cli.as_service import NoServiceError, run_as_service
-from container_image_proxy.cli.check import EVERYBODY_HERE, WHOEVER_HOLDS_IT, Door, describe, find_complaints, find_door
+from container_image_proxy.cli.exit_codes import EX_CONFIG, EX_USAGE, exit_code
 from container_image_proxy.cli.options import (
     UsageError,
     build_parser,
     check_usage,
-    instance_directories,
     load_settings,
 )
 from container_image_proxy.config.access import owner_access
-from container_image_proxy.config.instances import COMMAND_LINE, DEFAULT_IDLE_EXIT, find_instances
+from container_image_proxy.config.instances import COMMAND_LINE, DEFAULT_IDLE_EXIT
 from container_image_proxy.core.assembly import Surroundings, assemble, find_gpg
 from container_image_proxy.core.peer import read_peer
 from container_image_proxy.core.serving import Degraded
@@ -46,8 +50,6 @@ if TYPE_CHECKING:
     from container_image_proxy.config.access import AccessRule
     from container_image_proxy.core.serving import Serving
 
-EX_USAGE: Final = 2  # as other programs do, and not sysexits.h
-EX_CONFIG: Final = 78
 _PRIVATE: Final = 0o600
 _log = logging.getLogger(__name__)
 
@@ -62,7 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse_usage(parser, error)
     set_up_logging(getattr(logging, options.log_level.upper()), options.instance)
     if options.check:
-        return _guarded(partial(_check, sys.argv[1:] if argv is None else argv), options)
+        from container_image_proxy.cli.check import check  # noqa: PLC0415 - no daemon has to wait for it
+
+        command = [*_program(), *(sys.argv[1:] if argv is None else argv)]
+        return check(options, _surroundings(options), command)
     return _guarded(_reload if options.reload else _run, options)
 
 
@@ -85,74 +90,13 @@ def _guarded(action: Callable[[argparse.Namespace], int | None], options: argpar
         return action(options) or 0
     except Error as error:
         _log.error("%s", error)
-        return EX_CONFIG if isinstance(error, ConfigurationError) else 1
-
-
-def _check(arguments: Sequence[str], options: argparse.Namespace) -> int:
-    """Validate all that start-up would read, and what the first requests will; nothing is contacted.
-
-    All instances are checked if nothing is named. ``arguments`` are those that ``options`` were made of.
-    """
-    if options.image is not None:
-        return _check_one(options)
-    if options.instance is not None:
-        return _check_instance(arguments, options)
-    directories = instance_directories(options)
-    names = find_instances(directories)
-    if not names:
-        _log.warning("there is no instance file in %s", ", ".join(map(str, directories)))
-    codes = [
-        _guarded(
-            partial(_check_instance, [*arguments, "--instance", name]),
-            argparse.Namespace(**vars(options) | {"instance": name}),
-        )
-        for name in names
-    ]
-    return max(codes, default=0)
-
-
-def _check_instance(arguments: Sequence[str], options: argparse.Namespace) -> int:
-    """Root has the check made as the instance's own user, who may read less; no unit of ours has ``--config-dir``."""
-    is_service = os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
-    if os.geteuid() == 0 and options.config_dir is None and not is_service:
-        try:
-            outcome = run_as_service(options.instance, [*_program(), *arguments])
-        except NoServiceError as error:
-            _log.warning("instance %s is checked with the rights of root: %s", options.instance, error)
-        else:
-            print(outcome.output, end="", flush=True)
-            print(outcome.errors, end="", file=sys.stderr)
-            return outcome.status
-    return _check_one(options)
+        return exit_code(error)
 
 
 def _program() -> list[str]:
     """The command that this process was started with, without its arguments."""
     program = Path(sys.argv[0]).absolute()
     return [sys.executable, "-m", program.parent.name] if program.name == "__main__.py" else [str(program)]
-
-
-def _check_one(options: argparse.Namespace) -> int:
-    surroundings = _surroundings(options)
-    serving = assemble(load_settings(options, surroundings.uid), SnapshotStore(None), surroundings)
-    print(describe(serving, _door(options)))
-    for warning in serving.policy.warnings():
-        _log.warning("%s: %s", serving.policy.file, warning)
-    complaints = find_complaints(serving)
-    for complaint in complaints:
-        _log.error("%s", complaint)
-    return EX_CONFIG if complaints else 0
-
-
-def _door(options: argparse.Namespace) -> Door | str:
-    """What stands between a client and the list of who may connect, or who can connect where nobody is asked."""
-    if options.instance is not None:
-        return find_door(options.instance)
-    if options.port is not None:
-        return EVERYBODY_HERE
-    if options.socket is not None:
-        return Door(_PRIVATE if options.socket_mode is None else options.socket_mode, os.geteuid(), os.getegid())
-    return Door() if options.sockfd is not None else WHOEVER_HOLDS_IT
 
 
 def _surroundings(options: argparse.Namespace) -> Surroundings:

@@ -1,80 +1,92 @@
-"""What ``--check`` prints: what would be served, to whom, which trust scope would decide, and which settings are not
-the usual ones; and what is wrong that the daemon itself would find out only with the first request.
+"""``--check``: validates all that the start would read, and what the first requests will. Contacts nobody.
+
+It prints what would be served (``describe``), and what is wrong that the daemon itself would find out only with the
+first request.
 """
 
 from __future__ import annotations
 
-import grp
-import json
+import argparse
+import logging
 import os
-import pwd
-import stat
-from pathlib import Path
+import sys
 from typing import TYPE_CHECKING, Final
 
-from msgspec import Struct
-
+from container_image_proxy.cli.as_service import NoServiceError, run_as_service
+from container_image_proxy.cli.describe import EVERYBODY_HERE, WHOEVER_HOLDS_IT, Door, describe, find_door
+from container_image_proxy.cli.exit_codes import EX_CONFIG, exit_code
+from container_image_proxy.cli.options import instance_directories, load_settings
+from container_image_proxy.config.instances import find_instances
+from container_image_proxy.core.assembly import Surroundings, assemble
+from container_image_proxy.core.snapshot_store import SnapshotStore
 from container_image_proxy.errors import ConfigurationError, Error
 from container_image_proxy.transports.table import verify_source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Sequence
 
-    from container_image_proxy.config.access import AccessRule
-    from container_image_proxy.core.proxy import ServedImage
     from container_image_proxy.core.serving import Serving
 
-EVERYBODY_HERE: Final = "everybody on this host (--port)"
-WHOEVER_HOLDS_IT: Final = "whoever is on standard input and output"
-_SOCKET: Final = "/run/container-image-proxy/{}.sock"  # as the socket unit says
+_PRIVATE: Final = 0o600
+_log = logging.getLogger(__name__)
 
 
-class Door(Struct, frozen=True):
-    """A Unix socket as the file system knows it: who may not write to it cannot even connect (unix(7))."""
+def check(options: argparse.Namespace, surroundings: Surroundings, command: Sequence[str]) -> int:
+    """Check the image or the instance that ``options`` name, or else all instances; the exit code.
 
-    mode: int = 0o666
-    uid: int = 0
-    gid: int = 0
-
-    def lets_in(self, uid: int) -> bool:
-        """Whether a process of the user can connect, in the groups that the user has by login."""
-        shift = 6 if uid == self.uid else 3 if self.gid in _groups_of(uid) else 0
-        return uid == 0 or self._allows(shift)
-
-    def lets_in_group(self, gid: int) -> bool | None:
-        """Whether any member of the group can connect; None: those who are in the socket's group, too."""
-        if self._allows(0):
-            return True
-        if not self._allows(3):
-            return False
-        return True if gid == self.gid else None
-
-    def _allows(self, shift: int) -> bool:
-        return bool(self.mode >> shift & stat.S_IWOTH)
-
-    def __str__(self) -> str:
-        return f"the socket has mode {self.mode:04o} and group {_group(self.gid)}"
-
-
-def find_door(instance: str) -> Door:
-    """That of an instance, as it is now; as the socket unit makes it if there is none."""
-    try:
-        status = Path(_SOCKET.format(instance)).stat()
-    except OSError:
-        return Door()
-    return Door(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
-
-
-def describe(serving: Serving, door: Door | str) -> str:
-    """The configuration in force as lines for a person. ``door`` is who can connect if nobody is asked."""
-    settings = serving.settings
-    lines = [
-        f"{settings.file}: {len(serving.images)} image{'s' * (len(serving.images) != 1)}, policy {serving.policy.file}",
-        *(f"  {key} = {_value(value)}" for key, value in settings.deviations().items()),
+    ``command`` is what this process was started with.
+    """
+    if options.image is not None:
+        return _check_one(options, surroundings)
+    if options.instance is not None:
+        return _check_instance(options, surroundings, command)
+    directories = instance_directories(options)
+    names = find_instances(directories)
+    if not names:
+        _log.warning("there is no instance file in %s", ", ".join(map(str, directories)))
+    codes = [
+        _check_instance(
+            argparse.Namespace(**vars(options) | {"instance": name}), surroundings, [*command, "--instance", name]
+        )
+        for name in names
     ]
-    for image in serving.images.values():
-        lines += _describe_image(serving, image, door)
-    return "\n".join(lines)
+    return max(codes, default=0)
+
+
+def _check_instance(options: argparse.Namespace, surroundings: Surroundings, command: Sequence[str]) -> int:
+    """Root has the check made as the instance's own user, who may read less; no unit of ours has ``--config-dir``."""
+    is_service = surroundings.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
+    if surroundings.uid == 0 and options.config_dir is None and not is_service:
+        try:
+            outcome = run_as_service(options.instance, command)
+        except NoServiceError as error:
+            _log.warning("instance %s is checked with the rights of root: %s", options.instance, error)
+        except Error as error:
+            return _report(error)
+        else:
+            print(outcome.output, end="", flush=True)
+            print(outcome.errors, end="", file=sys.stderr)
+            return outcome.status
+    return _check_one(options, surroundings)
+
+
+def _check_one(options: argparse.Namespace, surroundings: Surroundings) -> int:
+    try:
+        serving = assemble(load_settings(options, surroundings.uid), SnapshotStore(None), surroundings)
+    except Error as error:
+        return _report(error)
+    print(describe(serving, _door(options)))
+    for warning in serving.policy.warnings():
+        _log.warning("%s: %s", serving.policy.file, warning)
+    complaints = find_complaints(serving)
+    for complaint in complaints:
+        _log.error("%s", complaint)
+    return EX_CONFIG if complaints else 0
+
+
+def _report(error: Error) -> int:
+    _log.error("%s", error)
+    return exit_code(error)
 
 
 def find_complaints(serving: Serving) -> list[str]:
@@ -98,65 +110,12 @@ def find_complaints(serving: Serving) -> list[str]:
     return list(dict.fromkeys(complaints))
 
 
-def _describe_image(serving: Serving, image: ServedImage, door: Door | str) -> list[str]:
-    reference = image.reference
-    scope = serving.policy.scope_for(reference)
-    default = " (default)" if image.name == serving.default else ""
-    return [
-        f"{image.name}{default}",
-        f"  reference  {reference}",
-        f"  platform   {image.platform}",
-        f"  fresh-for  {image.fresh_for:g} s",
-        *_describe_access(serving.access(image.name), door),
-        f"  trust      {scope.name}: {', '.join(requirement.type for requirement in scope.requirements)}",
-    ]
-
-
-def _describe_access(access: AccessRule, door: Door | str) -> list[str]:
-    """Who really may connect: whom the list has and the socket lets in."""
-    if isinstance(door, str):
-        return [f"  users      {door}"]
-    users = {uid: door.lets_in(uid) for uid in sorted(access.users)}
-    groups = {gid: door.lets_in_group(gid) for gid in sorted(access.groups)}
-    both = f" if also in {_group(door.gid)}"
-    kept_out = [
-        *(_user(uid) for uid, is_let_in in users.items() if not is_let_in),
-        *(_group(gid) for gid, is_let_in in groups.items() if is_let_in is False),
-    ]
-    return [
-        f"  users      {_list(_user(uid) for uid, is_let_in in users.items() if is_let_in)}",
-        f"  groups     {_list(_group(gid) + both * (it is None) for gid, it in groups.items() if it is not False)}",
-        *([f"  kept out   {_list(kept_out)}: {door}"] if kept_out else []),
-    ]
-
-
-def _value(value: object) -> str:
-    """As an instance file would say it."""
-    return json.dumps(value if isinstance(value, bool | float | tuple) else str(value), ensure_ascii=False)
-
-
-def _list(names: Iterable[str]) -> str:
-    return ", ".join(names) or "none"
-
-
-def _user(uid: int) -> str:
-    return _name(uid, lambda uid: pwd.getpwuid(uid).pw_name)
-
-
-def _group(gid: int) -> str:
-    return _name(gid, lambda gid: grp.getgrgid(gid).gr_name)
-
-
-def _name(number: int, name_of: Callable[[int], str]) -> str:
-    try:
-        return f"{name_of(number)} ({number})"
-    except KeyError:
-        return str(number)
-
-
-def _groups_of(uid: int) -> list[int]:
-    try:
-        user = pwd.getpwuid(uid)
-    except KeyError:
-        return []
-    return os.getgrouplist(user.pw_name, user.pw_gid)
+def _door(options: argparse.Namespace) -> Door | str:
+    """What stands between a client and the list of who may connect, or who can connect where nobody is asked."""
+    if options.instance is not None:
+        return find_door(options.instance)
+    if options.port is not None:
+        return EVERYBODY_HERE
+    if options.socket is not None:
+        return Door(_PRIVATE if options.socket_mode is None else options.socket_mode, os.geteuid(), os.getegid())
+    return Door() if options.sockfd is not None else WHOEVER_HOLDS_IT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 from collections.abc import Iterator
@@ -194,3 +195,26 @@ def test_a_daemon_that_is_told_to_stop_reads_nothing_more(signals: None, clock: 
 
     daemon.run(serve)
     assert daemon._rereading.due() is None
+
+
+# --- the collector of cycles, which is off while modules load ---------------------------------------------------------
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+    gc.unfreeze()
+
+
+def test_the_collector_is_on_once_the_first_request_is_prepared(signals: None, no_collector: None) -> None:
+    make_daemon(Recorder()).run(lambda: None)  # it waits for the preparations before it ends
+    assert gc.isenabled()
+
+
+def test_the_collector_is_on_in_a_daemon_that_cannot_be_used(signals: None, no_collector: None) -> None:
+    state = Degraded(ConfigurationError("a file", "it is wrong"), (owner_access(0),), 0.0)
+    with pytest.raises(ConfigurationError):
+        make_daemon(Recorder(), state).run(lambda: None)
+    assert gc.isenabled()

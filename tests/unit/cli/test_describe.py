@@ -8,8 +8,8 @@ import pwd
 
 import pytest
 
-from container_image_proxy.cli import check
-from container_image_proxy.cli.check import EVERYBODY_HERE, Door, find_door
+from container_image_proxy.cli import describe
+from container_image_proxy.cli.describe import EVERYBODY_HERE, Door, find_door
 from container_image_proxy.config.access import AccessRule
 
 OSTREE, ADM = 901, 902
@@ -34,7 +34,7 @@ def accounts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def described(door: Door | str) -> dict[str, str]:
     access = AccessRule(frozenset({0, 701, 702}), frozenset({OSTREE, ADM}))
-    lines = check._describe_access(access, door)
+    lines = describe._describe_access(access, door)
     return {line[2:12].strip(): line[13:] for line in lines}
 
 
@@ -72,7 +72,7 @@ def test_where_nobody_is_asked_nobody_is_listed() -> None:
 def test_a_user_without_a_name_is_in_no_group_but_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pwd, "getpwuid", lambda uid: {}[uid])
     access = AccessRule(frozenset({4_000_000_000}))
-    assert check._describe_access(access, Door())[0] == "  users      4000000000"
+    assert describe._describe_access(access, Door())[0] == "  users      4000000000"
 
 
 def test_without_a_socket_the_door_is_as_the_unit_makes_it() -> None:
