@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from container_image_proxy.cli.check import check  # noqa: PLC0415 - no daemon has to wait for it
 
         command = [*_program(), *(sys.argv[1:] if argv is None else argv)]
-        return check(options, _surroundings(options), command)
+        return _guarded(lambda options: check(options, _surroundings(options), command), options)
     return _guarded(_reload if options.reload else _run, options)
 
 

@@ -206,6 +206,7 @@ def no_collector() -> Iterator[None]:
     yield
     gc.enable()
     gc.unfreeze()
+    gc.collect()
 
 
 def test_the_collector_is_on_once_the_first_request_is_prepared(signals: None, no_collector: None) -> None:
