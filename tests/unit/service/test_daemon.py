@@ -209,13 +209,11 @@ def no_collector() -> Iterator[None]:
     gc.collect()
 
 
-def test_the_collector_is_on_once_the_first_request_is_prepared(signals: None, no_collector: None) -> None:
-    make_daemon(Recorder()).run(lambda: None)  # it waits for the preparations before it ends
+def test_the_collector_is_on_once_the_first_request_is_prepared(no_collector: None) -> None:
+    module._prepare(make_serving())
     assert gc.isenabled()
 
 
-def test_the_collector_is_on_in_a_daemon_that_cannot_be_used(signals: None, no_collector: None) -> None:
-    state = Degraded(ConfigurationError("a file", "it is wrong"), (owner_access(0),), 0.0)
-    with pytest.raises(ConfigurationError):
-        make_daemon(Recorder(), state).run(lambda: None)
+def test_the_collector_is_on_in_a_daemon_that_cannot_be_used(no_collector: None) -> None:
+    make_daemon(Recorder(), Degraded(ConfigurationError("a file", "it is wrong"), (owner_access(0),), 0.0))._begin()
     assert gc.isenabled()
