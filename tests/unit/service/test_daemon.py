@@ -206,7 +206,6 @@ def no_collector() -> Iterator[None]:
     yield
     gc.enable()
     gc.unfreeze()
-    gc.collect()
 
 
 def test_the_collector_is_on_once_the_first_request_is_prepared(no_collector: None) -> None:
@@ -214,6 +213,6 @@ def test_the_collector_is_on_once_the_first_request_is_prepared(no_collector: No
     assert gc.isenabled()
 
 
-def test_the_collector_is_on_in_a_daemon_that_cannot_be_used(no_collector: None) -> None:
-    make_daemon(Recorder(), Degraded(ConfigurationError("a file", "it is wrong"), (owner_access(0),), 0.0))._begin()
+def test_the_collector_is_on_in_a_daemon_that_cannot_be_used(signals: None, no_collector: None) -> None:
+    begun(degraded("a"))
     assert gc.isenabled()
