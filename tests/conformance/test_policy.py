@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from container_image_proxy.errors import ConfigurationError, InvalidInputError
-from container_image_proxy.image.image_reference import ImageReference
 from container_image_proxy.image.reference import parse_reference
 from container_image_proxy.policy.identity import parse_identity, parse_prefix
 from container_image_proxy.policy.model import load_policy, parse_policy
 from container_image_proxy.policy.scope import verify_scope
 from tests.support.conformance import DIRECTORY, rows
+from tests.support.references import NamedImage
 
 
 @rows("policy/parse")
@@ -32,7 +32,7 @@ def test_parse(row: dict[str, Any]) -> None:
 def test_scope_selection(row: dict[str, Any]) -> None:
     policy = parse_policy(json.dumps(row["policy"]).encode(), "policy.json")
     transport, _, within = row["reference"].partition(":")
-    scope = policy.scope_for(ImageReference(transport, within, None, row["identity"], tuple(row["namespaces"])))
+    scope = policy.scope_for(NamedImage(transport, within, None, row["identity"], tuple(row["namespaces"])))
     assert scope.name == row["selected"].removesuffix("|")
 
 

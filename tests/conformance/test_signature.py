@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from container_image_proxy.errors import SignatureRejectedError
-from container_image_proxy.image.image_reference import ImageReference
 from container_image_proxy.image.reference import parse_reference
 from container_image_proxy.image.signature import UntrustedSignature, parse_signature_blob
 from container_image_proxy.policy.evaluator import Evaluator, Subject
@@ -20,6 +19,7 @@ from container_image_proxy.policy.openpgp import Keyring
 from container_image_proxy.policy.simple_signing import verify_claim, verify_simple_signature
 from tests.support.conformance import DIRECTORY, deviation, rows, to_bytes
 from tests.support.gpg import select_keys
+from tests.support.references import NamedImage
 from tests.support.verification import make_budget
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def paths_relative_to_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def allows(policy: Policy, reference: str, manifest: bytes, signatures: tuple[UntrustedSignature, ...]) -> bool:
-    named = ImageReference("docker", f"//{reference}", parse_reference(reference), reference, ())
+    named = NamedImage("docker", f"//{reference}", parse_reference(reference), reference, ())
     subject = Subject(manifest, (manifest,), named.docker_reference, signatures)
     judge = Evaluator(policy.keyrings, RECORDED_AT, make_budget())
     scope = policy.scope_for(named)

@@ -12,13 +12,13 @@ import pytest
 
 from container_image_proxy.errors import PolicyRejectedError
 from container_image_proxy.image.digest import digest_of
-from container_image_proxy.image.image_reference import ImageReference
 from container_image_proxy.image.manifest import Manifest, UntrustedManifest, parse_manifest
 from container_image_proxy.image.signature import parse_signature_blob
 from container_image_proxy.policy.evaluate import UnverifiedImage, evaluate
 from container_image_proxy.policy.model import load_policy
 from tests.support.gpg import Signer
 from tests.support.layouts import single_image
+from tests.support.references import NamedImage
 from tests.support.sigstore import encode, make_key, make_payload, public_pem, sign
 from tests.support.verification import make_budget
 
@@ -84,7 +84,7 @@ def we_allow(policy: Path, image: Path) -> bool:
     manifest = parse_manifest(UntrustedManifest((image / "manifest.json").read_bytes(), ""))
     assert isinstance(manifest, Manifest)
     found = tuple(parse_signature_blob(path.read_bytes(), path.name) for path in sorted(image.glob("signature-*")))
-    reference = ImageReference("dir", str(image), None, str(image), ())
+    reference = NamedImage("dir", str(image), None, str(image), ())
     unverified = UnverifiedImage(reference, None, manifest, {manifest.digest: found})
     try:
         evaluate(load_policy(str(policy), home=None), unverified, budget=make_budget())

@@ -124,7 +124,7 @@ class Bench:
         try:
             settings = load_settings(options, os.geteuid())
             serving = assemble(settings, SnapshotStore(None), Surroundings({}, self.home, os.geteuid()))
-            with contextlib.closing(serving.registry()):
+            with contextlib.closing(serving.sources.registry()):
                 snapshot = serving.proxy.resolve("image")
                 for descriptor in snapshot.manifest.blobs:
                     with contextlib.closing(serving.proxy.open_blob(snapshot, descriptor)) as blob:

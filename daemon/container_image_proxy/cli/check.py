@@ -10,6 +10,7 @@ import argparse
 import logging
 import os
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.cli.as_service import NoServiceError, run_as_service
@@ -20,7 +21,6 @@ from container_image_proxy.config.instances import find_instances
 from container_image_proxy.core.assembly import Surroundings, assemble
 from container_image_proxy.core.snapshot_store import SnapshotStore
 from container_image_proxy.errors import ConfigurationError, Error
-from container_image_proxy.transports.table import verify_source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,9 +96,10 @@ def find_complaints(serving: Serving) -> list[str]:
         settings = serving.settings.images[image.name]
         place = f"{settings.file}: {settings.key}"
         try:
-            verify_source(image.reference)
-            if image.reference.docker_reference is not None:
-                serving.registry().prepare(image.reference.docker_reference)
+            image.reference.prepare(serving.sources)
+            if image.reference.registry is None:
+                with closing(image.reference.open_source(serving.sources)) as source:
+                    source.fetch_manifest()
         except ConfigurationError as error:
             complaints.append(str(error))
         except Error as error:

@@ -5,7 +5,6 @@ Used at start, by ``--check`` and by every reload, which replaces the old config
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,14 +26,8 @@ from container_image_proxy.policy.model import insecure_policy, load_policy
 from container_image_proxy.policy.openpgp import Keyrings
 from container_image_proxy.registry.auth.keychain import load_keychain
 from container_image_proxy.registry.http.proxies import parse_proxies
-from container_image_proxy.transports.docker import RegistryAccess
-from container_image_proxy.transports.table import (
-    depends_on_directory,
-    names_transport,
-    open_source,
-    parse_image_reference,
-    verify_place,
-)
+from container_image_proxy.transports.source import Access
+from container_image_proxy.transports.table import names_transport, parse_image_reference
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -42,10 +35,10 @@ if TYPE_CHECKING:
     from container_image_proxy.config.instances import ImageSettings, InstanceSettings, TrustSettings
     from container_image_proxy.config.registries import Registries
     from container_image_proxy.core.snapshot_store import SnapshotStore
-    from container_image_proxy.image.image_reference import ImageReference
     from container_image_proxy.policy.model import Policy
     from container_image_proxy.registry.auth.keychain import Credentials
     from container_image_proxy.registry.client import RegistryClient
+    from container_image_proxy.transports.source import SourceReference
 
 
 class Surroundings(Struct, frozen=True):
@@ -79,31 +72,32 @@ def assemble(settings: InstanceSettings, store: SnapshotStore, surroundings: Sur
     registry = _prepare_registry(settings, registries, surroundings, images.values())
     with remedied_by("see containers-registries.d(5)"):
         lookaside = load_lookaside(directory=settings.trust.registries_d, home=surroundings.home, uid=surroundings.uid)
+    access = Access(registry, lookaside)
     proxy = Proxy(
         images,
         policy,
-        partial(open_source, access=RegistryAccess(registry, lookaside)),
+        lambda reference, earlier, state: reference.open_source(access, earlier, state),
         store,
         require_instance_signature=settings.trust.require_instance_signature,
         accept_unnamed_bundles=settings.trust.accept_unnamed_bundles,
         verification_timeout=settings.trust.verification_timeout,
     )
-    return Serving(settings, images, policy, proxy, registry)
+    return Serving(settings, images, policy, proxy, access)
 
 
 def _serve(image: ImageSettings, registries: Registries) -> ServedImage:
     try:
         reference = _parse_reference(image.reference, registries)
         if image.file == COMMAND_LINE:  # somebody waits for the answer; an instance may have images that are there
-            verify_place(reference)
+            reference.verify_place()
     except (InvalidReferenceError, SourceError) as error:
         raise ConfigurationError(image.file, str(error), key=image.key) from error
-    if depends_on_directory(reference) and image.file != COMMAND_LINE:
+    if reference.depends_on_directory and image.file != COMMAND_LINE:
         raise ConfigurationError(image.file, f"{reference}: the path must be absolute", key=image.key)
     return ServedImage(image.name, reference, image.platform, image.fresh_for)
 
 
-def _parse_reference(text: str, registries: Registries) -> ImageReference:
+def _parse_reference(text: str, registries: Registries) -> SourceReference:
     """``transport:reference``, or a bare name as podman takes it, which registries.conf must make unambiguous."""
     if names_transport(text):
         return parse_image_reference(text)
@@ -136,7 +130,7 @@ def _prepare_registry(
     """The client for all registries, its configuration read now and the HTTP library loaded when it is first needed."""
     settings = instance.registry
     given = surroundings.credentials
-    domains = {image.reference.docker_reference.domain for image in images if image.reference.docker_reference}
+    domains = {image.reference.registry for image in images if image.reference.registry is not None}
     with remedied_by("see containers-auth.json(5)"):
         keychain = load_keychain(
             authfile=settings.authfile,

@@ -17,7 +17,7 @@ from container_image_proxy.errors import (
 from container_image_proxy.image.manifest import Index, Manifest, UntrustedManifest, choose_manifest, parse_manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.image_reference import ImageReference
@@ -31,14 +31,18 @@ _parsing: Final = threading.Lock()
 
 
 def fetch_chain(
-    source: ImageSource, reference: ImageReference, platform: Platform, known: Digest | None
+    source: ImageSource,
+    reference: ImageReference,
+    platform: Platform,
+    known: Digest | None,
+    take: Callable[[int], object],
 ) -> tuple[tuple[Index, ...], Manifest] | None:
     """The indexes from the one that ``reference`` names, none if that is a manifest, and the manifest itself.
 
-    None if the source says that ``known`` is still what it names. Raises :class:`UnknownManifestError`,
-    :class:`UpstreamError` or :class:`IntegrityError`.
+    None if the source says that ``known`` is still what it names. ``take`` is asked for the memory of each.
+    Raises :class:`UnknownManifestError`, :class:`UpstreamError` or :class:`IntegrityError`.
     """
-    top = source.fetch_manifest(reference.pinned_digest, unless=known)
+    top = source.fetch_manifest(reference.pinned_digest, unless=known, take=take)
     if top is None:
         return None
     place = str(reference)
@@ -53,7 +57,7 @@ def fetch_chain(
         with naming(place):
             entry = choose_manifest(document, platform)
             place = f"{reference}, manifest {entry.digest}"
-        document = _fetch_instance(source, entry, place)
+        document = _fetch_instance(source, entry, place, take)
     return tuple(indexes), document
 
 
@@ -80,9 +84,11 @@ def _verify_pin(document: Index | Manifest, reference: ImageReference) -> None:
         raise DigestMismatchError(f"{reference}: the source sent a manifest with another digest")
 
 
-def _fetch_instance(source: ImageSource, entry: IndexEntry, place: str) -> Manifest | Index:
+def _fetch_instance(
+    source: ImageSource, entry: IndexEntry, place: str, take: Callable[[int], object]
+) -> Manifest | Index:
     """The manifest or nested index that an index entry names."""
-    untrusted = source.fetch_manifest(entry.digest)
+    untrusted = source.fetch_manifest(entry.digest, take=take)
     if untrusted is None:
         raise UnknownManifestError(f"{place}: the source says 'not modified' to a first request")
     if not entry.digest.matches(untrusted.raw):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from contextlib import closing
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,10 +18,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from container_image_proxy.concurrency import cancellation
-from container_image_proxy.concurrency.memory import Memory, unmetered
+from container_image_proxy.concurrency.memory import Memory
 from container_image_proxy.concurrency.single_flight import SingleFlight
 from container_image_proxy.config.instances import DEFAULT_VERIFICATION_TIMEOUT
 from container_image_proxy.core.chain import fetch_chain, naming, verify_chain
+from container_image_proxy.core.lease import Lease
 from container_image_proxy.core.snapshots import Snapshot, Snapshots
 from container_image_proxy.core.stored_image import StoredImage
 from container_image_proxy.core.verified_stream import VerifiedBlob
@@ -45,13 +46,12 @@ if TYPE_CHECKING:
 
     from container_image_proxy.core.snapshot_store import SnapshotStore
     from container_image_proxy.image.digest import Digest
-    from container_image_proxy.image.image_reference import ImageReference
     from container_image_proxy.image.manifest import Descriptor
     from container_image_proxy.image.platform import Platform
     from container_image_proxy.image.signature import Findings, SignatureFailure
     from container_image_proxy.policy.model import Policy
     from container_image_proxy.policy.receipt import Receipt
-    from container_image_proxy.transports.source import ImageSource
+    from container_image_proxy.transports.source import ImageSource, SourceReference
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class ServedImage(Struct, frozen=True):
     """An image that the instance serves; ``fresh_for`` is in seconds."""
 
     name: str
-    reference: ImageReference
+    reference: SourceReference
     platform: Platform
     fresh_for: float
 
@@ -72,7 +72,7 @@ class Proxy:
         self,
         images: Mapping[str, ServedImage],
         policy: Policy,
-        open_source: Callable[[ImageReference, object, Callable[[int], object]], ImageSource],
+        open_source: Callable[[SourceReference, ImageSource | None, bytes], ImageSource],
         store: SnapshotStore,
         memory: Memory = Memory(),  # noqa: B008 - that of the process, over all configurations
         *,
@@ -138,8 +138,11 @@ class Proxy:
 
     def open_blob(self, snapshot: Snapshot, descriptor: Descriptor) -> VerifiedBlob:
         """The verified stream of one of the snapshot's blobs, which the caller closes."""
-        with closing(self._open_source(self.image(snapshot.name).reference, snapshot.supplier, unmetered)) as source:
-            return VerifiedBlob(source.open_blob(descriptor), descriptor)
+        return VerifiedBlob(snapshot.lease.open_blob(descriptor), descriptor)
+
+    def close(self) -> None:
+        """Close the sources of all snapshots, but for those from which blobs are being read."""
+        self._snapshots.close()
 
     def _kept_or_resolved(self, name: str, platform: Platform | None) -> Iterator[Snapshot]:
         """The snapshots of the image, of ``platform`` if given, those of its configured one first, newest first."""
@@ -161,7 +164,7 @@ class Proxy:
             return None
         verify_chain(stored.indexes, stored.manifest, image.reference, stored.platform)
         try:
-            return self._verify(stored, {}, self._new_budget(), checked_at=None)
+            return self._verify(stored, {}, self._new_budget(), self._new_lease(image, stored.state), checked_at=None)
         except PolicyRejectedError as error:
             _log_rejection(stored, error)
             raise
@@ -173,23 +176,40 @@ class Proxy:
 
     def _resolve(self, image: ServedImage, platform: Platform, last: Snapshot | None) -> Snapshot:
         began = self._clock()
-        with (
-            self._memory.share(image.name) as share,
-            closing(self._open_source(image.reference, None, share.take)) as source,
-        ):
-            chain = fetch_chain(source, image.reference, platform, last.top_digest if last else None)
+        with self._memory.share(image.name) as share, self._renewed(image, last) as lease:
+            source = lease.source
+            chain = fetch_chain(source, image.reference, platform, last.top_digest if last else None, share.take)
             if chain is not None:
-                unsigned = StoredImage(image.name, platform, *_names(image), *chain, signatures={})
-                snapshot = self._verify_signed(unsigned, source, checked_at=began)
+                unsigned = StoredImage(image.name, platform, *_names(image), *chain, signatures={}, state=source.state)
+                snapshot = self._verify_signed(unsigned, lease, share.take, checked_at=began)
             elif last is not None:
-                snapshot = replace(last, checked_at=began)
+                snapshot = replace(last, checked_at=began, lease=lease)
             else:
                 raise UnknownManifestError(f"{image.reference}: the source says 'not modified' to a first request")
-            snapshot = replace(snapshot, supplier=source.supplier)
             self._snapshots.add(_shelf(image, platform), snapshot)
         return snapshot
 
-    def _verify_signed(self, unsigned: StoredImage, source: ImageSource, *, checked_at: float) -> Snapshot:
+    @contextmanager
+    def _renewed(self, image: ServedImage, last: Snapshot | None) -> Iterator[Lease]:
+        """Hold meanwhile a lease of what the reference names now: that of ``last`` if its source still is that."""
+        if last is None:
+            lease = self._new_lease(image)
+            with lease.held():
+                yield lease
+            return
+        with last.lease.held():
+            earlier = last.lease.opened
+            source = self._open_source(image.reference, earlier, last.stored.state)
+            lease = last.lease if source is earlier else self._new_lease(image, last.stored.state, source)
+            with lease.held():
+                yield lease
+
+    def _new_lease(self, image: ServedImage, state: bytes = b"", opened: ImageSource | None = None) -> Lease:
+        return Lease(lambda: self._open_source(image.reference, None, state), opened)
+
+    def _verify_signed(
+        self, unsigned: StoredImage, lease: Lease, take: Callable[[int], object], *, checked_at: float
+    ) -> Snapshot:
         """What policy allows: the image as it is, or else with the signatures that the source has, as few as suffice.
 
         All attempts share one budget. Raises what policy has against the image with all of them. If some could not be
@@ -197,10 +217,10 @@ class Proxy:
         """
         stored = unsigned
         failures: dict[Digest, tuple[SignatureFailure, ...]] = {}
-        places, budget = self._look_for_signatures(unsigned, source), self._new_budget()
+        places, budget = self._look_for_signatures(unsigned, lease.source, take), self._new_budget()
         while True:
             try:
-                return self._verify(stored, failures, budget, checked_at=checked_at)
+                return self._verify(stored, failures, budget, lease, checked_at=checked_at)
             except VerificationTimeoutError as error:
                 _log_rejection(stored, error)
                 raise
@@ -217,12 +237,14 @@ class Proxy:
                 kept = stored.signatures.get(digest, ())
                 stored = replace(stored, signatures={**stored.signatures, digest: kept + findings.signatures})
 
-    def _look_for_signatures(self, unsigned: StoredImage, source: ImageSource) -> Iterator[tuple[Digest, Findings]]:
+    def _look_for_signatures(
+        self, unsigned: StoredImage, source: ImageSource, take: Callable[[int], object]
+    ) -> Iterator[tuple[Digest, Findings]]:
         """Place by place: of which document signatures were found there, and what was."""
         image = self._unverified(unsigned)
         kinds = self._policy.scope_for(image.reference).needs_signatures
         for document in signed_documents(image, require_instance_signature=self._require_instance_signature):
-            for findings in source.fetch_signatures(document.digest, kinds):
+            for findings in source.fetch_signatures(document.digest, kinds, take=take):
                 if findings:
                     yield document.digest, findings
 
@@ -235,6 +257,7 @@ class Proxy:
         stored: StoredImage,
         failures: Mapping[Digest, tuple[SignatureFailure, ...]],
         budget: Budget,
+        lease: Lease,
         *,
         checked_at: float | None,
     ) -> Snapshot:
@@ -242,7 +265,7 @@ class Proxy:
         verified = self._evaluate(replace(self._unverified(stored), failures=failures), budget)
         _log_receipt(stored, verified.receipt)
         with naming(stored.reference):
-            return Snapshot(stored, verified, to_oci(verified.manifest), checked_at)
+            return Snapshot(stored, verified, to_oci(verified.manifest), checked_at, lease)
 
     def _unverified(self, stored: StoredImage) -> UnverifiedImage:
         return UnverifiedImage(

@@ -19,14 +19,12 @@ from container_image_proxy.policy.evaluate import prepare
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from container_image_proxy.concurrency.lazy import Lazy
     from container_image_proxy.config.access import AccessRule
     from container_image_proxy.config.instances import InstanceSettings
     from container_image_proxy.core.peer import Peer
     from container_image_proxy.core.proxy import Proxy, ServedImage
-    from container_image_proxy.image.image_reference import ImageReference
     from container_image_proxy.policy.model import Policy, Scope
-    from container_image_proxy.registry.client import RegistryClient
+    from container_image_proxy.transports.source import Access, SourceReference
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +36,7 @@ class Serving(Struct, frozen=True):
     images: Mapping[str, ServedImage]
     policy: Policy
     proxy: Proxy
-    registry: Lazy[RegistryClient]
+    sources: Access
     closing: Cancellation = field(default_factory=Cancellation)
     """What ends the work that is done for no request when the configuration goes."""
 
@@ -69,9 +67,8 @@ class Serving(Struct, frozen=True):
     def warm_up(self) -> None:
         """Do what the first request would wait for: load the HTTP library, trusted certificates, and keys."""
         for reference in self._references():
-            if reference.docker_reference is not None:
-                with suppress(Error):  # the first request will meet it again and tell
-                    self.registry().prepare(reference.docker_reference)
+            with suppress(Error):  # the first request will meet it again and tell
+                reference.prepare(self.sources)
         with suppress(CancelledError):
             try:
                 self.verify_keys()
@@ -91,16 +88,17 @@ class Serving(Struct, frozen=True):
     def _prepare(self, scope: Scope) -> tuple[str, ...]:
         return prepare(self.policy, scope, Budget(self.settings.trust.verification_timeout, self.closing))
 
-    def _references(self) -> Iterator[ImageReference]:
+    def _references(self) -> Iterator[SourceReference]:
         return (image.reference for image in self.images.values())
 
     def close(self) -> None:
-        """End what is done for no request, and close the connections to registries that nobody uses; those in use close
-        with their transfers.
+        """End what is done for no request, and close the sources and the connections to registries that nobody uses;
+        those in use close with their transfers.
         """
         self.closing.cancel()
-        if self.registry.is_made:
-            self.registry().close()
+        self.proxy.close()
+        if self.sources.registry.is_made:
+            self.sources.registry().close()
 
 
 class Degraded(Struct, frozen=True):

@@ -19,6 +19,7 @@ from container_image_proxy.errors import Error, VerificationTimeoutError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from container_image_proxy.core.lease import Lease
     from container_image_proxy.core.snapshot_store import SnapshotStore
     from container_image_proxy.core.stored_image import StoredImage
     from container_image_proxy.image.digest import Digest
@@ -32,15 +33,15 @@ _log = logging.getLogger(__name__)
 class Snapshot(Struct, frozen=True):
     """A verified image as it is served.
 
-    ``manifest`` is its OCI form. ``checked_at`` is on the monotonic clock, None if restored. The source that it was
-    resolved from had ``supplier``.
+    ``manifest`` is its OCI form. ``checked_at`` is on the monotonic clock, None if restored. Its blobs are opened
+    through ``lease``.
     """
 
     stored: StoredImage
     verified: VerifiedImage
     manifest: Manifest
     checked_at: float | None
-    supplier: object = None
+    lease: Lease
 
     @property
     def name(self) -> str:
@@ -79,6 +80,7 @@ class Snapshots:
         self._verify = verify
         self._lock = threading.Lock()
         self._verdicts: dict[int, tuple[StoredImage, Snapshot | None]] = {}  # by identity: content may be large
+        self._is_closed = False
         self._judging: SingleFlight[Snapshot | None] = SingleFlight()
 
     def of(self, shelf: str, platform: Platform | None = None) -> Iterator[Snapshot]:
@@ -92,9 +94,32 @@ class Snapshots:
         self._store.add(shelf, snapshot.stored)
         kept = {id(stored) for stored in self._store.kept()}
         with self._lock:
-            self._verdicts[id(snapshot.stored)] = (snapshot.stored, snapshot)
-            for key in self._verdicts.keys() - kept:
-                del self._verdicts[key]
+            surplus = [self._verdicts.pop(key) for key in self._verdicts.keys() - kept]
+        if id(snapshot.stored) in kept:
+            self._note(snapshot.stored, snapshot)
+        for _, gone in surplus:
+            _let_go(gone)
+
+    def close(self) -> None:
+        """Let go of what the snapshots hold; none is asked for any more, but blobs of some may still be."""
+        with self._lock:
+            self._is_closed = True
+            verdicts = list(self._verdicts.values())
+            self._verdicts.clear()
+        for _, snapshot in verdicts:
+            _let_go(snapshot)
+
+    def _note(self, stored: StoredImage, verdict: Snapshot | None) -> None:
+        """Keep a verdict, with what its snapshot holds, in the place of the one before."""
+        if verdict is not None:
+            verdict.lease.hold()
+        with self._lock:
+            _, former = self._verdicts.get(id(stored), (stored, None))
+            if self._is_closed:
+                former = verdict
+            else:
+                self._verdicts[id(stored)] = (stored, verdict)
+        _let_go(former)
 
     def _judge(self, stored: StoredImage) -> Snapshot | None:
         with self._lock:
@@ -110,6 +135,10 @@ class Snapshots:
         except Error as error:
             _log.warning("a kept snapshot of %s is not used: %s", stored.name, error)
             verdict = None
-        with self._lock:
-            self._verdicts[id(stored)] = (stored, verdict)
+        self._note(stored, verdict)
         return verdict
+
+
+def _let_go(snapshot: Snapshot | None) -> None:
+    if snapshot is not None:
+        snapshot.lease.let_go()

@@ -32,7 +32,7 @@ class StoredImage(Struct, frozen=True):
     """What is kept of a resolved image: what its source delivered, and for which reference.
 
     ``place`` is the reference's policy identity then. ``indexes`` go from the one that the reference named to the one
-    that names the manifest; none if it named the manifest itself.
+    that names the manifest; none if it named the manifest itself. ``state`` is the source's, for a later one.
     """
 
     name: str
@@ -42,6 +42,7 @@ class StoredImage(Struct, frozen=True):
     indexes: tuple[Index, ...]
     manifest: Manifest
     signatures: Mapping[Digest, tuple[UntrustedSignature, ...]]
+    state: bytes = b""
 
     @property
     def size(self) -> int:
@@ -50,7 +51,7 @@ class StoredImage(Struct, frozen=True):
         manifest = len(self.manifest.raw) + _PER_DESCRIPTOR * len(self.manifest.layers)
         indexes = sum(len(index.raw) + _PER_DESCRIPTOR * len(index.manifests) for index in self.indexes)
         signatures = sum(one.size for group in self.signatures.values() for one in group)
-        return forms * manifest + indexes + signatures
+        return forms * manifest + indexes + signatures + len(self.state)
 
 
 def encode(stored: StoredImage) -> Iterator[bytes]:
@@ -74,12 +75,14 @@ def encode(stored: StoredImage) -> Iterator[bytes]:
             }
             for digest, one in signatures
         ],
+        "state": len(stored.state),
     }
     yield json.dumps(header).encode() + b"\n"
     for document in documents:
         yield document.raw
     for _, signature in signatures:
         yield signature.blob
+    yield stored.state
 
 
 def decode(file: IO[bytes]) -> StoredImage:
@@ -99,6 +102,7 @@ def decode(file: IO[bytes]) -> StoredImage:
             indexes=tuple(_expect(Index, index) for index in indexes),
             manifest=_expect(Manifest, manifest),
             signatures=signatures,
+            state=_read(file, header["state"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidManifestError(f"not a snapshot that this version wrote ({type(error).__name__})") from error

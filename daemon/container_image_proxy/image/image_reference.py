@@ -1,38 +1,41 @@
-"""What an image is called, whatever its transport: ``transport:within`` and the names that policy.json knows it by.
+"""What an image is called, whatever its transport: the names by which people, policy.json and signatures know it.
 
-A value; each transport makes its own in its ``parse``. Names follow containers-transports(5).
+Each transport has a type of its own, with the parts that it needs (containers-transports(5)); this is what they have in
+common. ``str`` gives ``transport:reference``, as people write it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from msgspec import Struct
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.reference import Reference
 
 
-class ImageReference(Struct, frozen=True):
-    """``transport:within``, normalised, with the names that policy.json knows it by.
+class ImageReference(Protocol):
+    """A frozen value, made by its transport's ``parse``."""
 
-    ``policy_identity`` is empty for a transport whose images policy cannot tell apart; ``policy_namespaces`` go from
-    the most specific to the widest. ``docker_reference`` is None where the transport has no such name.
-    ``may_be_signed`` is False where the transport has no place for signatures.
-    """
+    @property
+    def transport(self) -> str:
+        """The transport's name, as containers-transports(5) and policy.json have it."""
 
-    transport: str
-    within: str
-    docker_reference: Reference | None
-    policy_identity: str
-    policy_namespaces: tuple[str, ...]
-    may_be_signed: bool = True
+    @property
+    def policy_identity(self) -> str:
+        """The narrowest scope of policy.json that holds the image; empty where policy cannot tell images apart."""
+
+    @property
+    def policy_namespaces(self) -> tuple[str, ...]:
+        """The wider scopes that hold the image, from the most specific one up."""
+
+    @property
+    def docker_reference(self) -> Reference | None:
+        """The name that signatures are held against; None where the transport has no such name."""
+
+    @property
+    def may_be_signed(self) -> bool:
+        """Whether the transport has a place for signatures."""
 
     @property
     def pinned_digest(self) -> Digest | None:
-        """The digest that the reference itself names, if it does."""
-        return self.docker_reference.digest if self.docker_reference else None
-
-    def __str__(self) -> str:
-        return f"{self.transport}:{self.within}"
+        """The digest of the manifest or index that the reference itself names, if it does."""

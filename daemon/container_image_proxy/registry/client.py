@@ -173,16 +173,17 @@ class RegistryClient:
             return bytes(content[: reader.readinto(content)])
 
     def open_blob(
-        self, where: Reference | Repository, descriptor: Descriptor, *, first: Repository | None = None
+        self, where: Reference | Repository, descriptor: Descriptor, *, first: Repository | None = None, offset: int = 0
     ) -> Download[Repository]:
-        """A reader of the blob, unverified; nothing is asked for until it is read, then ``first`` before all others.
+        """A reader of the blob from ``offset`` on, unverified. Nothing is asked for until it is read, then ``first``
+        before all others.
 
         It raises :class:`UnknownBlobError`, :class:`UpstreamError` or :class:`IntegrityError`. The ``urls`` of the
         descriptor are never fetched.
         """
         attempts = self._attempts(where, first=first)
         open_at = partial(self._open_blob, descriptor=descriptor)
-        return Download(open_at, attempts, descriptor, self._limits, self._clock)
+        return Download(open_at, attempts, descriptor, self._limits, self._clock, offset)
 
     def _open_blob(self, repository: Repository, offset: int, *, descriptor: Descriptor) -> Reply:
         headers = {"Range": f"bytes={offset}-{descriptor.size - 1}"} if offset else {}

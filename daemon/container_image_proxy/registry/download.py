@@ -30,7 +30,10 @@ _E = TypeVar("_E", bound=Endpoint)
 
 
 class Download(Generic[_E]):
-    """The transfer of one blob as a reader of it. ``open_at(endpoint, offset)`` asks for what follows ``offset``."""
+    """The transfer of one blob, from ``offset`` on, as a reader of it.
+
+    ``open_at(endpoint, offset)`` asks for what follows an offset.
+    """
 
     def __init__(
         self,
@@ -39,6 +42,7 @@ class Download(Generic[_E]):
         descriptor: Descriptor,
         limits: Limits,
         clock: Clock,
+        offset: int = 0,
     ) -> None:
         self._open_at = open_at
         self._attempts = attempts
@@ -49,11 +53,12 @@ class Download(Generic[_E]):
         self._clock = clock
         self._answer: BlobAnswer | None = None
         self._is_gzip: dict[_E, bool] = {}
-        self._is_complete = False
+        self._is_complete = 0 < offset == descriptor.size  # what follows the end can be asked of nobody
         self._suppliers: set[_E] = set()
         self._last_retry_offset: int | None = None
         self._last_retry_time = 0.0
-        self.offset = 0
+        self._first_offset = offset
+        self.offset = offset
         """Where in the blob the next byte is from."""
 
     def readinto(self, buffer: memoryview) -> int:
@@ -126,10 +131,10 @@ class Download(Generic[_E]):
         if is_further:
             self._attempts.progressed()
         if not (is_further and isinstance(error, ConnectionLostError)):
-            self._attempts.failed(error, persist=self.offset > 0)
+            self._attempts.failed(error, persist=self.offset > self._first_offset)
         self._last_retry_offset, self._last_retry_time = self.offset, self._clock.now()
 
     def _has_progressed(self) -> bool:
         since = self._clock.now() - self._last_retry_time
         rate = self._limits.minimum_rate
-        return self.offset > 0 and has_progressed(self.offset, self._last_retry_offset, since, rate)
+        return self.offset > self._first_offset and has_progressed(self.offset, self._last_retry_offset, since, rate)

@@ -6,13 +6,13 @@ what is fetched and what policy knows the image by; the tag is for the reader.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, ClassVar, Final, Self
 
 from msgspec import Struct
 
+from container_image_proxy.concurrency.memory import unmetered
 from container_image_proxy.errors import InvalidReferenceError
-from container_image_proxy.image.image_reference import ImageReference
-from container_image_proxy.image.reference import parse_reference, policy_identity, policy_namespaces
+from container_image_proxy.image.reference import Reference, parse_reference, policy_identity, policy_namespaces
 from container_image_proxy.registry.signatures.storage import SignatureStorage
 
 if TYPE_CHECKING:
@@ -21,52 +21,76 @@ if TYPE_CHECKING:
     from container_image_proxy.config.lookaside import LookasideConfiguration
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.manifest import Descriptor, UntrustedManifest
-    from container_image_proxy.image.reference import Reference
     from container_image_proxy.image.signature import Findings, SignatureKind
     from container_image_proxy.registry.client import RegistryClient
     from container_image_proxy.registry.endpoints import Repository
-    from container_image_proxy.transports.source import BlobReader
+    from container_image_proxy.transports.source import Access, BlobReader, ImageSource
 
-TRANSPORT: Final = "docker"
 _START: Final = "//"
 
 
-def parse(within: str) -> ImageReference:
-    """Read ``//name[:tag][@digest]``; the tag is ``latest`` if neither is given.
+class DockerReference(Struct, frozen=True):
+    """``named`` is what was written, with the tag that is meant where neither tag nor digest is given."""
 
-    Raises :class:`InvalidReferenceError`.
-    """
-    if not within.startswith(_START):
-        raise InvalidReferenceError(f"docker:{within[:100]} does not start with docker://")
-    reference = parse_reference(within.removeprefix(_START)).with_default_tag()
-    fetched = reference.repository.with_digest(reference.digest) if reference.digest is not None else reference
-    return ImageReference(
-        transport=TRANSPORT,
-        within=_START + reference.familiar,
-        docker_reference=fetched,
-        policy_identity=policy_identity(fetched),
-        policy_namespaces=policy_namespaces(fetched),
-    )
+    transport: ClassVar[str] = "docker"
+    may_be_signed: ClassVar[bool] = True
+    depends_on_directory: ClassVar[bool] = False
+    named: Reference
 
+    @classmethod
+    def parse(cls, within: str) -> Self:
+        """Read ``//name[:tag][@digest]``; the tag is ``latest`` if neither is given.
 
-class RegistryAccess(Struct, frozen=True):
-    """What reaching registries takes. ``client`` makes it when first called: that loads an HTTP library."""
+        Raises :class:`InvalidReferenceError`.
+        """
+        if not within.startswith(_START):
+            raise InvalidReferenceError(f"docker:{within[:100]} does not start with docker://")
+        return cls(parse_reference(within.removeprefix(_START)).with_default_tag())
 
-    client: Callable[[], RegistryClient]
-    lookaside: LookasideConfiguration
+    def __str__(self) -> str:
+        return f"{self.transport}:{_START}{self.named.familiar}"
 
+    @property
+    def docker_reference(self) -> Reference:
+        """What is fetched, by exactly one of tag and digest."""
+        digest = self.named.digest
+        return self.named if digest is None else self.named.repository.with_digest(digest)
 
-def open_source(
-    reference: ImageReference, access: RegistryAccess, supplier: object, take: Callable[[int], object]
-) -> RegistrySource:
-    """The source of a reference that :func:`parse` made; nothing is contacted yet.
+    @property
+    def pinned_digest(self) -> Digest | None:
+        """The digest that stands in the reference."""
+        return self.named.digest
 
-    ``supplier`` is None or that of an earlier source.
-    """
-    if reference.docker_reference is None:
-        raise InvalidReferenceError(f"{reference} is no docker:// reference")
-    known = cast("Repository | None", supplier)
-    return RegistrySource(reference.docker_reference, access.client().metered(take), access.lookaside, known)
+    @property
+    def policy_identity(self) -> str:
+        """The full name of what is fetched."""
+        return policy_identity(self.docker_reference)
+
+    @property
+    def policy_namespaces(self) -> tuple[str, ...]:
+        """The repository, its parents, the host, and the wildcards that match the host."""
+        return policy_namespaces(self.docker_reference)
+
+    @property
+    def registry(self) -> str:
+        """The registry that the name says; mirrors come from registries.conf."""
+        return self.named.domain
+
+    def verify_place(self) -> None:
+        """The image does not lie on this host."""
+
+    def prepare(self, access: Access) -> None:
+        """Load the HTTP library, certificates and credentials."""
+        access.registry().prepare(self.docker_reference)
+
+    def open_source(
+        self,
+        access: Access,
+        earlier: ImageSource | None = None,  # noqa: ARG002 - what a tag names has to be asked for
+        state: bytes = b"",  # noqa: ARG002 - there is none
+    ) -> ImageSource:
+        """See :class:`SourceReference`."""
+        return RegistrySource(self.docker_reference, access.registry(), access.lookaside)
 
 
 class RegistrySource:
@@ -76,31 +100,36 @@ class RegistrySource:
     asked when that fails.
     """
 
-    def __init__(
-        self,
-        reference: Reference,
-        registry: RegistryClient,
-        lookaside: LookasideConfiguration,
-        supplier: Repository | None = None,
-    ) -> None:
+    state: Final = b""
+
+    def __init__(self, reference: Reference, registry: RegistryClient, lookaside: LookasideConfiguration) -> None:
         self._reference = reference
         self._registry = registry
-        self.supplier = supplier
+        self._supplier: Repository | None = None
         self._signatures = SignatureStorage(lookaside, registry)
 
-    def fetch_manifest(self, digest: Digest | None = None, *, unless: Digest | None = None) -> UntrustedManifest | None:
+    def fetch_manifest(
+        self,
+        digest: Digest | None = None,
+        *,
+        unless: Digest | None = None,
+        take: Callable[[int], object] = unmetered,
+    ) -> UntrustedManifest | None:
         """See :class:`ImageSource`."""
-        find = self._registry.find_manifest
-        manifest, self.supplier = find(self._reference, digest, unless=unless, first=self.supplier)
+        find = self._registry.metered(take).find_manifest
+        manifest, self._supplier = find(self._reference, digest, unless=unless, first=self._supplier)
         return manifest
 
-    def open_blob(self, descriptor: Descriptor) -> BlobReader:
+    def open_blob(self, descriptor: Descriptor, offset: int = 0) -> BlobReader:
         """See :class:`ImageSource`. The ``urls`` of a descriptor are never fetched."""
-        return self._registry.open_blob(self._reference, descriptor, first=self.supplier)
+        return self._registry.open_blob(self._reference, descriptor, first=self._supplier, offset=offset)
 
-    def fetch_signatures(self, digest: Digest, kinds: Collection[SignatureKind]) -> Iterator[Findings]:
+    def fetch_signatures(
+        self, digest: Digest, kinds: Collection[SignatureKind], *, take: Callable[[int], object] = unmetered
+    ) -> Iterator[Findings]:
         """See :class:`ImageSource`."""
-        place = self.supplier or self._registry.first_place(self._reference)
+        place = self._supplier or self._registry.first_place(self._reference)
+        self._signatures.registry = self._registry.metered(take)
         return self._signatures.fetch(place, digest, kinds)
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
-"""What every transport gives: a source that hands out the image's bytes, and a reader for each blob.
+"""What every transport gives: a reference, a source that hands out the image's bytes, and a reader for each blob.
 
-A source locates and bounds, it never vouches: everything that it returns is untrusted until ``proxy`` has held it
+A source locates and bounds, it never vouches: everything that it returns is untrusted until ``core`` has held it
 against digests and policy.
 """
 
@@ -8,16 +8,60 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+from msgspec import Struct
 
+from container_image_proxy.concurrency.memory import unmetered
+from container_image_proxy.image.image_reference import ImageReference
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+
+    from container_image_proxy.concurrency.lazy import Lazy
+    from container_image_proxy.config.lookaside import LookasideConfiguration
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.manifest import Descriptor, UntrustedManifest
     from container_image_proxy.image.signature import Findings, SignatureKind
+    from container_image_proxy.registry.client import RegistryClient
+
+
+class Access(Struct, frozen=True):
+    """What the configuration says of reaching images, beside their references. A transport takes what it needs.
+
+    ``registry`` makes the client when first called: that loads an HTTP library.
+    """
+
+    registry: Lazy[RegistryClient]
+    lookaside: LookasideConfiguration
+
+
+class SourceReference(ImageReference, Protocol):
+    """An :class:`ImageReference` that knows how to reach what it names."""
+
+    @property
+    def registry(self) -> str | None:
+        """``host[:port]`` of the registry that the image is fetched from; None if the image lies on this host."""
+
+    @property
+    def depends_on_directory(self) -> bool:
+        """Whether a process that runs in another directory would find another image."""
+
+    def verify_place(self) -> None:
+        """Raise :class:`SourceError` if the image is to lie on this host, and there is nothing to be read there."""
+
+    def prepare(self, access: Access) -> None:
+        """Do what the first request would wait for and nobody has to be asked for. Raises what that would."""
+
+    def open_source(self, access: Access, earlier: ImageSource | None = None, state: bytes = b"") -> ImageSource:
+        """The source of what the reference names now. Nothing is read or contacted before it is asked for something.
+
+        ``earlier``, if given, is an open source of this reference: it is returned itself where what it has open is what
+        the reference still names. ``state`` is that of an earlier source, perhaps of an earlier process. It is
+        untrusted, and what cannot be used of it is not.
+        """
 
 
 class BlobReader(Protocol):
-    """A blob's bytes in their order, unverified. One thread uses it, and closes it; it may outlive its source."""
+    """A blob's bytes in their order, unverified. One thread uses it, and closes it before its source is closed."""
 
     @property
     def offset(self) -> int:
@@ -37,29 +81,38 @@ class BlobReader(Protocol):
 
 
 class ImageSource(Protocol):
-    """One image where it lies, for one resolution or one blob. One thread uses it."""
+    """One image where it lies, opened once for all that is done with it. Several threads may use it at once."""
 
     @property
-    def supplier(self) -> object:
-        """Who has delivered what was asked for, of several who may have it; None if there is but one.
+    def state(self) -> bytes:
+        """What a later source of the same image need not find out again, at most ``MAX_STATE_SIZE`` bytes; often none.
 
-        A later source of the same image that is opened with it asks there first.
+        It is complete once :meth:`fetch_manifest` has returned what the reference names.
         """
 
-    def fetch_manifest(self, digest: Digest | None = None, *, unless: Digest | None = None) -> UntrustedManifest | None:
+    def fetch_manifest(
+        self,
+        digest: Digest | None = None,
+        *,
+        unless: Digest | None = None,
+        take: Callable[[int], object] = unmetered,
+    ) -> UntrustedManifest | None:
         """The manifest or index the reference names, or the one with ``digest``; at most ``MAX_MANIFEST_SIZE`` bytes.
 
-        None only if the reference is known to name ``unless`` still. The caller checks the digest.
+        None only if the reference is known to name ``unless`` still. ``take`` is asked for the memory of each document
+        before it is read, in bytes. The caller checks the digest.
         Raises :class:`UnknownManifestError`, :class:`UpstreamError` or :class:`IntegrityError`.
         """
 
-    def open_blob(self, descriptor: Descriptor) -> BlobReader:
-        """A reader of the blob from its beginning.
+    def open_blob(self, descriptor: Descriptor, offset: int = 0) -> BlobReader:
+        """A reader of the blob from ``offset`` on, which is at most its size.
 
         Raises :class:`UnknownBlobError` or :class:`UpstreamError`, unless the reader does so when it is first asked.
         """
 
-    def fetch_signatures(self, digest: Digest, kinds: Collection[SignatureKind]) -> Iterator[Findings]:
+    def fetch_signatures(
+        self, digest: Digest, kinds: Collection[SignatureKind], *, take: Callable[[int], object] = unmetered
+    ) -> Iterator[Findings]:
         """The signatures of ``kinds`` for the manifest with ``digest``, from one place after the other.
 
         A place is asked when its turn comes, so that who has seen enough can save the rest. What is not among the
@@ -67,4 +120,4 @@ class ImageSource(Protocol):
         """
 
     def close(self) -> None:
-        """Free what the source holds; nothing may be called afterwards."""
+        """Free what the source holds. It is called once, and nothing is called afterwards."""

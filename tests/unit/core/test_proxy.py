@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from msgspec.structs import replace
@@ -30,15 +30,14 @@ from container_image_proxy.errors import (
     UnknownManifestError,
     VerificationTimeoutError,
 )
-from container_image_proxy.image.digest import Digest, digest_of
-from container_image_proxy.image.image_reference import ImageReference
+from container_image_proxy.image.digest import digest_of
 from container_image_proxy.image.manifest import UntrustedManifest
 from container_image_proxy.image.platform import Platform
 from container_image_proxy.image.signature import Findings, SignatureFailure, UntrustedSignature
 from container_image_proxy.policy.model import Policy, insecure_policy, parse_policy
 from container_image_proxy.policy.sigstore import trust as sigstore
-from container_image_proxy.transports.layout import LayoutSource
-from container_image_proxy.transports.source import ImageSource
+from container_image_proxy.transports.layout import LayoutReference, LayoutSource
+from container_image_proxy.transports.source import ImageSource, SourceReference
 from container_image_proxy.transports.table import parse_image_reference
 from tests.support.layouts import (
     OCI_MANIFEST,
@@ -57,6 +56,22 @@ AMD64 = Platform("linux", "amd64")
 REJECT = parse_policy(b'{"default": [{"type": "reject"}]}', "policy.json")
 
 
+@pytest.fixture(autouse=True)
+def closed_proxies(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close the proxies that the test makes, and with them what their snapshots hold."""
+    made: list[Proxy] = []
+    make = Proxy.__init__
+
+    def make_and_remember(proxy: Proxy, *arguments: Any, **named: Any) -> None:
+        make(proxy, *arguments, **named)
+        made.append(proxy)
+
+    monkeypatch.setattr(Proxy, "__init__", make_and_remember)
+    yield
+    for proxy in made:
+        proxy.close()
+
+
 class Bench:
     """A proxy over one layout, with a clock to turn and a count of how often the source was opened."""
 
@@ -70,8 +85,9 @@ class Bench:
         self.store = store or SnapshotStore(None)
         self.proxy = Proxy({"os": served}, policy or insecure_policy(), self._open, self.store, clock=lambda: self.now)
 
-    def _open(self, reference: ImageReference, *_: object) -> ImageSource:
+    def _open(self, reference: SourceReference, *_: object) -> ImageSource:
         self.opened += 1
+        assert isinstance(reference, LayoutReference)
         return self.source(reference)
 
 
@@ -116,7 +132,7 @@ class Places(LayoutSource):
     findings: ClassVar[list[Findings]] = []
     asked: ClassVar[list[int]] = []
 
-    def fetch_signatures(self, *_: object) -> Iterator[Findings]:
+    def fetch_signatures(self, *_: object, **__: object) -> Iterator[Findings]:
         for number, findings in enumerate(self.findings):
             self.asked.append(number)
             yield findings
@@ -131,7 +147,7 @@ def test_all_places_of_signatures_share_one_budget_in_which_fetching_does_not_co
     fetched = []
 
     class SlowPlaces(LayoutSource):
-        def fetch_signatures(self, *_: object) -> Iterator[Findings]:
+        def fetch_signatures(self, *_: object, **__: object) -> Iterator[Findings]:
             for number in range(10):
                 bench.now += 1000
                 fetched.append(number)
@@ -452,15 +468,14 @@ def test_concurrent_requests_share_one_look_at_the_source_and_its_failure(tmp_pa
     looking, go_on = threading.Event(), threading.Event()
 
     class Slow(LayoutSource):
-        def fetch_manifest(
-            self, digest: Digest | None = None, *, unless: Digest | None = None
-        ) -> UntrustedManifest | None:
+        def fetch_manifest(self, *arguments: Any, **named: Any) -> UntrustedManifest | None:
             looking.set()
             assert go_on.wait(20)
-            return super().fetch_manifest(digest, unless=unless)
+            return super().fetch_manifest(*arguments, **named)
 
-    def open_slowly(reference: ImageReference, *_: object) -> ImageSource:
+    def open_slowly(reference: SourceReference, *_: object) -> ImageSource:
         bench.opened += 1
+        assert isinstance(reference, LayoutReference)
         return Slow(reference)
 
     bench.proxy._open_source = open_slowly
@@ -481,9 +496,10 @@ def test_a_slow_look_for_one_platform_does_not_hold_up_another(tmp_path: Path) -
     bench.proxy.resolve("os")
     looking, go_on = threading.Event(), threading.Event()
 
-    def open_slowly(reference: ImageReference, *_: object) -> ImageSource:
+    def open_slowly(reference: SourceReference, *_: object) -> ImageSource:
         looking.set()
         assert go_on.wait(20)
+        assert isinstance(reference, LayoutReference)
         return LayoutSource(reference)
 
     bench.proxy._open_source = open_slowly

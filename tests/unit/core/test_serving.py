@@ -8,10 +8,13 @@ from typing import Any, cast
 
 import pytest
 
+from container_image_proxy.concurrency.lazy import Lazy
 from container_image_proxy.config.instances import TrustSettings
+from container_image_proxy.config.lookaside import LookasideConfiguration
 from container_image_proxy.core.serving import Serving
 from container_image_proxy.errors import ConfigurationError
 from container_image_proxy.policy.model import insecure_policy, parse_policy
+from container_image_proxy.transports.source import Access
 from container_image_proxy.transports.table import parse_image_reference
 
 POLICY = b"""{"default": [{"type": "signedBy", "keyType": "GPGKeys", "keyPath": "/nonexistent/key.gpg"}],
@@ -20,10 +23,11 @@ POLICY = b"""{"default": [{"type": "signedBy", "keyType": "GPGKeys", "keyPath": 
 
 def make_serving(policy: Any, *references: str) -> Serving:
     images = {text: SimpleNamespace(reference=parse_image_reference(text)) for text in references}
-    registry = lambda: SimpleNamespace(prepare=lambda _reference: None)  # noqa: E731 - a stand-in of one line
-    registry.is_made = False  # type: ignore[attr-defined]
+    access = Access(Lazy(lambda: cast("Any", SimpleNamespace(prepare=lambda _: None))), LookasideConfiguration("/none"))
     settings = SimpleNamespace(trust=TrustSettings())
-    return Serving(cast("Any", settings), cast("Any", images), policy, cast("Any", None), cast("Any", registry))
+    return Serving(
+        cast("Any", settings), cast("Any", images), policy, cast("Any", SimpleNamespace(close=lambda: None)), access
+    )
 
 
 def test_keys_that_cannot_be_used_are_an_error_that_names_policy_scope_and_file() -> None:

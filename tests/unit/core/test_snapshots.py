@@ -9,13 +9,22 @@ from typing import Any
 
 import pytest
 
-from container_image_proxy.core.snapshot_store import SnapshotStore
+from container_image_proxy.core.lease import Lease
+from container_image_proxy.core.snapshot_store import KEPT, SnapshotStore
 from container_image_proxy.core.snapshots import Snapshots
 from container_image_proxy.core.stored_image import StoredImage
 from container_image_proxy.errors import PolicyRejectedError, VerificationTimeoutError
 from tests.unit.core.test_snapshot_store import stored
 
 PATIENCE = 10.0
+
+
+def never_opened() -> Any:
+    raise AssertionError("nobody asked for a blob")
+
+
+def snapshot_of(image: StoredImage) -> Any:
+    return SimpleNamespace(stored=image, lease=Lease(never_opened))
 
 
 class Evaluator:
@@ -31,7 +40,7 @@ class Evaluator:
         if image == stored(1):
             self.is_slow.set()
             assert self.go_on.wait(PATIENCE)
-        return SimpleNamespace(stored=image)
+        return snapshot_of(image)
 
 
 @pytest.fixture
@@ -53,7 +62,7 @@ def test_a_slow_judgement_keeps_nobody_else_waiting(judge: Evaluator) -> None:
         waiting = pool.submit(lambda: list(kept.of("slow")))
         assert judge.is_slow.wait(PATIENCE)
         assert [one.stored for one in kept.of("other")] == [stored(2)]
-        kept.add("slow", SimpleNamespace(stored=stored(3)))  # type: ignore[arg-type]
+        kept.add("slow", snapshot_of(stored(3)))
         assert next(kept.of("slow")).stored == stored(3)
         judge.go_on.set()
         assert [one.stored for one in waiting.result(PATIENCE)] == [stored(1)]
@@ -90,9 +99,9 @@ def test_a_rejection_is_remembered_too(judge: Evaluator, caplog: pytest.LogCaptu
 
 def test_what_is_no_longer_kept_is_forgotten() -> None:
     store = SnapshotStore(None)
-    kept = Snapshots(store, lambda image: SimpleNamespace(stored=image))  # type: ignore[arg-type, return-value]
+    kept = Snapshots(store, snapshot_of)
     for number in range(100):
-        kept.add("shelf", SimpleNamespace(stored=stored(number)))  # type: ignore[arg-type]
+        kept.add("shelf", snapshot_of(stored(number)))
     assert len(kept._verdicts) == len(store.kept())
 
 
@@ -102,7 +111,7 @@ def test_a_judgement_for_which_there_was_no_time_is_none_and_is_tried_again() ->
     def late(image: StoredImage) -> Any:
         for error in busy:
             raise error
-        return SimpleNamespace(stored=image)
+        return snapshot_of(image)
 
     store = SnapshotStore(None)
     for number in (1, 2):
@@ -111,3 +120,18 @@ def test_a_judgement_for_which_there_was_no_time_is_none_and_is_tried_again() ->
     with pytest.raises(VerificationTimeoutError):
         next(kept.of("os"))
     assert next(kept.of("os")).stored == stored(2)
+
+
+def test_a_snapshot_holds_its_lease_as_long_as_it_is_kept() -> None:
+    kept = Snapshots(SnapshotStore(None), snapshot_of)
+    made = [snapshot_of(stored(number)) for number in range(KEPT + 1)]
+    for one in made:
+        kept.add("shelf", one)
+    assert [one.lease._holders for one in made] == [0] + [1] * KEPT
+    again = SimpleNamespace(stored=made[-1].stored, lease=made[-1].lease)
+    kept.add("shelf", again)
+    assert again.lease._holders == 1, "one that was checked anew takes the place of the former"
+    kept.close()
+    assert {one.lease._holders for one in made} == {0}
+    kept.add("shelf", made[0])
+    assert made[0].lease._holders == 0, "nothing is kept of a configuration that has been replaced"

@@ -12,11 +12,11 @@ from msgspec.structs import replace
 
 import container_image_proxy
 from container_image_proxy.errors import PolicyRejectedError
-from container_image_proxy.image.image_reference import ImageReference
 from container_image_proxy.image.manifest import Index, Manifest, UntrustedManifest, parse_manifest
 from container_image_proxy.image.reference import parse_reference
 from container_image_proxy.policy.evaluate import UnverifiedImage, evaluate
 from container_image_proxy.policy.model import Policy, insecure_policy, parse_policy
+from tests.support.references import NamedImage
 from tests.support.verification import make_budget
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -41,7 +41,7 @@ def make_index(manifest: Manifest) -> Index:
 
 
 MANIFEST = make_manifest()
-REFERENCE = ImageReference(
+REFERENCE = NamedImage(
     transport="docker",
     within="//quay.io/example/os:1",
     docker_reference=parse_reference("quay.io/example/os:1"),

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from container_image_proxy.errors import ConfigurationError
-from container_image_proxy.image.image_reference import ImageReference
 from container_image_proxy.policy.model import Policy, insecure_policy, load_policy, parse_policy
+from tests.support.references import NamedImage
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 REJECT = {"default": [{"type": "reject"}]}
-REFERENCE = ImageReference(
+REFERENCE = NamedImage(
     transport="docker",
     within="//quay.io/a/b:1",
     docker_reference=None,

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from container_image_proxy.concurrency.lazy import Lazy
+from container_image_proxy.concurrency.memory import unmetered
+from container_image_proxy.config.lookaside import LookasideConfiguration
 from container_image_proxy.errors import (
     DigestMismatchError,
     InvalidManifestError,
@@ -18,13 +23,28 @@ from container_image_proxy.errors import (
 )
 from container_image_proxy.image.digest import digest_of, parse_digest
 from container_image_proxy.image.manifest import MAX_MANIFEST_SIZE, Descriptor
-from container_image_proxy.transports.layout import LayoutSource, parse
+from container_image_proxy.registry.client import RegistryClient
+from container_image_proxy.transports.layout import LayoutReference, LayoutSource
+from container_image_proxy.transports.source import Access
 from tests.support.layouts import Layout, StoredImage, layer_tar, single_image
 from tests.support.privilege import ordinary_user, public_directory
+from tests.support.readers import read_all
+
+
+@pytest.fixture(autouse=True)
+def closed_sources() -> Iterator[None]:
+    """Close the sources that the test opens."""
+    yield
+    while _opened:
+        _opened.pop().close()
+
+
+_opened: list[LayoutSource] = []
 
 
 def source(path: Path, image: str = "") -> LayoutSource:
-    return LayoutSource(parse(f"{path}:{image}"))
+    _opened.append(LayoutSource(LayoutReference.parse(f"{path}:{image}")))
+    return _opened[-1]
 
 
 def layer_of(image: StoredImage) -> Descriptor:
@@ -34,7 +54,7 @@ def layer_of(image: StoredImage) -> Descriptor:
 def test_scopes_are_the_real_directory_and_its_parents(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
-    reference = parse(f"{tmp_path}/link/image:1")
+    reference = LayoutReference.parse(f"{tmp_path}/link/image:1")
     assert str(reference) == f"oci:{tmp_path}/link/image:1"
     assert reference.policy_identity == f"{tmp_path}/real/image"
     assert reference.policy_namespaces[:3] == (f"{tmp_path}/real/image", f"{tmp_path}/real", str(tmp_path))
@@ -44,7 +64,7 @@ def test_scopes_are_the_real_directory_and_its_parents(tmp_path: Path) -> None:
 @pytest.mark.parametrize("within", ["", ":x", "/\0", "/tmp:with space", "/tmp:@-1"])
 def test_a_reference_that_cannot_be_is_refused(within: str) -> None:
     with pytest.raises(InvalidReferenceError):
-        parse(within)
+        LayoutReference.parse(within)
 
 
 @pytest.fixture
@@ -189,7 +209,7 @@ def test_no_more_than_the_limit_is_read_of_a_manifest(tmp_path: Path) -> None:
         file.truncate(1 << 40)
     with pytest.raises(InvalidManifestError):
         source(tmp_path).fetch_manifest()
-    assert len(source(tmp_path)._read(("index.json",))) == MAX_MANIFEST_SIZE + 1
+    assert len(source(tmp_path)._directory.read(("index.json",), unmetered)) == MAX_MANIFEST_SIZE + 1
 
 
 @pytest.mark.demand("DIR-symlink")
@@ -226,21 +246,55 @@ def test_a_link_that_was_turned_to_another_layout_is_not_followed_under_the_old_
     single_image(tmp_path / "v1")
     single_image(tmp_path / "v2")
     (tmp_path / "current").symlink_to("v1")
-    opened = source(tmp_path / "current")
+    opened, later = source(tmp_path / "current"), source(tmp_path / "current")
     opened.fetch_manifest()
     (tmp_path / "current").unlink()
     (tmp_path / "current").symlink_to("v2")
+    assert not opened.is_current
     with pytest.raises(SourceError, match="reload"):
-        opened.fetch_manifest()
+        later.fetch_manifest()
 
 
-def test_a_transfer_holds_one_descriptor(tmp_path: Path) -> None:
+def test_a_source_holds_its_directory_and_each_transfer_one_descriptor_more(tmp_path: Path) -> None:
     image = single_image(tmp_path)
     before = len(list(Path("/proc/self/fd").iterdir()))
-    transfer = source(tmp_path).open_blob(layer_of(image))
-    assert transfer.readinto(memoryview(bytearray(1)))
-    assert len(list(Path("/proc/self/fd").iterdir())) == before + 1
-    transfer.close()
+    opened = source(tmp_path)
+    transfers = [opened.open_blob(layer_of(image)) for _ in range(3)]
+    for transfer in transfers:
+        assert transfer.readinto(memoryview(bytearray(1)))
+    assert len(list(Path("/proc/self/fd").iterdir())) == before + 1 + 3
+    for transfer in transfers:
+        transfer.close()
+
+
+def test_a_source_of_the_same_directory_goes_on_and_one_of_another_is_opened_anew(tmp_path: Path) -> None:
+    image = single_image(tmp_path / "os")
+    first = source(tmp_path / "os")
+    first.fetch_manifest()
+    access = Access(Lazy(lambda: cast("RegistryClient", None)), LookasideConfiguration("/none"))
+    assert first._reference.open_source(access, first) is first
+    (tmp_path / "os").rename(tmp_path / "old")
+    single_image(tmp_path / "os")
+    assert first._reference.open_source(access, first) is not first
+    assert read_all(first.open_blob(layer_of(image))) == image.layers[0], "what it has open is served as long as it is"
+
+
+def test_blobs_of_a_layout_that_was_replaced_come_from_the_new_one_where_that_has_them(tmp_path: Path) -> None:
+    image = single_image(tmp_path / "os")
+    opened = source(tmp_path / "os")
+    opened.fetch_manifest()
+    shutil.rmtree(tmp_path / "os")
+    single_image(tmp_path / "os")
+    assert read_all(opened.open_blob(layer_of(image))) == image.layers[0]
+
+
+@pytest.mark.parametrize("offset", [0, 1, 511])
+def test_a_blob_is_opened_at_an_offset(tmp_path: Path, offset: int) -> None:
+    image = single_image(tmp_path)
+    reader = source(tmp_path).open_blob(layer_of(image), offset)
+    assert reader.offset == offset
+    assert read_all(reader) == image.layers[0][offset:]
+    assert read_all(source(tmp_path).open_blob(layer_of(image), len(image.layers[0]))) == b""
 
 
 def test_having_no_descriptor_left_is_not_the_layout_s_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,101 @@
+"""A lease: a source that is opened once for all who use it, and closed when the last of them has let go.
+
+A snapshot holds one as long as it is kept, and each reader of a blob as long as it is open. A snapshot that was
+restored opens its source when the first blob is asked for. So does one that is kept no more: then its last reader
+closes the source again.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from container_image_proxy.image.manifest import Descriptor
+    from container_image_proxy.transports.source import BlobReader, ImageSource
+
+
+class Lease:
+    """A source and how many hold it. Thread-safe. ``open_source`` must be quick: sources do their work when asked.
+
+    ``opened`` is what that has returned already, if it was called: it is closed with the lease.
+    """
+
+    def __init__(self, open_source: Callable[[], ImageSource], opened: ImageSource | None = None) -> None:
+        self._open = open_source
+        self._lock = threading.Lock()
+        self._source = opened
+        self._holders = 0
+
+    @property
+    def opened(self) -> ImageSource | None:
+        """The source if it is open. Whoever asks holds the lease."""
+        return self._source
+
+    @property
+    def source(self) -> ImageSource:
+        """The source, opened if it is not yet. Whoever asks holds the lease."""
+        with self._lock:
+            if self._source is None:
+                self._source = self._open()
+            return self._source
+
+    def hold(self) -> None:
+        """Keep what is or will be open; each call is followed by one of :meth:`let_go`."""
+        with self._lock:
+            self._holders += 1
+
+    def let_go(self) -> None:
+        """Close the source if nobody else holds it."""
+        with self._lock:
+            self._holders -= 1
+            source = None if self._holders else self._source
+            if source is not None:
+                self._source = None
+        if source is not None:
+            source.close()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold it meanwhile."""
+        self.hold()
+        try:
+            yield
+        finally:
+            self.let_go()
+
+    def open_blob(self, descriptor: Descriptor, offset: int = 0) -> BlobReader:
+        """As :meth:`ImageSource.open_blob`; the reader holds the lease until it is closed."""
+        self.hold()
+        try:
+            return _HoldingReader(self.source.open_blob(descriptor, offset), self)
+        except BaseException:
+            self.let_go()
+            raise
+
+
+class _HoldingReader:
+    """A :class:`BlobReader` that lets go of its lease when it is closed."""
+
+    def __init__(self, reader: BlobReader, lease: Lease) -> None:
+        self._reader = reader
+        self._lease: Lease | None = lease
+        self.readinto = reader.readinto  # not wrapped: it is called for every piece
+        self.reject = reader.reject
+
+    @property
+    def offset(self) -> int:
+        """As in :class:`BlobReader`."""
+        return self._reader.offset
+
+    def close(self) -> None:
+        """Close the reader, then its source if nobody else needs that."""
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            try:
+                self._reader.close()
+            finally:
+                lease.let_go()

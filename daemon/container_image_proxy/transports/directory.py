@@ -1,0 +1,208 @@
+"""A directory that is not trusted, from which files are read: how ``oci:`` and ``dir:`` images lie.
+
+Below the directory no symbolic link is followed and nothing but regular files is opened, so that an image cannot name
+files outside of itself, or make the daemon wait on a FIFO. Knows no format.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Final, Self
+
+from msgspec import Struct
+
+from container_image_proxy.config.obstacle import find_obstacle
+from container_image_proxy.errors import InvalidReferenceError, SourceError
+from container_image_proxy.image.manifest import MAX_MANIFEST_SIZE
+from container_image_proxy.transports.readers import FileReader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from container_image_proxy.transports.source import Access
+
+_PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
+_LINK: Final = frozenset({errno.ELOOP, errno.ENOTDIR})  # open(2), O_NOFOLLOW, of a file and of a directory
+_DENIED: Final = frozenset({errno.EACCES, errno.EPERM})
+_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_FILE: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # O_NONBLOCK: opening a FIFO must not wait for its writer
+
+
+class PathReference(Struct, frozen=True):
+    """What references to images by path have in common: policy knows them by where they really are.
+
+    ``path`` is as it was written. ``place`` is what it meant then, absolute and without symbolic links; what could not
+    be resolved stands there as it was written, and is served only if it proves to be no link.
+    """
+
+    transport: ClassVar[str]
+    may_be_signed: ClassVar[bool] = False
+    docker_reference: ClassVar[None] = None
+    pinned_digest: ClassVar[None] = None
+    registry: ClassVar[None] = None
+    path: str
+    place: str
+
+    @property
+    def policy_identity(self) -> str:
+        """The place."""
+        return self.place
+
+    @property
+    def policy_namespaces(self) -> tuple[str, ...]:
+        """The place and all directories that hold it, but for the root, which is no scope."""
+        place = Path(self.place)
+        return tuple(str(parent) for parent in (place, *place.parents) if parent != Path("/"))
+
+    @property
+    def depends_on_directory(self) -> bool:
+        """Whether the path is relative."""
+        return not self.path.startswith("/")
+
+    def prepare(self, access: Access) -> None:
+        """Nothing takes long here."""
+
+
+def resolve_path(path: str, transport: str) -> str:
+    """Where ``path`` really is now; :class:`InvalidReferenceError` if it cannot be a path."""
+    if not path or "\0" in path:
+        raise InvalidReferenceError(f"{transport}: a path is missing, as in {transport}:/srv/image")
+    return os.path.realpath(path)
+
+
+class Directory:
+    """The directory of a :class:`PathReference`, opened when first needed and held until :meth:`close`. Threads may
+    share it.
+
+    ``what`` is what it holds, as errors name it.
+    """
+
+    def __init__(self, reference: PathReference, what: str) -> None:
+        self._given = reference.path
+        self.path = reference.place
+        self._what = what
+        self._lock = threading.Lock()
+        self._number: int | None = None
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it is open, and still what its path names."""
+        with self._lock:
+            try:
+                return self._number is not None and os.path.samestat(os.fstat(self._number), Path(self._given).stat())
+            except OSError:
+                return False
+
+    def verify(self) -> None:
+        """Raise :class:`SourceError` if there is no directory, it may not be entered, or is not the one that policy
+        knows: a link may have been turned to another one since the reference was read.
+        """
+        os.close(self._open_place())
+
+    def read(self, components: tuple[str, ...], take: Callable[[int], object], limit: int = MAX_MANIFEST_SIZE) -> bytes:
+        """A whole document; one byte over the limit is kept so that its parser refuses it."""
+        with self._open(components) as number, os.fdopen(os.dup(number), "rb") as file:
+            size = min(os.fstat(number).st_size, limit) + 1
+            take(size)
+            return file.read(size)
+
+    def open_reader(self, components: tuple[str, ...], offset: int = 0) -> FileReader:
+        """A reader of the file's content from ``offset`` on."""
+        with self._open(components) as number:
+            size = os.fstat(number).st_size
+            return FileReader(os.dup(number), size, lambda error: self._failure(components, error), offset=offset)
+
+    def close(self) -> None:
+        """Let the directory go."""
+        with self._lock:
+            if self._number is not None:
+                os.close(self._number)
+                self._number = None
+
+    def _open_place(self) -> int:
+        try:
+            number = os.open(self._given, _DIRECTORY)
+        except OSError as error:
+            raise self._unreachable(error) from error
+        if os.path.realpath(self._given) != self.path:
+            os.close(number)
+            reason = f"{self._given} led to {self.path} when the configuration was read, and does no more: reload"
+            raise SourceError(reason, endpoint=self._given)
+        return number
+
+    @contextmanager
+    def _open(self, components: tuple[str, ...]) -> Iterator[int]:
+        """A descriptor of the regular file, reached without following a link below the directory."""
+        try:
+            with _Descriptor(self._duplicate_root()) as current:
+                try:
+                    self._descend(current, components)
+                except FileNotFoundError:
+                    if self.is_current:
+                        raise
+                    # The directory was replaced, and files that both have may be left in the new one alone.
+                    self.close()
+                    current.replace(self._duplicate_root())
+                    self._descend(current, components)
+                yield current.number
+        except OSError as error:
+            raise self._failure(components, error) from error
+
+    def _duplicate_root(self) -> int:
+        with self._lock:
+            if self._number is None:
+                self._number = self._open_place()
+            return os.dup(self._number)
+
+    def _descend(self, current: _Descriptor, components: tuple[str, ...]) -> None:
+        for name in components[:-1]:
+            current.replace(os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=current.number))
+        current.replace(os.open(components[-1], _FILE | os.O_NOFOLLOW, dir_fd=current.number))
+        if not stat.S_ISREG(os.fstat(current.number).st_mode):
+            raise SourceError(f"{self.path}/{'/'.join(components)} is not a regular file", endpoint=self.path)
+
+    def _unreachable(self, error: OSError) -> SourceError:
+        obstacle = find_obstacle(Path(self._given), error)
+        remedy = f" ({obstacle.remedy})" if obstacle.remedy else ""
+        reason = f"there is no {self._what} to be read at {self._given}: {obstacle.reason}{remedy}"
+        return SourceError(reason, endpoint=self._given, retryable=error.errno in _PASSING)
+
+    def _failure(self, components: tuple[str, ...], error: OSError) -> SourceError:
+        """Why a file in the directory cannot be opened or read."""
+        place = Path(self.path, *components)
+        if error.errno in _LINK:
+            link = next((one for one in (*reversed(place.parents), place) if one.is_symlink()), None)
+            if link is not None:
+                return SourceError(f"{link} is a symbolic link, which is not followed", endpoint=self.path)
+        obstacle = find_obstacle(place, error)
+        if error.errno in _PASSING:
+            return SourceError(f"{place}: {obstacle.reason}", endpoint=self.path, retryable=True)
+        if error.errno in _DENIED:
+            remedy = f" ({obstacle.remedy})" if obstacle.remedy else ""
+            return SourceError(
+                f"the {self._what} cannot be read: {place}: {obstacle.reason}{remedy}", endpoint=self.path
+            )
+        return SourceError(f"the {self._what} is broken: {place}: {obstacle.reason}", endpoint=self.path)
+
+
+class _Descriptor:
+    """An open descriptor on its way down a path: each step closes the one before."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.number)
+
+    def replace(self, number: int) -> None:
+        """Go on with ``number``."""
+        os.close(self.number)
+        self.number = number
