@@ -42,18 +42,9 @@ def load_trusted_file(
     if nothing of the file could be read.
     """
     try:
-        with open(path, "rb", opener=_open) as file:
-            _check(path, os.fstat(file.fileno()), refuse=refuse_writable_by_others, secret=secret)
-            content = file.read(limit + 1)
+        return _load(path, limit, refuse_writable_by_others, secret)
     except OSError as error:
-        if error.errno in _PASSING:
-            raise ConfigurationError(str(path), f"cannot be read: {error.strerror}") from error
-        raise unreadable(path, error) from error
-    except ValueError as error:
-        raise ConfigurationError(str(path), "cannot be read: not a possible file name") from error
-    if len(content) > limit:
-        raise ConfigurationError(str(path), f"larger than {limit} bytes")
-    return content
+        raise _explained(path, error) from error
 
 
 def load_trusted_file_if_present(
@@ -61,11 +52,13 @@ def load_trusted_file_if_present(
 ) -> bytes | None:
     """Like :func:`load_trusted_file`, but None if there is no such file. One that cannot be read is still an error."""
     try:
-        return load_trusted_file(path, limit=limit, refuse_writable_by_others=refuse_writable_by_others, secret=secret)
-    except ConfigurationError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            return None
-        raise
+        return _load(path, limit, refuse_writable_by_others, secret)
+    except (
+        FileNotFoundError
+    ):  # most hosts lack most of these files, and looking for what hides them takes a millisecond
+        return None
+    except OSError as error:
+        raise _explained(path, error) from error
 
 
 def load_trusted_file_if_readable(path: Path, *, limit: int, remedy: str, secret: bool = False) -> bytes | None:
@@ -77,6 +70,25 @@ def load_trusted_file_if_readable(path: Path, *, limit: int, remedy: str, secret
     except UnreadableFileError as error:
         warn_once(_log, f"{path}: {error.reason}; it counts as absent ({remedy})")
         return None
+
+
+def _load(path: Path, limit: int, refuse: bool, secret: bool) -> bytes:  # noqa: FBT001 - for the functions above
+    """See :func:`load_trusted_file`; ``OSError`` if the file cannot be opened or read."""
+    try:
+        with open(path, "rb", opener=_open) as file:
+            _check(path, os.fstat(file.fileno()), refuse=refuse, secret=secret)
+            content = file.read(limit + 1)
+    except ValueError as error:
+        raise ConfigurationError(str(path), "cannot be read: not a possible file name") from error
+    if len(content) > limit:
+        raise ConfigurationError(str(path), f"larger than {limit} bytes")
+    return content
+
+
+def _explained(path: Path, error: OSError) -> ConfigurationError:
+    if error.errno in _PASSING:
+        return ConfigurationError(str(path), f"cannot be read: {error.strerror}")
+    return unreadable(path, error)
 
 
 def _open(path: str, _flags: int) -> int:
