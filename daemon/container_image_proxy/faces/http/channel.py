@@ -1,7 +1,8 @@
 """Bytes to and from one client, each wait bounded.
 
-Owns the descriptors of a connection. Knows nothing of HTTP. Descriptors are non-blocking and waits use poll(2): a read
-costs two system calls, a write one, and no payload is copied.
+Owns the descriptors of a connection. Knows nothing of HTTP. Reads wait by poll(2). A write to a socket waits in the
+kernel, for as long as SO_SNDTIMEO says (socket(7)), so that a large piece is one system call however often the client
+makes room; pipes know no such time, are non-blocking, and wait by poll(2), too. No payload is copied.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _RECEIVE_SIZE: Final = 64 * 1024
+_LEAST_SECONDS: Final = 0.001
 _LINGER_READS: Final = 16  # of _RECEIVE_SIZE: what a refused client may still send
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
 
@@ -54,7 +56,7 @@ class Channel(abc.ABC):
         deadline = time.monotonic() + seconds
         while self._readable.poll(max(0.0, deadline - time.monotonic()) * 1000):
             try:
-                return os.read(self._reading, _RECEIVE_SIZE)
+                return self._read()
             except BlockingIOError:
                 if self._stopped:
                     return b""
@@ -71,6 +73,10 @@ class Channel(abc.ABC):
                 self._wait_until_writable(seconds)
             except OSError as error:
                 raise PeerGoneError(f"the client is gone: {error.strerror}") from error
+
+    def _read(self) -> bytes:
+        """What is there; ``BlockingIOError`` if it is nothing after all."""
+        return os.read(self._reading, _RECEIVE_SIZE)
 
     def _wait_until_writable(self, seconds: float) -> None:
         if self._writable is None:
@@ -100,9 +106,26 @@ class SocketChannel(Channel):
     """A connected stream socket, which it owns."""
 
     def __init__(self, sock: socket.socket) -> None:
-        sock.settimeout(0)
+        sock.settimeout(None)
         super().__init__(sock.fileno(), sock.fileno())
         self._socket = sock
+        self._patience: float | None = None
+
+    def send(self, buffers: Sequence[bytes | memoryview], seconds: float) -> None:
+        """As for every channel. What was taken in part before the client stopped counts as taken just now."""
+        if seconds != self._patience:
+            whole, part = divmod(max(seconds, _LEAST_SECONDS), 1)  # of 0 the kernel makes for ever
+            self._socket.setsockopt(
+                socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(whole), int(part * 1e6))
+            )
+            self._patience = seconds
+        super().send(buffers, seconds)
+
+    def _read(self) -> bytes:
+        return self._socket.recv(_RECEIVE_SIZE, socket.MSG_DONTWAIT)
+
+    def _wait_until_writable(self, seconds: float) -> None:
+        raise PeerStalledError(f"the client took nothing for {seconds:g} s")
 
     def stop_reading(self) -> None:
         """Shut down for reading: the client's next write fails, what it wrote before is still here."""
