@@ -392,6 +392,12 @@ def test_a_proxy_that_cannot_be_used_is_told_at_once(tmp_path: Path) -> None:
     assert "hunter2" not in result.stderr
 
 
+def test_check_asks_no_registry_and_says_so() -> None:
+    result = run("--check", "--insecure-policy", "docker://registry.example/os")
+    assert result.returncode == 0, result.stderr
+    assert "  found      registry.example was not asked\n" in result.stdout
+
+
 def test_check_without_a_name_checks_every_instance(tmp_path: Path, image: StoredImage) -> None:
     policy = f'[trust]\npolicy = "{tmp_path}/policy.json"\n'
     write_instance(tmp_path / "config", "good", f'[images.os]\nreference = "oci:{tmp_path}/os"\n{policy}')

@@ -1,7 +1,7 @@
 """``--check``: validates all that the start would read, and what the first requests will. Contacts nobody.
 
-It prints what would be served (``describe``), and what is wrong that the daemon itself would find out only with the
-first request.
+It prints what would be served (``describe``) and what could be read of it, and what is wrong that the daemon itself
+would find out only with the first request.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from container_image_proxy.cli.options import instance_directories, load_setting
 from container_image_proxy.config.instances import find_instances
 from container_image_proxy.core.assembly import Surroundings, assemble
 from container_image_proxy.core.snapshot_store import SnapshotStore
-from container_image_proxy.errors import ConfigurationError, Error
+from container_image_proxy.errors import ConfigurationError, Error, UnknownManifestError
+from container_image_proxy.image.manifest import Index, parse_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from container_image_proxy.core.serving import Serving
+    from container_image_proxy.transports.source import Access, SourceReference
 
 _PRIVATE: Final = 0o600
 _log = logging.getLogger(__name__)
@@ -75,10 +77,10 @@ def _check_one(options: argparse.Namespace, surroundings: Surroundings) -> int:
         serving = assemble(load_settings(options, surroundings.uid), SnapshotStore(None), surroundings)
     except Error as error:
         return _report(error)
-    print(describe(serving, _door(options)))
+    found, complaints = survey(serving)
+    print(describe(serving, _door(options), found))
     for warning in serving.policy.warnings():
         _log.warning("%s: %s", serving.policy.file, warning)
-    complaints = find_complaints(serving)
     for complaint in complaints:
         _log.error("%s", complaint)
     return EX_CONFIG if complaints else 0
@@ -89,26 +91,39 @@ def _report(error: Error) -> int:
     return exit_code(error)
 
 
-def find_complaints(serving: Serving) -> list[str]:
-    """What would fail with the first requests and can be told without contacting anybody, one line each."""
-    complaints = []
+def survey(serving: Serving) -> tuple[dict[str, str], list[str]]:
+    """What could be read of each image, by its name; and what would fail with the first requests, one line each.
+
+    Nobody is contacted: of an image in a registry nothing is read.
+    """
+    found, complaints = {}, []
     for image in serving.images.values():
         settings = serving.settings.images[image.name]
-        place = f"{settings.file}: {settings.key}"
         try:
-            image.reference.prepare(serving.sources)
-            if image.reference.registry is None:
-                with closing(image.reference.open_source(serving.sources)) as source:
-                    source.fetch_manifest()
+            found[image.name] = _look(image.reference, serving.sources)
         except ConfigurationError as error:
             complaints.append(str(error))
         except Error as error:
-            complaints.append(f"{place}: {error}")
+            complaints.append(f"{settings.file}: {settings.key}: {error}")
     try:
         serving.verify_keys()
     except ConfigurationError as error:
         complaints.append(str(error))
-    return list(dict.fromkeys(complaints))
+    return found, list(dict.fromkeys(complaints))
+
+
+def _look(reference: SourceReference, access: Access) -> str:
+    """What the reference names now, in words."""
+    reference.prepare(access)
+    if reference.registry is not None:
+        return f"{reference.registry} was not asked"
+    with closing(reference.open_source(access)) as source:
+        untrusted = source.fetch_manifest()
+    if untrusted is None:
+        raise UnknownManifestError("the source says 'not modified' to a first request")
+    document = parse_manifest(untrusted)
+    kind = f"index of {len(document.manifests)}" if isinstance(document, Index) else "manifest"
+    return f"{kind}, {document.digest}"
 
 
 def _door(options: argparse.Namespace) -> Door | str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from container_image_proxy.config.access import AccessRule
     from container_image_proxy.core.proxy import ServedImage
@@ -62,25 +62,28 @@ def find_door(instance: str) -> Door:
     return Door(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
 
 
-def describe(serving: Serving, door: Door | str) -> str:
-    """The configuration in force as lines for a person. ``door`` is who can connect if nobody is asked."""
+def describe(serving: Serving, door: Door | str, found: Mapping[str, str]) -> str:
+    """The configuration in force as lines for a person. ``door`` is who can connect if nobody is asked, ``found`` what
+    could be read of each image, by its name.
+    """
     settings = serving.settings
     lines = [
         f"{settings.file}: {len(serving.images)} image{'s' * (len(serving.images) != 1)}, policy {serving.policy.file}",
         *(f"  {key} = {_value(value)}" for key, value in settings.deviations().items()),
     ]
     for image in serving.images.values():
-        lines += _describe_image(serving, image, door)
+        lines += _describe_image(serving, image, door, found.get(image.name, "nothing could be read"))
     return "\n".join(lines)
 
 
-def _describe_image(serving: Serving, image: ServedImage, door: Door | str) -> list[str]:
+def _describe_image(serving: Serving, image: ServedImage, door: Door | str, found: str) -> list[str]:
     reference = image.reference
     scope = serving.policy.scope_for(reference)
     default = " (default)" if image.name == serving.default else ""
     return [
         f"{image.name}{default}",
         f"  reference  {reference}",
+        f"  found      {found}",
         f"  platform   {image.platform}",
         f"  fresh-for  {image.fresh_for:g} s",
         *_describe_access(serving.access(image.name), door),

@@ -40,6 +40,7 @@ from container_image_proxy.image.convert import to_oci
 from container_image_proxy.image.digest import parse_digest_prefix
 from container_image_proxy.policy.budget import Budget
 from container_image_proxy.policy.evaluate import UnverifiedImage, evaluate, signed_documents
+from container_image_proxy.transports.source import MAX_STATE_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -180,7 +181,8 @@ class Proxy:
             source = lease.source
             chain = fetch_chain(source, image.reference, platform, last.top_digest if last else None, share.take)
             if chain is not None:
-                unsigned = StoredImage(image.name, platform, *_names(image), *chain, signatures={}, state=source.state)
+                state = source.state if len(source.state) <= MAX_STATE_SIZE else b""
+                unsigned = StoredImage(image.name, platform, *_names(image), *chain, signatures={}, state=state)
                 snapshot = self._verify_signed(unsigned, lease, share.take, checked_at=began)
             elif last is not None:
                 snapshot = replace(last, checked_at=began, lease=lease)

@@ -6,7 +6,7 @@ against digests and policy.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec import Struct
 
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from container_image_proxy.image.manifest import Descriptor, UntrustedManifest
     from container_image_proxy.image.signature import Findings, SignatureKind
     from container_image_proxy.registry.client import RegistryClient
+
+
+MAX_STATE_SIZE: Final = 1 << 20
+"""Bytes of a source's state that are kept: snapshots share what their store may have. More is not kept at all."""
 
 
 class Access(Struct, frozen=True):

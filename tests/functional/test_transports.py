@@ -1,0 +1,237 @@
+"""What every transport promises, tested alike with each format and each program that writes it."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import http.client
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from container_image_proxy.concurrency.lazy import Lazy
+from container_image_proxy.config.lookaside import LookasideConfiguration
+from container_image_proxy.errors import Error
+from container_image_proxy.transports.source import Access
+from container_image_proxy.transports.table import parse_image_reference
+from tests.support.daemon import RunningDaemon, command, stand_alone, write_policy
+from tests.support.layouts import OCI_MANIFEST, Layout, StoredImage, layer_tar, multi_arch
+from tests.support.makers import Made, Maker, makers
+from tests.support.privilege import needs_root, ordinary_user, public_directory
+
+LARGE = 8 << 20  # more than a stream holds at a time, and more than sockets buffer
+SECRET = b"what lies outside of the image"
+
+
+def stored(layout: Path, *, large: int = 0, layers: list[bytes] | None = None) -> StoredImage:
+    """An image of two layers in a new layout, named ``latest``; the second has so many bytes that do not compress."""
+    tars = layers or [layer_tar({"etc/motd": b"hello\n"}), layer_tar({"large": os.urandom(large) or b"x"})]
+    return Layout(layout).image(tars, name="latest")
+
+
+@contextlib.contextmanager
+def serving(directory: Path, reference: str, *options: str) -> Iterator[RunningDaemon]:
+    policy = ["--policy", str(write_policy(directory))]
+    platform = ["--override-os", "linux", "--override-arch", "amd64"]
+    with stand_alone(directory / "run", [*policy, *platform, *options, reference]) as daemon:
+        yield daemon
+
+
+def digest_of(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def arrived_whole(daemon: RunningDaemon, target: str) -> bool:
+    """Whether there was a complete answer with status 200."""
+    try:
+        return daemon.get(target).status == 200
+    except (http.client.IncompleteRead, ConnectionError):
+        return False
+
+
+@makers()
+def test_manifest_configuration_and_blobs_come_out_as_they_are(tmp_path: Path, maker: Maker) -> None:
+    made = maker.make(tmp_path / "layout", stored(tmp_path / "layout"), tmp_path / "made")
+    with serving(tmp_path, made.reference) as daemon:
+        reply = daemon.get("/manifest")
+        assert (reply.status, reply.headers["content-type"]) == (200, OCI_MANIFEST), reply.body
+        assert reply.headers["manifest-digest"] == (made.digest or digest_of(reply.body))
+        manifest = reply.json
+        config = daemon.get("/config")
+        assert digest_of(config.body) == manifest["config"]["digest"]
+        assert made.config in {None, config.body}
+        blobs = [daemon.get(f"/blobs/{one['digest']}").body for one in manifest["layers"]]
+        assert tuple(blobs) == made.layers
+        for descriptor, blob in zip(manifest["layers"], blobs, strict=True):
+            assert (descriptor["digest"], descriptor["size"]) == (digest_of(blob), len(blob))
+        unpacked = [gzip.decompress(blob) if blob.startswith(b"\x1f\x8b") else blob for blob in blobs]
+        assert config.json["rootfs"]["diff_ids"] == [digest_of(tar) for tar in unpacked]
+
+
+@makers("make_list")
+def test_a_list_is_resolved_for_the_platform(tmp_path: Path, maker: Maker) -> None:
+    images = multi_arch(tmp_path / "layout")
+    assert maker.make_list is not None
+    with serving(tmp_path, maker.make_list(tmp_path / "layout", tmp_path / "made")) as daemon:
+        for platform, image in images.items():
+            reply = daemon.get(f"/manifest?platform={platform}")
+            assert reply.headers["manifest-digest"] == image.digest
+            assert reply.headers["index-digest"]
+            assert daemon.get(f"/config?platform={platform}").body == image.config
+            assert daemon.get(f"/blobs/{image.layer_digests[0]}").body == image.layers[0]
+        assert daemon.get("/manifest?platform=linux/s390x").status == 404
+
+
+@makers()
+def test_an_abbreviated_digest_is_enough_and_an_unknown_one_is_not_found(tmp_path: Path, maker: Maker) -> None:
+    made = maker.make(tmp_path / "layout", stored(tmp_path / "layout"), tmp_path / "made")
+    with serving(tmp_path, made.reference) as daemon:
+        for blob in made.layers:
+            assert daemon.get(f"/blobs/{digest_of(blob)[:20]}").body == blob
+        assert daemon.get(f"/blobs/{digest_of(SECRET)}").status == 404
+
+
+@makers()
+def test_a_layer_without_files_is_served(tmp_path: Path, maker: Maker) -> None:
+    image = stored(tmp_path / "layout", layers=[layer_tar({}), layer_tar({"a": b""})])
+    made = maker.make(tmp_path / "layout", image, tmp_path / "made")
+    with serving(tmp_path, made.reference) as daemon:
+        assert [daemon.get(f"/blobs/{digest_of(blob)}").body for blob in made.layers] == list(made.layers)
+
+
+@makers()
+def test_several_blobs_are_read_at_once(tmp_path: Path, maker: Maker) -> None:
+    made = maker.make(tmp_path / "layout", stored(tmp_path / "layout", large=LARGE), tmp_path / "made")
+    large = made.layers[1]
+    with serving(tmp_path, made.reference) as daemon, contextlib.ExitStack() as stack:
+        replies = [stack.enter_context(daemon.open(f"/blobs/{digest_of(large)}")) for _ in range(4)]
+        heads = [reply.read(100_000) for reply in replies]
+        assert daemon.get(f"/blobs/{digest_of(made.layers[0])}").body == made.layers[0]
+        assert {head + reply.read() for head, reply in zip(heads, replies, strict=True)} == {large}
+
+
+def damage_spots(made: Made) -> list[tuple[str, bytes]]:
+    """The blobs that can be damaged: digest and content."""
+    return [(digest_of(blob), blob) for blob in made.layers if digest_of(blob) in made.spots]
+
+
+@makers()
+@pytest.mark.parametrize("damage", ["corrupt", "truncated"])
+def test_a_damaged_blob_never_arrives_whole(tmp_path: Path, maker: Maker, damage: str) -> None:
+    made = maker.make(tmp_path / "layout", stored(tmp_path / "layout", large=LARGE), tmp_path / "made")
+    if not made.spots:
+        pytest.skip("no file has the blobs of this format as they are")
+    with serving(tmp_path, made.reference) as daemon:
+        assert daemon.get("/manifest").status == 200
+        for digest, blob in damage_spots(made):
+            spot = made.spots[digest]
+            with spot.path.open("r+b") as file:
+                if damage == "corrupt":
+                    file.seek(spot.start + len(blob) // 2)
+                    file.write(b"other bytes")
+                else:
+                    file.truncate(spot.start + len(blob) - 1)
+            assert not arrived_whole(daemon, f"/blobs/{digest}"), damage
+
+
+@makers()
+def test_a_blob_that_changes_while_it_is_read_never_arrives_whole(tmp_path: Path, maker: Maker) -> None:
+    made = maker.make(tmp_path / "layout", stored(tmp_path / "layout", large=LARGE), tmp_path / "made")
+    if not made.spots:
+        pytest.skip("no file has the blobs of this format as they are")
+    digest, blob = damage_spots(made)[-1]
+    with serving(tmp_path, made.reference) as daemon, daemon.open(f"/blobs/{digest}") as reply:
+        head = reply.read(1000)
+        with made.spots[digest].path.open("r+b") as file:
+            file.seek(made.spots[digest].start + len(blob) - 1000)
+            file.write(bytes(500))
+        with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+            reply.read()
+        assert head == blob[:1000]
+
+
+@makers()
+def test_an_image_that_is_replaced_is_another_image(tmp_path: Path, maker: Maker) -> None:
+    first = maker.make(tmp_path / "one", stored(tmp_path / "one"), tmp_path / "made")
+    if not first.spots:
+        pytest.skip("no file has the blobs of this format as they are")
+    with serving(tmp_path, first.reference) as daemon:
+        old = daemon.get("/manifest").headers["manifest-digest"]
+        (tmp_path / "made").rename(tmp_path / "old")
+        second = maker.make(
+            tmp_path / "two", stored(tmp_path / "two", layers=[layer_tar({"b": b"2"})]), tmp_path / "made"
+        )
+        assert daemon.get(f"/blobs/{digest_of(first.layers[0])}").body == first.layers[0], "what is open stays"
+        while (reply := daemon.get("/manifest")).headers["manifest-digest"] == old:
+            pass  # until the snapshot is no longer fresh
+        assert digest_of(daemon.get(f"/blobs/{reply.json['layers'][0]['digest']}").body) == digest_of(second.layers[0])
+
+
+@needs_root
+@makers()
+def test_what_may_not_be_read_is_named_with_the_reason(tmp_path: Path, maker: Maker) -> None:
+    with public_directory() as public:
+        made = maker.make(tmp_path / "layout", stored(tmp_path / "layout"), public / "made")
+        if made.unreadable is None:
+            pytest.skip("nothing of this format is a file that could be closed")
+        made.unreadable.chmod(0)
+        access = Access(Lazy(lambda: cast("Any", None)), LookasideConfiguration("/none"))
+        with ordinary_user():
+            source = parse_image_reference(made.reference).open_source(access)
+            with contextlib.closing(source), pytest.raises(Error) as told:
+                source.fetch_manifest()
+    assert str(made.unreadable) in str(told.value)
+    assert "Permission denied" in str(told.value)
+    assert not getattr(told.value, "retryable", False)
+
+
+@makers("hostile")
+def test_a_hostile_image_gives_nothing_from_outside(tmp_path: Path, maker: Maker) -> None:
+    (tmp_path / "outside").write_bytes(SECRET)
+    for number, make in enumerate(maker.hostile.values()):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        reference = make(directory / "made", tmp_path / "outside")
+        with serving(directory, reference) as daemon:
+            manifest = daemon.get("/manifest")
+            replies = [manifest, daemon.get("/config")]
+            if manifest.status == 200:
+                replies += [daemon.get(f"/blobs/{one['digest']}") for one in manifest.json["layers"]]
+            assert any(reply.status != 200 for reply in replies), reference
+            assert not any(SECRET in reply.body for reply in replies)
+
+
+@makers("clutter")
+def test_ten_thousand_members_do_no_harm(tmp_path: Path, maker: Maker) -> None:
+    made = maker.make(tmp_path / "layout", stored(tmp_path / "layout"), tmp_path / "made")
+    assert maker.clutter is not None
+    maker.clutter(made)
+    with serving(tmp_path, made.reference) as daemon:
+        assert daemon.get("/manifest").headers["manifest-digest"] == made.digest or made.digest is None
+        assert daemon.get(f"/blobs/{digest_of(made.layers[0])}").body == made.layers[0]
+
+
+@makers("sparse")
+def test_a_layer_of_5_gib_has_its_size(tmp_path: Path, maker: Maker) -> None:
+    assert maker.sparse is not None
+    reference, digest = maker.sparse(tmp_path / "made", 5 << 30)
+    with serving(tmp_path, reference) as daemon:
+        assert daemon.get("/manifest").json["layers"][0]["size"] == 5 << 30
+        assert daemon.request("HEAD", f"/blobs/{digest}").headers["content-length"] == str(5 << 30)
+        with daemon.open(f"/blobs/{digest}") as reply:
+            assert reply.read(1 << 20) == bytes(1 << 20)
+
+
+@makers()
+def test_check_tells_what_could_be_read(tmp_path: Path, maker: Maker) -> None:
+    made = maker.make(tmp_path / "layout", stored(tmp_path / "layout"), tmp_path / "made")
+    options = ["--check", "--policy", str(write_policy(tmp_path)), made.reference]
+    done = subprocess.run(command(*options), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    if made.digest is not None:
+        assert made.digest in done.stdout, done.stdout

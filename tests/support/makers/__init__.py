@@ -1,0 +1,37 @@
+"""Makers of images in each format that a transport reads, for the one suite that tests all transports alike.
+
+``tests/functional/test_transports.py`` takes every maker of ``MAKERS``. To add a format: write a module here with a
+:class:`Maker` for our own writer, and one for each tool of Debian's that writes the format, and list them below.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.makers.maker import Made, Maker, Spot
+from tests.support.requirements import needs_programs
+
+__all__ = ["MAKERS", "Made", "Maker", "Spot", "makers"]
+
+_MODULES = ("oci",)
+
+
+def _all() -> Iterator[Maker]:
+    for name in _MODULES:
+        yield from importlib.import_module(f"tests.support.makers.{name}").MAKERS
+
+
+MAKERS: tuple[Maker, ...] = tuple(_all())
+
+
+def makers(*capabilities: str) -> pytest.MarkDecorator:
+    """Parametrise a test's ``maker`` over all that have these attributes, such as ``make_list``."""
+    able = [one for one in MAKERS if all(getattr(one, capability) for capability in capabilities)]
+    return pytest.mark.parametrize(
+        "maker",
+        [pytest.param(one, marks=needs_programs(*one.programs)) for one in able],
+        ids=[one.name for one in able],
+    )
