@@ -56,6 +56,14 @@ class InvalidQueryError(InvalidInputError):
     """Not a query that the resource knows."""
 
 
+class UnsatisfiableRangeError(Error):
+    """A range that is malformed, or of which a blob of ``size`` bytes has nothing."""
+
+    def __init__(self, detail: str, size: int) -> None:
+        super().__init__(detail)
+        self.size = size
+
+
 class ConfigurationError(Error):
     """A configuration file that cannot be used: which file, where in it, why, and what to do about it."""
 
@@ -169,6 +177,10 @@ class SourceError(UpstreamError):
 
 class RegistryError(UpstreamError):
     """The registry, a mirror or its token service answered with something unusable."""
+
+
+class CannotResumeError(RegistryError):
+    """The registry sends a blob from its beginning only, and too much of it would have to be fetched in vain."""
 
 
 class RegistryAuthError(RegistryError):

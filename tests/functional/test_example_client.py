@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.cutter import Cutter
 from tests.support.daemon import RunningDaemon, stand_alone, write_policy
 from tests.support.layouts import Layout, StoredImage, layer_tar
+from tests.support.waiting import await_true
 
 CLIENT = Path(__file__).resolve().parents[2] / "contrib" / "client"
 
@@ -37,13 +39,13 @@ def daemon(tmp_path: Path, layout: Layout, image: StoredImage) -> Iterator[Runni
         yield daemon
 
 
-def _fetch(daemon: RunningDaemon, directory: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, CLIENT, daemon.socket, directory]
+def _fetch(socket: Path, directory: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, CLIENT, socket, directory]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_it_fetches_every_part(daemon: RunningDaemon, image: StoredImage, tmp_path: Path) -> None:
-    done = _fetch(daemon, tmp_path / "fetched")
+    done = _fetch(daemon.socket, tmp_path / "fetched")
     assert done.returncode == 0, done.stderr
     assert image.digest in done.stdout
     names = ["manifest.json", "config.json", *(digest.removeprefix("sha256:") for digest in image.layer_digests)]
@@ -60,8 +62,8 @@ def test_all_parts_are_of_the_version_whose_manifest_was_fetched(
     loader.exec_module(client)
     get = client.get
 
-    def get_while_the_tag_moves(connection: Any, path: str) -> Any:
-        response = get(connection, path)
+    def get_while_the_tag_moves(connection: Any, path: str, **headers: str) -> Any:
+        response = get(connection, path, **headers)
         if path == "/manifest":
             newer = layout.image([layer_tar({"newer": b""})], name="1")
             until = time.monotonic() + 30
@@ -84,7 +86,44 @@ def test_a_layer_that_turns_out_wrong_is_not_kept(
 ) -> None:
     digest = image.layer_digests[0]
     layout.blob_path(digest).write_bytes(bytes(len(image.layers[0])))
-    done = _fetch(daemon, tmp_path / "fetched")
+    done = _fetch(daemon.socket, tmp_path / "fetched")
     assert done.returncode == 1
     assert "cut the answer short" in done.stderr
     assert not (tmp_path / "fetched" / digest.removeprefix("sha256:")).exists()
+
+
+def test_it_goes_on_where_a_connection_was_lost(daemon: RunningDaemon, image: StoredImage, tmp_path: Path) -> None:
+    relay = tmp_path / "relay.sock"
+    with Cutter(relay, daemon.socket, [1 << 20, 1 << 20, 1 << 20]) as cutter:
+        done = _fetch(relay, tmp_path / "fetched")
+    assert done.returncode == 0, done.stderr
+    for digest, layer in zip(image.layer_digests, image.layers, strict=True):
+        assert (tmp_path / "fetched" / digest.removeprefix("sha256:")).read_bytes() == layer
+    assert sum(cutter.sent) < sum(map(len, image.layers)) + len(image.manifest) + len(image.config) + 8192
+    assert any(b"Range: bytes=" in request and b"If-Range: " in request for request in cutter.requests)
+
+
+def test_a_beginning_that_an_earlier_run_left_is_taken_up(
+    daemon: RunningDaemon, image: StoredImage, tmp_path: Path
+) -> None:
+    digest, layer = image.layer_digests[0], image.layers[0]
+    target = tmp_path / "fetched" / digest.removeprefix("sha256:")
+    target.parent.mkdir()
+    target.with_suffix(".partial").write_bytes(layer[: 2 << 20])
+    assert _fetch(daemon.socket, target.parent).returncode == 0
+    assert target.read_bytes() == layer
+    await_true(lambda: f"/blobs/{digest} 206 {len(layer) - (2 << 20)} bytes" in daemon.log_text(), "the record")
+
+
+@pytest.mark.demand("mirror-corrupt-blob")
+def test_a_wrong_beginning_is_found_out_and_fetched_anew(
+    daemon: RunningDaemon, image: StoredImage, tmp_path: Path
+) -> None:
+    digest, layer = image.layer_digests[0], image.layers[0]
+    target = tmp_path / "fetched" / digest.removeprefix("sha256:")
+    target.parent.mkdir()
+    target.with_suffix(".partial").write_bytes(b"!" + layer[1 : 2 << 20])
+    done = _fetch(daemon.socket, target.parent)
+    assert done.returncode == 0, done.stderr
+    assert "not the beginning of this blob" in done.stderr
+    assert target.read_bytes() == layer

@@ -171,6 +171,18 @@ def stand_alone(
 
 
 @contextlib.contextmanager
+def on_port(
+    directory: Path, arguments: Sequence[str], *, environ: Mapping[str, str] | None = None
+) -> Iterator[tuple[RunningDaemon, int]]:
+    """The daemon with ``--port``, and which port that is."""
+    directory.mkdir(exist_ok=True)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = int(listener.getsockname()[1])
+    with _started(directory, directory / "none", ["--port", str(port), *arguments], environ or {}, [], ()) as daemon:
+        yield daemon, port
+
+
+@contextlib.contextmanager
 def _started(
     directory: Path,
     path: Path,

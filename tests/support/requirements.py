@@ -36,6 +36,7 @@ _PACKAGES = {
     "systemd-analyze": "systemd",
     "systemd-socket-activate": "systemd",
     "umoci": "umoci",
+    "wget": "wget",
     "zstd": "zstd",
 }
 _SYSTEMD = ("systemd", "systemd.daemon", "systemd.journal")

@@ -11,6 +11,8 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from container_image_proxy.transports.source import PartSource
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -69,12 +71,47 @@ class Lease:
 
     def open_blob(self, descriptor: Descriptor, offset: int = 0) -> BlobReader:
         """As :meth:`ImageSource.open_blob`; the reader holds the lease until it is closed."""
+        return self._open_reader(lambda source: source.open_blob(descriptor, offset))
+
+    def open_part(self, descriptor: Descriptor, offset: int, stop: int) -> BlobReader:
+        """The same for the bytes from ``offset`` up to ``stop``; only up to the blob's end it is seen where that is."""
+        if stop == descriptor.size:
+            return self.open_blob(descriptor, offset)
+
+        def open_reader(source: ImageSource) -> BlobReader:
+            if isinstance(source, PartSource):
+                return source.open_part(descriptor, offset, stop)
+            return _BoundedReader(source.open_blob(descriptor, offset), stop)
+
+        return self._open_reader(open_reader)
+
+    def _open_reader(self, open_reader: Callable[[ImageSource], BlobReader]) -> BlobReader:
         self.hold()
         try:
-            return _HoldingReader(self.source.open_blob(descriptor, offset), self)
+            return _HoldingReader(open_reader(self.source), self)
         except BaseException:
             self.let_go()
             raise
+
+
+class _BoundedReader:
+    """A :class:`BlobReader` that ends at ``stop``."""
+
+    def __init__(self, reader: BlobReader, stop: int) -> None:
+        self._reader = reader
+        self._stop = stop
+        self.reject = reader.reject
+        self.close = reader.close
+
+    @property
+    def offset(self) -> int:
+        """As in :class:`BlobReader`."""
+        return self._reader.offset
+
+    def readinto(self, buffer: memoryview) -> int:
+        """As in :class:`BlobReader`."""
+        left = self._stop - self._reader.offset
+        return self._reader.readinto(buffer[:left]) if left > 0 else 0
 
 
 class _HoldingReader:

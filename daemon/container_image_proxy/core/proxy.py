@@ -22,9 +22,11 @@ from container_image_proxy.concurrency.memory import Memory
 from container_image_proxy.concurrency.single_flight import SingleFlight
 from container_image_proxy.config.instances import DEFAULT_VERIFICATION_TIMEOUT
 from container_image_proxy.core.chain import fetch_chain, naming, verify_chain
+from container_image_proxy.core.checkpoints import Checkpoints
 from container_image_proxy.core.lease import Lease
 from container_image_proxy.core.snapshots import Snapshot, Snapshots
 from container_image_proxy.core.stored_image import StoredImage
+from container_image_proxy.core.verified_part import VerifiedPart, open_part
 from container_image_proxy.core.verified_stream import VerifiedBlob
 from container_image_proxy.errors import (
     AmbiguousDigestError,
@@ -76,6 +78,7 @@ class Proxy:
         open_source: Callable[[SourceReference, ImageSource | None, bytes], ImageSource],
         store: SnapshotStore,
         memory: Memory = Memory(),  # noqa: B008 - that of the process, over all configurations
+        checkpoints: Checkpoints = Checkpoints(),  # noqa: B008 - as above
         *,
         require_instance_signature: bool = False,
         accept_unnamed_bundles: bool = False,
@@ -94,6 +97,7 @@ class Proxy:
         )
         self._require_instance_signature = require_instance_signature
         self._memory = memory
+        self._checkpoints = checkpoints
         self._verification_timeout = verification_timeout
         self._clock = clock
         self._resolutions: SingleFlight[Snapshot] = SingleFlight()
@@ -139,7 +143,13 @@ class Proxy:
 
     def open_blob(self, snapshot: Snapshot, descriptor: Descriptor) -> VerifiedBlob:
         """The verified stream of one of the snapshot's blobs, which the caller closes."""
-        return VerifiedBlob(snapshot.lease.open_blob(descriptor), descriptor)
+        known = self._checkpoints.record(snapshot.name, descriptor)
+        return VerifiedBlob(snapshot.lease.open_blob(descriptor), descriptor, known.hash_at(0))
+
+    def open_part(self, snapshot: Snapshot, descriptor: Descriptor, span: range) -> VerifiedPart | None:
+        """The bytes of the blob in ``span``, verified, which the caller closes; None if it takes the whole instead."""
+        known = self._checkpoints.record(snapshot.name, descriptor)
+        return open_part(partial(snapshot.lease.open_part, descriptor), descriptor, known, span)
 
     def close(self) -> None:
         """Close the sources of all snapshots, but for those from which blobs are being read."""

@@ -22,10 +22,11 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final, Self
 
 from container_image_proxy.config.limits import KIB, MIB
-from container_image_proxy.errors import DigestMismatchError, SizeMismatchError
-from container_image_proxy.image.digest import Digest
+from container_image_proxy.core.checkpoints import BlobHash, blob_hash
+from container_image_proxy.errors import DigestMismatchError, IntegrityError, SizeMismatchError
 
 if TYPE_CHECKING:
+    from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.manifest import Descriptor
     from container_image_proxy.transports.source import BlobReader
 
@@ -38,6 +39,11 @@ _helpers = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
 """One for each processor: with more streams than that, their own threads keep all of them busy without help."""
 
 
+def page_aligned(size: int) -> memoryview:
+    """Fresh memory of so many bytes, but at least one, that begins with a page."""
+    return memoryview(mmap.mmap(-1, max(1, size), flags=_PRIVATE))
+
+
 class VerifiedBlob:
     """Iterates over the pieces of a blob, each valid until the next one is asked for. One thread uses it.
 
@@ -45,16 +51,20 @@ class VerifiedBlob:
     ``descriptor`` says, and :class:`DigestMismatchError` instead of the last piece. A reader whose content was wrong is
     told. The first piece is read before the constructor returns; the reader is closed by :meth:`close`, or if the
     constructor fails.
+
+    With ``hashed``, the hash of what lies before, it begins where that ends, and so must the reader.
     """
 
-    def __init__(self, reader: BlobReader, descriptor: Descriptor) -> None:
+    def __init__(self, reader: BlobReader, descriptor: Descriptor, hashed: BlobHash | None = None) -> None:
         self._reader = reader
         self._descriptor = descriptor
-        self._received = 0
+        hashed = hashed or blob_hash(descriptor.digest)
+        self._received = hashed.offset
         self._is_complete = False
-        self._is_one_piece = descriptor.size <= RING_SIZE
-        self._digest = _RunningDigest(descriptor.digest)
-        self._ring = memoryview(mmap.mmap(-1, max(1, min(descriptor.size, RING_SIZE)), flags=_PRIVATE))
+        left = descriptor.size - hashed.offset
+        self._is_one_piece = left <= RING_SIZE
+        self._digest = _RunningDigest(hashed)
+        self._ring = page_aligned(min(left, RING_SIZE))
         self._half = 0
         self._first: memoryview | None = None
         try:
@@ -88,7 +98,15 @@ class VerifiedBlob:
         self._reader.close()
 
     def _read(self) -> memoryview:
-        """Fill the buffer whose turn it is. Empty only if all has been read and verified."""
+        """The next piece. Empty only if all has been read and verified."""
+        try:
+            return self._read_next()
+        except IntegrityError:
+            self._digest.refute()
+            raise
+
+    def _read_next(self) -> memoryview:
+        """Fill the buffer whose turn it is."""
         if self._is_complete:
             return memoryview(b"")
         buffer, size = self._next_buffer(), self._descriptor.size
@@ -135,6 +153,7 @@ class VerifiedBlob:
         if self._digest.finish(last_piece) != descriptor.digest:
             self._reader.reject()
             raise DigestMismatchError(f"the source sent other content for {descriptor.digest}")
+        self._digest.confirm()
         self._is_complete = True
 
 
@@ -145,9 +164,8 @@ class _RunningDigest:
     Hashing is as much work as receiving and sending together, and ``hashlib`` works outside the interpreter lock.
     """
 
-    def __init__(self, expected: Digest) -> None:
-        self._algorithm = expected.algorithm
-        self._hash = expected.hasher()
+    def __init__(self, hashed: BlobHash) -> None:
+        self._hash = hashed
         self._pieces: SimpleQueue[memoryview | None] = SimpleQueue()
         self._hashed: SimpleQueue[None] = SimpleQueue()
         self._waiting = 0
@@ -178,7 +196,16 @@ class _RunningDigest:
         """The digest of everything, ``last_piece`` included."""
         self.close()
         self._hash.update(last_piece)
-        return Digest(self._algorithm, self._hash.hexdigest())
+        return self._hash.digest()
+
+    def confirm(self) -> None:
+        """The digest of everything was right."""
+        self._hash.confirm()
+
+    def refute(self) -> None:
+        """The blob is wrong; what waits is hashed before, so that nothing is noted of it afterwards."""
+        self.close()
+        self._hash.refute()
 
     def close(self) -> None:
         """End the thread; what waits is hashed first, a matter of milliseconds."""

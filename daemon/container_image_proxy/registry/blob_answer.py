@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.config.limits import MIB
-from container_image_proxy.errors import RegistryError, SizeMismatchError, UpstreamError
+from container_image_proxy.errors import CannotResumeError, RegistryError, SizeMismatchError, UpstreamError
 from container_image_proxy.registry.http.coding import (
     GZIP_MAGIC,
     DamagedGzipError,
@@ -78,9 +78,9 @@ class BlobAnswer:
         )
 
     def skip(self, count: int, most: int) -> None:
-        """Read what was had before; :class:`RegistryError` if that is more than ``most`` bytes."""
+        """Read what was had before; :class:`CannotResumeError` if that is more than ``most`` bytes."""
         if count > most:
-            raise RegistryError(
+            raise CannotResumeError(
                 f"{self._reply.endpoint} cannot resume a transfer, and too much of it would have to be fetched again",
                 phase=self._reply.request.phase,
                 endpoint=self._reply.endpoint,
@@ -105,26 +105,34 @@ class BlobAnswer:
 
 
 def open_answer(
-    ask: Callable[[int], Reply], descriptor: Descriptor, offset: int, *, most_skipped: int, is_gzip: bool | None = None
+    ask: Callable[[int | None], Reply],
+    descriptor: Descriptor,
+    offset: int,
+    stop: int,
+    *,
+    most_skipped: int,
+    is_gzip: bool | None = None,
 ) -> BlobAnswer:
-    """What follows ``offset``. ``ask`` sends a request for that; the answer may be for the whole all the same.
+    """What follows ``offset``, at least up to ``stop``.
+
+    ``ask(offset)`` sends a request for that, ``ask(None)`` one for the whole, which may be answered in any case.
 
     ``is_gzip`` is what an earlier answer turned out to be, if there was one. Raises what ``ask`` and the reading of an
     answer do, :class:`SizeMismatchError` for another size, :class:`RegistryError` for another part than asked for.
     """
     size = descriptor.size
-    reply = ask(0 if is_gzip else offset)
+    reply = ask(None if is_gzip else offset)
     try:
-        if offset and _is_useless(reply, size, offset):
+        if _is_useless(reply, size, offset, stop):
             reply.close()
-            reply = ask(0)
+            reply = ask(None)
         if reply.status == HTTPStatus.PARTIAL_CONTENT:
-            _verify_rest(reply, size, offset)
+            _verify_wanted(reply, size, offset, stop)
             return BlobAnswer(reply, size, reply)
         is_gzip, seen = _examine(reply, descriptor, is_gzip)
         if seen is None:
             reply.close()
-            reply = ask(0)
+            reply = ask(None)
             is_gzip, seen = _examine(reply, descriptor, is_gzip)
         content = Replayed(seen, reply) if seen else reply
         answer = BlobAnswer(reply, size, Gunzipped(content, size) if is_gzip else content, is_gzip=is_gzip)
@@ -138,25 +146,25 @@ def open_answer(
 # --- which part it is ------------------------------------------------------------------------------------------------
 
 
-def _is_useless(reply: Reply, size: int, offset: int) -> bool:
-    """Whether the server cannot send the rest: it knows no such range, or sends a part of something else, such as of
+def _is_useless(reply: Reply, size: int, offset: int, stop: int) -> bool:
+    """Whether the server cannot send that part: it knows no such range, or sends a part of something else, such as of
     what it compressed for this answer.
     """
     if reply.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
         return True
-    return reply.status == HTTPStatus.PARTIAL_CONTENT and not _is_rest(reply, size, offset)
+    return reply.status == HTTPStatus.PARTIAL_CONTENT and not _is_wanted(reply, size, offset, stop)
 
 
-def _is_rest(reply: Reply, size: int, offset: int) -> bool:
+def _is_wanted(reply: Reply, size: int, offset: int, stop: int) -> bool:
     try:
         found = parse_content_range(reply.header("Content-Range") or "")
     except RegistryError:
         return False
-    return found.first == offset and found.last == size - 1 and found.complete in {None, size}
+    return found.first == offset and found.last == stop - 1 and found.complete in {None, size}
 
 
-def _verify_rest(reply: Reply, size: int, offset: int) -> None:
-    if not _is_rest(reply, size, offset):
+def _verify_wanted(reply: Reply, size: int, offset: int, stop: int) -> None:
+    if not _is_wanted(reply, size, offset, stop):
         raise RegistryError(
             f"{reply.endpoint} sent another part of the blob than asked for",
             phase=reply.request.phase,

@@ -173,21 +173,29 @@ class RegistryClient:
             return bytes(content[: reader.readinto(content)])
 
     def open_blob(
-        self, where: Reference | Repository, descriptor: Descriptor, *, first: Repository | None = None, offset: int = 0
+        self,
+        where: Reference | Repository,
+        descriptor: Descriptor,
+        *,
+        first: Repository | None = None,
+        offset: int = 0,
+        stop: int | None = None,
     ) -> Download[Repository]:
-        """A reader of the blob from ``offset`` on, unverified. Nothing is asked for until it is read, then ``first``
-        before all others.
+        """A reader of the blob from ``offset`` on, up to ``stop``, by default its end, unverified. Nothing is asked for
+        until it is read, then ``first`` before all others.
 
         It raises :class:`UnknownBlobError`, :class:`UpstreamError` or :class:`IntegrityError`. The ``urls`` of the
         descriptor are never fetched.
         """
         attempts = self._attempts(where, first=first)
-        open_at = partial(self._open_blob, descriptor=descriptor)
-        return Download(open_at, attempts, descriptor, self._limits, self._clock, offset)
+        end = descriptor.size if stop is None else stop
+        open_at = partial(self._open_blob, descriptor=descriptor, stop=end)
+        return Download(open_at, attempts, descriptor, self._limits, self._clock, offset, end)
 
-    def _open_blob(self, repository: Repository, offset: int, *, descriptor: Descriptor) -> Reply:
-        headers = {"Range": f"bytes={offset}-{descriptor.size - 1}"} if offset else {}
-        expected = _OK_OR_NO_PART if offset else _OK_OR_PART
+    def _open_blob(self, repository: Repository, offset: int | None, *, descriptor: Descriptor, stop: int) -> Reply:
+        is_part = offset is not None and (offset > 0 or stop < descriptor.size)
+        headers = {"Range": f"bytes={offset}-{stop - 1}"} if is_part else {}
+        expected = _OK_OR_NO_PART if is_part else _OK_OR_PART
         return self._api.get(repository, f"blobs/{descriptor.digest}", phase="blob", headers=headers, expected=expected)
 
     def fetch_referrers(

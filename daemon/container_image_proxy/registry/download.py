@@ -30,19 +30,20 @@ _E = TypeVar("_E", bound=Endpoint)
 
 
 class Download(Generic[_E]):
-    """The transfer of one blob, from ``offset`` on, as a reader of it.
+    """The transfer of one blob, from ``offset`` on and up to ``stop``, by default its end, as a reader of it.
 
-    ``open_at(endpoint, offset)`` asks for what follows an offset.
+    ``open_at(endpoint, offset)`` asks for what follows an offset, up to the same place; without one, for the whole.
     """
 
     def __init__(
         self,
-        open_at: Callable[[_E, int], Reply],
+        open_at: Callable[[_E, int | None], Reply],
         attempts: Attempts[_E],
         descriptor: Descriptor,
         limits: Limits,
         clock: Clock,
         offset: int = 0,
+        stop: int | None = None,
     ) -> None:
         self._open_at = open_at
         self._attempts = attempts
@@ -53,7 +54,8 @@ class Download(Generic[_E]):
         self._clock = clock
         self._answer: BlobAnswer | None = None
         self._is_gzip: dict[_E, bool] = {}
-        self._is_complete = 0 < offset == descriptor.size  # what follows the end can be asked of nobody
+        self._stop = descriptor.size if stop is None else stop
+        self._is_complete = 0 < offset == self._stop  # what follows the end can be asked of nobody
         self._suppliers: set[_E] = set()
         self._last_retry_offset: int | None = None
         self._last_retry_time = 0.0
@@ -69,7 +71,7 @@ class Download(Generic[_E]):
         :class:`DigestMismatchError` if all have other content that comes whole.
         """
         start = self.offset
-        comes_whole = start == 0 and self._size <= len(buffer)
+        comes_whole = start == 0 and self._stop == self._size <= len(buffer)
         while not self._is_complete and (comes_whole or self.offset == start):
             endpoint = self._attempts.endpoint
             try:
@@ -101,15 +103,17 @@ class Download(Generic[_E]):
                 partial(self._open_at, endpoint),
                 self._descriptor,
                 self.offset,
+                self._stop,
                 most_skipped=self._limits.discarded,
                 is_gzip=self._is_gzip.get(endpoint),
             )
             if answer.is_gzip is not None:
                 self._is_gzip[endpoint] = answer.is_gzip
-        left = self._size - self.offset
+        left = self._stop - self.offset
         count = answer.readinto(buffer[:left]) if left else 0
-        if count == left:  # before it counts as received: where more follows it may be wrong, too
-            answer.verify_end()
+        if count == left:
+            if self._stop == self._size:  # before it counts as received: where more follows it may be wrong, too
+                answer.verify_end()
             self._is_complete = True
             self.close()
         self.offset += count

@@ -124,6 +124,10 @@ class RegistrySource:
         """See :class:`ImageSource`. The ``urls`` of a descriptor are never fetched."""
         return self._registry.open_blob(self._reference, descriptor, first=self._supplier, offset=offset)
 
+    def open_part(self, descriptor: Descriptor, offset: int, stop: int) -> BlobReader:
+        """See :class:`PartSource`."""
+        return self._registry.open_blob(self._reference, descriptor, first=self._supplier, offset=offset, stop=stop)
+
     def fetch_signatures(
         self, digest: Digest, kinds: Collection[SignatureKind], *, take: Callable[[int], object] = unmetered
     ) -> Iterator[Findings]:

@@ -6,7 +6,7 @@ against digests and policy.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -125,3 +125,14 @@ class ImageSource(Protocol):
 
     def close(self) -> None:
         """Free what the source holds. It is called once, and nothing is called afterwards."""
+
+
+@runtime_checkable
+class PartSource(Protocol):
+    """A source that can be told how much of a blob is wanted, since what it delivers beyond that costs."""
+
+    def open_part(self, descriptor: Descriptor, offset: int, stop: int) -> BlobReader:
+        """A reader of the blob from ``offset`` up to ``stop``, as :meth:`ImageSource.open_blob`.
+
+        It raises :class:`CannotResumeError` where the blob is to be had from its beginning only, and that is far away.
+        """

@@ -6,7 +6,6 @@ Owns no socket and no framing. Each request is answered under one configuration,
 
 from __future__ import annotations
 
-import base64
 import functools
 import json
 import logging
@@ -14,76 +13,34 @@ import re
 from contextlib import closing
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
-from urllib.parse import parse_qsl, quote
+from urllib.parse import quote
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from container_image_proxy.config.instances import is_image_name
-from container_image_proxy.errors import InvalidInputError, InvalidQueryError, PeerDeniedError, UnknownImageError
-from container_image_proxy.faces.http.exchange import LOG_FIELDS, PEER, RAW_PATH, TAKES_VIEWS
+from container_image_proxy.errors import InvalidInputError, PeerDeniedError, UnknownImageError
+from container_image_proxy.faces.http.exchange import TAKES_VIEWS
 from container_image_proxy.faces.http.large_answers import HeldBody, LargeAnswers
 from container_image_proxy.faces.http.problem import Answer, is_expected, problem, problem_of, reason_of
+from container_image_proxy.faces.http.representation import OCTETS, blob_answer, is_known, not_modified, repr_digest
+from container_image_proxy.faces.http.request import Request
 from container_image_proxy.faces.http.router import MethodNotAllowedError, Route, find_route
 from container_image_proxy.image.digest import digest_of
-from container_image_proxy.image.platform import parse_platform
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, MutableMapping
+    from collections.abc import Callable, Iterable, Iterator
     from wsgiref.types import StartResponse, WSGIEnvironment
 
-    from container_image_proxy.core.peer import Peer
     from container_image_proxy.core.serving import Serving
     from container_image_proxy.core.snapshots import Snapshot
+    from container_image_proxy.core.verified_part import PartOfBlob
     from container_image_proxy.core.verified_stream import VerifiedBlob
     from container_image_proxy.image.digest import Digest
-    from container_image_proxy.image.manifest import Descriptor
-    from container_image_proxy.image.platform import Platform
 
 # What a header value may hold as it is; a comma separates values, everything else is percent-encoded.
 _HEADER_SAFE: Final = "/:@!$&'()*+;=~._-[]"
 _LOCAL_HOST: Final = re.compile(r"(?i:127\.0\.0\.1|\[::1\]|localhost)(?::[0-9]+)?")
-_HTTP_DIGEST_NAMES: Final = {"sha256": "sha-256", "sha512": "sha-512"}
 _log = logging.getLogger(__name__)
-
-
-class Request(Struct, frozen=True):
-    """What a handler needs to know of a request. ``log`` takes fields for the server's record of it."""
-
-    method: str
-    path: str
-    query: str
-    host: str
-    if_none_match: str | None
-    peer: Peer
-    log: MutableMapping[str, str]
-
-    @classmethod
-    def of(cls, environ: WSGIEnvironment) -> Request:
-        """The request in a WSGI environment that our server made."""
-        return cls(
-            method=environ["REQUEST_METHOD"],
-            path=environ[RAW_PATH],
-            query=environ.get("QUERY_STRING", ""),
-            host=environ.get("HTTP_HOST", ""),
-            if_none_match=environ.get("HTTP_IF_NONE_MATCH"),
-            peer=environ[PEER],
-            log=environ[LOG_FIELDS],
-        )
-
-    def platform(self) -> Platform | None:
-        """The platform that the query asks for; there is no other parameter."""
-        try:
-            parameters = parse_qsl(
-                self.query, keep_blank_values=True, strict_parsing=bool(self.query), max_num_fields=2
-            )
-        except ValueError as error:
-            raise InvalidQueryError("the query is not name=value") from error
-        if not parameters:
-            return None
-        if [name for name, _ in parameters] != ["platform"]:
-            raise InvalidQueryError("the query may say platform=os/architecture[/variant] once, and nothing else")
-        return parse_platform(parameters[0][1])
 
 
 class Application:
@@ -178,7 +135,8 @@ def get_config(request: Request, serving: Serving, name: str | None = None) -> A
     chosen = _choose(request, serving, name)
     snapshot = serving.proxy.current(chosen, request.platform())
     config = snapshot.manifest.config
-    return _blob(request, serving, snapshot, config, media_type=config.media_type)
+    headers = _image_headers(request, serving, snapshot)
+    return blob_answer(request, serving, snapshot, config, (*headers, ("Content-Type", config.media_type)))
 
 
 def get_verification(request: Request, serving: Serving, name: str | None = None) -> Answer:
@@ -196,7 +154,8 @@ def get_blob(request: Request, serving: Serving, digest: str, name: str | None =
     chosen = _choose(request, serving, name)
     snapshot, descriptor = serving.proxy.find_blob(chosen, request.platform(), digest)
     request.log["DIGEST"] = str(descriptor.digest)
-    return _blob(request, serving, snapshot, descriptor)
+    headers = _image_headers(request, serving, snapshot)
+    return blob_answer(request, serving, snapshot, descriptor, (*headers, ("Content-Type", OCTETS)))
 
 
 ROUTES: Final[tuple[Route[Callable[..., Answer]], ...]] = (
@@ -212,7 +171,7 @@ ROUTES: Final[tuple[Route[Callable[..., Answer]], ...]] = (
 )
 
 
-def _as_bytes(blob: VerifiedBlob) -> Iterator[bytes]:
+def _as_bytes(blob: VerifiedBlob | PartOfBlob) -> Iterator[bytes]:
     """The same for a server that takes nothing but what PEP 3333 says."""
     with closing(blob):
         yield from map(bytes, blob)
@@ -263,27 +222,6 @@ def _signed_by(snapshot: Snapshot) -> tuple[tuple[str, str], ...]:
     return (("Signed-By", ", ".join(quote(signer, safe=_HEADER_SAFE + " ") for signer in signers)),) if signers else ()
 
 
-def _blob(
-    request: Request,
-    serving: Serving,
-    snapshot: Snapshot,
-    descriptor: Descriptor,
-    media_type: str = "application/octet-stream",
-) -> Answer:
-    """A stream of the blob; or 304 if the client has it."""
-    headers = (
-        *_image_headers(request, serving, snapshot),
-        ("ETag", f'"{descriptor.digest}"'),
-        ("Repr-Digest", _repr_digest(descriptor.digest)),
-        ("Content-Type", media_type),
-        ("Content-Length", str(descriptor.size)),
-    )
-    if _is_known(request, headers):
-        return _not_modified(headers)
-    body = b"" if request.method == "HEAD" else serving.proxy.open_blob(snapshot, descriptor)
-    return Answer(HTTPStatus.OK, headers, body)
-
-
 def _document(
     request: Request,
     body: bytes,
@@ -293,36 +231,16 @@ def _document(
     digest: Digest | None = None,
 ) -> Answer:
     """A small body that is at hand, whose digest may be, too; or 304 if the client has it."""
-    if _is_known(request, headers):
-        return _not_modified(headers)
+    if is_known(request, headers):
+        return not_modified(headers)
     described = (
         ("Content-Type", media_type),
         ("Content-Length", str(len(body))),
-        ("Repr-Digest", _repr_digest(digest or digest_of(body))),
+        ("Repr-Digest", repr_digest(digest or digest_of(body))),
     )
     return Answer(HTTPStatus.OK, (*headers, *described), body)
-
-
-def _is_known(request: Request, headers: tuple[tuple[str, str], ...]) -> bool:
-    """Whether ``If-None-Match`` names the answer's entity tag (RFC 9110 section 13.1.2, weak comparison)."""
-    etag = dict(headers).get("ETag")
-    if request.if_none_match is None or etag is None:
-        return False
-    known = [tag.strip().removeprefix("W/") for tag in request.if_none_match.split(",")]
-    return "*" in known or etag in known
-
-
-def _not_modified(headers: tuple[tuple[str, str], ...]) -> Answer:
-    omitted = {"Content-Type", "Content-Length", "Repr-Digest"}
-    return Answer(HTTPStatus.NOT_MODIFIED, tuple(pair for pair in headers if pair[0] not in omitted), b"")
 
 
 def _printable(text: str) -> str:
     """A path need not be UTF-8, JSON must."""
     return text.encode(errors="surrogateescape").decode(errors="replace")
-
-
-@functools.lru_cache(maxsize=64)
-def _repr_digest(digest: Digest) -> str:
-    """The digest as RFC 9530 writes it."""
-    return f"{_HTTP_DIGEST_NAMES[digest.algorithm]}=:{base64.b64encode(bytes.fromhex(digest.hex)).decode()}:"

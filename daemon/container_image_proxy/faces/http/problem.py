@@ -16,6 +16,7 @@ from msgspec import Struct
 from container_image_proxy import errors
 
 if TYPE_CHECKING:
+    from container_image_proxy.core.verified_part import PartOfBlob
     from container_image_proxy.core.verified_stream import VerifiedBlob
     from container_image_proxy.faces.http.large_answers import HeldBody
 
@@ -31,7 +32,7 @@ class Answer(Struct, frozen=True):
 
     status: HTTPStatus
     headers: tuple[tuple[str, str], ...]
-    body: bytes | HeldBody | VerifiedBlob
+    body: bytes | HeldBody | VerifiedBlob | PartOfBlob
 
 
 class _Row(Struct, frozen=True):
@@ -46,6 +47,7 @@ _TABLE: Final = (
     _Row(errors.InvalidQueryError, HTTPStatus.BAD_REQUEST, "QUERY_INVALID"),
     _Row(errors.InvalidPlatformError, HTTPStatus.BAD_REQUEST, "QUERY_INVALID"),
     _Row(errors.InvalidInputError, HTTPStatus.BAD_REQUEST, "NAME_INVALID"),
+    _Row(errors.UnsatisfiableRangeError, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, "RANGE_INVALID"),
     _Row(errors.PeerDeniedError, HTTPStatus.FORBIDDEN, "DENIED"),
     _Row(errors.OverloadedError, HTTPStatus.SERVICE_UNAVAILABLE, "TOOMANYREQUESTS"),
     _Row(errors.PolicyRejectedError, HTTPStatus.FORBIDDEN, "POLICY_REJECTED"),
@@ -111,11 +113,13 @@ def problem(
     return Answer(status, (("Content-Type", MEDIA_TYPE), ("Content-Length", str(len(body))), *headers), body)
 
 
-def _particulars(error: BaseException) -> tuple[dict[str, Any], tuple[tuple[str, str], ...]]:
+def _particulars(error: BaseException) -> tuple[dict[str, Any], tuple[tuple[str, str], ...]]:  # noqa: PLR0911 - a table
     """What some errors say beyond their text: extension members and headers."""
     match error:
         case errors.AmbiguousDigestError():
             return {"candidates": list(error.candidates)}, ()
+        case errors.UnsatisfiableRangeError():
+            return {}, (("Content-Range", f"bytes */{error.size}"),)
         case errors.OverloadedError():
             return {"retryable": True}, _retry_after(_MOMENT)
         case errors.PolicyRejectedError():

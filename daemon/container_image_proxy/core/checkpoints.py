@@ -1,0 +1,192 @@
+"""Checkpoints: the state of a blob's hash at every 4 MiB, by which a later transfer begins in the middle of the blob.
+
+The states belong to one run over the blob, from its first byte on, perhaps continued by a later run. A run whose end
+had the right digest proves all of its states. States that are not proved decide nothing: whoever goes on from them
+compares the digest at the blob's end, as the first run would have done. They are in memory only, bounded in number,
+size and age.
+
+A blob that proved wrong loses the states of that run, and is suspect for a while: clients may hold its beginning.
+Must not read or send anything. Decisions: contrib/adr/0030.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct, field
+
+from container_image_proxy.config.limits import MIB
+from container_image_proxy.image.digest import Digest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from hashlib import _Hash
+
+    from container_image_proxy.image.descriptor import Descriptor
+
+SPACING: Final = 4 * MIB
+"""Bytes between two checkpoints. A transfer that begins in the middle fetches at most so much in vain."""
+MAX_PER_BLOB: Final = 4096
+"""A blob of more than 16 GiB has them further apart."""
+MAX_CHECKPOINTS: Final = 8192
+"""Of all blobs together: 3 MiB of memory, for 350 bytes each were measured."""
+MAX_BLOBS: Final = 256
+MAX_AGE: Final = 3600.0
+"""Seconds. A client that did not come back by then has given up, or begins anew."""
+
+Key = tuple[str, "Digest", int]
+"""The image's name, and the blob's digest and size. What the source of one image sends harms no other image."""
+
+
+class BlobHash:
+    """The hash of a blob from its first byte up to ``offset``. One thread uses it at a time."""
+
+    def __init__(self, state: _Hash, algorithm: str, offset: int = 0) -> None:
+        self._state = state
+        self._algorithm = algorithm
+        self.offset = offset
+
+    def update(self, piece: memoryview) -> None:
+        """Add what follows."""
+        self._state.update(piece)
+        self.offset += len(piece)
+
+    def digest(self) -> Digest:
+        """The digest of all so far."""
+        return Digest(self._algorithm, self._state.hexdigest())
+
+    def confirm(self) -> None:
+        """Take note that the blob was right."""
+
+    def refute(self) -> None:
+        """Take note that the blob was wrong."""
+
+
+def blob_hash(digest: Digest) -> BlobHash:
+    """That of a blob which nothing is kept of."""
+    return BlobHash(digest.hasher(), digest.algorithm)
+
+
+class _Run(Struct):
+    """The states of one run: the n-th, counted from 1, is that at n times ``spacing``. Others read while it grows."""
+
+    spacing: int
+    extended: float  # when, on the clock of the checkpoints
+    states: list[_Hash] = field(default_factory=list)
+    is_proved: bool = False
+
+
+class Checkpoints:
+    """What is kept of the blobs that were lately read. Thread-safe."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._runs: dict[Key, _Run] = {}  # the least recently used first
+        self._suspects: dict[Key, float] = {}  # until when; the oldest first
+
+    def record(self, image: str, descriptor: Descriptor) -> BlobRecord:
+        """What is known of the blob now."""
+        key = (image, descriptor.digest, descriptor.size)
+        with self._lock:
+            run = self._runs.pop(key, None)
+            if run is not None and run.extended + MAX_AGE > self._clock():
+                self._runs[key] = run
+            else:
+                run = _Run(_spacing(descriptor.size), self._clock())
+            is_suspect = self._suspects.get(key, 0.0) > self._clock()
+        return BlobRecord(self, key, run, is_suspect=is_suspect)
+
+    def publish(self, key: Key, run: _Run) -> None:
+        """Keep the run if nothing better is known of the blob: one that is proved, or that came further."""
+        with self._lock:
+            run.extended = self._clock()
+            known = self._runs.pop(key, None)
+            if known is not None and (known.is_proved, len(known.states)) > (run.is_proved, len(run.states)):
+                run = known
+            self._runs[key] = run
+            while len(self._runs) > MAX_BLOBS or sum(len(one.states) for one in self._runs.values()) > MAX_CHECKPOINTS:
+                del self._runs[next(iter(self._runs))]
+
+    def refute(self, key: Key) -> None:
+        """The blob proved wrong: forget the states that are not proved. Those that are led to the right blob."""
+        with self._lock:
+            known = self._runs.get(key)
+            if known is not None and not known.is_proved:
+                del self._runs[key]
+            self._suspects.pop(key, None)
+            self._suspects[key] = self._clock() + MAX_AGE
+            while len(self._suspects) > MAX_BLOBS:
+                del self._suspects[next(iter(self._suspects))]
+
+
+class BlobRecord:
+    """What was known of a blob at one moment. A thread that streams the blob meanwhile adds no more to it."""
+
+    def __init__(self, checkpoints: Checkpoints, key: Key, run: _Run, *, is_suspect: bool) -> None:
+        self._checkpoints = checkpoints
+        self._key = key
+        self._run = run
+        self._states = tuple(run.states)
+        self._is_proved = run.is_proved
+        self.is_suspect = is_suspect
+        """Whether a transfer of the blob proved wrong lately, so that a client may hold a wrong beginning."""
+
+    def hash_at(self, offset: int = 0) -> BlobHash:
+        """The hash at the last checkpoint at or before ``offset``, or at 0; it keeps checkpoints as it goes on."""
+        _, digest, _ = self._key
+        count = min(offset // self._run.spacing, len(self._states))
+        state = self._states[count - 1].copy() if count else digest.hasher()
+        run = _Run(self._run.spacing, self._run.extended, list(self._states[:count]))
+        return _RecordingHash(state, self._key, run, self._checkpoints)
+
+    def decision(self, stop: int) -> tuple[int, Digest]:
+        """Where it is decided whether what lies before ``stop`` is right, and the digest of all before that place.
+
+        Of a blob that is proved that is the next checkpoint; of any other, and behind the last one, its end.
+        """
+        _, digest, size = self._key
+        count = -(-stop // self._run.spacing)
+        if self._is_proved and 0 < count <= len(self._states):
+            return count * self._run.spacing, Digest(digest.algorithm, self._states[count - 1].hexdigest())
+        return size, digest
+
+
+class _RecordingHash(BlobHash):
+    """A blob's hash that keeps its state at each checkpoint."""
+
+    def __init__(self, state: _Hash, key: Key, run: _Run, checkpoints: Checkpoints) -> None:
+        super().__init__(state, key[1].algorithm, len(run.states) * run.spacing)
+        self._key = key
+        self._run = run
+        self._checkpoints = checkpoints
+
+    def update(self, piece: memoryview) -> None:
+        """Add what follows, in parts that end at checkpoints."""
+        spacing, last = self._run.spacing, self._key[2]
+        while piece:
+            count = min(len(piece), spacing - self.offset % spacing)
+            super().update(piece[:count])
+            piece = piece[count:]
+            if self.offset % spacing == 0 and self.offset < last:
+                self._run.states.append(self._state.copy())
+                self._checkpoints.publish(self._key, self._run)
+
+    def confirm(self) -> None:
+        """The digest at the end of the blob was right, and so was everything before it."""
+        self._run.is_proved = True
+        if self._run.states:  # nothing is to be known of a small blob
+            self._checkpoints.publish(self._key, self._run)
+
+    def refute(self) -> None:
+        """The blob was wrong."""
+        self._checkpoints.refute(self._key)
+
+
+def _spacing(size: int) -> int:
+    spacing = SPACING
+    while size > spacing * MAX_PER_BLOB:
+        spacing *= 2
+    return spacing

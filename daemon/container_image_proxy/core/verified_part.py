@@ -1,0 +1,145 @@
+"""A part of a blob, verified: its end is withheld until it is known that the blob is right up to there.
+
+A part that goes to the blob's end is decided there, by the blob's own digest. Any other cannot be decided by its own
+last byte: what follows is read, too, up to the next checkpoint of a blob that was verified before, or else to the
+blob's end. What lies before the part is read from the last checkpoint on, before anything leaves, so that the digest of
+all before the part can be told first. Whoever holds those bytes compares (contrib/adr/0030).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Final, Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from container_image_proxy.config.limits import KIB, MIB
+from container_image_proxy.core.verified_stream import RING_SIZE, VerifiedBlob, page_aligned
+from container_image_proxy.errors import CannotResumeError, DigestMismatchError, IntegrityError, SizeMismatchError
+from container_image_proxy.image.digest import Digest, digest_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from container_image_proxy.core.checkpoints import BlobHash, BlobRecord
+    from container_image_proxy.image.descriptor import Descriptor
+    from container_image_proxy.transports.source import BlobReader
+
+MAX_VAIN: Final = 64 * MIB
+"""Bytes that are fetched and not sent for a part that ends before the blob's end. The client gets the whole where that
+would take more.
+"""
+_PIECE: Final = 256 * KIB
+
+
+class OpenBlob(Protocol):
+    """Opens a blob."""
+
+    def __call__(self, offset: int, stop: int) -> BlobReader:
+        """A reader of the blob from ``offset`` on, up to ``stop`` and no further."""
+
+
+class VerifiedPart(Struct, frozen=True):
+    """The bytes of a blob in ``span``; ``prefix`` is the digest of all before them."""
+
+    span: range
+    prefix: Digest
+    pieces: VerifiedBlob | PartOfBlob
+
+
+def open_part(
+    open_blob: OpenBlob, descriptor: Descriptor, known: BlobRecord, span: range, *, use_checkpoints: bool = True
+) -> VerifiedPart | None:
+    """The bytes of the blob in ``span``; None if the whole is to be sent instead.
+
+    That is so if the part would cost too much, and after the blob proved wrong: a client that goes on then may hold its
+    wrong beginning, and not every client compares. Raises what reading the blob does.
+    """
+    if span.start and known.is_suspect:
+        return None
+    if descriptor.size <= RING_SIZE:
+        whole = VerifiedBlob(open_blob(0, descriptor.size), descriptor).read_all()
+        prefix = digest_of(whole[: span.start], descriptor.digest.algorithm)
+        return VerifiedPart(span, prefix, PartOfBlob(iter([memoryview(whole)[span.start : span.stop]])))
+    hashed = known.hash_at(span.start if use_checkpoints else 0)
+    decided_at, digest = known.decision(span.stop)
+    in_vain = span.start - hashed.offset + decided_at - span.stop
+    if span.stop < descriptor.size and in_vain > MAX_VAIN:
+        return None
+    began_at = hashed.offset
+    reader = open_blob(began_at, decided_at)
+    try:
+        _advance(reader, hashed, span.start, descriptor)
+        prefix = hashed.digest()
+        with _telling_of(descriptor.digest):
+            blob = VerifiedBlob(reader, replace(descriptor, digest=digest, size=decided_at), hashed)
+    except CannotResumeError:
+        reader.close()
+        if began_at == 0:
+            raise
+        return open_part(open_blob, descriptor, known, span, use_checkpoints=False)
+    except BaseException:
+        reader.close()
+        raise
+    if span.stop == descriptor.size:
+        return VerifiedPart(span, prefix, blob)
+    return VerifiedPart(span, prefix, PartOfBlob(_decided_at_end(blob, len(span), descriptor.digest)))
+
+
+def _advance(reader: BlobReader, hashed: BlobHash, offset: int, descriptor: Descriptor) -> None:
+    """Read and hash what lies before ``offset``."""
+    buffer = page_aligned(_PIECE)
+    try:
+        while left := offset - hashed.offset:
+            count = reader.readinto(buffer[:left])
+            if count == 0:
+                raise SizeMismatchError(f"{descriptor.digest} ended after {hashed.offset} of {descriptor.size} bytes")
+            hashed.update(buffer[:count])
+    except IntegrityError:
+        hashed.refute()
+        raise
+
+
+def _decided_at_end(blob: VerifiedBlob, length: int, digest: Digest) -> Iterator[memoryview]:
+    """The first ``length`` bytes of ``blob``, the last piece of them only when all of it has proved right."""
+    with closing(blob), _telling_of(digest):
+        for piece in blob:
+            if len(piece) < length:
+                length -= len(piece)
+                yield piece
+            else:
+                last = memoryview(bytes(piece[:length]))  # the stream needs its memory again
+                for _ in blob:
+                    pass
+                yield last
+                return
+
+
+@contextmanager
+def _telling_of(digest: Digest) -> Iterator[None]:
+    """Name the blob in what is wrong with a part of it, which has a digest of its own."""
+    try:
+        yield
+    except DigestMismatchError as error:
+        raise error.retold(f"the source sent other content for {digest}") from error
+    except SizeMismatchError as error:
+        raise error.retold(f"the source sent less or more of {digest} than was asked for") from error
+
+
+class PartOfBlob:
+    """The pieces of a part. One thread uses it. The first is there before the constructor returns."""
+
+    def __init__(self, pieces: Iterator[memoryview]) -> None:
+        self._pieces = pieces
+        self._first = next(pieces)
+
+    def __iter__(self) -> Iterator[memoryview]:
+        yield self._first
+        yield from self._pieces
+
+    def close(self) -> None:
+        """Close what the pieces come from. May be called again."""
+        if isinstance(self._pieces, Generator):
+            self._pieces.close()

@@ -1,0 +1,69 @@
+"""What every answer about content has in common: entity tags and digests, and blobs, whole or in part.
+
+A part is answered as RFC 9110 section 14 says, with the digest of everything before it as ``Prefix-Digest``, in the
+form of RFC 9530: a client that holds those bytes compares, and knows that it has the right blob (contrib/adr/0030).
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+from container_image_proxy.faces.http.problem import Answer
+from container_image_proxy.faces.http.ranges import content_range, may_resume, parse_range
+
+if TYPE_CHECKING:
+    from container_image_proxy.core.serving import Serving
+    from container_image_proxy.core.snapshots import Snapshot
+    from container_image_proxy.faces.http.request import Request
+    from container_image_proxy.image.descriptor import Descriptor
+    from container_image_proxy.image.digest import Digest
+
+OCTETS: Final = "application/octet-stream"
+_HTTP_DIGEST_NAMES: Final = {"sha256": "sha-256", "sha512": "sha-512"}
+
+
+def blob_answer(
+    request: Request, serving: Serving, snapshot: Snapshot, descriptor: Descriptor, headers: tuple[tuple[str, str], ...]
+) -> Answer:
+    """The blob, or the part of it that is asked for, as a stream; or 304 if the client has it."""
+    etag = f'"{descriptor.digest}"'
+    headers = (*headers, ("ETag", etag), ("Repr-Digest", repr_digest(descriptor.digest)), ("Accept-Ranges", "bytes"))
+    if is_known(request, headers):
+        return not_modified(headers)
+    whole = (*headers, ("Content-Length", str(descriptor.size)))
+    if request.method == "HEAD":  # ranges are defined for GET only (RFC 9110 section 14.2)
+        return Answer(HTTPStatus.OK, whole, b"")
+    span = parse_range(request.range, descriptor.size) if may_resume(request.if_range, etag) else None
+    part = None if span is None else serving.proxy.open_part(snapshot, descriptor, span)
+    if part is None:
+        return Answer(HTTPStatus.OK, whole, serving.proxy.open_blob(snapshot, descriptor))
+    described = (
+        ("Content-Length", str(len(part.span))),
+        ("Content-Range", content_range(part.span, descriptor.size)),
+        ("Prefix-Digest", repr_digest(part.prefix)),
+    )
+    return Answer(HTTPStatus.PARTIAL_CONTENT, (*headers, *described), part.pieces)
+
+
+def is_known(request: Request, headers: tuple[tuple[str, str], ...]) -> bool:
+    """Whether ``If-None-Match`` names the answer's entity tag (RFC 9110 section 13.1.2, weak comparison)."""
+    etag = dict(headers).get("ETag")
+    if request.if_none_match is None or etag is None:
+        return False
+    known = [tag.strip().removeprefix("W/") for tag in request.if_none_match.split(",")]
+    return "*" in known or etag in known
+
+
+def not_modified(headers: tuple[tuple[str, str], ...]) -> Answer:
+    """The answer to a client that has the content already."""
+    omitted = {"Content-Type", "Content-Length", "Repr-Digest", "Accept-Ranges"}
+    return Answer(HTTPStatus.NOT_MODIFIED, tuple(pair for pair in headers if pair[0] not in omitted), b"")
+
+
+@functools.lru_cache(maxsize=64)
+def repr_digest(digest: Digest) -> str:
+    """The digest as RFC 9530 writes it."""
+    return f"{_HTTP_DIGEST_NAMES[digest.algorithm]}=:{base64.b64encode(bytes.fromhex(digest.hex)).decode()}:"

@@ -1,0 +1,62 @@
+"""What a handler needs to know of a request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
+
+from msgspec import Struct
+
+from container_image_proxy.errors import InvalidQueryError
+from container_image_proxy.faces.http.exchange import LOG_FIELDS, PEER, RAW_PATH
+from container_image_proxy.image.platform import parse_platform
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+    from wsgiref.types import WSGIEnvironment
+
+    from container_image_proxy.core.peer import Peer
+    from container_image_proxy.image.platform import Platform
+
+
+class Request(Struct, frozen=True):
+    """What a handler needs to know of a request. ``log`` takes fields for the server's record of it."""
+
+    method: str
+    path: str
+    query: str
+    host: str
+    if_none_match: str | None
+    if_range: str | None
+    range: str | None
+    peer: Peer
+    log: MutableMapping[str, str]
+
+    @classmethod
+    def of(cls, environ: WSGIEnvironment) -> Request:
+        """The request in a WSGI environment that our server made."""
+        return cls(
+            method=environ["REQUEST_METHOD"],
+            path=environ[RAW_PATH],
+            query=environ.get("QUERY_STRING", ""),
+            host=environ.get("HTTP_HOST", ""),
+            if_none_match=environ.get("HTTP_IF_NONE_MATCH"),
+            if_range=environ.get("HTTP_IF_RANGE"),
+            range=environ.get("HTTP_RANGE"),
+            peer=environ[PEER],
+            log=environ[LOG_FIELDS],
+        )
+
+    def platform(self) -> Platform | None:
+        """The platform that the query asks for; there is no other parameter."""
+        try:
+            parameters = parse_qsl(
+                self.query, keep_blank_values=True, strict_parsing=bool(self.query), max_num_fields=2
+            )
+        except ValueError as error:
+            raise InvalidQueryError("the query is not name=value") from error
+        if not parameters:
+            return None
+        if [name for name, _ in parameters] != ["platform"]:
+            raise InvalidQueryError("the query may say platform=os/architecture[/variant] once, and nothing else")
+        return parse_platform(parameters[0][1])
