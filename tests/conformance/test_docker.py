@@ -13,6 +13,7 @@ from container_image_proxy.registry.attempts import has_progressed
 from container_image_proxy.registry.auth.challenge import missing_scope, parse_challenges
 from container_image_proxy.registry.http.headers import parse_content_range, parse_media_type, parse_warning
 from tests.support.conformance import deviation, expects_error, rows, to_bytes
+from tests.support.contexts import CONTEXT
 from tests.support.registry_client import registry_client
 from tests.support.upstream import Upstream, answering
 
@@ -117,7 +118,7 @@ def _verify_error(status: int, headers: dict[str, str], recorded: str) -> None:
         registry_client() as client,
         pytest.raises(Error) as caught,
     ):
-        client.fetch_manifest(parse_reference(f"{upstream.authority}/{reference}"))
+        client.fetch_manifest(CONTEXT, parse_reference(f"{upstream.authority}/{reference}"))
     assert recorded not in str(caught.value)
     if isinstance(caught.value, UpstreamError):
         assert caught.value.upstream_status == status

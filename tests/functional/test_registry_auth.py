@@ -15,6 +15,7 @@ from container_image_proxy.errors import RegistryAuthError, RegistryError, Upstr
 from container_image_proxy.image.manifest import Descriptor
 from container_image_proxy.registry.auth.keychain import Credentials
 from container_image_proxy.registry.http import session
+from tests.support.contexts import CONTEXT
 from tests.support.hosts import FOREIGN, LOGIN, NAMES, REGISTRY, SIBLING, World, at, challenging, issuing
 from tests.support.readers import read_all
 from tests.support.registry_client import FakeClock, registry_client
@@ -46,7 +47,7 @@ def test_credentials_do_not_go_to_a_foreign_realm(world: World, credentials: tup
                 registry_client(credentials=given, certificates=world.certificates, tls_verify=None) as client,
                 pytest.raises(RegistryAuthError, match=r"untrusted token realm.* token-realms or --token-realms"),
             ):
-                client.fetch_manifest(at(registry, REGISTRY))
+                client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
         assert foreign.connections == []
 
 
@@ -61,7 +62,7 @@ def test_a_realm_of_the_same_site_and_one_that_is_listed_get_them(world: World) 
                 with registry_client(
                     credentials=given, certificates=world.certificates, tls_verify=None, token_realms=listed
                 ) as client:
-                    assert client.fetch_manifest(at(registry, REGISTRY)) is not None
+                    assert client.fetch_manifest(CONTEXT, at(registry, REGISTRY)) is not None
             assert [request.headers["authorization"] for request in realm.requests] == ["Basic bWU6dGhlLXBhc3N3b3Jk"]
 
 
@@ -71,7 +72,7 @@ def test_without_credentials_a_foreign_realm_over_https_may_be_asked(world: Worl
         with world.secure(challenging(realm, world.routes), REGISTRY) as registry:
             world.trust(registry, REGISTRY)
             with registry_client(certificates=world.certificates, tls_verify=None) as client:
-                assert client.fetch_manifest(at(registry, REGISTRY)) is not None
+                assert client.fetch_manifest(CONTEXT, at(registry, REGISTRY)) is not None
         assert "authorization" not in foreign.requests[0].headers
 
 
@@ -87,7 +88,7 @@ def test_no_realm_without_tls_for_a_registry_with_tls(world: World, credentials:
                 registry_client(credentials=given, certificates=world.certificates, tls_verify=None) as client,
                 pytest.raises(RegistryAuthError, match="without TLS"),
             ):
-                client.fetch_manifest(at(registry, REGISTRY))
+                client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
         assert plain.connections == []
 
 
@@ -102,19 +103,19 @@ def test_credentials_for_an_insecure_registry_go_without_tls_to_its_own_host_onl
         given = {f"{REGISTRY}:{registry.port}": LOGIN}
         registry.handler = challenging(f"http://{REGISTRY}:{own.port}/token", world.routes)
         with registry_client(credentials=given) as client:
-            assert client.fetch_manifest(at(registry, REGISTRY)) is not None
+            assert client.fetch_manifest(CONTEXT, at(registry, REGISTRY)) is not None
         registry.handler = challenging(f"http://{SIBLING}:{sibling.port}/token", world.routes)
         with (
             registry_client(credentials=given) as client,
             pytest.raises(RegistryAuthError, match=r"untrusted token realm.* without TLS .*--token-realms"),
         ):
-            client.fetch_manifest(at(registry, REGISTRY))
+            client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
         assert len(own.requests) == 1
         assert sibling.connections == []
         with registry_client(credentials=given, token_realms=(SIBLING,)) as client:
-            assert client.fetch_manifest(at(registry, REGISTRY)) is not None
+            assert client.fetch_manifest(CONTEXT, at(registry, REGISTRY)) is not None
         with registry_client() as client:
-            assert client.fetch_manifest(at(registry, REGISTRY)) is not None
+            assert client.fetch_manifest(CONTEXT, at(registry, REGISTRY)) is not None
         assert ["authorization" in request.headers for request in sibling.requests] == [True, False]
 
 
@@ -126,7 +127,7 @@ def test_no_realm_leads_to_metadata(world: World, realm: str) -> None:
         registry_client() as client,
         pytest.raises(UpstreamError, match="refused to connect"),
     ):
-        client.fetch_manifest(at(registry, REGISTRY))
+        client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
     assert set(world.dialled) == {"127.0.0.2"}
 
 
@@ -142,7 +143,7 @@ def test_no_realm_of_a_public_registry_leads_into_a_private_network(
             registry_client() as client,
             pytest.raises(UpstreamError, match="refused to connect"),
         ):
-            client.fetch_manifest(at(registry, REGISTRY))
+            client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
         assert foreign.connections == []
 
 
@@ -165,8 +166,8 @@ def test_a_resolver_that_failed_once_does_not_make_a_private_registry_a_public_o
             world.trust(registry, REGISTRY)
             with registry_client(certificates=world.certificates) as client:
                 with pytest.raises(UpstreamError, match="refused to connect"):
-                    client.fetch_manifest(at(registry, REGISTRY))
-                assert client.fetch_manifest(at(registry, REGISTRY)) is not None
+                    client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
+                assert client.fetch_manifest(CONTEXT, at(registry, REGISTRY)) is not None
 
 
 @pytest.mark.demand("AUTH-realm-redirect")
@@ -183,7 +184,7 @@ def test_a_token_request_follows_nobody_elsewhere(
                 registry_client(credentials=given) as client,
                 pytest.raises(RegistryError, match="redirects to another host"),
             ):
-                client.fetch_manifest(at(registry, REGISTRY))
+                client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
         assert foreign.connections == []
 
 
@@ -192,7 +193,7 @@ def test_what_a_challenge_says_is_encoded(world: World) -> None:
     with Upstream(answering(500), host="127.0.0.2") as registry:
         with_token_service(world, registry, issuing(), "?given=1")
         with registry_client() as client:
-            assert client.fetch_manifest(at(registry, REGISTRY)) is not None
+            assert client.fetch_manifest(CONTEXT, at(registry, REGISTRY)) is not None
         asked = [request for request in registry.requests if request.path == "/token"]
         assert len(asked) == 1
         assert parse_qs(urlsplit(asked[0].target).query) == {
@@ -223,7 +224,7 @@ def test_an_endless_token_is_not_read_to_the_end(world: World, status: int) -> N
     with Upstream(answering(500), host="127.0.0.2") as registry:
         with_token_service(world, registry, endless)
         with registry_client(clock=FakeClock()) as client, pytest.raises(UpstreamError):
-            client.fetch_manifest(at(registry, REGISTRY))
+            client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
         for connection in registry.connections:
             assert connection.sent < 16 << 20, "what socket buffers hold, and not more"
 
@@ -250,7 +251,7 @@ def test_garbage_for_a_token_fails_closed(world: World, body: bytes) -> None:
     with Upstream(answering(500), host="127.0.0.2") as registry:
         with_token_service(world, registry, answering(200, body))
         with registry_client() as client, pytest.raises(RegistryError, match="no usable token") as caught:
-            client.fetch_manifest(at(registry, REGISTRY))
+            client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
         assert "the-body" not in str(caught.value)
         assert not any("authorization" in request.headers for request in registry.requests)
 
@@ -259,7 +260,7 @@ def test_an_old_token_service_says_access_token(world: World) -> None:
     with Upstream(answering(500), host="127.0.0.2") as registry:
         with_token_service(world, registry, answering(200, b'{"access_token": "good"}'))
         with registry_client() as client:
-            assert client.fetch_manifest(at(registry, REGISTRY)) is not None
+            assert client.fetch_manifest(CONTEXT, at(registry, REGISTRY)) is not None
 
 
 @pytest.mark.demand("clock-jump")
@@ -270,13 +271,13 @@ def test_a_token_lives_a_minute_at_least_and_by_the_monotonic_clock(
     with Upstream(answering(500), host="127.0.0.2") as registry:
         with_token_service(world, registry, issuing(expires_in=1))
         with registry_client(clock=clock) as client:
-            client.fetch_manifest(at(registry, REGISTRY))
+            client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
             monkeypatch.setattr("time.time", lambda: 4e9)
             clock.time += 59
-            client.fetch_manifest(at(registry, REGISTRY))
+            client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
             assert registry.paths().count("/token") == 1
             clock.time += 2
-            client.fetch_manifest(at(registry, REGISTRY))
+            client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
             assert registry.paths().count("/token") == 2
 
 
@@ -297,7 +298,7 @@ def test_a_token_that_expires_in_mid_download_is_renewed_once(world: World) -> N
             blob(request, connection)
 
     with Upstream(handle, host="127.0.0.2") as registry, registry_client() as client:
-        assert read_all(client.open_blob(at(registry, REGISTRY), world.layer)) == layer
+        assert read_all(client.open_blob(CONTEXT, at(registry, REGISTRY), world.layer)) == layer
         assert registry.paths().count("/token") == 2
         assert registry.requests[-1].headers["range"] == f"bytes=40-{len(layer) - 1}"
 
@@ -306,12 +307,12 @@ def test_a_token_that_is_never_accepted_is_not_renewed_for_ever(world: World) ->
     with Upstream(answering(500), host="127.0.0.2") as registry:
         with_token_service(world, registry, issuing("never-good"))
         with registry_client() as client, pytest.raises(RegistryAuthError, match="no credentials are configured"):
-            client.fetch_manifest(at(registry, REGISTRY))
+            client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
         assert registry.paths().count("/token") == 1
         with registry_client() as client:
             for _ in range(2):
                 with pytest.raises(RegistryAuthError):
-                    client.fetch_manifest(at(registry, REGISTRY))
+                    client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
 
 
 @pytest.mark.demand("403-scope")
@@ -334,7 +335,7 @@ def test_a_missing_scope_is_asked_for_once(world: World, status: int) -> None:
             connection.answer(status, headers={"WWW-Authenticate": lacking})
 
     with Upstream(handle, host="127.0.0.2") as registry, registry_client() as client:
-        assert client.fetch_manifest(at(registry, REGISTRY)) is not None
+        assert client.fetch_manifest(CONTEXT, at(registry, REGISTRY)) is not None
         assert registry.paths().count("/token") == 2
 
 
@@ -354,7 +355,7 @@ def test_ever_more_missing_scopes_end(world: World) -> None:
 
     with Upstream(handle, host="127.0.0.2") as registry:
         with registry_client() as client, pytest.raises(RegistryAuthError):
-            client.fetch_manifest(at(registry, REGISTRY))
+            client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
         assert count[0] < 8
 
 
@@ -375,7 +376,7 @@ def test_once_challenged_a_registry_gets_the_login_with_each_request(world: Worl
     with Upstream(basic(by_path(world.routes)), host="127.0.0.2") as registry:
         with registry_client(credentials={f"{REGISTRY}:{registry.port}": LOGIN}) as client:
             for _ in range(3):
-                assert client.fetch_manifest(at(registry, REGISTRY)) is not None
+                assert client.fetch_manifest(CONTEXT, at(registry, REGISTRY)) is not None
         assert ["authorization" in request.headers for request in registry.requests] == [False, True, True, True]
         assert len({request.connection for request in registry.requests}) == 1, "the connection is kept"
 
@@ -393,7 +394,7 @@ def test_a_registry_that_hides_what_a_stranger_may_not_see_is_asked_at_its_door(
 
     with Upstream(handle, host="127.0.0.2") as registry:
         with registry_client(credentials={f"{REGISTRY}:{registry.port}": LOGIN}) as client:
-            assert client.fetch_manifest(at(registry, REGISTRY)) is not None
+            assert client.fetch_manifest(CONTEXT, at(registry, REGISTRY)) is not None
         assert registry.paths()[1] == "/v2/"
 
 
@@ -405,7 +406,7 @@ def test_a_name_that_only_begins_like_ours_gets_nothing(world: World, name: str)
     with Upstream(basic(by_path(world.routes)), host=host) as registry:
         given = {REGISTRY: LOGIN, f"{REGISTRY}:1": LOGIN}
         with registry_client(credentials=given) as client, pytest.raises(RegistryAuthError):
-            client.fetch_manifest(at(registry, name))
+            client.fetch_manifest(CONTEXT, at(registry, name))
         assert not any("authorization" in request.headers for request in registry.requests)
 
 
@@ -416,11 +417,11 @@ def test_a_mirror_does_not_get_what_belongs_to_the_registry(world: World) -> Non
         origin, other = f"{REGISTRY}:{registry.port}", f"{FOREIGN}:{mirror.port}"
         table = Registry(origin, origin, mirrors=(Endpoint(other),))
         with registry_client(registries=Registries((table,)), credentials={origin: LOGIN}) as client:
-            assert client.fetch_manifest(at(registry, REGISTRY)) is not None
+            assert client.fetch_manifest(CONTEXT, at(registry, REGISTRY)) is not None
         assert mirror.requests
         assert not any("authorization" in request.headers for request in mirror.requests)
         with registry_client(registries=Registries((table,)), credentials={other: ("m", "x")}) as client:
-            assert client.fetch_manifest(at(registry, REGISTRY)) is not None
+            assert client.fetch_manifest(CONTEXT, at(registry, REGISTRY)) is not None
         assert mirror.requests[-1].headers["authorization"] == "Basic bTp4"
 
 
@@ -439,7 +440,9 @@ def test_the_authorization_stays_with_its_origin(world: World, name: str) -> Non
         with Upstream(basic(by_path(routes)), host="127.0.0.2") as registry:
             given = {f"{REGISTRY}:{registry.port}": LOGIN}
             with registry_client(credentials=given) as client:
-                assert read_all(client.open_blob(at(registry, REGISTRY), world.layer)) == world.stored.layers[0]
+                assert (
+                    read_all(client.open_blob(CONTEXT, at(registry, REGISTRY), world.layer)) == world.stored.layers[0]
+                )
         (request,) = storage.requests
         assert request.target == "/blob?signature=1"
         assert not {"authorization", "cookie", "referer"} & set(request.headers)
@@ -453,7 +456,7 @@ def test_who_came_back_from_elsewhere_brings_no_authorization(world: World) -> N
         blob = redirecting(f"http://{FOREIGN}:{foreign.port}/")
         registry.handler = by_path({"/elsewhere": content(world.stored.layers[0])}, default=basic(blob))
         with registry_client(credentials={f"{REGISTRY}:{registry.port}": LOGIN}) as client:
-            assert read_all(client.open_blob(at(registry, REGISTRY), world.layer)) == world.stored.layers[0]
+            assert read_all(client.open_blob(CONTEXT, at(registry, REGISTRY), world.layer)) == world.stored.layers[0]
         assert "authorization" not in registry.requests[-1].headers
 
 
@@ -467,18 +470,18 @@ def test_no_redirect_takes_tls_away(world: World) -> None:
                 registry_client(certificates=world.certificates, tls_verify=None) as client,
                 pytest.raises(RegistryError, match="from https to http"),
             ):
-                client.fetch_manifest(at(registry, REGISTRY))
+                client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
             assert plain.connections == []
             with registry_client(tls_verify=False) as client:
-                assert client.fetch_manifest(at(registry, REGISTRY)) is not None
+                assert client.fetch_manifest(CONTEXT, at(registry, REGISTRY)) is not None
 
 
 @pytest.mark.demand("AUTH-redirect-cross-origin")
 def test_a_cookie_is_not_kept(world: World) -> None:
     manifest = answering(200, world.stored.manifest, {"Set-Cookie": "a=b; Path=/"})
     with Upstream(manifest, host="127.0.0.2") as registry, registry_client() as client:
-        client.fetch_manifest(at(registry, REGISTRY))
-        client.fetch_manifest(at(registry, REGISTRY))
+        client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
+        client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
         assert "cookie" not in registry.requests[1].headers
 
 
@@ -487,7 +490,7 @@ def test_the_urls_of_a_layer_are_never_fetched(world: World) -> None:
     with Upstream(answering(401), host="127.0.0.4") as foreign:
         layer = Descriptor("", world.layer.digest, world.layer.size, (f"http://{FOREIGN}:{foreign.port}/layer",))
         with Upstream(by_path(world.routes), host="127.0.0.2") as registry, registry_client() as client:
-            assert read_all(client.open_blob(at(registry, REGISTRY), layer)) == world.stored.layers[0]
+            assert read_all(client.open_blob(CONTEXT, at(registry, REGISTRY), layer)) == world.stored.layers[0]
         assert foreign.connections == []
 
 
@@ -506,7 +509,7 @@ def test_no_secret_is_logged_or_told(world: World, caplog: pytest.LogCaptureFixt
             for credentials in (LOGIN, Credentials("<token>", "", "the-identity", "the test's file")):
                 given = {f"{REGISTRY}:{registry.port}": credentials}
                 with registry_client(credentials=given) as client, pytest.raises(UpstreamError) as caught:
-                    client.fetch_manifest(at(registry, REGISTRY))
+                    client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
                 told.append(f"{caught.value} {caught.value!r} {vars(caught.value)}")
     everything = "\n".join([*told, caplog.text])
     for secret in (
@@ -526,7 +529,8 @@ def test_concurrent_logins_cost_one_token(world: World) -> None:
         with_token_service(world, registry, issuing())
         with registry_client() as client:
             threads = [
-                threading.Thread(target=client.fetch_manifest, args=(at(registry, REGISTRY),)) for _ in range(16)
+                threading.Thread(target=client.fetch_manifest, args=(CONTEXT, at(registry, REGISTRY)))
+                for _ in range(16)
             ]
             for thread in threads:
                 thread.start()
@@ -539,5 +543,5 @@ def test_where_no_challenge_can_be_answered_the_door_is_the_last_place_to_look(w
     login = answering(401, headers={"WWW-Authenticate": "Digest realm=x"})
     with Upstream(in_order(login), host="127.0.0.2") as registry:
         with registry_client() as client, pytest.raises(RegistryAuthError):
-            client.fetch_manifest(at(registry, REGISTRY))
+            client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
         assert registry.paths() == ["/v2/some/image/manifests/latest", "/v2/"]

@@ -24,6 +24,7 @@ from container_image_proxy.image.digest import parse_digest
 from container_image_proxy.image.manifest import Descriptor
 from container_image_proxy.image.reference import parse_reference
 from tests.support.authority import Authority, Issued
+from tests.support.contexts import CONTEXT
 from tests.support.host import Host, fetch_image
 from tests.support.layouts import Layout, StoredImage, layer_tar
 from tests.support.readers import pieces
@@ -215,7 +216,7 @@ def test_a_cache_that_stalls_in_mid_blob_costs_the_idle_timeout_once(fleet: Flee
 
         def fetch(digest: str, *, after_first_piece: Callable[[], None] = lambda: None) -> None:
             content = fleet.stored.blobs[digest]
-            read = pieces(client.open_blob(reference, Descriptor("", parse_digest(digest), len(content))))
+            read = pieces(client.open_blob(CONTEXT, reference, Descriptor("", parse_digest(digest), len(content))))
             first = next(read)
             after_first_piece()
             assert first + b"".join(read) == content
@@ -224,6 +225,6 @@ def test_a_cache_that_stalls_in_mid_blob_costs_the_idle_timeout_once(fleet: Flee
             fetch(fleet.big, after_first_piece=freeze)
             fetch(fleet.small)
     with registry_client() as client:
-        client.fetch_manifest(parse_reference(f"{fleet.cache.authority}/os:1"))
+        client.fetch_manifest(CONTEXT, parse_reference(f"{fleet.cache.authority}/os:1"))
     assert asked(fleet.cache, f"/v2/os/blobs/{fleet.small}") == before, "the stalled cache was asked for the next blob"
     assert f'"GET /v2/os/blobs/{fleet.big} HTTP/1.1" 206' in fleet.origin.log.read_text()

@@ -18,6 +18,7 @@ from container_image_proxy.errors import (
 )
 from container_image_proxy.registry.auth.keychain import Credentials
 from container_image_proxy.registry.http import session
+from tests.support.contexts import CONTEXT
 from tests.support.hosts import FOREIGN, LOGIN, REGISTRY, SIBLING, World, at, challenging, issuing
 from tests.support.registry_client import FakeClock, registry_client
 from tests.support.upstream import Connection, Handler, ReceivedRequest, Upstream, answering, by_path, redirecting
@@ -76,9 +77,9 @@ def test_the_challenge_of_the_door_counts_where_the_answer_has_no_good_one(
         hiding(world, registry, denial, f'Bearer realm="{url(registry)}",service="s"')
         given = {f"{REGISTRY}:{registry.port}": credentials} if credentials else {}
         with registry_client(credentials=given) as client:
-            assert client.fetch_manifest(at(registry, REGISTRY)) is not None
+            assert client.fetch_manifest(CONTEXT, at(registry, REGISTRY)) is not None
             assert registry.paths().count("/v2/") == 1
-            assert client.fetch_manifest(at(registry, REGISTRY)) is not None
+            assert client.fetch_manifest(CONTEXT, at(registry, REGISTRY)) is not None
         assert registry.paths().count("/v2/") == 1, "it is remembered"
         sent = [request.headers.get("authorization") for request in registry.requests if request.path == "/token"]
         assert sent == [BASIC if credentials else None]
@@ -90,7 +91,7 @@ def test_the_realm_of_the_door_counts_where_the_answer_names_one_that_is_not_tru
         foreign = answering(401, headers={"WWW-Authenticate": f'Bearer realm="https://{FOREIGN}/token"'})
         hiding(world, registry, foreign, f'Bearer realm="{url(registry)}",service="s"')
         with registry_client(credentials={f"{REGISTRY}:{registry.port}": LOGIN}) as client:
-            assert client.fetch_manifest(at(registry, REGISTRY)) is not None
+            assert client.fetch_manifest(CONTEXT, at(registry, REGISTRY)) is not None
         assert "127.0.0.4" not in world.dialled
 
 
@@ -109,7 +110,7 @@ def test_a_door_that_answers_200_may_challenge_too(world: World) -> None:
         Upstream(handle, host="127.0.0.2") as registry,
         registry_client(credentials={f"{REGISTRY}:{registry.port}": LOGIN}) as client,
     ):
-        assert client.fetch_manifest(at(registry, REGISTRY)) is not None
+        assert client.fetch_manifest(CONTEXT, at(registry, REGISTRY)) is not None
 
 
 def test_an_open_door_is_not_knocked_at_for_each_thing_that_is_missing(world: World) -> None:
@@ -118,11 +119,11 @@ def test_an_open_door_is_not_knocked_at_for_each_thing_that_is_missing(world: Wo
         with registry_client(clock=clock) as client:
             for _ in range(3):
                 with pytest.raises(UnknownManifestError):
-                    client.fetch_manifest(at(registry, REGISTRY))
+                    client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
             assert registry.paths().count("/v2/") == 1
             clock.time += 601
             with pytest.raises(UnknownManifestError):
-                client.fetch_manifest(at(registry, REGISTRY))
+                client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
         assert registry.paths().count("/v2/") == 2
 
 
@@ -137,7 +138,7 @@ def test_what_is_missing_stays_missing_where_strangers_get_no_token(world: World
 
         registry.handler = handle
         with registry_client() as client, pytest.raises(UnknownManifestError):
-            client.fetch_manifest(at(registry, REGISTRY))
+            client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def test_forms_of_challenges(world: World, lines: list[str]) -> None:
         Upstream(handle, host="127.0.0.2") as registry,
         registry_client(credentials={f"{REGISTRY}:{registry.port}": LOGIN}) as client,
     ):
-        assert client.fetch_manifest(at(registry, REGISTRY)) is not None
+        assert client.fetch_manifest(CONTEXT, at(registry, REGISTRY)) is not None
 
 
 # --- redirects -------------------------------------------------------------------------------------------------------
@@ -196,7 +197,7 @@ def test_a_redirect_out_of_the_api_takes_no_authorization_along(world: World) ->
     with Upstream(answering(500), host="127.0.0.2") as registry:
         registry.handler = basic(handle)
         with registry_client(credentials={f"{REGISTRY}:{registry.port}": LOGIN}) as client:
-            assert client.fetch_manifest(at(registry, REGISTRY)) is not None
+            assert client.fetch_manifest(CONTEXT, at(registry, REGISTRY)) is not None
         assert "authorization" not in registry.requests[-1].headers
 
 
@@ -215,7 +216,7 @@ def test_a_place_out_of_the_api_that_asks_for_it_gets_it_all_the_same(world: Wor
     with Upstream(answering(500), host="127.0.0.2") as registry:
         registry.handler = basic(handle)
         with registry_client(credentials={f"{REGISTRY}:{registry.port}": LOGIN}) as client:
-            assert client.fetch_manifest(at(registry, REGISTRY)) is not None
+            assert client.fetch_manifest(CONTEXT, at(registry, REGISTRY)) is not None
 
 
 def basic(serve: Handler) -> Handler:
@@ -254,7 +255,7 @@ def test_a_vanity_registry_sends_to_one_that_wants_an_anonymous_token(
         vanity.handler = handle
         given = {f"{REGISTRY}:{vanity.port}": credentials} if credentials else {}
         with registry_client(credentials=given, certificates=world.certificates, tls_verify=None) as client:
-            assert client.fetch_manifest(at(vanity, REGISTRY)) is not None
+            assert client.fetch_manifest(CONTEXT, at(vanity, REGISTRY)) is not None
         for request in real.requests:
             assert request.headers.get("authorization") in {None, "Bearer good"}
             assert request.method == "GET"
@@ -277,9 +278,9 @@ def test_an_anonymous_token_that_a_redirects_target_no_longer_takes_is_renewed(w
             request, connection
         )
         with registry_client() as client:
-            assert client.fetch_manifest(at(vanity, REGISTRY)) is not None
+            assert client.fetch_manifest(CONTEXT, at(vanity, REGISTRY)) is not None
             accepted[0] = "two"
-            assert client.fetch_manifest(at(vanity, REGISTRY)) is not None
+            assert client.fetch_manifest(CONTEXT, at(vanity, REGISTRY)) is not None
         assert real.paths().count("/token") == 2
 
 
@@ -291,7 +292,7 @@ def test_a_real_registry_that_challenges_at_its_door_only_is_asked_there(world: 
             request, connection
         )
         with registry_client() as client:
-            assert client.fetch_manifest(at(vanity, REGISTRY)) is not None
+            assert client.fetch_manifest(CONTEXT, at(vanity, REGISTRY)) is not None
 
 
 @pytest.mark.demand("AUTH-redirect-cross-origin")
@@ -306,7 +307,7 @@ def test_what_a_redirects_target_wants_beyond_that_is_told_as_its_wish(world: Wo
             registry_client(credentials={f"{REGISTRY}:{vanity.port}": LOGIN}, clock=FakeClock()) as client,
             pytest.raises(RegistryAuthError, match=rf"{FOREIGN}:\d+, to which .* redirects, wants a login") as caught,
         ):
-            client.fetch_manifest(at(vanity, REGISTRY))
+            client.fetch_manifest(CONTEXT, at(vanity, REGISTRY))
         assert not caught.value.retryable
         assert not any((r.headers.get("authorization") or "").startswith("Basic") for r in real.requests)
         assert len(real.requests) <= 5
@@ -321,13 +322,13 @@ def test_no_realm_of_a_redirects_target_leads_a_public_registrys_client_into_a_p
         wants = f'Bearer realm="https://{FOREIGN}:{private.port}/token"'
         registry.handler = answering(401, headers={"WWW-Authenticate": wants})
         with registry_client() as client, pytest.raises(UpstreamError, match="refused to connect"):
-            client.fetch_manifest(at(registry, REGISTRY))
+            client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
         assert private.connections == []
         with (
             registry_client(token_realms=(FOREIGN,)) as client,
             pytest.raises(UpstreamError, match="certificate"),  # the administrator named it: it is contacted
         ):
-            client.fetch_manifest(at(registry, REGISTRY))
+            client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
 
 
 @pytest.mark.demand("AUTH-realm-ssrf")
@@ -339,7 +340,7 @@ def test_a_realm_that_the_administrator_named_never_leads_to_metadata(world: Wor
             registry_client(credentials=given, token_realms=("metadata.test",)) as client,
             pytest.raises(UpstreamError, match="refused to connect"),
         ):
-            client.fetch_manifest(at(registry, REGISTRY))
+            client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
     assert "169.254.169.254" not in world.dialled
 
 
@@ -351,7 +352,7 @@ def test_an_identity_token_is_sent_as_oauth2_wants_it(world: World, credentials:
     with Upstream(answering(500), host="127.0.0.2") as registry:
         registry.handler = by_path({"/token": issuing()}, default=challenging(url(registry), world.routes))
         with registry_client(credentials={f"{REGISTRY}:{registry.port}": credentials}) as client:
-            assert client.fetch_manifest(at(registry, REGISTRY)) is not None
+            assert client.fetch_manifest(CONTEXT, at(registry, REGISTRY)) is not None
         (asked,) = [request for request in registry.requests if request.path == "/token"]
         assert asked.method == "POST"
         assert "authorization" not in asked.headers
@@ -370,20 +371,20 @@ def test_a_token_for_the_registry_itself_goes_to_it_and_to_no_token_service(worl
     with Upstream(answering(500), host="127.0.0.2") as registry:
         registry.handler = challenging(f"https://{FOREIGN}/token", world.routes)
         with registry_client(credentials={f"{REGISTRY}:{registry.port}": mine}) as client:
-            assert client.fetch_manifest(at(registry, REGISTRY)) is not None
+            assert client.fetch_manifest(CONTEXT, at(registry, REGISTRY)) is not None
         registry.handler = challenging(f"https://{FOREIGN}/token", world.routes, wanted="another")
         with (
             registry_client(credentials={f"{REGISTRY}:{registry.port}": mine}) as client,
             pytest.raises(RegistryAuthError, match="does not accept the credentials from"),
         ):
-            client.fetch_manifest(at(registry, REGISTRY))
+            client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
     assert "127.0.0.4" not in world.dialled
 
 
 def test_beside_an_identity_token_user_and_password_answer_a_basic_challenge(world: World) -> None:
     with Upstream(basic(by_path(world.routes)), host="127.0.0.2") as registry:
         with registry_client(credentials={f"{REGISTRY}:{registry.port}": BOTH}) as client:
-            assert client.fetch_manifest(at(registry, REGISTRY)) is not None
+            assert client.fetch_manifest(CONTEXT, at(registry, REGISTRY)) is not None
         assert registry.requests[-1].headers["authorization"] == BASIC
 
 
@@ -395,12 +396,12 @@ def test_a_token_service_without_oauth2_is_asked_with_user_and_password(world: W
     with Upstream(answering(500), host="127.0.0.2") as registry:
         registry.handler = by_path({"/token": token}, default=challenging(url(registry), world.routes))
         with registry_client(credentials={f"{REGISTRY}:{registry.port}": BOTH}) as client:
-            assert client.fetch_manifest(at(registry, REGISTRY)) is not None
+            assert client.fetch_manifest(CONTEXT, at(registry, REGISTRY)) is not None
         with (
             registry_client(credentials={f"{REGISTRY}:{registry.port}": IDENTITY}) as client,
             pytest.raises(RegistryError, match=f"answered {status}"),
         ):
-            client.fetch_manifest(at(registry, REGISTRY))
+            client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
 
 
 # --- the token -------------------------------------------------------------------------------------------------------
@@ -431,7 +432,7 @@ def test_forms_of_tokens(world: World, body: dict[str, object]) -> None:
         token = answering(200, json.dumps(body).encode(), {"Content-Type": "text/plain"})
         registry.handler = by_path({"/token": token}, default=challenging(url(registry), world.routes))
         with registry_client() as client:
-            assert client.fetch_manifest(at(registry, REGISTRY)) is not None
+            assert client.fetch_manifest(CONTEXT, at(registry, REGISTRY)) is not None
 
 
 @pytest.mark.parametrize(
@@ -444,12 +445,12 @@ def test_a_token_lives_as_long_as_is_told_within_bounds(world: World, told: obje
             {"/token": issuing(expires_in=told)}, default=challenging(url(registry), world.routes)
         )
         with registry_client(clock=clock) as client:
-            client.fetch_manifest(at(registry, REGISTRY))
+            client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
             clock.time += life - 1
-            client.fetch_manifest(at(registry, REGISTRY))
+            client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
             assert registry.paths().count("/token") == 1
             clock.time += 2
-            client.fetch_manifest(at(registry, REGISTRY))
+            client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
             assert registry.paths().count("/token") == 2
 
 
@@ -489,7 +490,7 @@ def test_a_rate_limit_is_told_by_its_code_whatever_the_status(world: World, limi
         closed = by_path({"/token": token}, default=challenging(url(registry), world.routes))
         registry.handler = by_path(open_routes) if where == "registry" else closed
         with registry_client(clock=clock) as client:
-            assert client.fetch_manifest(at(registry, REGISTRY)) is not None
+            assert client.fetch_manifest(CONTEXT, at(registry, REGISTRY)) is not None
         assert len(clock.slept) == 2
 
 
@@ -497,7 +498,7 @@ def test_a_rate_limit_is_told_by_its_code_whatever_the_status(world: World, limi
 def test_a_rate_limit_that_stays_is_told_as_one(world: World) -> None:
     with Upstream(answering(403, LIMITED, {**JSON, "Retry-After": "7"}), host="127.0.0.2") as registry:
         with registry_client(clock=FakeClock()) as client, pytest.raises(RateLimitedError) as caught:
-            client.fetch_manifest(at(registry, REGISTRY))
+            client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
         assert (caught.value.upstream_status, caught.value.retry_after, caught.value.retryable) == (403, 7, True)
 
 
@@ -536,7 +537,7 @@ def test_a_denial_says_what_happened(
         registry.handler = handler(registry)
         given = {f"{REGISTRY}:{registry.port}": credentials} if credentials else {}
         with registry_client(credentials=given) as client, pytest.raises(RegistryAuthError, match=told):
-            client.fetch_manifest(at(registry, REGISTRY))
+            client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
         if "were not sent" in told:
             assert not any("authorization" in request.headers for request in registry.requests)
 
@@ -561,7 +562,7 @@ def test_a_refused_token_says_by_whom_and_why(
         registry.handler = by_path({"/token": answering(status)}, default=challenging(url(registry), world.routes))
         given = {f"{REGISTRY}:{registry.port}": credentials} if credentials else {}
         with registry_client(credentials=given) as client, pytest.raises(UpstreamError, match=told) as caught:
-            client.fetch_manifest(at(registry, REGISTRY))
+            client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
         assert (caught.value.phase, caught.value.upstream_status, caught.value.retryable) == ("token", status, False)
         assert registry.paths().count("/token") == 1
 
@@ -575,7 +576,7 @@ def test_a_token_service_beside_the_registry_is_named(world: World) -> None:
             registry_client(credentials=given, certificates=world.certificates, tls_verify=None) as client,
             pytest.raises(RegistryAuthError, match=rf"^{SIBLING}:\d+, for {REGISTRY}:\d+, does not accept"),
         ):
-            client.fetch_manifest(at(registry, REGISTRY))
+            client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
 
 
 @pytest.mark.demand("429-retry-after")
@@ -584,7 +585,7 @@ def test_a_rate_limit_of_storage_is_told_as_one(world: World) -> None:
     with Upstream(slow, host="127.0.0.4") as storage, Upstream(answering(500), host="127.0.0.2") as registry:
         registry.handler = redirecting(f"http://{FOREIGN}:{storage.port}/x")
         with registry_client(clock=FakeClock()) as client, pytest.raises(RateLimitedError) as caught:
-            client.fetch_manifest(at(registry, REGISTRY))
+            client.fetch_manifest(CONTEXT, at(registry, REGISTRY))
         assert (caught.value.upstream_status, caught.value.retry_after) == (429, 7)
 
 
@@ -595,4 +596,4 @@ def test_a_link_to_storage_that_expired_may_be_given_anew(world: World) -> None:
             registry_client(clock=FakeClock()) as client,
             pytest.raises(RegistryUnavailableError, match="redirects, answered 403"),
         ):
-            client.fetch_manifest(at(registry, REGISTRY))
+            client.fetch_manifest(CONTEXT, at(registry, REGISTRY))

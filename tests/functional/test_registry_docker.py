@@ -14,6 +14,7 @@ from container_image_proxy.image.reference import Reference, parse_reference
 from container_image_proxy.registry.auth.keychain import Credentials
 from container_image_proxy.registry.client import RegistryClient
 from tests.support.authority import Authority
+from tests.support.contexts import CONTEXT
 from tests.support.layouts import multi_arch, single_image
 from tests.support.readers import read_all
 from tests.support.registries import (
@@ -36,13 +37,13 @@ def registry(tmp_path: Path) -> Iterator[DockerRegistry]:
 
 
 def fetch(client: RegistryClient, reference: Reference, digest: Digest | None = None) -> Manifest | Index:
-    untrusted = client.fetch_manifest(reference, digest)
+    untrusted = client.fetch_manifest(CONTEXT, reference, digest)
     assert untrusted is not None
     return parse_manifest(untrusted)
 
 
 def fetch_blob(client: RegistryClient, reference: Reference, descriptor: Descriptor) -> bytes:
-    return read_all(client.open_blob(reference, descriptor))
+    return read_all(client.open_blob(CONTEXT, reference, descriptor))
 
 
 def verify_image(client: RegistryClient, reference: Reference) -> None:
@@ -61,8 +62,8 @@ def test_an_image_by_tag_and_by_digest(registry: DockerRegistry, tmp_path: Path)
         verify_image(client, reference)
         pinned = reference.with_digest(parse_digest(image.digest))
         assert fetch(client, pinned).raw == image.manifest
-        assert client.fetch_manifest(reference, unless=parse_digest(image.digest)) is None
-        assert client.fetch_manifest(reference, unless=digest_of(b"another")) is not None
+        assert client.fetch_manifest(CONTEXT, reference, unless=parse_digest(image.digest)) is None
+        assert client.fetch_manifest(CONTEXT, reference, unless=digest_of(b"another")) is not None
 
 
 def test_an_index_and_its_manifests(registry: DockerRegistry, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from container_image_proxy.errors import (
 from container_image_proxy.image.digest import digest_of
 from container_image_proxy.image.manifest import Descriptor
 from container_image_proxy.image.reference import Reference, parse_reference
+from tests.support.contexts import CONTEXT
 from tests.support.readers import pieces, read_all
 from tests.support.registry_client import FakeClock, registry_client
 from tests.support.upstream import (
@@ -61,7 +62,7 @@ def described(blob: bytes) -> Descriptor:
 
 def download(handler: Handler, blob: bytes) -> tuple[bytes, Upstream]:
     with Upstream(handler) as upstream, registry_client(clock=FakeClock()) as client:
-        return read_all(client.open_blob(reference_at(upstream), described(blob))), upstream
+        return read_all(client.open_blob(CONTEXT, reference_at(upstream), described(blob))), upstream
 
 
 def close_delimited(body: bytes, headers: dict[str, str]) -> Handler:
@@ -200,7 +201,7 @@ def failure(handler: Handler, blob: bytes) -> tuple[Error, list[bytes]]:
     received: list[bytes] = []
     with Upstream(handler) as upstream, registry_client(clock=FakeClock()) as client:
         with pytest.raises(Error) as caught:
-            received.extend(pieces(client.open_blob(reference_at(upstream), described(blob)), 65536))
+            received.extend(pieces(client.open_blob(CONTEXT, reference_at(upstream), described(blob)), 65536))
         return caught.value, received
 
 
@@ -244,7 +245,7 @@ def test_a_manifest_that_was_compressed_on_the_way_is_read(label: str) -> None:
     encoded = answering(200, gzip.compress(MANIFEST), {"Content-Encoding": label})
     with Upstream(encoded) as upstream, registry_client() as client:
         for digest in (None, digest_of(MANIFEST)):
-            manifest = client.fetch_manifest(reference_at(upstream), digest)
+            manifest = client.fetch_manifest(CONTEXT, reference_at(upstream), digest)
             assert manifest is not None
             assert manifest.raw == MANIFEST
 
@@ -252,7 +253,7 @@ def test_a_manifest_that_was_compressed_on_the_way_is_read(label: str) -> None:
 @pytest.mark.parametrize("label", GZIP_LABELS + OTHER_LABELS)
 def test_a_manifest_that_is_only_labelled_is_read(label: str) -> None:
     with Upstream(answering(200, MANIFEST, {"Content-Encoding": label})) as upstream, registry_client() as client:
-        manifest = client.fetch_manifest(reference_at(upstream), digest_of(MANIFEST))
+        manifest = client.fetch_manifest(CONTEXT, reference_at(upstream), digest_of(MANIFEST))
         assert manifest is not None
         assert manifest.raw == MANIFEST
 
@@ -268,7 +269,7 @@ def test_a_manifest_that_is_only_labelled_is_read(label: str) -> None:
 def test_a_manifest_in_a_bomb_or_a_damaged_gzip_is_refused(body: bytes, words: str) -> None:
     encoded = answering(200, body, {"Content-Encoding": "gzip"})
     with Upstream(encoded) as upstream, registry_client() as client, pytest.raises(Error, match=words):
-        client.fetch_manifest(reference_at(upstream))
+        client.fetch_manifest(CONTEXT, reference_at(upstream))
 
 
 @pytest.mark.demand("BOMB-content-encoding")
@@ -278,7 +279,7 @@ def test_a_bomb_in_an_error_or_a_redirect_does_not_go_off() -> None:
     handler = in_order(answering(307, bomb, headers), answering(400, bomb, headers))
     with Upstream(handler) as upstream, registry_client() as client:
         with pytest.raises(RegistryError) as caught:
-            client.fetch_manifest(reference_at(upstream))
+            client.fetch_manifest(CONTEXT, reference_at(upstream))
         assert caught.value.upstream_status == 400
 
 
@@ -287,7 +288,7 @@ def test_the_codes_of_an_error_are_read_through_a_gzip() -> None:
     handler = answering(400, body, {"Content-Encoding": "gzip"})
     with Upstream(handler) as upstream, registry_client(clock=FakeClock()) as client:
         with pytest.raises(UpstreamError) as caught:
-            client.fetch_manifest(reference_at(upstream))
+            client.fetch_manifest(CONTEXT, reference_at(upstream))
         assert isinstance(caught.value, RateLimitedError)
 
 
@@ -304,6 +305,6 @@ def test_a_token_is_read_through_a_gzip_and_a_bomb_for_one_is_not() -> None:
         bomb = gzip.compress(b" " * (64 * MIB) + b'{"token":"x"}')
         upstream.handler = by_path({"/token": answering(200, bomb, encoded)}, default=handle)
         with pytest.raises(RegistryError, match="sent no usable token"):
-            client.fetch_manifest(reference_at(upstream))
+            client.fetch_manifest(CONTEXT, reference_at(upstream))
         upstream.handler = by_path({"/token": answering(200, gzip.compress(b'{"token":"x"}'), encoded)}, default=handle)
-        assert client.fetch_manifest(reference_at(upstream)) is not None
+        assert client.fetch_manifest(CONTEXT, reference_at(upstream)) is not None

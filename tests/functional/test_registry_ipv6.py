@@ -16,6 +16,7 @@ from container_image_proxy.image.manifest import Descriptor
 from container_image_proxy.image.reference import parse_reference
 from container_image_proxy.registry.auth.keychain import Credentials
 from tests.support.authority import Authority
+from tests.support.contexts import CONTEXT
 from tests.support.daemon import stand_alone, write_policy
 from tests.support.layouts import StoredImage, single_image
 from tests.support.names import has_ipv6_loopback
@@ -104,7 +105,7 @@ def test_it_is_a_location_in_registries_conf(stored: StoredImage, template: str)
     with Upstream(by_path(image(stored)), host="::1") as registry:
         registries = configured(template.format(authority=registry.authority))
         with registry_client(registries=registries, tls_verify=None) as client:
-            assert client.fetch_manifest(parse_reference("example.com/some/image:latest")) is not None
+            assert client.fetch_manifest(CONTEXT, parse_reference("example.com/some/image:latest")) is not None
 
 
 @pytest.mark.parametrize(
@@ -129,12 +130,12 @@ def test_certs_d_knows_it_by_its_address(stored: StoredImage, tmp_path: Path) ->
     with Upstream(by_path(image(stored)), host="::1", tls=authority.issue("::1").server_context()) as registry:
         reference = parse_reference(f"{registry.authority}/some/image:latest")
         with registry_client(tls_verify=None) as client, pytest.raises(RegistryError, match="not trusted"):
-            client.fetch_manifest(reference)
+            client.fetch_manifest(CONTEXT, reference)
         directory = tmp_path / "certs.d" / registry.authority
         directory.mkdir(parents=True)
         (directory / "ca.crt").write_bytes(authority.certificate.read_bytes())
         with registry_client(certificates=tmp_path / "certs.d", tls_verify=None) as client:
-            assert client.fetch_manifest(reference) is not None
+            assert client.fetch_manifest(CONTEXT, reference) is not None
 
 
 def login_wanted(handler: Handler, challenge: str, login: str) -> Handler:
@@ -161,8 +162,8 @@ def test_its_tokens_and_storage_may_be_at_an_address_too(stored: StoredImage) ->
         credentials = {registry.authority: Credentials("me", "hunter2")}
         with registry_client(credentials=credentials) as client:
             reference = parse_reference(f"{registry.authority}/some/image:latest")
-            assert client.fetch_manifest(reference) is not None
-            assert read_all(client.open_blob(reference, layer)) == stored.layers[0]
+            assert client.fetch_manifest(CONTEXT, reference) is not None
+            assert read_all(client.open_blob(CONTEXT, reference, layer)) == stored.layers[0]
         (asked,) = (request for request in registry.requests if request.path == "/token")
         assert asked.headers["authorization"] == LOGIN
         assert "authorization" not in storage.requests[0].headers
@@ -172,4 +173,4 @@ def test_its_tokens_and_storage_may_be_at_an_address_too(stored: StoredImage) ->
 def test_a_name_at_which_nothing_can_be_is_told(domain: str) -> None:
     reference = parse_reference(f"{domain}/some/image:latest")
     with registry_client() as client, pytest.raises(InvalidReferenceError, match="no connection can be made"):
-        client.fetch_manifest(reference)
+        client.fetch_manifest(CONTEXT, reference)

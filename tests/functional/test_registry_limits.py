@@ -9,6 +9,7 @@ import pytest
 from container_image_proxy.config.limits import MIB
 from container_image_proxy.errors import Error, InvalidManifestError, RegistryError, UpstreamError
 from container_image_proxy.image.reference import Reference, parse_reference
+from tests.support.contexts import CONTEXT
 from tests.support.registry_client import FakeClock, registry_client
 from tests.support.upstream import (
     Connection,
@@ -41,14 +42,14 @@ def refusal(handler: Handler) -> tuple[Error, int]:
     """The error for a manifest, and how much the upstream could send at most on one connection."""
     with Upstream(handler) as upstream:
         with registry_client(clock=FakeClock()) as client, pytest.raises(Error) as caught:
-            client.fetch_manifest(reference_at(upstream))
+            client.fetch_manifest(CONTEXT, reference_at(upstream))
         return caught.value, max(connection.sent for connection in upstream.connections)
 
 
 @pytest.mark.demand("LIM-manifest")
 def test_a_manifest_of_exactly_the_limit_is_read() -> None:
     with Upstream(answering(200, b"x" * (4 * MIB))) as upstream, registry_client() as client:
-        manifest = client.fetch_manifest(reference_at(upstream))
+        manifest = client.fetch_manifest(CONTEXT, reference_at(upstream))
         assert manifest is not None
         assert len(manifest.raw) == 4 * MIB
 
@@ -126,7 +127,7 @@ BEGIN = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"
 )  # fmt: skip
 def test_a_head_that_others_accept_is_accepted(answer: bytes) -> None:
     with Upstream(sending(answer)) as upstream, registry_client() as client:
-        manifest = client.fetch_manifest(reference_at(upstream))
+        manifest = client.fetch_manifest(CONTEXT, reference_at(upstream))
         assert manifest is not None
         assert manifest.raw == b"{}"
 
@@ -145,7 +146,7 @@ def test_a_head_that_others_accept_is_accepted(answer: bytes) -> None:
 def test_an_answer_that_is_no_http_is_told_as_what_it_is_and_not_tried_again(answer: bytes, reason: str) -> None:
     with Upstream(sending(answer)) as upstream, registry_client(clock=FakeClock()) as client:
         with pytest.raises(RegistryError, match=reason) as caught:
-            client.fetch_manifest(reference_at(upstream))
+            client.fetch_manifest(CONTEXT, reference_at(upstream))
         assert not caught.value.retryable
         assert len(upstream.requests) == 1
 
@@ -161,10 +162,10 @@ def test_cookies_are_not_even_read(monkeypatch: pytest.MonkeyPatch) -> None:
     cookies = "Set-Cookie: a=b\r\n" + f"Set-Cookie2: {'a;' * 32_000}\r\n" * 15
     head = f"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n{cookies}\r\n{{}}"
     with Upstream(sending(head.encode())) as upstream, registry_client() as client:
-        assert client.fetch_manifest(reference_at(upstream)) is not None
+        assert client.fetch_manifest(CONTEXT, reference_at(upstream)) is not None
 
 
 def test_an_endless_redirect_body_is_not_read() -> None:
     forever = endless(307, {"Location": "/next"}, b"x" * 65536)
     with Upstream(in_order(forever, content(b"{}"))) as upstream, registry_client() as client:
-        assert client.fetch_manifest(reference_at(upstream)) is not None
+        assert client.fetch_manifest(CONTEXT, reference_at(upstream)) is not None

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from container_image_proxy.concurrency.context import Context
 from container_image_proxy.config.limits import MIB, Limits
 from container_image_proxy.config.registries import Endpoint, Registries, Registry
 from container_image_proxy.errors import (
@@ -29,6 +30,7 @@ from container_image_proxy.registry.client import RegistryClient
 from container_image_proxy.registry.endpoints import Repository
 from container_image_proxy.registry.http.reply import Reply
 from tests.support.authority import Authority
+from tests.support.contexts import CONTEXT
 from tests.support.layouts import OCI_MANIFEST, StoredImage, single_image
 from tests.support.names import resolve_names
 from tests.support.readers import read_all
@@ -70,7 +72,7 @@ def upstreams(*servers: Upstream) -> Registries:
 
 
 def fetch(client: RegistryClient, descriptor: Descriptor) -> bytes:
-    return read_all(client.open_blob(REFERENCE, descriptor))
+    return read_all(client.open_blob(CONTEXT, REFERENCE, descriptor))
 
 
 def descriptor_of(blob: bytes) -> Descriptor:
@@ -105,7 +107,7 @@ def descriptor_of(blob: bytes) -> Descriptor:
 def test_the_next_source_is_asked_when_a_mirror_fails(stored: StoredImage, broken: Handler) -> None:
     with Upstream(broken) as mirror, Upstream(by_path(image(stored))) as origin:
         with registry_client(registries=upstreams(mirror, origin), clock=FakeClock()) as client:
-            manifest = client.fetch_manifest(REFERENCE)
+            manifest = client.fetch_manifest(CONTEXT, REFERENCE)
             assert manifest is not None
             assert manifest.raw == stored.manifest
         assert mirror.requests
@@ -117,7 +119,7 @@ def test_of_a_mirror_that_sends_another_manifest_than_was_asked_for_nothing_is_b
     with Upstream(answering(200, other)) as mirror, Upstream(by_path(image(stored))) as origin:
         digest = parse_digest(stored.digest)
         with registry_client(registries=upstreams(mirror, origin), clock=FakeClock()) as client:
-            manifest = client.fetch_manifest(REFERENCE.repository.with_digest(digest))
+            manifest = client.fetch_manifest(CONTEXT, REFERENCE.repository.with_digest(digest))
             assert manifest is not None
             assert manifest.raw == stored.manifest
         assert len(mirror.requests) == 1
@@ -133,13 +135,13 @@ def test_what_mirrors_sent_instead_of_a_manifest_is_told_beside_the_origins_fail
     ):
         told = f"before it: .*{mirror.authority} sent no usable manifest"
         with pytest.raises(UnknownManifestError, match=told):
-            client.fetch_manifest(REFERENCE)
+            client.fetch_manifest(CONTEXT, REFERENCE)
 
 
 def test_a_mirror_that_answers_spares_the_origin(stored: StoredImage) -> None:
     with Upstream(by_path(image(stored))) as mirror, Upstream(answering(500)) as origin:
         with registry_client(registries=upstreams(mirror, origin)) as client:
-            assert client.fetch_manifest(REFERENCE) is not None
+            assert client.fetch_manifest(CONTEXT, REFERENCE) is not None
             assert fetch(client, descriptor_of(stored.layers[0])) == stored.layers[0]
         assert origin.connections == []
 
@@ -150,8 +152,8 @@ def test_a_defect_of_ours_that_one_source_provokes_is_logged_and_the_next_is_ask
 ) -> None:
     real = DistributionApi.get
 
-    def get(self: DistributionApi, repository: Repository, path: str, **more: Any) -> Reply:
-        reply = real(self, repository, path, **more)
+    def get(self: DistributionApi, context: Context, repository: Repository, path: str, **more: Any) -> Reply:
+        reply = real(self, context, repository, path, **more)
         if repository.is_mirror:
             reply.close()
             raise LookupError("a defect")
@@ -164,7 +166,7 @@ def test_a_defect_of_ours_that_one_source_provokes_is_logged_and_the_next_is_ask
         registry_client(registries=upstreams(mirror, origin), clock=FakeClock()) as client,
     ):
         assert fetch(client, descriptor_of(stored.layers[0])) == stored.layers[0]
-        assert client.fetch_manifest(REFERENCE) is not None
+        assert client.fetch_manifest(CONTEXT, REFERENCE) is not None
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [LookupError] * 2
 
 
@@ -175,11 +177,11 @@ def test_a_corrupt_manifest_turns_to_the_next_source(stored: StoredImage) -> Non
     lying = answering(200, b'{"layers": []}', {"Docker-Content-Digest": stored.digest})
     with Upstream(lying) as mirror, Upstream(by_path(image(stored))) as origin:
         with registry_client(registries=upstreams(mirror, origin)) as client:
-            manifest = client.fetch_manifest(pinned)
+            manifest = client.fetch_manifest(CONTEXT, pinned)
             assert manifest is not None
             assert manifest.raw == stored.manifest
         with registry_client(registries=upstreams(mirror)) as client, pytest.raises(DigestMismatchError):
-            client.fetch_manifest(pinned)
+            client.fetch_manifest(CONTEXT, pinned)
 
 
 @pytest.mark.demand("mirror-down")
@@ -189,7 +191,7 @@ def test_when_all_fail_the_origins_error_tells_of_the_mirrors() -> None:
             registry_client(registries=upstreams(mirror, origin)) as client,
             pytest.raises(UnknownManifestError) as caught,
         ):
-            client.fetch_manifest(REFERENCE)
+            client.fetch_manifest(CONTEXT, REFERENCE)
         message = str(caught.value)
         assert message.index("no such manifest") < message.index(f"{mirror.authority} answered 400")
 
@@ -217,10 +219,10 @@ def test_a_mirror_that_does_not_answer_costs_its_timeout_once_and_is_tried_again
         registries = upstreams(mirror, origin)
         with registry_client(registries=registries, limits=IMPATIENT, clock=clock) as client:
             for _ in range(5):
-                assert client.fetch_manifest(REFERENCE) is not None
+                assert client.fetch_manifest(CONTEXT, REFERENCE) is not None
             asked = len(mirror.connections)
             clock.time += IMPATIENT.endpoint_rest + 1
-            assert client.fetch_manifest(REFERENCE) is not None
+            assert client.fetch_manifest(CONTEXT, REFERENCE) is not None
             assert len(mirror.connections) > asked
             assert len(origin.requests) == 6
 
@@ -267,9 +269,9 @@ def test_who_had_the_manifest_is_asked_first_for_its_blobs(stored: StoredImage) 
     routes = image(stored)
     with Upstream(answering(404)) as mirror, Upstream(by_path(routes)) as origin:
         with registry_client(registries=upstreams(mirror, origin)) as client:
-            _, supplier = client.find_manifest(REFERENCE)
+            _, supplier = client.find_manifest(CONTEXT, REFERENCE)
             for blob in stored.blobs.values():
-                assert read_all(client.open_blob(REFERENCE, descriptor_of(blob), first=supplier)) == blob
+                assert read_all(client.open_blob(CONTEXT, REFERENCE, descriptor_of(blob), first=supplier)) == blob
         assert len([path for path in mirror.paths() if path != "/v2/"]) == 1
 
 
@@ -278,12 +280,12 @@ def test_a_mirror_that_refuses_connections(stored: StoredImage) -> None:
     with Upstream(by_path(image(stored))) as origin:
         registries = mirrored(origin.authority, f"127.0.0.1:{free_port()}")
         with registry_client(registries=registries) as client:
-            assert client.fetch_manifest(REFERENCE) is not None
+            assert client.fetch_manifest(CONTEXT, REFERENCE) is not None
     with (
         registry_client(registries=registries, clock=FakeClock()) as client,
         pytest.raises(RegistryUnavailableError, match="Connection refused") as caught,
     ):
-        client.fetch_manifest(REFERENCE)
+        client.fetch_manifest(CONTEXT, REFERENCE)
     assert caught.value.phase == "connect"
     assert caught.value.retryable
 
@@ -295,12 +297,12 @@ def test_names_that_do_not_resolve(stored: StoredImage, monkeypatch: pytest.Monk
         Upstream(by_path(image(stored))) as origin,
         registry_client(registries=mirrored(origin.authority, "no.such.name")) as client,
     ):
-        assert client.fetch_manifest(REFERENCE) is not None
+        assert client.fetch_manifest(CONTEXT, REFERENCE) is not None
     with (
         registry_client(registries=mirrored("no.such.name"), clock=FakeClock()) as client,
         pytest.raises(RegistryUnavailableError, match="cannot be resolved"),
     ):
-        client.fetch_manifest(REFERENCE)
+        client.fetch_manifest(CONTEXT, REFERENCE)
 
 
 @pytest.mark.demand("dns-fail")
@@ -321,7 +323,7 @@ def test_a_resolver_that_does_not_answer(stored: StoredImage, monkeypatch: pytes
         with Upstream(by_path(image(stored))) as origin:
             registries = mirrored(origin.authority, "slow.example.org")
             with registry_client(registries=registries, limits=limits) as client:
-                assert client.fetch_manifest(REFERENCE) is not None
+                assert client.fetch_manifest(CONTEXT, REFERENCE) is not None
     finally:
         released.set()
 
@@ -343,7 +345,7 @@ def test_an_address_that_is_a_black_hole_does_not_hide_the_one_behind_it(
                 Upstream(by_path(image(stored)), host="127.0.0.6", port=port),
                 registry_client(registries=mirrored(f"two.example.org:{port}")) as client,
             ):
-                assert client.fetch_manifest(REFERENCE) is not None
+                assert client.fetch_manifest(CONTEXT, REFERENCE) is not None
         finally:
             for filler in fillers:
                 filler.close()
@@ -366,13 +368,13 @@ def test_a_mirror_with_a_bad_certificate(stored: StoredImage, tmp_path: Path) ->
         with registry_client(
             registries=upstreams(mirror, origin), certificates=certificates, tls_verify=None
         ) as client:
-            assert client.fetch_manifest(REFERENCE) is not None
+            assert client.fetch_manifest(CONTEXT, REFERENCE) is not None
         assert mirror.requests == []
         with (
             registry_client(registries=upstreams(mirror), certificates=certificates, tls_verify=None) as client,
             pytest.raises(RegistryError, match=r"not trusted.*not valid for") as caught,
         ):
-            client.fetch_manifest(REFERENCE)
+            client.fetch_manifest(CONTEXT, REFERENCE)
         assert not caught.value.retryable
 
 
@@ -384,17 +386,17 @@ def test_all_sources_too_slow_is_a_timeout() -> None:
         registry_client(registries=upstreams(mirror, origin), limits=limits) as client,
         pytest.raises(UpstreamTimeoutError),
     ):
-        client.fetch_manifest(REFERENCE)
+        client.fetch_manifest(CONTEXT, REFERENCE)
 
 
 def test_documents_come_without_credentials_and_absence_is_no_error() -> None:
     routes: dict[str, Handler] = {"/signature-1": content(b"signed"), "/broken": answering(400)}
     servers: Sequence[str] = ("/signature-1", "/signature-2")
     with Upstream(by_path(routes)) as upstream, registry_client(credentials={"127.0.0.1": ("u", "p")}) as client:
-        found = [client.fetch_document(upstream.url + path, limit=6) for path in servers]
+        found = [client.fetch_document(CONTEXT, upstream.url + path, limit=6) for path in servers]
         assert found == [b"signed", None]
         with pytest.raises(RegistryError, match="over 5 bytes"):
-            client.fetch_document(f"{upstream.url}/signature-1", limit=5)
+            client.fetch_document(CONTEXT, f"{upstream.url}/signature-1", limit=5)
         with pytest.raises(RegistryError):
-            client.fetch_document(f"{upstream.url}/broken", limit=5)
+            client.fetch_document(CONTEXT, f"{upstream.url}/broken", limit=5)
         assert not any("authorization" in request.headers for request in upstream.requests)

@@ -9,6 +9,7 @@ from container_image_proxy.errors import UpstreamError, UpstreamTimeoutError
 from container_image_proxy.image.digest import digest_of
 from container_image_proxy.image.manifest import Descriptor
 from container_image_proxy.image.reference import Reference, parse_reference
+from tests.support.contexts import CONTEXT
 from tests.support.readers import read_all
 from tests.support.registry_client import FakeClock, registry_client
 from tests.support.upstream import Connection, ReceivedRequest, Upstream, breaking
@@ -31,7 +32,7 @@ def test_redirects_do_not_add_to_the_time_of_a_request() -> None:
     limits = Limits(connect_timeout=PAUSE / 2, first_byte_timeout=2 * PAUSE, attempts=1)
     with Upstream(handle) as upstream:
         with registry_client(limits=limits, clock=FakeClock()) as client, pytest.raises(UpstreamTimeoutError):
-            client.fetch_manifest(reference_at(upstream))
+            client.fetch_manifest(CONTEXT, reference_at(upstream))
         assert len(upstream.requests) <= 4, "the time is for three"
 
 
@@ -47,7 +48,7 @@ def test_a_login_does_not_add_to_the_time_of_an_answer_beyond_all_measure() -> N
     limits = Limits(answer_timeout=1.5 * PAUSE, attempts=1)
     with Upstream(handle) as upstream:
         with registry_client(limits=limits, clock=FakeClock()) as client, pytest.raises(UpstreamTimeoutError):
-            client.fetch_manifest(reference_at(upstream))
+            client.fetch_manifest(CONTEXT, reference_at(upstream))
         assert not any("authorization" in request.headers for request in upstream.requests)
 
 
@@ -61,6 +62,6 @@ def test_a_few_bytes_and_a_reset_each_minute_are_no_progress() -> None:
         drop(request, connection)
 
     with Upstream(handle) as upstream, registry_client(clock=clock) as client:
-        reader = client.open_blob(reference_at(upstream), Descriptor("", digest_of(blob), len(blob)))
+        reader = client.open_blob(CONTEXT, reference_at(upstream), Descriptor("", digest_of(blob), len(blob)))
         with pytest.raises(UpstreamError):
             read_all(reader)

@@ -14,6 +14,7 @@ from container_image_proxy.image.digest import parse_digest
 from container_image_proxy.image.manifest import Descriptor
 from container_image_proxy.image.reference import parse_reference
 from tests.support.authority import Authority
+from tests.support.contexts import CONTEXT
 from tests.support.layouts import StoredImage, single_image
 from tests.support.names import resolve_names
 from tests.support.readers import read_all
@@ -81,8 +82,8 @@ def test_https_goes_through_a_tunnel_and_the_proxys_login_stays_there(
         environ = {"HTTPS_PROXY": f"http://u:proxy-secret@proxy.example.org:{proxy.port}"}
         reference = parse_reference(f"{REGISTRY}:{registry.port}/some/image:latest")
         with registry_client(tls_verify=None, certificates=tmp_path / "certs.d", environ=environ) as client:
-            assert client.fetch_manifest(reference) is not None
-            assert read_all(client.open_blob(reference, layer)) == stored.layers[0]
+            assert client.fetch_manifest(CONTEXT, reference) is not None
+            assert read_all(client.open_blob(CONTEXT, reference, layer)) == stored.layers[0]
         assert {request.method for request in proxy.requests} == {"CONNECT"}
         assert {request.headers["proxy-authorization"] for request in proxy.requests} == {PROXY_LOGIN}
         for request in (*registry.requests, *storage.requests):
@@ -102,7 +103,7 @@ def test_http_goes_to_the_proxy_whole(stored: StoredImage, monkeypatch: pytest.M
         url = f"http://u:proxy-secret@proxy.example.org:{proxy.port}"
         reference = parse_reference(f"{REGISTRY}:5000/some/image:latest")
         with registry_client(environ={"HTTP_PROXY": url, "HTTPS_PROXY": url}) as client:
-            assert client.fetch_manifest(reference) is not None
+            assert client.fetch_manifest(CONTEXT, reference) is not None
         assert proxy.requests[-1].target == f"http://{REGISTRY}:5000/v2/some/image/manifests/latest"
 
 
@@ -123,7 +124,7 @@ def test_a_proxy_that_refuses_is_an_error_and_not_gone_around(
             registry_client(environ=environ, tls_verify=True, clock=FakeClock()) as client,
             pytest.raises(UpstreamError, match=f"the proxy on the way to it answered {status}") as caught,
         ):
-            client.fetch_manifest(reference)
+            client.fetch_manifest(CONTEXT, reference)
         assert caught.value.retryable is (status == 502)
         assert len(proxy.requests) == (LIMITS.attempts if status == 502 else 1)
         assert "secret" not in str(caught.value)
@@ -141,7 +142,7 @@ def test_a_proxy_that_refuses_what_it_should_forward_is_not_taken_for_the_regist
             registry_client(environ={"HTTP_PROXY": url, "HTTPS_PROXY": url}) as client,
             pytest.raises(UpstreamError, match=f"the proxy on the way to {REGISTRY}:5000 answered 407"),
         ):
-            client.fetch_manifest(parse_reference(f"{REGISTRY}:5000/some/image:latest"))
+            client.fetch_manifest(CONTEXT, parse_reference(f"{REGISTRY}:5000/some/image:latest"))
 
 
 @pytest.mark.demand("ENV-proxy")
@@ -153,7 +154,9 @@ def test_no_request_and_no_foreign_environment_chooses_a_proxy(
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
         monkeypatch.setenv("ALL_PROXY", proxy.url)
         with registry_client() as client:
-            assert client.fetch_manifest(parse_reference(f"{registry.authority}/some/image:latest")) is not None
+            assert (
+                client.fetch_manifest(CONTEXT, parse_reference(f"{registry.authority}/some/image:latest")) is not None
+            )
         assert proxy.connections == []
 
 
@@ -164,5 +167,5 @@ def test_behind_a_proxy_an_address_is_judged_all_the_same(monkeypatch: pytest.Mo
         proxy.handler = redirecting("http://169.254.169.254/latest/meta-data")
         url = f"http://proxy.example.org:{proxy.port}"
         with registry_client(environ={"HTTP_PROXY": url}) as client, pytest.raises(UpstreamError):
-            client.fetch_manifest(parse_reference(f"{REGISTRY}:5000/some/image:latest"))
+            client.fetch_manifest(CONTEXT, parse_reference(f"{REGISTRY}:5000/some/image:latest"))
         assert not any("169.254" in request.target for request in proxy.requests)

@@ -12,6 +12,7 @@ from container_image_proxy.image.digest import digest_of
 from container_image_proxy.image.manifest import Descriptor
 from container_image_proxy.image.reference import parse_reference
 from tests.support.bundles import BUNDLE, list_of
+from tests.support.contexts import CONTEXT
 from tests.support.layouts import DOCKER_LIST, OCI_EMPTY, OCI_INDEX, OCI_MANIFEST, encode
 from tests.support.registry_client import registry_client
 from tests.support.upstream import Connection, Handler, ReceivedRequest, Upstream, answering, by_path
@@ -34,7 +35,7 @@ def listing(*contents: str, link: str | None = None, media_type: str = OCI_INDEX
 
 def fetch(upstream: Upstream) -> tuple[Descriptor, ...]:
     with registry_client() as client:
-        return client.fetch_referrers(parse_reference(f"{upstream.authority}/some/os:1"), SUBJECT, BUNDLE)
+        return client.fetch_referrers(CONTEXT, parse_reference(f"{upstream.authority}/some/os:1"), SUBJECT, BUNDLE)
 
 
 def names(found: tuple[Descriptor, ...]) -> set[str]:
@@ -112,7 +113,7 @@ def test_the_tag_of_a_longer_digest_is_cut() -> None:
     digest = digest_of(b"the subject", "sha512")
     routes = {f"/manifests/sha512-{digest.hex[:64]}": listing("a")}
     with Upstream(by_path(routes)) as upstream, registry_client() as client:
-        assert client.fetch_referrers(parse_reference(f"{upstream.authority}/some/os:1"), digest, BUNDLE)
+        assert client.fetch_referrers(CONTEXT, parse_reference(f"{upstream.authority}/some/os:1"), digest, BUNDLE)
 
 
 def test_without_api_and_tag_there_are_none() -> None:
@@ -143,4 +144,4 @@ def test_a_mirror_without_the_api_is_no_answer_for_the_origin() -> None:
         endpoints = (Endpoint(f"{mirror.authority}/some/os"),)
         registries = Registries((Registry(name, f"{origin.authority}/some/os", mirrors=endpoints),))
         with registry_client(registries=registries) as client:
-            assert names(client.fetch_referrers(parse_reference(f"{name}:1"), SUBJECT, BUNDLE)) == {"a"}
+            assert names(client.fetch_referrers(CONTEXT, parse_reference(f"{name}:1"), SUBJECT, BUNDLE)) == {"a"}

@@ -11,6 +11,7 @@ import pytest
 from container_image_proxy.errors import RegistryError
 from container_image_proxy.image.reference import Reference, parse_reference
 from tests.support.authority import Authority
+from tests.support.contexts import CONTEXT
 from tests.support.layouts import StoredImage, single_image
 from tests.support.registry_client import FakeClock, registry_client
 from tests.support.upstream import Connection, Handler, ReceivedRequest, Upstream, answering, by_path, image, in_order
@@ -48,12 +49,12 @@ def test_a_token_service_that_has_gone_away_is_forgotten(stored: StoredImage, mo
             connection.answer(401, headers={"WWW-Authenticate": challenge})
 
     with Upstream(handle) as registry, registry_client(clock=clock) as client:
-        assert client.fetch_manifest(reference_at(registry)) is not None
+        assert client.fetch_manifest(CONTEXT, reference_at(registry)) is not None
         realm[0] = moves_to
         clock.time += HOURS
-        assert client.fetch_manifest(reference_at(registry)) is not None
+        assert client.fetch_manifest(CONTEXT, reference_at(registry)) is not None
         asked = len(registry.requests)
-        assert client.fetch_manifest(reference_at(registry)) is not None
+        assert client.fetch_manifest(CONTEXT, reference_at(registry)) is not None
         assert len(registry.requests) == asked + 1
 
 
@@ -70,10 +71,10 @@ def test_a_challenge_that_is_still_the_same_is_not_answered_twice(stored: Stored
             connection.answer(401, headers={"WWW-Authenticate": f'Bearer realm="{registry.url}/token"'})
 
     with Upstream(handle) as registry, registry_client(clock=clock) as client:
-        assert client.fetch_manifest(reference_at(registry)) is not None
+        assert client.fetch_manifest(CONTEXT, reference_at(registry)) is not None
         clock.time += HOURS
         with pytest.raises(RegistryError, match="answered 404 to the token request"):
-            client.fetch_manifest(reference_at(registry))
+            client.fetch_manifest(CONTEXT, reference_at(registry))
         assert registry.paths().count("/token") == 2
 
 
@@ -100,14 +101,14 @@ def test_an_error_in_the_clear_does_not_hold_a_registry_to_http(
     """400 is what many servers with TLS answer to plain text."""
     with turning_to_tls(stored, tls, answering(status)) as registry, registry_client(clock=FakeClock()) as client:
         with contextlib.suppress(RegistryError):  # a 404 is followed by a look at /v2/, which already shows the change
-            client.fetch_manifest(reference_at(registry))
-        assert client.fetch_manifest(reference_at(registry)) is not None
+            client.fetch_manifest(CONTEXT, reference_at(registry))
+        assert client.fetch_manifest(CONTEXT, reference_at(registry)) is not None
 
 
 def test_a_registry_that_spoke_http_may_come_to_speak_tls(stored: StoredImage, tls: ssl.SSLContext) -> None:
     with turning_to_tls(stored, tls, by_path(image(stored))) as registry, registry_client(clock=FakeClock()) as client:
         for _ in range(2):
-            assert client.fetch_manifest(reference_at(registry)) is not None
+            assert client.fetch_manifest(CONTEXT, reference_at(registry)) is not None
 
 
 def test_a_400_to_plain_text_from_a_registry_that_spoke_http_is_a_reason_to_try_tls(
@@ -122,4 +123,4 @@ def test_a_400_to_plain_text_from_a_registry_that_spoke_http_is_a_reason_to_try_
 
     with Upstream(in_order(serve, turn, serve)) as registry, registry_client(clock=FakeClock()) as client:
         for _ in range(2):
-            assert client.fetch_manifest(reference_at(registry)) is not None
+            assert client.fetch_manifest(CONTEXT, reference_at(registry)) is not None

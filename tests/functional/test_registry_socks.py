@@ -11,6 +11,7 @@ from container_image_proxy.image.digest import parse_digest
 from container_image_proxy.image.manifest import Descriptor
 from container_image_proxy.image.reference import parse_reference
 from tests.support.authority import Authority
+from tests.support.contexts import CONTEXT
 from tests.support.layouts import StoredImage, single_image
 from tests.support.names import resolve_names
 from tests.support.readers import read_all
@@ -42,8 +43,8 @@ def test_names_are_resolved_by_the_proxy(stored: StoredImage, monkeypatch: pytes
         url = f"{scheme}://{proxy.authority}"
         reference = parse_reference(f"{REGISTRY}:{registry.port}/some/image:latest")
         with registry_client(environ={"HTTP_PROXY": url, "HTTPS_PROXY": url}) as client:
-            assert client.fetch_manifest(reference) is not None
-            assert read_all(client.open_blob(reference, layer)) == stored.layers[0]
+            assert client.fetch_manifest(CONTEXT, reference) is not None
+            assert read_all(client.open_blob(CONTEXT, reference, layer)) == stored.layers[0]
         assert set(proxy.asked) == {(REGISTRY, registry.port), (STORAGE, storage.port)}
         assert [request.target for request in storage.requests] == ["/blob%7e"], "as if there were no proxy"
         assert storage.requests[0].headers["host"] == f"{STORAGE}:{storage.port}"
@@ -67,7 +68,7 @@ def test_tls_is_spoken_through_it_and_with_its_login(
         environ = {"HTTPS_PROXY": f"socks5://me:a%3Ab%40c@proxy.example.org:{proxy.port}"}
         reference = parse_reference(f"{REGISTRY}:{registry.port}/some/image:latest")
         with registry_client(environ=environ, tls_verify=None, certificates=tmp_path / "certs.d") as client:
-            assert client.fetch_manifest(reference) is not None
+            assert client.fetch_manifest(CONTEXT, reference) is not None
         assert proxy.logins == [login]
         assert registry.requests
 
@@ -79,7 +80,7 @@ def test_an_address_is_asked_for_as_one(stored: StoredImage, given: str, address
         url = f"socks5h://{proxy.authority}"
         with registry_client(environ={"HTTP_PROXY": url, "HTTPS_PROXY": url}) as client:
             reference = parse_reference(f"{address}:{registry.port}/some/image:latest")
-            assert client.fetch_manifest(reference) is not None
+            assert client.fetch_manifest(CONTEXT, reference) is not None
         assert (host, registry.port) in proxy.asked
 
 
@@ -88,7 +89,7 @@ def test_this_host_and_exceptions_are_not_proxied(stored: StoredImage) -> None:
         url = f"socks5://{proxy.authority}"
         with registry_client(environ={"HTTP_PROXY": url, "HTTPS_PROXY": url}) as client:
             reference = parse_reference(f"{registry.authority}/some/image:latest")
-            assert client.fetch_manifest(reference) is not None
+            assert client.fetch_manifest(CONTEXT, reference) is not None
         assert proxy.connections == 0
 
 
@@ -98,7 +99,7 @@ def failure(proxy: SocksServer, userinfo: str = "") -> UpstreamError:
         with pytest.raises(
             UpstreamError, match=f"^{REGISTRY}: the proxy on the way to it gives no connection: "
         ) as caught:
-            client.fetch_manifest(parse_reference(f"{REGISTRY}/some/image:latest"))
+            client.fetch_manifest(CONTEXT, parse_reference(f"{REGISTRY}/some/image:latest"))
         assert proxy.connections == (LIMITS.attempts if caught.value.retryable else 1)
         assert caught.value.phase == "connect"
         assert "secret" not in str(caught.value)
@@ -165,7 +166,7 @@ def test_a_proxy_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) 
             registry_client(environ=environ, tls_verify=None, clock=FakeClock(), limits=IMPATIENT) as client,
             pytest.raises(UpstreamError, match="the proxy on the way to it fails") as caught,
         ):
-            client.fetch_manifest(parse_reference(f"{REGISTRY}/some/image:latest"))
+            client.fetch_manifest(CONTEXT, parse_reference(f"{REGISTRY}/some/image:latest"))
         assert caught.value.retryable
 
 
@@ -178,5 +179,5 @@ def test_behind_it_an_address_is_judged_all_the_same() -> None:
             registry_client(environ={"HTTP_PROXY": url, "HTTPS_PROXY": url}) as client,
             pytest.raises(UpstreamError, match="private network"),
         ):
-            client.fetch_manifest(parse_reference(f"{REGISTRY}:{registry.port}/some/image:latest"))
+            client.fetch_manifest(CONTEXT, parse_reference(f"{REGISTRY}:{registry.port}/some/image:latest"))
         assert {host for host, _ in proxy.asked} == {REGISTRY}

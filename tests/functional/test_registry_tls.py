@@ -19,6 +19,7 @@ from container_image_proxy.image.digest import parse_digest
 from container_image_proxy.image.manifest import Descriptor
 from container_image_proxy.image.reference import Reference, parse_reference
 from tests.support.authority import Authority, Issued
+from tests.support.contexts import CONTEXT
 from tests.support.layouts import StoredImage, single_image
 from tests.support.names import has_ipv6_loopback, resolve_names
 from tests.support.readers import read_all
@@ -64,13 +65,13 @@ def test_a_self_signed_certificate_is_refused_unless_insecure(stored: StoredImag
     unknown = Authority(tmp_path, "nobody knows it")
     with Upstream(by_path(image(stored)), tls=unknown.issue("127.0.0.1").server_context()) as upstream:
         with registry_client(tls_verify=None) as client, pytest.raises(RegistryError, match="not trusted"):
-            client.fetch_manifest(reference_at(upstream))
+            client.fetch_manifest(CONTEXT, reference_at(upstream))
         assert upstream.requests == []
         insecure = Registries((Registry(upstream.authority, upstream.authority, insecure=True),))
         with registry_client(registries=insecure, tls_verify=None) as client:
-            assert client.fetch_manifest(reference_at(upstream)) is not None
+            assert client.fetch_manifest(CONTEXT, reference_at(upstream)) is not None
         with registry_client(registries=insecure, tls_verify=True) as client, pytest.raises(RegistryError):
-            client.fetch_manifest(reference_at(upstream))
+            client.fetch_manifest(CONTEXT, reference_at(upstream))
 
 
 def test_an_expired_certificate_is_refused(stored: StoredImage, authority: Authority, tmp_path: Path) -> None:
@@ -81,7 +82,7 @@ def test_an_expired_certificate_is_refused(stored: StoredImage, authority: Autho
             registry_client(certificates=certificates, tls_verify=None) as client,
             pytest.raises(RegistryError, match="certificate has expired"),
         ):
-            client.fetch_manifest(reference_at(upstream))
+            client.fetch_manifest(CONTEXT, reference_at(upstream))
 
 
 def test_old_tls_is_refused(stored: StoredImage, authority: Authority, tmp_path: Path) -> None:
@@ -96,7 +97,7 @@ def test_old_tls_is_refused(stored: StoredImage, authority: Authority, tmp_path:
             registry_client(certificates=certificates, tls_verify=None, clock=FakeClock()) as client,
             pytest.raises(RegistryError, match="TLS failed") as caught,
         ):
-            client.fetch_manifest(reference_at(upstream))
+            client.fetch_manifest(CONTEXT, reference_at(upstream))
         assert not caught.value.retryable
         assert upstream.requests == []
 
@@ -112,7 +113,7 @@ def test_a_server_that_speaks_http_2_only_is_a_clean_error(authority: Authority,
             registry_client(certificates=certificates, tls_verify=None) as client,
             pytest.raises(RegistryError, match="does not begin as HTTP/1 does"),
         ):
-            client.fetch_manifest(reference_at(upstream))
+            client.fetch_manifest(CONTEXT, reference_at(upstream))
 
 
 def test_without_insecure_http_is_never_spoken(stored: StoredImage) -> None:
@@ -121,7 +122,7 @@ def test_without_insecure_http_is_never_spoken(stored: StoredImage) -> None:
             registry_client(tls_verify=None, clock=FakeClock()) as client,
             pytest.raises(UpstreamError, match="TLS failed") as caught,
         ):
-            client.fetch_manifest(reference_at(upstream))
+            client.fetch_manifest(CONTEXT, reference_at(upstream))
         assert caught.value.phase == "connect"
         assert upstream.requests == []
 
@@ -130,10 +131,10 @@ def test_who_spoke_tls_once_is_not_asked_in_the_clear_later(authority: Authority
     with registry_client(tls_verify=False, clock=FakeClock()) as client:
         secure = Upstream(by_path(image(stored)), tls=authority.issue("127.0.0.1").server_context())
         with secure:
-            assert client.fetch_manifest(reference_at(secure)) is not None
+            assert client.fetch_manifest(CONTEXT, reference_at(secure)) is not None
         with Upstream(by_path(image(stored)), port=secure.port) as plain:
             with pytest.raises(UpstreamError):
-                client.fetch_manifest(reference_at(plain))
+                client.fetch_manifest(CONTEXT, reference_at(plain))
             assert plain.requests == []
 
 
@@ -150,7 +151,7 @@ def test_insecure_is_for_one_host_only(
             registry_client(tls_verify=False) as client,
             pytest.raises(UpstreamError, match="not trusted"),
         ):
-            read_all(client.open_blob(reference_at(registry, "insecure.example.org"), layer))
+            read_all(client.open_blob(CONTEXT, reference_at(registry, "insecure.example.org"), layer))
         assert storage.requests == []
 
 
@@ -171,7 +172,7 @@ def test_an_authority_of_the_registry_holds_for_where_it_sends_us(
             (certificates / name / "client.cert").write_bytes(client_certificate.certificate.read_bytes())
             (certificates / name / "client.key").write_bytes(client_certificate.key.read_bytes())
             with registry_client(certificates=certificates, tls_verify=None) as client:
-                reader = client.open_blob(reference_at(registry, "registry.example.org"), layer)
+                reader = client.open_blob(CONTEXT, reference_at(registry, "registry.example.org"), layer)
                 assert read_all(reader) == stored.layers[0]
             shown = [server.client_certificates for server in (registry, storage)]
     assert shown == [[True], [False]], "our certificate is for the registry, not for its storage"
@@ -211,7 +212,7 @@ def fetch_trusting(upstream: Upstream, stored: StoredImage, tmp_path: Path, *anc
     for number, anchor in enumerate(anchors):
         (directory / f"{number}.crt").write_bytes(anchor.read_bytes())
     with registry_client(certificates=tmp_path / "certs.d", tls_verify=None, clock=FakeClock()) as client:
-        manifest = client.fetch_manifest(reference_at(upstream))
+        manifest = client.fetch_manifest(CONTEXT, reference_at(upstream))
         assert manifest is not None
         assert manifest.raw == stored.manifest
 
@@ -280,7 +281,7 @@ def test_an_insecure_registry_may_speak_http_however_its_address_is_spelled(stor
         pytest.skip("this host has no ::1")
     bound = "::1" if host.startswith("[") else host
     with Upstream(by_path(image(stored)), host=bound) as upstream, registry_client(tls_verify=False) as client:
-        assert client.fetch_manifest(reference_at(upstream, host)) is not None
+        assert client.fetch_manifest(CONTEXT, reference_at(upstream, host)) is not None
 
 
 def test_what_a_tls_port_answers_to_http_does_not_hide_why_tls_failed() -> None:
@@ -304,7 +305,7 @@ def test_what_a_tls_port_answers_to_http_does_not_hide_why_tls_failed() -> None:
             registry_client(tls_verify=False) as client,
             pytest.raises(RegistryError, match="it may demand a client certificate") as caught,
         ):
-            client.fetch_manifest(reference_at(upstream))
+            client.fetch_manifest(CONTEXT, reference_at(upstream))
         assert not caught.value.retryable
 
 
@@ -315,7 +316,7 @@ def test_a_registry_that_speaks_http_only_is_told_by_its_own_answer() -> None:
         registry_client(tls_verify=False) as client,
         pytest.raises(RegistryError, match="answered 400"),
     ):
-        client.fetch_manifest(reference_at(upstream))
+        client.fetch_manifest(CONTEXT, reference_at(upstream))
 
 
 # --- which failures are final ----------------------------------------------------------------------------------------
@@ -326,7 +327,7 @@ def final_failure(upstream: Upstream, certificates: Path | None = None) -> Regis
     clock = FakeClock()
     with registry_client(certificates=certificates, tls_verify=None, clock=clock) as client:
         with pytest.raises(RegistryError) as caught:
-            client.fetch_manifest(reference_at(upstream))
+            client.fetch_manifest(CONTEXT, reference_at(upstream))
         assert not caught.value.retryable
         assert clock.slept == [], "what cannot pass is not waited for"
         assert len(upstream.connections) == 1
@@ -404,7 +405,7 @@ def test_what_two_sides_cannot_agree_upon_is_told_at_once(answer: bytes, words: 
 def test_a_handshake_that_breaks_off_is_tried_again(answer: bytes) -> None:
     with answering_hello(answer) as upstream, registry_client(tls_verify=None, clock=FakeClock()) as client:
         with pytest.raises(UpstreamError) as caught:
-            client.fetch_manifest(reference_at(upstream))
+            client.fetch_manifest(CONTEXT, reference_at(upstream))
         assert caught.value.retryable
         assert caught.value.phase == "connect"
         assert len(upstream.connections) == LIMITS.attempts
@@ -421,7 +422,7 @@ def test_a_file_that_is_no_client_certificate_is_named(
             registry_client(certificates=certificates, tls_verify=None) as client,
             pytest.raises(ConfigurationError, match=r"client\.cert"),
         ):
-            client.fetch_manifest(reference_at(upstream))
+            client.fetch_manifest(CONTEXT, reference_at(upstream))
 
 
 @pytest.mark.parametrize(
@@ -435,7 +436,7 @@ def test_a_useless_authority_is_passed_over_with_a_warning_and_those_beside_it_c
         for name in ("a.crt", "z.crt"):
             (certificates / upstream.authority / name).write_text(content)
         with registry_client(certificates=certificates, tls_verify=None) as client:
-            assert client.fetch_manifest(reference_at(upstream))
+            assert client.fetch_manifest(CONTEXT, reference_at(upstream))
         told = [record.getMessage() for record in caplog.records]
         assert [message.rpartition("/")[2] for message in told] == [
             f"{name}: holds no usable CA certificate, ignored (PEM is expected)" for name in ("a.crt", "z.crt")
@@ -450,6 +451,6 @@ def test_the_environment_of_requests_changes_nothing(
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.certificate))
         monkeypatch.setenv("CURL_CA_BUNDLE", str(authority.certificate))
         with registry_client(tls_verify=None) as client, pytest.raises(RegistryError, match="not trusted"):
-            client.fetch_manifest(reference_at(upstream))
+            client.fetch_manifest(CONTEXT, reference_at(upstream))
         with registry_client(certificates=certificates, tls_verify=None) as client:
-            assert client.fetch_manifest(reference_at(upstream)) is not None
+            assert client.fetch_manifest(CONTEXT, reference_at(upstream)) is not None

@@ -27,6 +27,7 @@ from container_image_proxy.image.digest import digest_of
 from container_image_proxy.image.manifest import Descriptor
 from container_image_proxy.image.reference import Reference, parse_reference
 from container_image_proxy.registry.client import RegistryClient
+from tests.support.contexts import CONTEXT
 from tests.support.layouts import single_image
 from tests.support.readers import pieces, read_all
 from tests.support.registry_client import IMPATIENT, LIMITS, FakeClock, registry_client
@@ -64,7 +65,7 @@ def reference_at(upstream: Upstream) -> Reference:
 
 
 def download(client: RegistryClient, upstream: Upstream, descriptor: Descriptor = DESCRIPTOR) -> bytes:
-    return read_all(client.open_blob(reference_at(upstream), descriptor))
+    return read_all(client.open_blob(CONTEXT, reference_at(upstream), descriptor))
 
 
 def transfer(handler: Handler, *, limits: Limits = LIMITS, clock: FakeClock | None = None) -> tuple[bytes, Upstream]:
@@ -100,7 +101,7 @@ def test_a_blob_over_a_connection_that_is_reset_every_8_mib_arrives_whole_and_ha
     descriptor = Descriptor("", digest_of(blob), len(blob))
     digest = hashlib.sha256()
     with Upstream(breaking(blob, 8 * MIB)) as upstream, registry_client() as client:
-        for piece in pieces(client.open_blob(reference_at(upstream), descriptor)):
+        for piece in pieces(client.open_blob(CONTEXT, reference_at(upstream), descriptor)):
             digest.update(piece)
         sent = sum(connection.sent for connection in upstream.connections)
     assert digest.hexdigest() == descriptor.digest.hex
@@ -122,7 +123,7 @@ def test_a_kept_connection_that_dies_is_replaced_without_a_pause() -> None:
     manifest = answering(200, b"{}")
     with Upstream(in_order(manifest, resetting, manifest)) as upstream, registry_client(clock=clock) as client:
         for _ in range(2):
-            assert client.fetch_manifest(reference_at(upstream)) is not None
+            assert client.fetch_manifest(CONTEXT, reference_at(upstream)) is not None
         assert [request.connection for request in upstream.requests][0:2] == [1, 1], "0 is the attempt with TLS"
     assert clock.slept == []
 
@@ -275,7 +276,7 @@ def test_a_shorter_blob_is_refused_before_its_first_byte() -> None:
         registry_client() as client,
         pytest.raises(SizeMismatchError),
     ):
-        next(pieces(client.open_blob(reference_at(upstream), DESCRIPTOR), 1))
+        next(pieces(client.open_blob(CONTEXT, reference_at(upstream), DESCRIPTOR), 1))
 
 
 @pytest.mark.demand("length-short")
@@ -338,7 +339,7 @@ def test_an_empty_blob() -> None:
 @pytest.mark.parametrize("spare", [0, 1])
 def test_a_blob_that_fits_into_the_buffer_comes_as_one_though_its_connection_breaks(spare: int) -> None:
     with Upstream(breaking(BLOB, 100_000, times=1)) as upstream, registry_client() as client:
-        reader = client.open_blob(reference_at(upstream), DESCRIPTOR)
+        reader = client.open_blob(CONTEXT, reference_at(upstream), DESCRIPTOR)
         assert list(pieces(reader, len(BLOB) + spare)) == [BLOB]
 
 
@@ -397,7 +398,7 @@ def test_a_thousand_manifests_from_a_registry_that_fails_one_in_five(tmp_path: P
 
     with Upstream(handle) as upstream, registry_client(clock=FakeClock()) as client:
         for _ in range(1000):
-            manifest = client.fetch_manifest(reference_at(upstream))
+            manifest = client.fetch_manifest(CONTEXT, reference_at(upstream))
             assert manifest is not None
             assert manifest.raw == stored.manifest
         assert count[0] > 1200
@@ -414,11 +415,11 @@ def test_an_unchanged_manifest_is_not_handed_out_again(tmp_path: Path) -> None:
 
     for handler in (conditional, by_path(image(stored))):
         with Upstream(handler) as upstream, registry_client() as client:
-            assert client.fetch_manifest(reference_at(upstream), unless=digest) is None
-            assert client.fetch_manifest(reference_at(upstream), unless=digest) is None
+            assert client.fetch_manifest(CONTEXT, reference_at(upstream), unless=digest) is None
+            assert client.fetch_manifest(CONTEXT, reference_at(upstream), unless=digest) is None
             assert len({request.connection for request in upstream.requests}) == 1, "the connection is kept"
     with Upstream(answering(304)) as upstream, registry_client() as client, pytest.raises(RegistryError):
-        client.fetch_manifest(reference_at(upstream))
+        client.fetch_manifest(CONTEXT, reference_at(upstream))
 
 
 # --- redirects -------------------------------------------------------------------------------------------------------
@@ -481,7 +482,7 @@ def test_closing_the_reader_closes_the_connection_at_once() -> None:
             ended.set()
 
     with Upstream(endless) as upstream, registry_client() as client:
-        reader = client.open_blob(reference_at(upstream), Descriptor("", digest_of(b""), 1 << 40))
+        reader = client.open_blob(CONTEXT, reference_at(upstream), Descriptor("", digest_of(b""), 1 << 40))
         assert reader.readinto(memoryview(bytearray(1)))
         reader.close()
         assert ended.wait(10)
@@ -493,7 +494,9 @@ def test_a_slow_client_is_not_mistaken_for_a_slow_upstream() -> None:
     with Upstream(content(blob)) as upstream, registry_client(limits=limits) as client:
         received = bytearray()
         waiting = threading.Event()
-        for piece in pieces(client.open_blob(reference_at(upstream), Descriptor("", digest_of(blob), len(blob)))):
+        for piece in pieces(
+            client.open_blob(CONTEXT, reference_at(upstream), Descriptor("", digest_of(blob), len(blob)))
+        ):
             received += piece
             if len(received) == len(piece):
                 waiting.wait(0.5)  # longer than the upstream may take

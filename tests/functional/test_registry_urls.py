@@ -9,6 +9,7 @@ from container_image_proxy.image.digest import digest_of
 from container_image_proxy.image.manifest import Descriptor
 from container_image_proxy.image.reference import Reference, parse_reference
 from tests.support.bundles import BUNDLE, list_of
+from tests.support.contexts import CONTEXT
 from tests.support.layouts import OCI_INDEX
 from tests.support.readers import read_all
 from tests.support.registry_client import registry_client
@@ -36,7 +37,7 @@ def reference_at(upstream: Upstream) -> Reference:
 def blob_through(location: str, storage: Upstream) -> str:
     """The request target by which a redirected blob was asked for."""
     with Upstream(redirecting(location)) as registry, registry_client() as client:
-        assert read_all(client.open_blob(reference_at(registry), DESCRIPTOR)) == BLOB
+        assert read_all(client.open_blob(CONTEXT, reference_at(registry), DESCRIPTOR)) == BLOB
     (request,) = storage.requests
     return request.target
 
@@ -63,7 +64,7 @@ def test_so_it_is_through_a_proxy(signed: str) -> None:
         registry_client(environ={"HTTP_PROXY": proxy.url, "HTTPS_PROXY": proxy.url}) as client,
     ):
         reference = parse_reference("registry.invalid:80/some/image:latest")
-        assert read_all(client.open_blob(reference, DESCRIPTOR)) == BLOB
+        assert read_all(client.open_blob(CONTEXT, reference, DESCRIPTOR)) == BLOB
         assert proxy.requests[-1].target == location
         assert proxy.requests[-1].headers["host"] == "storage.invalid:81"
 
@@ -84,7 +85,7 @@ def test_bytes_that_no_request_line_holds_are_encoded() -> None:
 def test_control_characters_in_a_location_are_refused_with_the_head(location: str) -> None:
     with Upstream(redirecting(location)) as registry, registry_client() as client:
         with pytest.raises(RegistryError, match="a header line of its answer is malformed") as caught:
-            read_all(client.open_blob(reference_at(registry), DESCRIPTOR))
+            read_all(client.open_blob(CONTEXT, reference_at(registry), DESCRIPTOR))
         assert "127.0.0.3" not in str(caught.value)
 
 
@@ -92,7 +93,7 @@ def test_control_characters_in_a_location_are_refused_with_the_head(location: st
 def test_a_redirect_that_nobody_could_follow_is_told_as_one_and_not_shown(location: str) -> None:
     with Upstream(redirecting(location)) as registry, registry_client() as client:
         with pytest.raises(RegistryError, match="redirects to a URL that cannot be asked for: it ") as caught:
-            read_all(client.open_blob(reference_at(registry), DESCRIPTOR))
+            read_all(client.open_blob(CONTEXT, reference_at(registry), DESCRIPTOR))
         assert caught.value.endpoint == registry.authority
         assert "127.0.0.3" not in str(caught.value)
 
@@ -110,7 +111,7 @@ def test_a_relative_redirect_is_resolved_and_otherwise_left_alone(location: str,
         (content(BLOB) if request.target == target else redirecting(location))(request, connection)
 
     with Upstream(handle) as registry, registry_client() as client:
-        assert read_all(client.open_blob(reference_at(registry), DESCRIPTOR)) == BLOB
+        assert read_all(client.open_blob(CONTEXT, reference_at(registry), DESCRIPTOR)) == BLOB
         assert [request.target for request in registry.requests][1:] == [target]
 
 
@@ -128,7 +129,7 @@ def test_a_token_realm_keeps_its_own_query() -> None:
 
         registry.handler = handle
         with registry_client() as client:
-            assert read_all(client.open_blob(reference_at(registry), DESCRIPTOR)) == BLOB
+            assert read_all(client.open_blob(CONTEXT, reference_at(registry), DESCRIPTOR)) == BLOB
         asked = next(request.target for request in registry.requests if request.path == "/token%7e/")
         assert asked.startswith("/token%7e/?tenant=a%2fb&x=&service=s%257e&scope=")
 
@@ -142,7 +143,7 @@ def test_the_next_page_is_asked_for_byte_for_byte() -> None:
         connection.answer(200, list_of(), {"Content-Type": OCI_INDEX, **link})
 
     with Upstream(handle) as registry, registry_client() as client:
-        assert client.fetch_referrers(reference_at(registry), subject, BUNDLE) == ()
+        assert client.fetch_referrers(CONTEXT, reference_at(registry), subject, BUNDLE) == ()
         assert registry.requests[-1].target == f"{path}?last=a%7eb%2fc"
 
 
@@ -150,7 +151,7 @@ def test_the_next_page_is_asked_for_byte_for_byte() -> None:
 def test_a_signature_storage_is_asked_by_the_administrators_very_url_and_login() -> None:
     with Upstream(by_path({"/signature-1": content(b"the signature")})) as storage, registry_client() as client:
         url = f"http://me:se%63ret@{storage.authority}/sig%7es/os@sha256=ab/signature-1?token=a%2fb"
-        assert client.fetch_document(url, limit=100) == b"the signature"
+        assert client.fetch_document(CONTEXT, url, limit=100) == b"the signature"
         (request,) = storage.requests
         assert request.target == "/sig%7es/os@sha256=ab/signature-1?token=a%2fb"
         assert request.headers["authorization"] == "Basic bWU6c2VjcmV0"

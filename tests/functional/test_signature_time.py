@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from container_image_proxy.concurrency import cancellation
 from container_image_proxy.concurrency.cancellation import Cancellation, CancelledError
+from container_image_proxy.concurrency.context import Context
 from container_image_proxy.config.lookaside import LookasideConfiguration, Section
 from container_image_proxy.errors import UpstreamTimeoutError
 from container_image_proxy.image.digest import digest_of
@@ -18,6 +18,7 @@ from container_image_proxy.image.reference import parse_reference
 from container_image_proxy.registry.attempts import Clock
 from container_image_proxy.registry.endpoints import Repository
 from container_image_proxy.registry.signatures.storage import MAX_TIME, SignatureStorage
+from tests.support.contexts import CONTEXT
 from tests.support.registry_client import registry_client
 from tests.support.upstream import (
     Connection,
@@ -48,12 +49,12 @@ def storage(handler: Handler, seconds: float) -> Iterator[tuple[SignatureStorage
         yield SignatureStorage(lookaside, client, seconds), upstream
 
 
-def fetch(storage: SignatureStorage, upstream: Upstream) -> int:
+def fetch(storage: SignatureStorage, upstream: Upstream, context: Context = CONTEXT) -> int:
     """How many signatures the index and the manifest have; raises the first failure to get one."""
     place = Repository(domain=upstream.authority, reference=parse_reference(f"{upstream.authority}/os:1"))
     count = 0
     for digest in (INDEX, MANIFEST):
-        for found in storage.fetch(place, digest, {"simple"}):
+        for found in storage.fetch(context, place, digest, {"simple"}):
             for failure in found.failures:
                 raise failure.error
             count += len(found.signatures)
@@ -114,12 +115,7 @@ def test_fetching_ends_when_nobody_waits_any_more() -> None:
         connection.wait_for_end()
 
     with storage(stall, PATIENCE * 6) as (silent, upstream), ThreadPoolExecutor(1) as pool:
-
-        def work() -> int:
-            with cancellation.under(token):
-                return fetch(silent, upstream)
-
-        running = pool.submit(work)
+        running = pool.submit(fetch, silent, upstream, Context(token))
         assert begun.wait(PATIENCE)
         token.cancel()
         with pytest.raises(CancelledError):

@@ -19,6 +19,7 @@ from container_image_proxy.config.lookaside import LookasideConfiguration
 from container_image_proxy.errors import Error
 from container_image_proxy.transports.source import Access
 from container_image_proxy.transports.table import parse_image_reference
+from tests.support.contexts import CONTEXT
 from tests.support.daemon import RunningDaemon, command, stand_alone, write_policy
 from tests.support.layouts import OCI_MANIFEST, Layout, StoredImage, layer_tar, multi_arch
 from tests.support.makers import Made, Maker, makers
@@ -184,7 +185,7 @@ def test_what_may_not_be_read_is_named_with_the_reason(tmp_path: Path, maker: Ma
         with ordinary_user():
             source = parse_image_reference(made.reference).open_source(access)
             with contextlib.closing(source), pytest.raises(Error) as told:
-                source.fetch_manifest()
+                source.fetch_manifest(CONTEXT)
     assert str(made.unreadable) in str(told.value)
     assert "Permission denied" in str(told.value)
     assert not getattr(told.value, "retryable", False)

@@ -24,6 +24,7 @@ from container_image_proxy.errors import Error
 from container_image_proxy.image.reference import parse_reference
 from container_image_proxy.registry.auth.keychain import load_keychain
 from container_image_proxy.registry.client import RegistryClient
+from tests.support.contexts import CONTEXT
 from tests.support.layouts import StoredImage, single_image
 from tests.support.registry_client import LIMITS, FakeClock
 from tests.support.requirements import needs_programs
@@ -219,7 +220,7 @@ class World:
             clock=FakeClock().clock,
         )
         try:
-            client.fetch_manifest(parse_reference(f"{self.upstream.authority}/some/image:latest"))
+            client.fetch_manifest(CONTEXT, parse_reference(f"{self.upstream.authority}/some/image:latest"))
         except Error as error:
             return False, str(error)
         finally:

@@ -21,6 +21,7 @@ from container_image_proxy.errors import Error, PolicyRejectedError, RegistryAut
 from container_image_proxy.image.reference import parse_reference
 from container_image_proxy.registry.auth.keychain import load_keychain
 from container_image_proxy.registry.client import RegistryClient
+from tests.support.contexts import CONTEXT
 from tests.support.host import Host
 from tests.support.layouts import StoredImage, single_image
 from tests.support.registries import decode_basic
@@ -146,7 +147,7 @@ class World:
         )
         with contextlib.closing(client):
             try:
-                client.fetch_manifest(parse_reference(self.fill_in(case.image)))
+                client.fetch_manifest(CONTEXT, parse_reference(self.fill_in(case.image)))
             except Error as error:
                 return self._report(name_outcome(error))
         return self._report("ok")

@@ -26,6 +26,7 @@ from container_image_proxy.core.assembly import Surroundings, assemble
 from container_image_proxy.core.snapshot_store import SnapshotStore
 from container_image_proxy.errors import Error
 from tests.support.conformance import deviation
+from tests.support.contexts import CONTEXT
 from tests.support.upstream import Connection, ReceivedRequest, Upstream
 
 # Addresses, so that no name has to be resolved. At the last nobody listens, on any port.
@@ -125,9 +126,9 @@ class Bench:
             settings = load_settings(options, os.geteuid())
             serving = assemble(settings, SnapshotStore(None), Surroundings({}, self.home, os.geteuid()))
             with contextlib.closing(serving.sources.registry()):
-                snapshot = serving.proxy.resolve("image")
+                snapshot = serving.proxy.resolve(CONTEXT, "image")
                 for descriptor in snapshot.manifest.blobs:
-                    with contextlib.closing(serving.proxy.open_blob(snapshot, descriptor)) as blob:
+                    with contextlib.closing(serving.proxy.open_blob(CONTEXT, snapshot, descriptor)) as blob:
                         blob.read_all()
         except Error as error:
             return Result(ok=False, reason=f"{type(error).__name__}: {error}")

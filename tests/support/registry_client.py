@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from container_image_proxy.concurrency.context import Context
 from container_image_proxy.config.certificates import CertificateDirectories
 from container_image_proxy.config.limits import Limits
 from container_image_proxy.config.registries import Registries
@@ -29,7 +30,7 @@ class FakeClock:
     def now(self) -> float:
         return self.time
 
-    def sleep(self, seconds: float) -> None:
+    def sleep(self, _: Context, seconds: float) -> None:
         self.slept.append(seconds)
         self.time += seconds
 

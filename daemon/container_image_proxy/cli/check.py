@@ -17,6 +17,7 @@ from container_image_proxy.cli.as_service import NoServiceError, run_as_service
 from container_image_proxy.cli.describe import EVERYBODY_HERE, WHOEVER_HOLDS_IT, Door, describe, find_door
 from container_image_proxy.cli.exit_codes import EX_CONFIG, exit_code
 from container_image_proxy.cli.options import instance_directories, load_settings
+from container_image_proxy.concurrency.context import Context
 from container_image_proxy.config.instances import find_instances
 from container_image_proxy.core.assembly import Surroundings, assemble
 from container_image_proxy.core.snapshot_store import SnapshotStore
@@ -100,7 +101,7 @@ def survey(serving: Serving) -> tuple[dict[str, str], list[str]]:
     for image in serving.images.values():
         settings = serving.settings.images[image.name]
         try:
-            found[image.name] = _look(image.reference, serving.sources)
+            found[image.name] = _look(Context(serving.closing), image.reference, serving.sources)
         except ConfigurationError as error:
             complaints.append(str(error))
         except Error as error:
@@ -112,13 +113,13 @@ def survey(serving: Serving) -> tuple[dict[str, str], list[str]]:
     return found, list(dict.fromkeys(complaints))
 
 
-def _look(reference: SourceReference, access: Access) -> str:
+def _look(context: Context, reference: SourceReference, access: Access) -> str:
     """What the reference names now, in words."""
     reference.prepare(access)
     if reference.registry is not None:
         return f"{reference.registry} was not asked"
     with closing(reference.open_source(access)) as source:
-        untrusted = source.fetch_manifest()
+        untrusted = source.fetch_manifest(context)
     if untrusted is None:
         raise UnknownManifestError("the source says 'not modified' to a first request")
     document = parse_manifest(untrusted)

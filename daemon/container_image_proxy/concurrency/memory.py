@@ -13,11 +13,12 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from container_image_proxy.concurrency import cancellation
 from container_image_proxy.errors import InvalidManifestError, OverloadedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from container_image_proxy.concurrency.context import Context
 
 SMALL: Final = 128 * 1024
 """Bytes, as a source delivers them. In memory they take up to thirty times that for a moment, and then five times."""
@@ -38,9 +39,9 @@ class Memory:
         self._holders: set[str] = set()
 
     @contextmanager
-    def share(self, image: str) -> Iterator[Share]:
+    def share(self, context: Context, image: str) -> Iterator[Share]:
         """What resolving the image takes meanwhile, for one of its platforms."""
-        share = Share(self, image)
+        share = Share(self, context, image)
         try:
             yield share
         finally:
@@ -52,12 +53,12 @@ class Memory:
                     self._holders.discard(image)
                     self._changed.notify_all()
 
-    def enter(self, image: str) -> None:
+    def enter(self, context: Context, image: str) -> None:
         """Wait for a place; :class:`OverloadedError` if that takes too long."""
-        token = cancellation.current()
+        token = context.cancellation
         with token.calling(self._wake), self._changed:
             is_free = self._changed.wait_for(lambda: token.is_cancelled or self._is_free(image), self._patience)
-            cancellation.check()
+            context.check()
             if not is_free:
                 raise OverloadedError("too many large images are being resolved at the moment")
             self._holders.add(image)
@@ -73,8 +74,9 @@ class Memory:
 class Share:
     """What one resolution takes. One thread uses it."""
 
-    def __init__(self, memory: Memory, image: str) -> None:
+    def __init__(self, memory: Memory, context: Context, image: str) -> None:
         self._memory = memory
+        self._context = context
         self._image = image
         self._taken = 0
         self.has_place = False
@@ -89,7 +91,7 @@ class Share:
         if self._taken > LARGE:
             raise InvalidManifestError(f"the image has more than {LARGE} bytes of manifests and signatures")
         if self._taken > SMALL and not self.has_place:
-            self._memory.enter(self._image)
+            self._memory.enter(self._context, self._image)
             self.has_place = True
 
 

@@ -11,12 +11,13 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from container_image_proxy.concurrency import cancellation
 from container_image_proxy.concurrency.cancellation import Cancellation, CancelledError
 from container_image_proxy.errors import Error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
+
+    from container_image_proxy.concurrency.context import Context
 
 T = TypeVar("T")
 
@@ -37,10 +38,11 @@ class SingleFlight(Generic[T]):
         self._changed = threading.Condition()
         self._flights: dict[Hashable, _Flight[T]] = {}
 
-    def run(self, key: Hashable, call: Callable[[], T]) -> T:
+    def run(self, context: Context, key: Hashable, call: Callable[[Context], T]) -> T:
         """What ``call`` returns or raises, or what the run with this key does that is under way already.
 
-        :class:`CancelledError` as soon as the current token is cancelled while another thread has the run.
+        ``call`` gets the run's own context, which ends when nobody waits for the run any more. While another thread has
+        it: :class:`CancelledError` as soon as ``context`` is cancelled, ``TimeoutError`` when its time is over.
         """
         seat = object()
         with self._changed:
@@ -48,19 +50,18 @@ class SingleFlight(Generic[T]):
             flight = self._flights[key] = running or _Flight()
             flight.seats.add(seat)
         try:
-            with cancellation.current().calling(partial(self._leave, key, flight, seat)):
+            with context.cancellation.calling(partial(self._leave, key, flight, seat)):
                 if running is None:
-                    self._take_off(key, flight, call)
+                    self._take_off(context, key, flight, call)
                 else:
-                    self._wait(flight, seat)
+                    self._wait(context, key, flight, seat)
             return flight.outcome.result()
         finally:
             del flight, running  # an error knows this frame, and so it would keep all that the call had in hand alive
 
-    def _take_off(self, key: Hashable, flight: _Flight[T], call: Callable[[], T]) -> None:
+    def _take_off(self, context: Context, key: Hashable, flight: _Flight[T], call: Callable[[Context], T]) -> None:
         try:
-            with cancellation.under(flight.cancellation):
-                flight.outcome.set_result(call())
+            flight.outcome.set_result(call(context.under(flight.cancellation)))
         except Error as error:
             flight.outcome.set_exception(_bare(error))
         except BaseException as error:  # noqa: BLE001 - result() raises it, here and wherever else it is awaited
@@ -71,10 +72,13 @@ class SingleFlight(Generic[T]):
                 self._changed.notify_all()
             del flight  # as above
 
-    def _wait(self, flight: _Flight[T], seat: object) -> None:
+    def _wait(self, context: Context, key: Hashable, flight: _Flight[T], seat: object) -> None:
+        left = min(context.deadline.left, threading.TIMEOUT_MAX)
         with self._changed:
-            self._changed.wait_for(lambda: flight.outcome.done() or seat not in flight.seats)
+            self._changed.wait_for(lambda: flight.outcome.done() or seat not in flight.seats, left)
         if not flight.outcome.done():
+            self._leave(key, flight, seat)
+            context.check()
             raise CancelledError
 
     def _leave(self, key: Hashable, flight: _Flight[T], seat: object) -> None:

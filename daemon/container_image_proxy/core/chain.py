@@ -19,6 +19,7 @@ from container_image_proxy.image.manifest import Index, Manifest, UntrustedManif
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from container_image_proxy.concurrency.context import Context
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.image_reference import ImageReference
     from container_image_proxy.image.manifest import IndexEntry
@@ -31,6 +32,7 @@ _parsing: Final = threading.Lock()
 
 
 def fetch_chain(
+    context: Context,
     source: ImageSource,
     reference: ImageReference,
     platform: Platform,
@@ -42,7 +44,7 @@ def fetch_chain(
     None if the source says that ``known`` is still what it names. ``take`` is asked for the memory of each.
     Raises :class:`UnknownManifestError`, :class:`UpstreamError` or :class:`IntegrityError`.
     """
-    top = source.fetch_manifest(reference.pinned_digest, unless=known, take=take)
+    top = source.fetch_manifest(context, reference.pinned_digest, unless=known, take=take)
     if top is None:
         return None
     place = str(reference)
@@ -57,7 +59,7 @@ def fetch_chain(
         with naming(place):
             entry = choose_manifest(document, platform)
             place = f"{reference}, manifest {entry.digest}"
-        document = _fetch_instance(source, entry, place, take)
+        document = _fetch_instance(context, source, entry, place, take)
     return tuple(indexes), document
 
 
@@ -85,10 +87,10 @@ def _verify_pin(document: Index | Manifest, reference: ImageReference) -> None:
 
 
 def _fetch_instance(
-    source: ImageSource, entry: IndexEntry, place: str, take: Callable[[int], object]
+    context: Context, source: ImageSource, entry: IndexEntry, place: str, take: Callable[[int], object]
 ) -> Manifest | Index:
     """The manifest or nested index that an index entry names."""
-    untrusted = source.fetch_manifest(entry.digest, take=take)
+    untrusted = source.fetch_manifest(context, entry.digest, take=take)
     if untrusted is None:
         raise UnknownManifestError(f"{place}: the source says 'not modified' to a first request")
     if not entry.digest.matches(untrusted.raw):

@@ -16,6 +16,7 @@ from container_image_proxy.transports.source import PartSource
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from container_image_proxy.concurrency.context import Context
     from container_image_proxy.image.manifest import Descriptor
     from container_image_proxy.transports.source import BlobReader, ImageSource
 
@@ -69,19 +70,19 @@ class Lease:
         finally:
             self.let_go()
 
-    def open_blob(self, descriptor: Descriptor, offset: int = 0) -> BlobReader:
+    def open_blob(self, context: Context, descriptor: Descriptor, offset: int = 0) -> BlobReader:
         """As :meth:`ImageSource.open_blob`; the reader holds the lease until it is closed."""
-        return self._open_reader(lambda source: source.open_blob(descriptor, offset))
+        return self._open_reader(lambda source: source.open_blob(context, descriptor, offset))
 
-    def open_part(self, descriptor: Descriptor, offset: int, stop: int) -> BlobReader:
+    def open_part(self, context: Context, descriptor: Descriptor, offset: int, stop: int) -> BlobReader:
         """The same for the bytes from ``offset`` up to ``stop``; only up to the blob's end it is seen where that is."""
         if stop == descriptor.size:
-            return self.open_blob(descriptor, offset)
+            return self.open_blob(context, descriptor, offset)
 
         def open_reader(source: ImageSource) -> BlobReader:
             if isinstance(source, PartSource):
-                return source.open_part(descriptor, offset, stop)
-            return _BoundedReader(source.open_blob(descriptor, offset), stop)
+                return source.open_part(context, descriptor, offset, stop)
+            return _BoundedReader(source.open_blob(context, descriptor, offset), stop)
 
         return self._open_reader(open_reader)
 

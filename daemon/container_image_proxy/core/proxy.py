@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from container_image_proxy.concurrency import cancellation
 from container_image_proxy.concurrency.memory import Memory
 from container_image_proxy.concurrency.single_flight import SingleFlight
 from container_image_proxy.config.instances import DEFAULT_VERIFICATION_TIMEOUT
@@ -47,6 +46,7 @@ from container_image_proxy.transports.source import MAX_STATE_SIZE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from container_image_proxy.concurrency.context import Context
     from container_image_proxy.core.snapshot_store import SnapshotStore
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.manifest import Descriptor
@@ -111,24 +111,29 @@ class Proxy:
                 f"this instance serves no image {name!r}; GET /images lists those it serves"
             ) from error
 
-    def resolve(self, name: str, platform: Platform | None = None) -> Snapshot:
+    def resolve(self, context: Context, name: str, platform: Platform | None = None) -> Snapshot:
         """What the reference names now, verified: a new snapshot, or the last one if it is fresh or still the same.
 
         Concurrent calls for one image and platform share one look at the source, and its outcome.
         """
         image = self.image(name)
         platform = platform or image.platform
-        last = self._newest(image, platform)
+        last = self._newest(context, image, platform)
         if last is not None and self._is_fresh(image, last):
             return last
-        return self._resolutions.run((name, platform), lambda: self._resolve(image, platform, last))
+        return self._resolutions.run(
+            context, (name, platform), lambda context: self._resolve(context, image, platform, last)
+        )
 
-    def current(self, name: str, platform: Platform | None = None) -> Snapshot:
+    def current(self, context: Context, name: str, platform: Platform | None = None) -> Snapshot:
         """The newest snapshot, however old; resolves only if there is none."""
         image = self.image(name)
-        return self._newest(image, platform or image.platform) or self.resolve(name, platform)
+        newest = self._newest(context, image, platform or image.platform)
+        return newest or self.resolve(context, name, platform)
 
-    def find_blob(self, name: str, platform: Platform | None, wanted: str) -> tuple[Snapshot, Descriptor]:
+    def find_blob(
+        self, context: Context, name: str, platform: Platform | None, wanted: str
+    ) -> tuple[Snapshot, Descriptor]:
         """The image's own blob with digest ``wanted``, or with that unambiguous prefix of 7 or more hex digits.
 
         Looks through the kept snapshots of the image (of ``platform``, if given), newest first, so that the blobs of a
@@ -136,46 +141,49 @@ class Proxy:
         :class:`InvalidDigestError`, :class:`AmbiguousDigestError` or :class:`UnknownBlobError`.
         """
         prefix = parse_digest_prefix(wanted)
-        for snapshot in self._kept_or_resolved(name, platform):
+        for snapshot in self._kept_or_resolved(context, name, platform):
             if descriptor := _choose_blob(snapshot, prefix):
                 return snapshot, descriptor
         raise UnknownBlobError(f"{prefix} is no blob of image {name!r}; its manifest lists those that are")
 
-    def open_blob(self, snapshot: Snapshot, descriptor: Descriptor) -> VerifiedBlob:
+    def open_blob(self, context: Context, snapshot: Snapshot, descriptor: Descriptor) -> VerifiedBlob:
         """The verified stream of one of the snapshot's blobs, which the caller closes."""
         known = self._checkpoints.record(snapshot.name, descriptor)
-        return VerifiedBlob(snapshot.lease.open_blob(descriptor), descriptor, known.hash_at(0))
+        return VerifiedBlob(snapshot.lease.open_blob(context, descriptor), descriptor, known.hash_at(0))
 
-    def open_part(self, snapshot: Snapshot, descriptor: Descriptor, span: range) -> VerifiedPart | None:
+    def open_part(
+        self, context: Context, snapshot: Snapshot, descriptor: Descriptor, span: range
+    ) -> VerifiedPart | None:
         """The bytes of the blob in ``span``, verified, which the caller closes; None if it takes the whole instead."""
         known = self._checkpoints.record(snapshot.name, descriptor)
-        return open_part(partial(snapshot.lease.open_part, descriptor), descriptor, known, span)
+        return open_part(partial(snapshot.lease.open_part, context, descriptor), descriptor, known, span)
 
     def close(self) -> None:
         """Close the sources of all snapshots, but for those from which blobs are being read."""
         self._snapshots.close()
 
-    def _kept_or_resolved(self, name: str, platform: Platform | None) -> Iterator[Snapshot]:
+    def _kept_or_resolved(self, context: Context, name: str, platform: Platform | None) -> Iterator[Snapshot]:
         """The snapshots of the image, of ``platform`` if given, those of its configured one first, newest first."""
         image, is_empty = self.image(name), True
         for shelf in (image.name, _side_shelf(image)):
-            for snapshot in self._snapshots.of(shelf, platform):
+            for snapshot in self._snapshots.of(context, shelf, platform):
                 is_empty = False
                 yield snapshot
         if is_empty:
-            yield self.resolve(name, platform)
+            yield self.resolve(context, name, platform)
 
-    def _newest(self, image: ServedImage, platform: Platform) -> Snapshot | None:
-        return next(self._snapshots.of(_shelf(image, platform), platform), None)
+    def _newest(self, context: Context, image: ServedImage, platform: Platform) -> Snapshot | None:
+        return next(self._snapshots.of(context, _shelf(image, platform), platform), None)
 
-    def _restore(self, stored: StoredImage) -> Snapshot | None:
+    def _restore(self, context: Context, stored: StoredImage) -> Snapshot | None:
         """A kept image verified anew; None if it is not what the configuration names now."""
         image = self._images.get(stored.name)
         if image is None or (stored.reference, stored.place) != _names(image):
             return None
         verify_chain(stored.indexes, stored.manifest, image.reference, stored.platform)
         try:
-            return self._verify(stored, {}, self._new_budget(), self._new_lease(image, stored.state), checked_at=None)
+            lease = self._new_lease(image, stored.state)
+            return self._verify(stored, {}, self._new_budget(context), lease, checked_at=None)
         except PolicyRejectedError as error:
             _log_rejection(stored, error)
             raise
@@ -185,15 +193,16 @@ class Proxy:
             return True
         return snapshot.checked_at is not None and self._clock() - snapshot.checked_at < image.fresh_for
 
-    def _resolve(self, image: ServedImage, platform: Platform, last: Snapshot | None) -> Snapshot:
+    def _resolve(self, context: Context, image: ServedImage, platform: Platform, last: Snapshot | None) -> Snapshot:
         began = self._clock()
-        with self._memory.share(image.name) as share, self._renewed(image, last) as lease:
+        with self._memory.share(context, image.name) as share, self._renewed(image, last) as lease:
             source = lease.source
-            chain = fetch_chain(source, image.reference, platform, last.top_digest if last else None, share.take)
+            known = last.top_digest if last else None
+            chain = fetch_chain(context, source, image.reference, platform, known, share.take)
             if chain is not None:
                 state = source.state if len(source.state) <= MAX_STATE_SIZE else b""
                 unsigned = StoredImage(image.name, platform, *_names(image), *chain, signatures={}, state=state)
-                snapshot = self._verify_signed(unsigned, lease, share.take, checked_at=began)
+                snapshot = self._verify_signed(context, unsigned, lease, share.take, checked_at=began)
             elif last is not None:
                 snapshot = replace(last, checked_at=began, lease=lease)
             else:
@@ -220,7 +229,13 @@ class Proxy:
         return Lease(lambda: self._open_source(image.reference, None, state), opened)
 
     def _verify_signed(
-        self, unsigned: StoredImage, lease: Lease, take: Callable[[int], object], *, checked_at: float
+        self,
+        context: Context,
+        unsigned: StoredImage,
+        lease: Lease,
+        take: Callable[[int], object],
+        *,
+        checked_at: float,
     ) -> Snapshot:
         """What policy allows: the image as it is, or else with the signatures that the source has, as few as suffice.
 
@@ -229,7 +244,8 @@ class Proxy:
         """
         stored = unsigned
         failures: dict[Digest, tuple[SignatureFailure, ...]] = {}
-        places, budget = self._look_for_signatures(unsigned, lease.source, take), self._new_budget()
+        places = self._look_for_signatures(context, unsigned, lease.source, take)
+        budget = self._new_budget(context)
         while True:
             try:
                 return self._verify(stored, failures, budget, lease, checked_at=checked_at)
@@ -250,19 +266,19 @@ class Proxy:
                 stored = replace(stored, signatures={**stored.signatures, digest: kept + findings.signatures})
 
     def _look_for_signatures(
-        self, unsigned: StoredImage, source: ImageSource, take: Callable[[int], object]
+        self, context: Context, unsigned: StoredImage, source: ImageSource, take: Callable[[int], object]
     ) -> Iterator[tuple[Digest, Findings]]:
         """Place by place: of which document signatures were found there, and what was."""
         image = self._unverified(unsigned)
         kinds = self._policy.scope_for(image.reference).needs_signatures
         for document in signed_documents(image, require_instance_signature=self._require_instance_signature):
-            for findings in source.fetch_signatures(document.digest, kinds, take=take):
+            for findings in source.fetch_signatures(context, document.digest, kinds, take=take):
                 if findings:
                     yield document.digest, findings
 
-    def _new_budget(self) -> Budget:
+    def _new_budget(self, context: Context) -> Budget:
         """What the verification of one image may compute, until the last client that waits for it has left."""
-        return Budget(self._verification_timeout, cancellation.current(), self._clock)
+        return Budget(self._verification_timeout, context.cancellation, self._clock)
 
     def _verify(
         self,

@@ -19,6 +19,7 @@ from container_image_proxy.errors import Error, VerificationTimeoutError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from container_image_proxy.concurrency.context import Context
     from container_image_proxy.core.lease import Lease
     from container_image_proxy.core.snapshot_store import SnapshotStore
     from container_image_proxy.core.stored_image import StoredImage
@@ -75,7 +76,7 @@ class Snapshots:
     ``verify`` turns a stored image into one; None or an error for what is not to be used.
     """
 
-    def __init__(self, store: SnapshotStore, verify: Callable[[StoredImage], Snapshot | None]) -> None:
+    def __init__(self, store: SnapshotStore, verify: Callable[[Context, StoredImage], Snapshot | None]) -> None:
         self._store = store
         self._verify = verify
         self._lock = threading.Lock()
@@ -83,10 +84,10 @@ class Snapshots:
         self._is_closed = False
         self._judging: SingleFlight[Snapshot | None] = SingleFlight()
 
-    def of(self, shelf: str, platform: Platform | None = None) -> Iterator[Snapshot]:
+    def of(self, context: Context, shelf: str, platform: Platform | None = None) -> Iterator[Snapshot]:
         """The shelf's snapshots, of ``platform`` if given, newest first; each is judged when its turn comes."""
         for stored in self._store.of(shelf):
-            if platform in (None, stored.platform) and (snapshot := self._judge(stored)) is not None:
+            if platform in (None, stored.platform) and (snapshot := self._judge(context, stored)) is not None:
                 yield snapshot
 
     def add(self, shelf: str, snapshot: Snapshot) -> None:
@@ -121,15 +122,15 @@ class Snapshots:
                 self._verdicts[id(stored)] = (stored, verdict)
         _let_go(former)
 
-    def _judge(self, stored: StoredImage) -> Snapshot | None:
+    def _judge(self, context: Context, stored: StoredImage) -> Snapshot | None:
         with self._lock:
             if known := self._verdicts.get(id(stored)):
                 return known[1]
-        return self._judging.run(id(stored), lambda: self._restore(stored))
+        return self._judging.run(context, id(stored), lambda context: self._restore(context, stored))
 
-    def _restore(self, stored: StoredImage) -> Snapshot | None:
+    def _restore(self, context: Context, stored: StoredImage) -> Snapshot | None:
         try:
-            verdict = self._verify(stored)
+            verdict = self._verify(context, stored)
         except VerificationTimeoutError:  # no verdict: whoever asks later may have one
             raise
         except Error as error:

@@ -19,12 +19,12 @@ from container_image_proxy.errors import (
 from container_image_proxy.registry.http.failures import TlsRefusedError
 from container_image_proxy.registry.http.headers import parse_media_type, parse_warning
 from container_image_proxy.registry.http.request import Request
-from container_image_proxy.registry.http.sockets import step
 from container_image_proxy.registry.http.target import parse_target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from container_image_proxy.concurrency.context import Context
     from container_image_proxy.config.limits import Limits
     from container_image_proxy.errors import Error
     from container_image_proxy.registry.auth.login import Login
@@ -49,6 +49,7 @@ class DistributionApi:
 
     def get(
         self,
+        context: Context,
         repository: Repository,
         path: str,
         *,
@@ -60,34 +61,36 @@ class DistributionApi:
 
         Raises :class:`UnknownManifestError` or :class:`UnknownBlobError` for 404, :class:`UpstreamError` for the rest.
         """
-        with step(self._limits.answer_timeout, idle=self._limits.first_byte_timeout):
-            reply = self._send(_request(repository, path, phase, headers), repository, expected)
+        context = context.within(self._limits.answer_timeout)
+        reply = self._send(context, _request(repository, path, phase, headers), repository, expected)
         for line in reply.header_lines("Warning"):
             if warning := parse_warning(line):
                 _log.warning("%s warns: %r", repository.domain, warning[:_SHOWN_WARNING])
         if reply.status not in expected:
-            raise _unwanted(reply, repository)
+            raise _unwanted(reply, repository, context)
         return reply
 
-    def _send(self, request: Request, repository: Repository, expected: frozenset[HTTPStatus]) -> Reply:
+    def _send(
+        self, context: Context, request: Request, repository: Repository, expected: frozenset[HTTPStatus]
+    ) -> Reply:
         """The answer over https, or over http where that is allowed and https was never spoken; what was good for
         something comes first the next time.
         """
         known = self._schemes.get(repository.authority)
         if known == "https" or not repository.insecure:
-            return self._speak("https", request, repository, expected)
+            return self._speak(context, "https", request, repository, expected)
         first, second = ("http", "https") if known == "http" else ("https", "http")
         try:
-            reply = self._speak(first, request, repository, expected)
+            reply = self._speak(context, first, request, repository, expected)
             if not _is_from_tls_port(reply, first):
                 return reply
-            failure = _unwanted(reply, repository)
+            failure = _unwanted(reply, repository, context)
         except UpstreamError as error:
             if not _could_not_connect(error, request, first):
                 raise
             failure = error
         try:
-            reply = self._speak(second, request, repository, expected)
+            reply = self._speak(context, second, request, repository, expected)
         except UpstreamError as error:
             raise failure if _could_not_connect(error, request, second) else error from None
         if isinstance(failure, TlsRefusedError) and _is_from_tls_port(reply, second):  # which tells less of it
@@ -95,9 +98,16 @@ class DistributionApi:
             raise failure
         return reply
 
-    def _speak(self, scheme: str, request: Request, repository: Repository, expected: frozenset[HTTPStatus]) -> Reply:
+    def _speak(
+        self,
+        context: Context,
+        scheme: str,
+        request: Request,
+        repository: Repository,
+        expected: frozenset[HTTPStatus],
+    ) -> Reply:
         try:
-            reply = self._login.send(replace(request, target=_over(scheme, request.target)), repository)
+            reply = self._login.send(replace(request, target=_over(scheme, request.target)), repository, context)
         except UpstreamError:
             if self._schemes.get(repository.authority) == scheme == "http":
                 self._schemes.pop(repository.authority, None)
@@ -129,9 +139,9 @@ def _request(repository: Repository, path: str, phase: str, headers: Mapping[str
     return Request(target=parse_target(url), endpoint=repository, phase=phase, headers=headers)
 
 
-def _unwanted(reply: Reply, repository: Repository) -> Error:
+def _unwanted(reply: Reply, repository: Repository, context: Context) -> Error:
     phase = reply.request.phase
-    error = reply.error()
+    error = reply.error(context)
     if not repository.is_at(reply.request.target.origin):
         # A link to storage that expired, or lies: the registry can give a new one.
         kind = RateLimitedError if isinstance(error, RateLimitedError) else RegistryUnavailableError

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from msgspec import Struct
 
-from container_image_proxy.concurrency import cancellation
+from container_image_proxy.concurrency.context import Context
 from container_image_proxy.config.limits import MIB
 from container_image_proxy.errors import Error, UpstreamError
 from container_image_proxy.registry.endpoints import Endpoint
@@ -33,10 +33,10 @@ _LONG_AGO: Final = 60.0
 
 
 class Clock(Struct, frozen=True):
-    """Monotonic time and sleeping, both in seconds."""
+    """Monotonic time and sleeping under a context, both in seconds."""
 
     now: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = cancellation.sleep
+    sleep: Callable[[Context, float], None] = Context.sleep
 
 
 def has_progressed(offset: int, last_retry_offset: int | None, since_last_retry: float, minimum_rate: float) -> bool:
@@ -56,8 +56,16 @@ class Attempts(Generic[_E]):
     """The course of one request over its endpoints, ``first`` before the others; not shared between threads."""
 
     def __init__(
-        self, endpoints: Sequence[_E], health: Health, limits: Limits, clock: Clock, *, first: _E | None = None
+        self,
+        context: Context,
+        endpoints: Sequence[_E],
+        health: Health,
+        limits: Limits,
+        clock: Clock,
+        *,
+        first: _E | None = None,
     ) -> None:
+        self._context = context
         self._endpoints = tuple(endpoints)
         self._health = health
         self._limits = limits
@@ -86,6 +94,8 @@ class Attempts(Generic[_E]):
         The failure of the last, which is the origin of the mirrors before it, decides whether another round can help;
         with ``persist`` any that may pass does, since somebody is known to have what we want.
         """
+        if self._context.deadline.left <= 0:  # which nobody is to blame for
+            raise error
         self._failing_since = min(self._failing_since, self._clock.now())
         endpoint = self._waiting.pop(0)
         self._failures[endpoint] = error
@@ -113,7 +123,10 @@ class Attempts(Generic[_E]):
             raise self._verdict()
         if pause:
             self._paused += pause
-            self._clock.sleep(pause)
+            try:
+                self._clock.sleep(self._context, pause)
+            except TimeoutError:
+                raise self._verdict() from None
         self._waiting = self._health.sort(hopeful, self._first)
 
     def _is_enough(self, pause: float) -> bool:

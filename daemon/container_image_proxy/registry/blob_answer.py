@@ -28,6 +28,7 @@ from container_image_proxy.registry.http.headers import parse_content_range
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from container_image_proxy.concurrency.context import Context
     from container_image_proxy.image.descriptor import Descriptor
     from container_image_proxy.registry.http.coding import Source
     from container_image_proxy.registry.http.reply import Reply
@@ -106,6 +107,7 @@ class BlobAnswer:
 
 def open_answer(
     ask: Callable[[int | None], Reply],
+    context: Context,
     descriptor: Descriptor,
     offset: int,
     stop: int,
@@ -128,13 +130,15 @@ def open_answer(
             reply = ask(None)
         if reply.status == HTTPStatus.PARTIAL_CONTENT:
             _verify_wanted(reply, size, offset, stop)
-            return BlobAnswer(reply, size, reply)
-        is_gzip, seen = _examine(reply, descriptor, is_gzip)
+            return BlobAnswer(reply, size, reply.body(context))
+        body = reply.body(context)
+        is_gzip, seen = _examine(reply, body, descriptor, is_gzip)
         if seen is None:
             reply.close()
             reply = ask(None)
-            is_gzip, seen = _examine(reply, descriptor, is_gzip)
-        content = Replayed(seen, reply) if seen else reply
+            body = reply.body(context)
+            is_gzip, seen = _examine(reply, body, descriptor, is_gzip)
+        content = Replayed(seen, body) if seen else body
         answer = BlobAnswer(reply, size, Gunzipped(content, size) if is_gzip else content, is_gzip=is_gzip)
         answer.skip(offset, most_skipped)
     except BaseException:
@@ -175,7 +179,12 @@ def _verify_wanted(reply: Reply, size: int, offset: int, stop: int) -> None:
 # --- whether it is encoded -------------------------------------------------------------------------------------------
 
 
-def _examine(reply: Reply, descriptor: Descriptor, known: bool | None) -> tuple[bool, bytearray | None]:  # noqa: FBT001
+def _examine(
+    reply: Reply,
+    body: Source,
+    descriptor: Descriptor,
+    known: bool | None,  # noqa: FBT001
+) -> tuple[bool, bytearray | None]:
     """Whether a whole answer is a gzip of the blob, and what was read of it to find out; None if that was too much.
 
     An answer of the blob's size is the blob as it is. One of another size is a gzip of it, if it is labelled so.
@@ -190,10 +199,10 @@ def _examine(reply: Reply, descriptor: Descriptor, known: bool | None) -> tuple[
         return False, bytearray()
     if reply.length is None and known is not None:
         return known, bytearray()
-    return _judge(_read(reply, min(size, _HELD) + 1), reply, descriptor)
+    return _judge(_read(body, min(size, _HELD) + 1), body, descriptor)
 
 
-def _judge(beginning: bytearray, reply: Reply, descriptor: Descriptor) -> tuple[bool, bytearray | None]:
+def _judge(beginning: bytearray, rest: Source, descriptor: Descriptor) -> tuple[bool, bytearray | None]:
     """The same, by what was read of the answer: the whole of it, or more than can be held."""
     if not beginning.startswith(GZIP_MAGIC):
         return False, beginning
@@ -201,7 +210,7 @@ def _judge(beginning: bytearray, reply: Reply, descriptor: Descriptor) -> tuple[
         return True, beginning
     if len(beginning) <= _HELD:
         return _is_gzip_of(beginning, descriptor), beginning
-    return _is_applied(Replayed(beginning, reply), descriptor.size), None
+    return _is_applied(Replayed(beginning, rest), descriptor.size), None
 
 
 def _is_gzip_of(body: bytearray, descriptor: Descriptor) -> bool:

@@ -50,6 +50,7 @@ from container_image_proxy.registry.referrers import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
+    from container_image_proxy.concurrency.context import Context
     from container_image_proxy.config.certificates import CertificateDirectories
     from container_image_proxy.config.limits import Limits
     from container_image_proxy.config.registries import Registries
@@ -115,20 +116,26 @@ class RegistryClient:
         What belongs to a manifest can be asked for where that came from and nowhere else: the methods below take such a
         place instead of a reference.
         """
-        return self._attempts(reference).endpoint
+        return self._health.sort(self._repositories(reference))[0]
 
     def fetch_manifest(
-        self, where: Reference | Repository, digest: Digest | None = None, *, unless: Digest | None = None
+        self,
+        context: Context,
+        where: Reference | Repository,
+        digest: Digest | None = None,
+        *,
+        unless: Digest | None = None,
     ) -> UntrustedManifest | None:
         """The manifest or index that ``where`` names, or the one in its repository with ``digest``.
 
         None only if that is the one with the digest ``unless``. Raises :class:`UnknownManifestError`,
         :class:`UpstreamError`, :class:`IntegrityError`.
         """
-        return self.find_manifest(where, digest, unless=unless)[0]
+        return self.find_manifest(context, where, digest, unless=unless)[0]
 
     def find_manifest(
         self,
+        context: Context,
         where: Reference | Repository,
         digest: Digest | None = None,
         *,
@@ -136,44 +143,47 @@ class RegistryClient:
         first: Repository | None = None,
     ) -> tuple[UntrustedManifest | None, Repository]:
         """As :meth:`fetch_manifest`, and where it came from; ``first`` is asked before all others."""
-        attempts = self._attempts(where, first=first)
-        manifest = _ask(attempts, partial(self._fetch_manifest, digest=digest, unless=unless))
+        attempts = self._attempts(context, where, first=first)
+        manifest = _ask(attempts, partial(self._fetch_manifest, context, digest=digest, unless=unless))
         return manifest, attempts.endpoint
 
     def _fetch_manifest(
-        self, repository: Repository, *, digest: Digest | None, unless: Digest | None
+        self, context: Context, repository: Repository, *, digest: Digest | None, unless: Digest | None
     ) -> UntrustedManifest | None:
         digest = digest or repository.reference.digest
         name = str(digest) if digest is not None else repository.reference.tag
         headers = {"Accept": _ACCEPT} | ({"If-None-Match": f'"{unless}"'} if unless is not None else {})
         expected = _OK if unless is None else _OK_OR_UNCHANGED
-        reply = self._api.get(repository, f"manifests/{name}", phase="manifest", headers=headers, expected=expected)
+        reply = self._api.get(
+            context, repository, f"manifests/{name}", phase="manifest", headers=headers, expected=expected
+        )
         if reply.status == HTTPStatus.NOT_MODIFIED:
-            reply.discard()
+            reply.discard(context)
             return None
-        manifest = self._read_manifest(reply)
+        manifest = self._read_manifest(context, reply)
         if digest is not None and not digest.matches(manifest.raw):
             raise DigestMismatchError(f"{reply.endpoint} sent another manifest than {digest}")
         if repository.is_mirror:
             _verify_is_manifest(manifest, reply.endpoint)
         return None if unless is not None and unless.matches(manifest.raw) else manifest
 
-    def _read_manifest(self, reply: Reply) -> UntrustedManifest:
+    def _read_manifest(self, context: Context, reply: Reply) -> UntrustedManifest:
         media_type = parse_media_type(reply.header("Content-Type") or "")
-        raw = reply.read_all(self._limits.manifest_size, self._take)
+        raw = reply.read_all(context, self._limits.manifest_size, self._take)
         if raw is None:
             raise InvalidManifestError(f"{reply.endpoint} sent a manifest of over {self._limits.manifest_size} bytes")
         return UntrustedManifest(raw, media_type)
 
-    def fetch_blob(self, where: Reference | Repository, descriptor: Descriptor) -> bytes:
+    def fetch_blob(self, context: Context, where: Reference | Repository, descriptor: Descriptor) -> bytes:
         """A small blob, whole, as ``descriptor`` says. Raises what the reader of :meth:`open_blob` raises."""
         self._take(descriptor.size)
         content = memoryview(bytearray(max(1, descriptor.size)))
-        with closing(self.open_blob(where, descriptor)) as reader:
+        with closing(self.open_blob(context, where, descriptor)) as reader:
             return bytes(content[: reader.readinto(content)])
 
     def open_blob(
         self,
+        context: Context,
         where: Reference | Repository,
         descriptor: Descriptor,
         *,
@@ -187,19 +197,22 @@ class RegistryClient:
         It raises :class:`UnknownBlobError`, :class:`UpstreamError` or :class:`IntegrityError`. The ``urls`` of the
         descriptor are never fetched.
         """
-        attempts = self._attempts(where, first=first)
+        attempts = self._attempts(context, where, first=first)
         end = descriptor.size if stop is None else stop
-        open_at = partial(self._open_blob, descriptor=descriptor, stop=end)
-        return Download(open_at, attempts, descriptor, self._limits, self._clock, offset, end)
+        open_at = partial(self._open_blob, context, descriptor=descriptor, stop=end)
+        return Download(context, open_at, attempts, descriptor, self._limits, self._clock, offset, end)
 
-    def _open_blob(self, repository: Repository, offset: int | None, *, descriptor: Descriptor, stop: int) -> Reply:
+    def _open_blob(
+        self, context: Context, repository: Repository, offset: int | None, *, descriptor: Descriptor, stop: int
+    ) -> Reply:
         is_part = offset is not None and (offset > 0 or stop < descriptor.size)
         headers = {"Range": f"bytes={offset}-{stop - 1}"} if is_part else {}
         expected = _OK_OR_NO_PART if is_part else _OK_OR_PART
-        return self._api.get(repository, f"blobs/{descriptor.digest}", phase="blob", headers=headers, expected=expected)
+        path = f"blobs/{descriptor.digest}"
+        return self._api.get(context, repository, path, phase="blob", headers=headers, expected=expected)
 
     def fetch_referrers(
-        self, where: Reference | Repository, digest: Digest, artifact_type: str
+        self, context: Context, where: Reference | Repository, digest: Digest, artifact_type: str
     ) -> tuple[IndexEntry, ...]:
         """The manifests in that repository that say they are about ``digest``, of ``artifact_type`` or of a type that
         is not told; at most ``MAX_REFERRERS``.
@@ -209,35 +222,37 @@ class RegistryClient:
         """
         path = first_page(digest, artifact_type)
         try:
-            found = _ask(self._attempts(where), partial(self._list_referrers, path=path))
+            found = _ask(self._attempts(context, where), partial(self._list_referrers, context, path=path))
         except Error as error:
             if not is_without_api(error):
                 raise
-            found = self._fetch_tagged_referrers(where, digest)
+            found = self._fetch_tagged_referrers(context, where, digest)
         return select_referrers(found, artifact_type)
 
-    def _list_referrers(self, repository: Repository, *, path: str) -> tuple[IndexEntry, ...]:
+    def _list_referrers(self, context: Context, repository: Repository, *, path: str) -> tuple[IndexEntry, ...]:
         found: tuple[IndexEntry, ...] = ()
         for _ in range(MAX_PAGES):
             headers = {"Accept": OCI_INDEX}
-            reply = self._api.get(repository, path, phase="referrers", headers=headers, expected=_OK)
-            found += parse_referrers(self._read_manifest(reply), reply.endpoint)
+            reply = self._api.get(context, repository, path, phase="referrers", headers=headers, expected=_OK)
+            found += parse_referrers(self._read_manifest(context, reply), reply.endpoint)
             following = next_page(reply, repository)
             if following is None:
                 return found
             path = following
         raise RegistryError(f"{repository.domain} lists referrers on more than {MAX_PAGES} pages", phase="referrers")
 
-    def _fetch_tagged_referrers(self, where: Reference | Repository, digest: Digest) -> tuple[IndexEntry, ...]:
+    def _fetch_tagged_referrers(
+        self, context: Context, where: Reference | Repository, digest: Digest
+    ) -> tuple[IndexEntry, ...]:
         place = where if isinstance(where, Repository) else self.first_place(where)
         place = place.with_tag(referrers_tag(digest))
         try:
-            index = self.fetch_manifest(place)
+            index = self.fetch_manifest(context, place)
         except UnknownManifestError:
             return ()
         return parse_referrers(index, str(place.reference)) if index is not None else ()
 
-    def fetch_document(self, url: str, *, limit: int) -> bytes | None:
+    def fetch_document(self, context: Context, url: str, *, limit: int) -> bytes | None:
         """The document at ``url`` (http or https), with no credentials but the URL's own; None if there is none (404).
 
         Raises :class:`UpstreamError`, also for one of more than ``limit`` bytes.
@@ -252,30 +267,34 @@ class RegistryClient:
             phase="signature",
             authorization=target.authorization,
         )
-        attempts = Attempts((request.endpoint,), self._health, self._limits, self._clock)
-        return _ask(attempts, lambda _: self._fetch_document(request, limit))
+        attempts = Attempts(context, (request.endpoint,), self._health, self._limits, self._clock)
+        return _ask(attempts, lambda _: self._fetch_document(context, request, limit))
 
-    def _fetch_document(self, request: Request, limit: int) -> bytes | None:
-        reply = self._session.send(request)
+    def _fetch_document(self, context: Context, request: Request, limit: int) -> bytes | None:
+        reply = self._session.send(request, context)
         if reply.status == HTTPStatus.NOT_FOUND:
-            reply.discard()
+            reply.discard(context)
             return None
         if reply.status != HTTPStatus.OK:
-            raise reply.error()
-        document = reply.read_all(limit, self._take)
+            raise reply.error(context)
+        document = reply.read_all(context, limit, self._take)
         if document is None:
             raise RegistryError(
                 f"{reply.endpoint} sent a document of over {limit} bytes", phase=request.phase, endpoint=reply.endpoint
             )
         return document
 
-    def _attempts(self, where: Reference | Repository, *, first: Repository | None = None) -> Attempts[Repository]:
+    def _attempts(
+        self, context: Context, where: Reference | Repository, *, first: Repository | None = None
+    ) -> Attempts[Repository]:
         """Whom to ask: the one place, or all that may have the reference."""
-        if isinstance(where, Repository):
-            return Attempts((where,), self._health, self._limits, self._clock)
-        sources = self._registries.pull_sources(where)
-        repositories = [repository_of(source, tls_verify=self._tls_verify) for source in sources]
-        return Attempts(repositories, self._health, self._limits, self._clock, first=first)
+        places = [where] if isinstance(where, Repository) else self._repositories(where)
+        return Attempts(context, places, self._health, self._limits, self._clock, first=first)
+
+    def _repositories(self, reference: Reference) -> list[Repository]:
+        """All places that may have ``reference``, in their order."""
+        sources = self._registries.pull_sources(reference)
+        return [repository_of(source, tls_verify=self._tls_verify) for source in sources]
 
     def close(self) -> None:
         """Close the connections that are kept for reuse."""

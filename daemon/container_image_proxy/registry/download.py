@@ -20,6 +20,7 @@ from container_image_proxy.registry.http.failures import ConnectionLostError, ow
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from container_image_proxy.concurrency.context import Context
     from container_image_proxy.config.limits import Limits
     from container_image_proxy.image.descriptor import Descriptor
     from container_image_proxy.registry.attempts import Attempts, Clock
@@ -37,6 +38,7 @@ class Download(Generic[_E]):
 
     def __init__(
         self,
+        context: Context,
         open_at: Callable[[_E, int | None], Reply],
         attempts: Attempts[_E],
         descriptor: Descriptor,
@@ -45,6 +47,7 @@ class Download(Generic[_E]):
         offset: int = 0,
         stop: int | None = None,
     ) -> None:
+        self._context = context
         self._open_at = open_at
         self._attempts = attempts
         self._descriptor = descriptor
@@ -101,6 +104,7 @@ class Download(Generic[_E]):
         if answer is None:
             answer = self._answer = open_answer(
                 partial(self._open_at, endpoint),
+                self._context,
                 self._descriptor,
                 self.offset,
                 self._stop,

@@ -18,6 +18,7 @@ from container_image_proxy.registry.signatures.storage import SignatureStorage
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
+    from container_image_proxy.concurrency.context import Context
     from container_image_proxy.config.lookaside import LookasideConfiguration
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.manifest import Descriptor, UntrustedManifest
@@ -110,6 +111,7 @@ class RegistrySource:
 
     def fetch_manifest(
         self,
+        context: Context,
         digest: Digest | None = None,
         *,
         unless: Digest | None = None,
@@ -117,24 +119,30 @@ class RegistrySource:
     ) -> UntrustedManifest | None:
         """See :class:`ImageSource`."""
         find = self._registry.metered(take).find_manifest
-        manifest, self._supplier = find(self._reference, digest, unless=unless, first=self._supplier)
+        manifest, self._supplier = find(context, self._reference, digest, unless=unless, first=self._supplier)
         return manifest
 
-    def open_blob(self, descriptor: Descriptor, offset: int = 0) -> BlobReader:
+    def open_blob(self, context: Context, descriptor: Descriptor, offset: int = 0) -> BlobReader:
         """See :class:`ImageSource`. The ``urls`` of a descriptor are never fetched."""
-        return self._registry.open_blob(self._reference, descriptor, first=self._supplier, offset=offset)
+        return self._registry.open_blob(context, self._reference, descriptor, first=self._supplier, offset=offset)
 
-    def open_part(self, descriptor: Descriptor, offset: int, stop: int) -> BlobReader:
+    def open_part(self, context: Context, descriptor: Descriptor, offset: int, stop: int) -> BlobReader:
         """See :class:`PartSource`."""
-        return self._registry.open_blob(self._reference, descriptor, first=self._supplier, offset=offset, stop=stop)
+        first = self._supplier
+        return self._registry.open_blob(context, self._reference, descriptor, first=first, offset=offset, stop=stop)
 
     def fetch_signatures(
-        self, digest: Digest, kinds: Collection[SignatureKind], *, take: Callable[[int], object] = unmetered
+        self,
+        context: Context,
+        digest: Digest,
+        kinds: Collection[SignatureKind],
+        *,
+        take: Callable[[int], object] = unmetered,
     ) -> Iterator[Findings]:
         """See :class:`ImageSource`."""
         place = self._supplier or self._registry.first_place(self._reference)
         self._signatures.registry = self._registry.metered(take)
-        return self._signatures.fetch(place, digest, kinds)
+        return self._signatures.fetch(context, place, digest, kinds)
 
     def close(self) -> None:
         """Nothing is held here."""

@@ -23,6 +23,7 @@ from container_image_proxy.transports.directory import Directory, PathReference,
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
+    from container_image_proxy.concurrency.context import Context
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.manifest import Descriptor, IndexEntry
     from container_image_proxy.image.signature import Findings, SignatureKind
@@ -132,6 +133,7 @@ class LayoutSource:
 
     def fetch_manifest(
         self,
+        context: Context,  # noqa: ARG002 - the protocol's
         digest: Digest | None = None,
         *,
         unless: Digest | None = None,
@@ -148,12 +150,18 @@ class LayoutSource:
             raise DigestMismatchError(f"{self._path}: the blob of {entry.digest} has other content")
         return UntrustedManifest(raw, entry.media_type)
 
-    def open_blob(self, descriptor: Descriptor, offset: int = 0) -> FileReader:
+    def open_blob(
+        self,
+        context: Context,  # noqa: ARG002 - the protocol's
+        descriptor: Descriptor,
+        offset: int = 0,
+    ) -> FileReader:
         """As in :class:`ImageSource`."""
         return self._directory.open_reader(blob_path(descriptor.digest), offset)
 
     def fetch_signatures(
         self,
+        context: Context,  # noqa: ARG002 - the protocol's
         digest: Digest,  # noqa: ARG002 - the protocol's
         kinds: Collection[SignatureKind],  # noqa: ARG002 - the protocol's
         *,

@@ -16,6 +16,7 @@ from container_image_proxy.image.image_reference import ImageReference
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
+    from container_image_proxy.concurrency.context import Context
     from container_image_proxy.concurrency.lazy import Lazy
     from container_image_proxy.config.lookaside import LookasideConfiguration
     from container_image_proxy.image.digest import Digest
@@ -85,7 +86,10 @@ class BlobReader(Protocol):
 
 
 class ImageSource(Protocol):
-    """One image where it lies, opened once for all that is done with it. Several threads may use it at once."""
+    """One image where it lies, opened once for all that is done with it. Several threads may use it at once.
+
+    Whatever may wait does so under the ``context`` that it is given. One that ends, ends the wait.
+    """
 
     @property
     def state(self) -> bytes:
@@ -96,6 +100,7 @@ class ImageSource(Protocol):
 
     def fetch_manifest(
         self,
+        context: Context,
         digest: Digest | None = None,
         *,
         unless: Digest | None = None,
@@ -108,14 +113,19 @@ class ImageSource(Protocol):
         Raises :class:`UnknownManifestError`, :class:`UpstreamError` or :class:`IntegrityError`.
         """
 
-    def open_blob(self, descriptor: Descriptor, offset: int = 0) -> BlobReader:
-        """A reader of the blob from ``offset`` on, which is at most its size.
+    def open_blob(self, context: Context, descriptor: Descriptor, offset: int = 0) -> BlobReader:
+        """A reader of the blob from ``offset`` on, which is at most its size. It waits under ``context``, too.
 
         Raises :class:`UnknownBlobError` or :class:`UpstreamError`, unless the reader does so when it is first asked.
         """
 
     def fetch_signatures(
-        self, digest: Digest, kinds: Collection[SignatureKind], *, take: Callable[[int], object] = unmetered
+        self,
+        context: Context,
+        digest: Digest,
+        kinds: Collection[SignatureKind],
+        *,
+        take: Callable[[int], object] = unmetered,
     ) -> Iterator[Findings]:
         """The signatures of ``kinds`` for the manifest with ``digest``, from one place after the other.
 
@@ -131,7 +141,7 @@ class ImageSource(Protocol):
 class PartSource(Protocol):
     """A source that can be told how much of a blob is wanted, since what it delivers beyond that costs."""
 
-    def open_part(self, descriptor: Descriptor, offset: int, stop: int) -> BlobReader:
+    def open_part(self, context: Context, descriptor: Descriptor, offset: int, stop: int) -> BlobReader:
         """A reader of the blob from ``offset`` up to ``stop``, as :meth:`ImageSource.open_blob`.
 
         It raises :class:`CannotResumeError` where the blob is to be had from its beginning only, and that is far away.

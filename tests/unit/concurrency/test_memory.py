@@ -8,10 +8,11 @@ from contextlib import ExitStack
 
 import pytest
 
-from container_image_proxy.concurrency import cancellation
 from container_image_proxy.concurrency.cancellation import Cancellation, CancelledError
+from container_image_proxy.concurrency.context import Context
 from container_image_proxy.concurrency.memory import LARGE, SMALL, Memory
 from container_image_proxy.errors import InvalidManifestError, OverloadedError
+from tests.support.contexts import CONTEXT
 
 PATIENCE = 10.0
 
@@ -20,7 +21,7 @@ def test_any_number_of_small_images_is_resolved_at_a_time() -> None:
     memory = Memory(places=1, patience=0)
     with ExitStack() as stack:
         for number in range(100):
-            share = stack.enter_context(memory.share(f"image-{number}"))
+            share = stack.enter_context(memory.share(CONTEXT, f"image-{number}"))
             share.take(SMALL // 2)
             share.take(SMALL // 2)
 
@@ -28,20 +29,20 @@ def test_any_number_of_small_images_is_resolved_at_a_time() -> None:
 @pytest.mark.demand("LIM-manifest")
 def test_as_many_large_images_as_there_are_places() -> None:
     memory = Memory(places=2, patience=0)
-    with memory.share("a") as a, memory.share("b") as b, memory.share("c") as c:
+    with memory.share(CONTEXT, "a") as a, memory.share(CONTEXT, "b") as b, memory.share(CONTEXT, "c") as c:
         a.take(SMALL + 1)
         a.take(SMALL + 1)
         b.take(LARGE)
         c.take(SMALL)
         with pytest.raises(OverloadedError):
             c.take(1)
-    with memory.share("c") as c:
+    with memory.share(CONTEXT, "c") as c:
         c.take(LARGE)
 
 
 def test_an_image_has_one_place_at_most() -> None:
     memory = Memory(places=2, patience=0)
-    with memory.share("a") as one, memory.share("a") as other, memory.share("b") as stranger:
+    with memory.share(CONTEXT, "a") as one, memory.share(CONTEXT, "a") as other, memory.share(CONTEXT, "b") as stranger:
         one.take(LARGE)
         with pytest.raises(OverloadedError):
             other.take(LARGE)
@@ -50,7 +51,7 @@ def test_an_image_has_one_place_at_most() -> None:
 
 @pytest.mark.demand("LIM-manifest")
 def test_no_image_may_have_more_than_the_largest() -> None:
-    with Memory().share("a") as share:
+    with Memory().share(CONTEXT, "a") as share:
         share.take(LARGE)
         with pytest.raises(InvalidManifestError, match="more than"):
             share.take(1)
@@ -61,13 +62,13 @@ def test_who_waits_goes_on_when_a_place_becomes_free() -> None:
     waiting = threading.Event()
 
     def resolve() -> bool:
-        with memory.share("b") as share:
+        with memory.share(CONTEXT, "b") as share:
             waiting.set()
             share.take(LARGE)
             return share.has_place
 
     with ThreadPoolExecutor(1) as pool:
-        with memory.share("a") as share:
+        with memory.share(CONTEXT, "a") as share:
             share.take(LARGE)
             outcome = pool.submit(resolve)
             assert waiting.wait(PATIENCE)
@@ -81,10 +82,10 @@ def test_who_waits_for_a_place_gives_up_when_nobody_wants_the_image_any_more() -
     token = Cancellation()
 
     def resolve() -> None:
-        with cancellation.under(token), memory.share("b") as share:
+        with memory.share(Context(token), "b") as share:
             share.take(LARGE)
 
-    with memory.share("a") as share, ThreadPoolExecutor(1) as pool:
+    with memory.share(CONTEXT, "a") as share, ThreadPoolExecutor(1) as pool:
         share.take(LARGE)
         outcome = pool.submit(resolve)
         token.cancel()

@@ -11,9 +11,10 @@ from contextlib import suppress
 
 import pytest
 
-from container_image_proxy.concurrency import cancellation
 from container_image_proxy.concurrency.cancellation import Cancellation, CancelledError
+from container_image_proxy.concurrency.context import Context
 from container_image_proxy.concurrency.single_flight import SingleFlight
+from tests.support.contexts import CONTEXT
 
 PATIENCE = 10.0
 
@@ -47,14 +48,13 @@ class SharedRun:
         assert self.key.is_shared.wait(PATIENCE)
 
     def _ask(self, token: Cancellation) -> str:
-        with cancellation.under(token):
-            return self.flights.run(self.key, self._call)
+        return self.flights.run(Context(token), self.key, self._call)
 
-    def _call(self) -> str:
+    def _call(self, context: Context) -> str:
         self._has_begun.set()
-        with cancellation.current().calling(self.may_end.set):
+        with context.cancellation.calling(self.may_end.set):
             assert self.may_end.wait(PATIENCE)
-        cancellation.check()
+        context.check()
         return "value"
 
 
@@ -84,7 +84,7 @@ def test_who_only_shares_a_run_need_not_wait_for_it_once_cancelled(run: SharedRu
 def test_a_run_that_nobody_wants_any_more_is_cancelled_and_shared_with_nobody(run: SharedRun) -> None:
     for token in run.tokens:
         token.cancel()
-    assert run.flights.run(run.key, lambda: "another") == "another"
+    assert run.flights.run(CONTEXT, run.key, lambda _: "another") == "another"
     for asked in (run.first, run.second):
         with pytest.raises(CancelledError):
             asked.result(PATIENCE)
@@ -110,7 +110,7 @@ def test_nothing_that_a_failed_run_had_in_hand_outlives_its_error() -> None:
     key = Key()
     failed: list[str] = []
 
-    def fail() -> None:
+    def fail(_: Context) -> None:
         document = Document()
         documents.add(document)
         other.start()
@@ -119,13 +119,13 @@ def test_nothing_that_a_failed_run_had_in_hand_outlives_its_error() -> None:
 
     def share() -> None:
         try:
-            flights.run(key, lambda: None)
+            flights.run(CONTEXT, key, lambda _: None)
         except LookupError:
             failed.append("the other one")
 
     other = threading.Thread(target=share)
     with suppress(LookupError):
-        flights.run(key, fail)
+        flights.run(CONTEXT, key, fail)
     other.join(PATIENCE)
     assert failed == ["the other one"]
     assert not documents
@@ -134,5 +134,12 @@ def test_nothing_that_a_failed_run_had_in_hand_outlives_its_error() -> None:
 def test_after_a_failure_the_next_run_is_a_new_one() -> None:
     flights: SingleFlight[int] = SingleFlight()
     with pytest.raises(ZeroDivisionError):
-        flights.run("key", lambda: 1 // 0)
-    assert flights.run("key", lambda: 1) == 1
+        flights.run(CONTEXT, "key", lambda _: 1 // 0)
+    assert flights.run(CONTEXT, "key", lambda _: 1) == 1
+
+
+def test_who_only_shares_a_run_waits_for_it_until_its_own_deadline(run: SharedRun) -> None:
+    with pytest.raises(TimeoutError):
+        run.flights.run(CONTEXT.within(0), run.key, lambda _: "another")
+    run.may_end.set()
+    assert run.second.result(PATIENCE) == "value"

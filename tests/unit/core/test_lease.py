@@ -10,6 +10,7 @@ import pytest
 from container_image_proxy.core.lease import Lease
 from container_image_proxy.errors import SourceError
 from container_image_proxy.image.manifest import Descriptor
+from tests.support.contexts import CONTEXT
 from tests.support.readers import ScriptedReader, read_all
 
 
@@ -20,7 +21,7 @@ class Source:
         self.closed = 0
         self.readers: list[ScriptedReader] = []
 
-    def open_blob(self, _: object, offset: int) -> ScriptedReader:
+    def open_blob(self, _: object, __: object, offset: int) -> ScriptedReader:
         assert not self.closed, "a source that is closed is not asked"
         self.readers.append(ScriptedReader([b"content"[offset:]]))
         return self.readers[-1]
@@ -46,7 +47,7 @@ def test_what_is_held_is_opened_once_when_it_is_needed_and_closed_after_the_last
     lease = Lease(opener)
     lease.hold()
     assert not opener.sources
-    readers = [lease.open_blob(BLOB, offset) for offset in (0, 3)]
+    readers = [lease.open_blob(CONTEXT, BLOB, offset) for offset in (0, 3)]
     lease.let_go()
     assert read_all(readers[0]) == b"content"
     (source,) = opener.sources
@@ -59,7 +60,7 @@ def test_a_reader_that_is_closed_twice_lets_go_once() -> None:
     opener = Opener()
     lease = Lease(opener)
     with lease.held():
-        reader = lease.open_blob(BLOB)
+        reader = lease.open_blob(CONTEXT, BLOB)
         reader.close()
         reader.close()
         assert not opener.sources[0].closed
@@ -72,7 +73,7 @@ def test_what_nobody_holds_is_opened_anew_for_a_reader_and_closed_with_it() -> N
     with lease.held():
         assert lease.opened is opener.sources[0]
     for _ in range(2):
-        assert read_all(lease.open_blob(BLOB)) == b"content"
+        assert read_all(lease.open_blob(CONTEXT, BLOB)) == b"content"
     assert [one.closed for one in opener.sources] == [1, 1, 1]
 
 
@@ -83,7 +84,7 @@ def test_a_blob_that_cannot_be_opened_holds_nothing() -> None:
 
     source = Broken()
     with pytest.raises(SourceError):
-        Lease(cast("Any", lambda: source)).open_blob(BLOB)
+        Lease(cast("Any", lambda: source)).open_blob(CONTEXT, BLOB)
     assert source.closed == 1
 
 
@@ -91,5 +92,5 @@ def test_many_threads_share_one_source() -> None:
     opener = Opener()
     lease = Lease(opener)
     with lease.held(), ThreadPoolExecutor(16) as pool:
-        assert {*pool.map(lambda _: read_all(lease.open_blob(BLOB)), range(200))} == {b"content"}
+        assert {*pool.map(lambda _: read_all(lease.open_blob(CONTEXT, BLOB)), range(200))} == {b"content"}
     assert [one.closed for one in opener.sources] == [1]

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from container_image_proxy.concurrency.context import Context
 from container_image_proxy.core.lease import Lease
 from container_image_proxy.core.snapshot_store import KEPT, SnapshotStore
 from container_image_proxy.core.snapshots import Snapshots
 from container_image_proxy.core.stored_image import StoredImage
 from container_image_proxy.errors import PolicyRejectedError, VerificationTimeoutError
+from tests.support.contexts import CONTEXT
 from tests.unit.core.test_snapshot_store import stored
 
 PATIENCE = 10.0
@@ -35,7 +37,7 @@ class Evaluator:
         self.is_slow = threading.Event()
         self.go_on = threading.Event()
 
-    def __call__(self, image: StoredImage) -> Any:
+    def __call__(self, _: Context, image: StoredImage) -> Any:
         self.judged.append(image)
         if image == stored(1):
             self.is_slow.set()
@@ -59,11 +61,11 @@ def snapshots(judge: Evaluator, **shelves: list[int]) -> Snapshots:
 def test_a_slow_judgement_keeps_nobody_else_waiting(judge: Evaluator) -> None:
     kept = snapshots(judge, slow=[1], other=[2])
     with ThreadPoolExecutor(2) as pool:
-        waiting = pool.submit(lambda: list(kept.of("slow")))
+        waiting = pool.submit(lambda: list(kept.of(CONTEXT, "slow")))
         assert judge.is_slow.wait(PATIENCE)
-        assert [one.stored for one in kept.of("other")] == [stored(2)]
+        assert [one.stored for one in kept.of(CONTEXT, "other")] == [stored(2)]
         kept.add("slow", snapshot_of(stored(3)))
-        assert next(kept.of("slow")).stored == stored(3)
+        assert next(kept.of(CONTEXT, "slow")).stored == stored(3)
         judge.go_on.set()
         assert [one.stored for one in waiting.result(PATIENCE)] == [stored(1)]
 
@@ -71,7 +73,7 @@ def test_a_slow_judgement_keeps_nobody_else_waiting(judge: Evaluator) -> None:
 def test_all_who_want_the_same_share_its_judgement(judge: Evaluator) -> None:
     kept = snapshots(judge, slow=[1])
     with ThreadPoolExecutor(8) as pool:
-        waiting = [pool.submit(lambda: list(kept.of("slow"))) for _ in range(8)]
+        waiting = [pool.submit(lambda: list(kept.of(CONTEXT, "slow"))) for _ in range(8)]
         assert judge.is_slow.wait(PATIENCE)
         judge.go_on.set()
         assert [len(one.result(PATIENCE)) for one in waiting] == [1] * 8
@@ -80,19 +82,19 @@ def test_all_who_want_the_same_share_its_judgement(judge: Evaluator) -> None:
 
 def test_only_those_that_are_wanted_are_judged(judge: Evaluator) -> None:
     kept = snapshots(judge, shelf=[2, 1, 3])
-    assert next(kept.of("shelf")).stored == stored(2)
+    assert next(kept.of(CONTEXT, "shelf")).stored == stored(2)
     assert judge.judged == [stored(2)]
 
 
 def test_a_rejection_is_remembered_too(judge: Evaluator, caplog: pytest.LogCaptureFixture) -> None:
-    def reject(image: StoredImage) -> None:
+    def reject(_: Context, image: StoredImage) -> None:
         judge.judged.append(image)
         raise PolicyRejectedError("no")
 
     store = SnapshotStore(None)
     store.add("shelf", stored(2))
     kept = Snapshots(store, reject)
-    assert [*kept.of("shelf"), *kept.of("shelf")] == []
+    assert [*kept.of(CONTEXT, "shelf"), *kept.of(CONTEXT, "shelf")] == []
     assert len(judge.judged) == 1
     assert "is not used: no" in caplog.text
 
@@ -108,7 +110,7 @@ def test_what_is_no_longer_kept_is_forgotten() -> None:
 def test_a_judgement_for_which_there_was_no_time_is_none_and_is_tried_again() -> None:
     busy = iter([VerificationTimeoutError("too slow")])
 
-    def late(image: StoredImage) -> Any:
+    def late(_: Context, image: StoredImage) -> Any:
         for error in busy:
             raise error
         return snapshot_of(image)
@@ -118,8 +120,8 @@ def test_a_judgement_for_which_there_was_no_time_is_none_and_is_tried_again() ->
         store.add("os", stored(number))
     kept = Snapshots(store, late)
     with pytest.raises(VerificationTimeoutError):
-        next(kept.of("os"))
-    assert next(kept.of("os")).stored == stored(2)
+        next(kept.of(CONTEXT, "os"))
+    assert next(kept.of(CONTEXT, "os")).stored == stored(2)
 
 
 def test_a_snapshot_holds_its_lease_as_long_as_it_is_kept() -> None:

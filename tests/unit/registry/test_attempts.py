@@ -17,6 +17,7 @@ from container_image_proxy.errors import (
 from container_image_proxy.registry.attempts import Attempts, has_progressed
 from container_image_proxy.registry.endpoints import Endpoint, Health
 from container_image_proxy.registry.http.failures import ConnectionLostError
+from tests.support.contexts import CONTEXT
 from tests.support.registry_client import FakeClock
 
 MIRROR = Endpoint(domain="mirror.example", is_mirror=True)
@@ -29,7 +30,7 @@ def unavailable() -> Error:
 
 
 def attempts_over(*endpoints: Endpoint, clock: FakeClock, limits: Limits = LIMITS) -> Attempts[Endpoint]:
-    return Attempts(endpoints, Health(limits, clock.now), limits, clock.clock)
+    return Attempts(CONTEXT, endpoints, Health(limits, clock.now), limits, clock.clock)
 
 
 def fail_until_the_end(attempts: Attempts[Endpoint], error: Error) -> tuple[int, Error]:

@@ -8,6 +8,7 @@ from container_image_proxy.config.limits import Limits
 from container_image_proxy.errors import DigestMismatchError, Error, SizeMismatchError, UnknownBlobError
 from container_image_proxy.registry.attempts import Attempts
 from container_image_proxy.registry.endpoints import Endpoint, Health
+from tests.support.contexts import CONTEXT
 from tests.support.registry_client import FakeClock
 
 FIRST, SECOND = (Endpoint(domain=f"{name}.example", is_mirror=True) for name in ("first", "second"))
@@ -20,7 +21,7 @@ def order_after(*suppliers: Endpoint, later: float = 0.0, preferred: Endpoint | 
     """In which order the endpoints are asked once these supplied wrong content."""
     clock = FakeClock()
     health = Health(LIMITS, clock.now)
-    Attempts(ALL, health, LIMITS, clock.clock).distrust(set(suppliers), DigestMismatchError("wrong"))
+    Attempts(CONTEXT, ALL, health, LIMITS, clock.clock).distrust(set(suppliers), DigestMismatchError("wrong"))
     clock.time += later
     return health.sort(ALL, preferred)
 

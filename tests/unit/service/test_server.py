@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from container_image_proxy.concurrency import cancellation
 from container_image_proxy.config.access import AccessRule
 from container_image_proxy.core.peer import UNAUTHENTICATED, Peer, read_peer
+from container_image_proxy.faces.http.exchange import CONTEXT
 from container_image_proxy.faces.http.limits import ServerLimits
 from container_image_proxy.service.server import Server
 from container_image_proxy.service.turned_away import MAX_TOLD, PERIOD_SECONDS
@@ -295,7 +295,7 @@ class Stuck:
         self.reached.release()
         try:
             if self._notices:
-                cancellation.sleep(3 * PATIENCE)
+                environ[CONTEXT].sleep(3 * PATIENCE)
             assert self.end.wait(3 * PATIENCE)
         finally:
             self.left.release()
@@ -474,7 +474,7 @@ def test_the_log_tells_who_was_cut_from_who_left(
         yield b"a"
         reached.set()
         if waits_for == "source":
-            cancellation.sleep(3 * PATIENCE)
+            environ[CONTEXT].sleep(3 * PATIENCE)
         while True:
             yield bytes(1 << 20)
 

@@ -17,6 +17,7 @@ from container_image_proxy.registry.endpoints import Repository
 from container_image_proxy.transports.docker import DockerReference
 from container_image_proxy.transports.source import Access
 from container_image_proxy.transports.table import parse_image_reference
+from tests.support.contexts import CONTEXT
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 
@@ -71,9 +72,9 @@ def test_two_sources_of_an_image_at_a_time_remember_each_its_own_supplier() -> N
     fleet = Fleet("one.example", "two.example")
     access = Access(Lazy(lambda: cast("RegistryClient", fleet)), LookasideConfiguration("/none"))
     one, two = (reference.open_source(access) for _ in range(2))
-    one.fetch_manifest()
-    two.fetch_manifest()
+    one.fetch_manifest(CONTEXT)
+    two.fetch_manifest(CONTEXT)
     for source, name in ((one, "one.example"), (two, "two.example")):
-        source.fetch_manifest(digest_of(b"{}"))
-        supplier, offset = cast("tuple[Repository, int]", source.open_blob(cast("Descriptor", None), 7))
+        source.fetch_manifest(CONTEXT, digest_of(b"{}"))
+        supplier, offset = cast("tuple[Repository, int]", source.open_blob(CONTEXT, cast("Descriptor", None), 7))
         assert (supplier.domain, offset) == (name, 7)

@@ -26,6 +26,7 @@ from container_image_proxy.image.manifest import MAX_MANIFEST_SIZE, Descriptor
 from container_image_proxy.registry.client import RegistryClient
 from container_image_proxy.transports.layout import LayoutReference, LayoutSource
 from container_image_proxy.transports.source import Access
+from tests.support.contexts import CONTEXT
 from tests.support.layouts import Layout, StoredImage, layer_tar, single_image
 from tests.support.privilege import ordinary_user, public_directory
 from tests.support.readers import read_all
@@ -76,7 +77,7 @@ def public() -> Iterator[Path]:
 def trouble(opened: LayoutSource) -> SourceError:
     """What an ordinary user is told who asks for the manifest."""
     with ordinary_user(), pytest.raises(SourceError) as caught:
-        opened.fetch_manifest()
+        opened.fetch_manifest(CONTEXT)
     return caught.value
 
 
@@ -99,7 +100,7 @@ def test_a_layout_that_is_not_there_is_told_of_when_it_is_asked_for(
     make(place)
     opened = source(place)
     with pytest.raises(SourceError) as caught:
-        opened.fetch_manifest()
+        opened.fetch_manifest(CONTEXT)
     assert str(caught.value).startswith(f"there is no layout to be read at {place}: {reason}")
     assert not caught.value.retryable
 
@@ -107,9 +108,9 @@ def test_a_layout_that_is_not_there_is_told_of_when_it_is_asked_for(
 def test_a_layout_that_appears_is_served_without_a_reload(tmp_path: Path) -> None:
     opened = source(tmp_path / "images/os")
     with pytest.raises(SourceError):
-        opened.fetch_manifest()
+        opened.fetch_manifest(CONTEXT)
     image = single_image(tmp_path / "images/os")
-    assert opened.fetch_manifest().raw == image.manifest
+    assert opened.fetch_manifest(CONTEXT).raw == image.manifest
 
 
 def test_a_layout_that_appears_as_a_link_is_not_served_under_a_policy_that_did_not_know_it(tmp_path: Path) -> None:
@@ -117,7 +118,7 @@ def test_a_layout_that_appears_as_a_link_is_not_served_under_a_policy_that_did_n
     single_image(tmp_path / "elsewhere")
     (tmp_path / "os").symlink_to("elsewhere")
     with pytest.raises(SourceError, match="reload"):
-        opened.fetch_manifest()
+        opened.fetch_manifest(CONTEXT)
 
 
 @pytest.mark.parametrize("closed", ["", "images", "images/os", "images/os/blobs/sha256"])
@@ -156,51 +157,51 @@ def test_a_layout_that_was_hidden_when_its_link_was_read_is_not_served_under_the
 def test_images_are_found_by_name_position_or_because_there_is_one(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
     first = layout.image(name="a")
-    assert source(tmp_path).fetch_manifest().raw == first.manifest
+    assert source(tmp_path).fetch_manifest(CONTEXT).raw == first.manifest
     second = layout.image([layer_tar({"x": b"y"})], name="b")
-    assert source(tmp_path, "b").fetch_manifest().raw == second.manifest
-    assert source(tmp_path, "@0").fetch_manifest().raw == first.manifest
+    assert source(tmp_path, "b").fetch_manifest(CONTEXT).raw == second.manifest
+    assert source(tmp_path, "@0").fetch_manifest(CONTEXT).raw == first.manifest
     with pytest.raises(UnknownManifestError, match="2 images: name one of them: a, b"):
-        source(tmp_path).fetch_manifest()
+        source(tmp_path).fetch_manifest(CONTEXT)
     with pytest.raises(UnknownManifestError, match="no image 'c'; it has a, b"):
-        source(tmp_path, "c").fetch_manifest()
+        source(tmp_path, "c").fetch_manifest(CONTEXT)
     with pytest.raises(UnknownManifestError):
-        source(tmp_path, "@2").fetch_manifest()
+        source(tmp_path, "@2").fetch_manifest(CONTEXT)
 
 
 def test_a_layout_that_still_names_the_same_image_says_so(tmp_path: Path) -> None:
     image = single_image(tmp_path)
-    assert source(tmp_path).fetch_manifest(unless=parse_digest(image.digest)) is None
+    assert source(tmp_path).fetch_manifest(CONTEXT, unless=parse_digest(image.digest)) is None
 
 
 def test_an_empty_layout_has_no_image(tmp_path: Path) -> None:
     Layout(tmp_path)
     with pytest.raises(UnknownManifestError, match=r"^the layout has no images$"):
-        source(tmp_path).fetch_manifest()
+        source(tmp_path).fetch_manifest(CONTEXT)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"not json", b'{"schemaVersion": 2}', b"{" * 100_000])
 def test_a_broken_index_json_is_an_invalid_manifest(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "index.json").write_bytes(content)
     with pytest.raises(InvalidManifestError):
-        source(tmp_path).fetch_manifest()
+        source(tmp_path).fetch_manifest(CONTEXT)
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"index\.json: No such file"):
-        source(tmp_path).fetch_manifest()
+        source(tmp_path).fetch_manifest(CONTEXT)
     image = single_image(tmp_path)
     layer = layer_of(image)
     (tmp_path / "blobs/sha256" / layer.digest.hex).unlink()
     with pytest.raises(SourceError, match=layer.digest.hex):
-        source(tmp_path).open_blob(layer)
+        source(tmp_path).open_blob(CONTEXT, layer)
 
 
 def test_a_manifest_with_other_content_than_its_name_is_refused(tmp_path: Path) -> None:
     image = single_image(tmp_path)
     (tmp_path / "blobs" / image.digest.replace(":", "/")).write_bytes(b"{}")
     with pytest.raises(DigestMismatchError):
-        source(tmp_path).fetch_manifest()
+        source(tmp_path).fetch_manifest(CONTEXT)
 
 
 @pytest.mark.demand("LIM-manifest")
@@ -208,7 +209,7 @@ def test_no_more_than_the_limit_is_read_of_a_manifest(tmp_path: Path) -> None:
     with (tmp_path / "index.json").open("wb") as file:
         file.truncate(1 << 40)
     with pytest.raises(InvalidManifestError):
-        source(tmp_path).fetch_manifest()
+        source(tmp_path).fetch_manifest(CONTEXT)
     assert len(source(tmp_path)._directory.read(("index.json",), unmetered)) == MAX_MANIFEST_SIZE + 1
 
 
@@ -230,7 +231,7 @@ def test_nothing_but_regular_files_is_opened(tmp_path: Path, kind: str) -> None:
     link = f"{place} is a symbolic link, which is not followed"
     reasons = {"link": link, "fifo": "is not a regular file", "directory": "is not a regular file", "device": link}
     with pytest.raises(SourceError, match=reasons[kind]):
-        source(tmp_path / "layout").open_blob(Descriptor("", digest, len(content)))
+        source(tmp_path / "layout").open_blob(CONTEXT, Descriptor("", digest, len(content)))
 
 
 @pytest.mark.demand("DIR-symlink")
@@ -239,7 +240,7 @@ def test_a_linked_blobs_directory_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "layout").mkdir()
     (tmp_path / "layout/blobs").symlink_to(tmp_path / "outside/blobs")
     with pytest.raises(SourceError, match="layout/blobs is a symbolic link, which is not followed"):
-        source(tmp_path / "layout").open_blob(layer_of(image))
+        source(tmp_path / "layout").open_blob(CONTEXT, layer_of(image))
 
 
 def test_a_link_that_was_turned_to_another_layout_is_not_followed_under_the_old_one_s_policy(tmp_path: Path) -> None:
@@ -247,19 +248,19 @@ def test_a_link_that_was_turned_to_another_layout_is_not_followed_under_the_old_
     single_image(tmp_path / "v2")
     (tmp_path / "current").symlink_to("v1")
     opened, later = source(tmp_path / "current"), source(tmp_path / "current")
-    opened.fetch_manifest()
+    opened.fetch_manifest(CONTEXT)
     (tmp_path / "current").unlink()
     (tmp_path / "current").symlink_to("v2")
     assert not opened.is_current
     with pytest.raises(SourceError, match="reload"):
-        later.fetch_manifest()
+        later.fetch_manifest(CONTEXT)
 
 
 def test_a_source_holds_its_directory_and_each_transfer_one_descriptor_more(tmp_path: Path) -> None:
     image = single_image(tmp_path)
     before = len(list(Path("/proc/self/fd").iterdir()))
     opened = source(tmp_path)
-    transfers = [opened.open_blob(layer_of(image)) for _ in range(3)]
+    transfers = [opened.open_blob(CONTEXT, layer_of(image)) for _ in range(3)]
     for transfer in transfers:
         assert transfer.readinto(memoryview(bytearray(1)))
     assert len(list(Path("/proc/self/fd").iterdir())) == before + 1 + 3
@@ -270,31 +271,33 @@ def test_a_source_holds_its_directory_and_each_transfer_one_descriptor_more(tmp_
 def test_a_source_of_the_same_directory_goes_on_and_one_of_another_is_opened_anew(tmp_path: Path) -> None:
     image = single_image(tmp_path / "os")
     first = source(tmp_path / "os")
-    first.fetch_manifest()
+    first.fetch_manifest(CONTEXT)
     access = Access(Lazy(lambda: cast("RegistryClient", None)), LookasideConfiguration("/none"))
     assert first._reference.open_source(access, first) is first
     (tmp_path / "os").rename(tmp_path / "old")
     single_image(tmp_path / "os")
     assert first._reference.open_source(access, first) is not first
-    assert read_all(first.open_blob(layer_of(image))) == image.layers[0], "what it has open is served as long as it is"
+    assert read_all(first.open_blob(CONTEXT, layer_of(image))) == image.layers[0], (
+        "what it has open is served as long as it is"
+    )
 
 
 def test_blobs_of_a_layout_that_was_replaced_come_from_the_new_one_where_that_has_them(tmp_path: Path) -> None:
     image = single_image(tmp_path / "os")
     opened = source(tmp_path / "os")
-    opened.fetch_manifest()
+    opened.fetch_manifest(CONTEXT)
     shutil.rmtree(tmp_path / "os")
     single_image(tmp_path / "os")
-    assert read_all(opened.open_blob(layer_of(image))) == image.layers[0]
+    assert read_all(opened.open_blob(CONTEXT, layer_of(image))) == image.layers[0]
 
 
 @pytest.mark.parametrize("offset", [0, 1, 511])
 def test_a_blob_is_opened_at_an_offset(tmp_path: Path, offset: int) -> None:
     image = single_image(tmp_path)
-    reader = source(tmp_path).open_blob(layer_of(image), offset)
+    reader = source(tmp_path).open_blob(CONTEXT, layer_of(image), offset)
     assert reader.offset == offset
     assert read_all(reader) == image.layers[0][offset:]
-    assert read_all(source(tmp_path).open_blob(layer_of(image), len(image.layers[0]))) == b""
+    assert read_all(source(tmp_path).open_blob(CONTEXT, layer_of(image), len(image.layers[0]))) == b""
 
 
 def test_having_no_descriptor_left_is_not_the_layout_s_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,6 +309,6 @@ def test_having_no_descriptor_left_is_not_the_layout_s_fault(tmp_path: Path, mon
 
     monkeypatch.setattr(os, "open", no_more)
     with pytest.raises(SourceError, match="Too many open files") as caught:
-        opened.open_blob(layer_of(image))
+        opened.open_blob(CONTEXT, layer_of(image))
     assert caught.value.retryable
     assert "broken" not in str(caught.value)

@@ -120,7 +120,7 @@ def list_images(request: Request, serving: Serving) -> Answer:
 def get_manifest(request: Request, serving: Serving, name: str | None = None) -> Answer:
     """``GET /manifest``: the manifest in OCI form, resolved anew unless it is fresh."""
     chosen = _choose(request, serving, name)
-    snapshot = serving.proxy.resolve(chosen, request.platform())
+    snapshot = serving.proxy.resolve(request.context, chosen, request.platform())
     headers = (
         *_image_headers(request, serving, snapshot),
         ("ETag", f'"{snapshot.manifest_digest}"'),
@@ -133,7 +133,7 @@ def get_manifest(request: Request, serving: Serving, name: str | None = None) ->
 def get_config(request: Request, serving: Serving, name: str | None = None) -> Answer:
     """``GET /config``: the image configuration, byte for byte; verified as any of the image's blobs."""
     chosen = _choose(request, serving, name)
-    snapshot = serving.proxy.current(chosen, request.platform())
+    snapshot = serving.proxy.current(request.context, chosen, request.platform())
     config = snapshot.manifest.config
     headers = _image_headers(request, serving, snapshot)
     return blob_answer(request, serving, snapshot, config, (*headers, ("Content-Type", config.media_type)))
@@ -142,7 +142,7 @@ def get_config(request: Request, serving: Serving, name: str | None = None) -> A
 def get_verification(request: Request, serving: Serving, name: str | None = None) -> Answer:
     """``GET /verification``: why the image may be served, as the receipt of the decision says it."""
     chosen = _choose(request, serving, name)
-    snapshot = serving.proxy.current(chosen, request.platform())
+    snapshot = serving.proxy.current(request.context, chosen, request.platform())
     body = json.dumps(snapshot.verified.receipt.as_json(), indent=2).encode() + b"\n"
     return _document(request, body, "application/json", _image_headers(request, serving, snapshot))
 
@@ -152,7 +152,7 @@ def get_blob(request: Request, serving: Serving, digest: str, name: str | None =
     flows if not.
     """
     chosen = _choose(request, serving, name)
-    snapshot, descriptor = serving.proxy.find_blob(chosen, request.platform(), digest)
+    snapshot, descriptor = serving.proxy.find_blob(request.context, chosen, request.platform(), digest)
     request.log["DIGEST"] = str(descriptor.digest)
     headers = _image_headers(request, serving, snapshot)
     return blob_answer(request, serving, snapshot, descriptor, (*headers, ("Content-Type", OCTETS)))

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final, cast
 
 import h11
 
-from container_image_proxy.concurrency import cancellation
 from container_image_proxy.concurrency.cancellation import Cancellation, CancelledError
+from container_image_proxy.concurrency.context import Context
 from container_image_proxy.faces.http.access_log import AccessRecord, Outcome, log_access
 from container_image_proxy.faces.http.channel import PeerGoneError, PeerStalledError
 from container_image_proxy.faces.http.exchange import Exchange
@@ -56,8 +56,7 @@ class Connection:
     def run(self) -> None:
         """Serve until the client or we have had enough."""
         try:
-            with cancellation.under(self._cancellation):
-                self._serve()
+            self._serve()
         except PeerGoneError as error:
             _log.debug("connection of %s: %s", self.peer, error)
         except Exception:  # noqa: BLE001 - a defect, told with its traceback, ends this connection only
@@ -149,7 +148,7 @@ class Connection:
 
     def _run(self, exchange: Exchange) -> Outcome:
         try:
-            exchange.run(self._application, self.peer)
+            exchange.run(self._application, self.peer, Context(self._cancellation))
         except RefusedRequestError as error:
             self._refuse(exchange, error)
             return Outcome.REFUSED

@@ -24,6 +24,7 @@ from container_image_proxy.faces.http.request_head import RefusedRequestError
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from container_image_proxy.concurrency.context import Context
     from container_image_proxy.core.peer import Peer
     from container_image_proxy.faces.http.channel import Channel
 
@@ -32,9 +33,10 @@ ExceptionInfo = tuple[type[BaseException], BaseException, "TracebackType"]
 Application = Callable[[Environ, Callable[..., Callable[[bytes], None]]], Iterable[bytes | memoryview]]
 
 _TARGET: Final = re.compile(rb"(?:[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*|(?=/))(/[^?#]*)?(?:\?([^#]*))?")
-# Our own keys of the environ: the peer, the path before percent-decoding, a dict for fields of the access record, and
-# that a chunk of the body may be a memoryview, which is sent before the next chunk is asked for.
+# Our own keys of the environ: the peer, the context of its request, the path before percent-decoding, a dict for fields
+# of the access record, and that a chunk of the body may be a memoryview, which is sent before the next is asked for.
 PEER: Final = "container_image_proxy.peer"
+CONTEXT: Final = "container_image_proxy.context"
 RAW_PATH: Final = "container_image_proxy.raw_path"
 LOG_FIELDS: Final = "container_image_proxy.log"
 TAKES_VIEWS: Final = "container_image_proxy.takes_views"
@@ -54,7 +56,7 @@ def split_target(target: bytes) -> tuple[str, str]:
     return (match[1] or b"/").decode("ascii"), (match[2] or b"").decode("ascii")
 
 
-def build_environ(request: h11.Request, peer: Peer, details: dict[str, str]) -> Environ:
+def build_environ(request: h11.Request, peer: Peer, context: Context, details: dict[str, str]) -> Environ:
     """The PEP 3333 environ of a request; ``RAW_PATH`` is its path before percent-decoding."""
     path, query = split_target(request.target)
     environ: Environ = {
@@ -74,6 +76,7 @@ def build_environ(request: h11.Request, peer: Peer, details: dict[str, str]) -> 
         "wsgi.run_once": False,
         RAW_PATH: path,
         PEER: peer,
+        CONTEXT: context,
         LOG_FIELDS: details,
         TAKES_VIEWS: True,
     }
@@ -112,9 +115,9 @@ class Exchange:
         self.committed = False
         """Something has left for the client: another answer is impossible."""
 
-    def run(self, application: Application, peer: Peer) -> None:
+    def run(self, application: Application, peer: Peer, context: Context) -> None:
         """Call the application and send what it answers; raises what the application, h11 or the channel raise."""
-        body = application(build_environ(self._request, peer, self.details), self._start_response)
+        body = application(build_environ(self._request, peer, context, self.details), self._start_response)
         try:
             for chunk in body:
                 if chunk:

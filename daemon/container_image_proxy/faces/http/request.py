@@ -8,13 +8,14 @@ from urllib.parse import parse_qsl
 from msgspec import Struct
 
 from container_image_proxy.errors import InvalidQueryError
-from container_image_proxy.faces.http.exchange import LOG_FIELDS, PEER, RAW_PATH
+from container_image_proxy.faces.http.exchange import CONTEXT, LOG_FIELDS, PEER, RAW_PATH
 from container_image_proxy.image.platform import parse_platform
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
     from wsgiref.types import WSGIEnvironment
 
+    from container_image_proxy.concurrency.context import Context
     from container_image_proxy.core.peer import Peer
     from container_image_proxy.image.platform import Platform
 
@@ -30,6 +31,7 @@ class Request(Struct, frozen=True):
     if_range: str | None
     range: str | None
     peer: Peer
+    context: Context
     log: MutableMapping[str, str]
 
     @classmethod
@@ -44,6 +46,7 @@ class Request(Struct, frozen=True):
             if_range=environ.get("HTTP_IF_RANGE"),
             range=environ.get("HTTP_RANGE"),
             peer=environ[PEER],
+            context=environ[CONTEXT],
             log=environ[LOG_FIELDS],
         )
 

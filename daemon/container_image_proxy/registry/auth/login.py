@@ -36,6 +36,7 @@ from container_image_proxy.registry.http.target import parse_target
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from container_image_proxy.concurrency.context import Context
     from container_image_proxy.registry.auth.keychain import Credentials, Keychain
     from container_image_proxy.registry.auth.token import Tokens
     from container_image_proxy.registry.endpoints import Repository
@@ -59,6 +60,7 @@ class _Visit(Struct):
     """
 
     endpoint: Endpoint
+    context: Context
     repository: Repository
     credentials: Credentials | None
     scopes: list[TokenScope]
@@ -87,26 +89,27 @@ class Login:
         self._challenges: dict[str, Challenge] = {}
         self._open_until: dict[str, float] = {}
 
-    def send(self, request: Request, repository: Repository) -> Reply:
+    def send(self, request: Request, repository: Repository, context: Context) -> Reply:
         """The registry's answer to ``request``, logged in if it wants that; its status may be anything but 401 and 403,
         unless these are rate limits.
 
         Raises :class:`RegistryAuthError` if we are not let in, other :class:`UpstreamError` as they come.
         """
-        visit = self._begin(repository)
-        reply = self._session.send(replace(request, authorization=visit.authorization))
+        visit = self._begin(repository, context)
+        reply = self._session.send(replace(request, authorization=visit.authorization), context)
         while reply.status >= HTTPStatus.BAD_REQUEST:
-            if reply.error().retryable:  # what may pass, as a rate limit does whatever its status, is no denial
+            if reply.error(context).retryable:  # what may pass, as a rate limit does whatever its status, is no denial
                 return reply
             following = self._follow_up(request, reply, visit)
             if following is None:
                 return _conclude(reply, visit)
-            reply = self._session.send(following)
+            reply = self._session.send(following, context)
         return reply
 
-    def _begin(self, repository: Repository) -> _Visit:
+    def _begin(self, repository: Repository, context: Context) -> _Visit:
         visit = _Visit(
             Endpoint(domain=repository.domain, insecure=repository.insecure),
+            context,
             repository,
             self._keychain.credentials_for(repository.reference),
             [TokenScope("repository", repository.path, "pull")],
@@ -179,7 +182,7 @@ class Login:
         is_missing = reply.status not in _REFUSALS
         if is_missing and self._open_until.get(authority, 0.0) > self._clock():
             return None
-        door = self._knock(request)
+        door = self._knock(request, visit)
         if not visit.endpoint.is_at(door.request.target.origin):
             return None
         challenges = _challenges(door)
@@ -187,12 +190,12 @@ class Login:
             self._open_until[authority] = self._clock() + _OPEN_FOR
         return _choose(challenges, visit)
 
-    def _knock(self, request: Request) -> Reply:
+    def _knock(self, request: Request, visit: _Visit) -> Reply:
         """The answer of the registry's ``/v2/`` to a stranger."""
         origin = request.target.origin
         target = parse_target(f"{origin.scheme}://{origin.authority}/v2/")
-        door = self._session.send(Request(target=target, endpoint=request.endpoint, phase=request.phase))
-        door.discard()
+        door = self._session.send(Request(target=target, endpoint=request.endpoint, phase=request.phase), visit.context)
+        door.discard(visit.context)
         return door
 
     def _answer(self, challenge: Challenge, visit: _Visit) -> str | None:
@@ -214,12 +217,12 @@ class Login:
             if credentials is not None and credentials.registry_token:
                 return f"Bearer {credentials.registry_token}"
             wanted = _token_request(visit, challenge, tuple(visit.scopes), credentials)
-            return self._bearer(wanted, rejected=rejected)
+            return self._bearer(wanted, visit, rejected=rejected)
         return basic_authorization(credentials) if credentials is not None else None
 
-    def _bearer(self, wanted: TokenRequest, *, rejected: str | None) -> str:
+    def _bearer(self, wanted: TokenRequest, visit: _Visit, *, rejected: str | None) -> str:
         stale = rejected.removeprefix("Bearer ") if rejected is not None else None
-        return "Bearer " + self._tokens.get(wanted, rejected=stale)
+        return "Bearer " + self._tokens.get(visit.context, wanted, rejected=stale)
 
     def _follow_elsewhere(self, request: Request, reply: Reply, visit: _Visit) -> Request | None:
         """Ask the place to which the registry redirected with an anonymous token, if its challenge wants one.
@@ -232,7 +235,7 @@ class Login:
         visit.has_renewed_elsewhere = sent is not None
         challenge = _choose_bearer(_challenges(reply))
         if challenge is None and visit.authorization is None and sent is None and reply.status in _DISGUISES:
-            door = self._knock(request)
+            door = self._knock(request, visit)
             is_theirs = door.request.target.origin == reply.request.target.origin
             challenge = _choose_bearer(_challenges(door)) if is_theirs else None
         if challenge is None:
@@ -240,7 +243,7 @@ class Login:
         scope = parse_scope(challenge.parameters.get("scope", "")) or visit.scopes[0]
         wanted = _token_request(visit, challenge, (scope,), None)
         try:
-            authorization = self._bearer(wanted, rejected=sent)
+            authorization = self._bearer(wanted, visit, rejected=sent)
         except RegistryAuthError:
             return None
         return replace(reply.request, authorization=authorization) if authorization != sent else None

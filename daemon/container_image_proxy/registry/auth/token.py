@@ -12,7 +12,6 @@ import re
 import threading
 import time
 from base64 import b64encode
-from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
@@ -21,7 +20,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from container_image_proxy.concurrency.single_flight import SingleFlight
-from container_image_proxy.errors import RegistryAuthError, RegistryError, UpstreamError
+from container_image_proxy.errors import RegistryAuthError, RegistryError, UpstreamError, UpstreamTimeoutError
 from container_image_proxy.image.confidential import Confidential
 from container_image_proxy.registry.auth.denials import denied_by_token_service, untrusted_realm
 from container_image_proxy.registry.auth.realms import TokenRealms
@@ -31,6 +30,7 @@ from container_image_proxy.registry.http.target import Target, parse_target
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from container_image_proxy.concurrency.context import Context
     from container_image_proxy.config.limits import Limits
     from container_image_proxy.registry.auth.challenge import TokenScope
     from container_image_proxy.registry.auth.keychain import Credentials
@@ -80,7 +80,7 @@ class Tokens:
         self._fetches: SingleFlight[_Token] = SingleFlight()
         self._lock = threading.Lock()
 
-    def get(self, wanted: TokenRequest, *, rejected: str | None = None) -> str:
+    def get(self, context: Context, wanted: TokenRequest, *, rejected: str | None = None) -> str:
         """A token that is still good and is not ``rejected``.
 
         Raises :class:`RegistryAuthError` if it is refused to us, other :class:`UpstreamError` if it cannot be had; who
@@ -88,7 +88,14 @@ class Tokens:
         """
         token = self._in_hand(wanted, rejected)
         if token is None:
-            token = self._fetches.run((wanted, rejected), partial(self._renew, wanted, rejected))
+            try:
+                key = (wanted, rejected)
+                token = self._fetches.run(context, key, lambda context: self._renew(context, wanted, rejected))
+            except TimeoutError:
+                domain = wanted.endpoint.domain
+                raise UpstreamTimeoutError(
+                    f"no token for {domain} in time", phase=_PHASE, endpoint=domain, retryable=True
+                ) from None
         return token.value
 
     def _in_hand(self, wanted: TokenRequest, rejected: str | None) -> _Token | None:
@@ -96,9 +103,9 @@ class Tokens:
             token = self._tokens.get(wanted)
         return token if token is not None and token.expires > self._clock() and token.value != rejected else None
 
-    def _renew(self, wanted: TokenRequest, rejected: str | None) -> _Token:
+    def _renew(self, context: Context, wanted: TokenRequest, rejected: str | None) -> _Token:
         """A new token, unless somebody else was faster."""
-        return self._in_hand(wanted, rejected) or self._keep(wanted, self._fetch(wanted))
+        return self._in_hand(wanted, rejected) or self._keep(wanted, self._fetch(context, wanted))
 
     def _keep(self, wanted: TokenRequest, token: _Token) -> _Token:
         """Have ``token`` in hand, but not ever more of them: what is wanted is upstream's to make up."""
@@ -109,13 +116,13 @@ class Tokens:
             self._tokens = dict([*good, (wanted, token)][-_MOST_TOKENS:])
         return token
 
-    def _fetch(self, wanted: TokenRequest) -> _Token:
+    def _fetch(self, context: Context, wanted: TokenRequest) -> _Token:
         target = self._verify_realm(wanted)
         asked = self._clock()
-        reply = self._ask(wanted, target)
+        reply = self._ask(context, wanted, target)
         if reply.status != HTTPStatus.OK:
-            raise _refusal(wanted, reply)
-        body = reply.read_all(self._limits.token_size)
+            raise _refusal(context, wanted, reply)
+        body = reply.read_all(context, self._limits.token_size)
         value, life = _parse_token(body, reply.endpoint)
         return _Token(value, asked + min(max(life, self._limits.minimum_token_lifetime), _LONGEST_LIFE))
 
@@ -138,18 +145,20 @@ class Tokens:
             raise untrusted_realm(domain, realm.authority, remedy)
         return target
 
-    def _ask(self, wanted: TokenRequest, target: Target) -> Reply:
+    def _ask(self, context: Context, wanted: TokenRequest, target: Target) -> Reply:
         """The answer to the OAuth2 form if there is an identity token, and to the plain one otherwise, or where the
         service does not know the other.
         """
         credentials = wanted.credentials
         if credentials is not None and credentials.identity_token:
-            reply = self._session.send(self._request(wanted, target, form=_form(wanted, credentials)))
+            reply = self._session.send(self._request(wanted, target, form=_form(wanted, credentials)), context)
             if reply.status not in _WITHOUT_OAUTH2 or not credentials.password:
                 return reply
-            reply.discard()
+            reply.discard(context)
         authorization = basic_authorization(credentials) if credentials is not None and credentials.password else None
-        return self._session.send(self._request(wanted, _with_query(wanted, target), authorization=authorization))
+        return self._session.send(
+            self._request(wanted, _with_query(wanted, target), authorization=authorization), context
+        )
 
     def _request(
         self,
@@ -200,8 +209,8 @@ def _with_query(wanted: TokenRequest, target: Target) -> Target:
     return replace(target, url=target.url + separator + urlencode(query, errors="surrogateescape")) if query else target
 
 
-def _refusal(wanted: TokenRequest, reply: Reply) -> UpstreamError:
-    error = reply.error()
+def _refusal(context: Context, wanted: TokenRequest, reply: Reply) -> UpstreamError:
+    error = reply.error(context)
     # An identity token that was revoked or has expired is answered 400 (RFC 6749 section 5.2, invalid_grant).
     is_bad_grant = reply.status == HTTPStatus.BAD_REQUEST and reply.request.form is not None
     if isinstance(error, RegistryAuthError) or (is_bad_grant and not error.retryable):

@@ -7,10 +7,10 @@ only for a registry that is private itself. The check is made on the address tha
 
 from __future__ import annotations
 
-import enum
 import ipaddress
 from typing import Final
 
+from container_image_proxy.concurrency.context import AddressPolicy
 from container_image_proxy.errors import RegistryError
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -19,19 +19,6 @@ _METADATA: Final = frozenset(
     map(ipaddress.ip_address, ("169.254.169.254", "fd00:ec2::254", "100.100.100.200", "168.63.129.16", "192.0.0.192"))
 )
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
-
-
-class AddressPolicy(enum.Enum):
-    """What may be dialled."""
-
-    ANYWHERE = "anywhere"
-    """The administrator named the target."""
-    PRIVATE = "private"
-    """A registry in a private network named it, or the administrator did by a name that another may come to own: no
-    link-local, metadata, multicast or unspecified address.
-    """
-    PUBLIC = "public"
-    """A public registry named it: global addresses only."""
 
 
 def is_private(address: str) -> bool:

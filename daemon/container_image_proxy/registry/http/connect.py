@@ -13,62 +13,104 @@ import socket
 import ssl
 import threading
 from itertools import zip_longest
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError, ProxyError
 
-from container_image_proxy.concurrency import cancellation
-from container_image_proxy.registry.http.address_policy import AddressPolicy, verify_address
+from container_image_proxy.concurrency.context import AddressPolicy
+from container_image_proxy.registry.http.address_policy import verify_address
 from container_image_proxy.registry.http.response import FramedResponse
-from container_image_proxy.registry.http.sockets import PunctualSocket, current_route, note_connected, step
+from container_image_proxy.registry.http.sockets import PunctualSocket, PunctualTLSSocket
 from container_image_proxy.registry.http.socks import open_tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Self
 
     from urllib3._base_connection import BaseHTTPConnection
     from urllib3.response import HTTPResponse
 
+    from container_image_proxy.concurrency.context import Context
     from container_image_proxy.registry.http.socks import SocksProxy
 
     Address = tuple[int, Any]
 
 _STAGGER: Final = 0.25
 """So long the next address waits for the one before it (RFC 8305 section 5), in seconds."""
-_DEFAULT_SECONDS: Final = 10.0
 
 
-def connect(host: str, port: int, seconds: float, policy: AddressPolicy) -> PunctualSocket:
-    """A TCP connection to ``host`` within ``seconds`` in all.
+class Exchange:
+    """One request and the head of its answer, as its connection is told of it beside the HTTP library, and tells.
 
-    Raises ``OSError``, and :class:`RegistryError` if the name leads where ``policy`` forbids to go.
+    ``context`` and ``idle`` bound its waits. ``request_target`` is asked for byte for byte, where the library would
+    rewrite its percent-encoding. ``socks`` is the proxy by way of which to connect.
     """
-    deadline = monotonic() + seconds
-    addresses = resolve(host, port, seconds)
+
+    def __init__(self, context: Context, *, idle: float, request_target: str, socks: SocksProxy | None) -> None:
+        self.context = context
+        self.idle = idle
+        self.request_target = request_target
+        self.socks = socks
+        self.has_connected = False
+        self.socket: PunctualSocket | PunctualTLSSocket | None = None
+
+    @property
+    def failure(self) -> OSError | None:
+        """What broke the connection, if it was while receiving."""
+        return self.socket.broken if self.socket is not None else None
+
+    def receive_from(self, connection: Any) -> PunctualSocket | PunctualTLSSocket:
+        """Let the answer be received under the context. Of TLS within TLS the outer socket is what waits."""
+        self.socket = connection if isinstance(connection, PunctualSocket | PunctualTLSSocket) else connection.socket
+        self.socket.wait_under(self.context, idle=self.idle)
+        return self.socket
+
+
+class Patience(float):
+    """Seconds, and the exchange that waits no longer: as a time-out the HTTP library hands both to the connection."""
+
+    exchange: Exchange
+
+    @classmethod
+    def of(cls, exchange: Exchange, seconds: float) -> Self:
+        """``seconds`` for ``exchange``."""
+        patience = cls(seconds)
+        patience.exchange = exchange
+        return patience
+
+
+def connect(host: str, port: int, context: Context) -> PunctualSocket:
+    """A TCP connection to ``host``.
+
+    Raises ``OSError``, and :class:`RegistryError` if the name leads where the context does not let connections lead.
+    """
+    addresses = resolve(host, port, context)
     for _, address in addresses:
-        verify_address(policy, host, address[0])
-    winner = _race(addresses, deadline)
+        verify_address(context.addresses, host, address[0])
+    winner = _race(addresses, context)
     winner.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return winner
 
 
-def resolve(host: str, port: int, seconds: float) -> list[Address]:
+def resolve(host: str, port: int, context: Context) -> list[Address]:
     """The addresses of ``host``, families alternating. The C library knows no time-out, so a thread waits for it."""
     answer: list[Any] = []
+    done = threading.Event()
 
     def ask() -> None:
         try:
             answer.append(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
         except (OSError, UnicodeError) as error:
             answer.append(error)
+        done.set()
 
-    thread = threading.Thread(target=ask, name="resolver", daemon=True)
-    thread.start()
-    thread.join(seconds)
+    threading.Thread(target=ask, name="resolver", daemon=True).start()
+    with context.cancellation.calling(done.set):
+        done.wait(max(0.0, min(context.deadline.left, threading.TIMEOUT_MAX)))
     if not answer:
+        context.check()
         raise TimeoutError("name resolution timed out")
     if isinstance(answer[0], OSError):
         raise answer[0]
@@ -83,7 +125,7 @@ def _alternate(addresses: list[Address]) -> list[Address]:
     return [address for pair in zip_longest(first, second) for address in pair if address is not None]
 
 
-def _race(addresses: Sequence[Address], deadline: float) -> PunctualSocket:
+def _race(addresses: Sequence[Address], context: Context) -> PunctualSocket:
     """Start a connection to each address in turn, a moment apart; the first to succeed wins, the others are closed."""
     waiting = list(addresses)
     failure: OSError = TimeoutError("timed out")
@@ -91,7 +133,7 @@ def _race(addresses: Sequence[Address], deadline: float) -> PunctualSocket:
         while waiting or selector.get_map():
             if waiting:
                 failure = _start(waiting.pop(0), contenders, selector) or failure
-            for contender in _settled(selector, deadline):
+            for contender in _settled(selector, context):
                 code = contender.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if code == 0:
                     return _detached(contender)
@@ -113,15 +155,15 @@ def _start(address: Address, contenders: contextlib.ExitStack, selector: selecto
     return None
 
 
-def _settled(selector: selectors.BaseSelector, deadline: float) -> list[PunctualSocket]:
+def _settled(selector: selectors.BaseSelector, context: Context) -> list[PunctualSocket]:
     """Those that succeeded or failed, no longer watched; waits a moment for one."""
-    cancellation.check()
-    left = deadline - monotonic()
-    if left <= 0:
-        raise TimeoutError("timed out")
+    context.check()
     if not selector.get_map():
         return []
-    settled = [cast("PunctualSocket", key.fileobj) for key, _ in selector.select(min(left, _STAGGER))]
+    settled = [
+        cast("PunctualSocket", key.fileobj)
+        for key, _ in selector.select(max(0.0, min(context.deadline.left, _STAGGER)))
+    ]
     for contender in settled:
         selector.unregister(contender)
     return settled
@@ -135,25 +177,33 @@ def _detached(contender: PunctualSocket) -> PunctualSocket:
 
 
 class _Dialling(HTTPConnection):
-    """Opens its connections by :func:`dial`, a proxy's included."""
+    """Opens its connections by :func:`connect`, a proxy's included."""
+
+    @property
+    def _exchange(self) -> Exchange:
+        """The one under way."""
+        if not isinstance(self.timeout, Patience):
+            raise TypeError("urllib3 did not hand on the time-out that it was given")
+        return self.timeout.exchange
 
     def connect(self) -> None:
         super().connect()
-        note_connected()
+        self._exchange.has_connected = True
 
-    def request(self, method: str, url: str, *arguments: Any, **options: Any) -> None:
-        """Ask for what the route says; ``url`` is the same after the pool has rewritten its percent-encoding."""
+    def request(self, method: str, url: str, *arguments: Any, **options: Any) -> None:  # noqa: ARG002 - urllib3's
+        """Ask for the exchange's target; ``url`` is the same after the pool has rewritten its percent-encoding."""
         if not self.is_closed:
-            note_connected()
+            self._exchange.has_connected = True
         try:
-            super().request(method, current_route().request_target or url, *arguments, **options)
+            super().request(method, self._exchange.request_target, *arguments, **options)
         except ssl.SSLEOFError as error:
             # The server said why it closes before it did: this is the one error after which the pool reads on.
             raise BrokenPipeError(errno.EPIPE, "the server closed the connection") from error
 
-    def response_class(self, *arguments: Any, **options: Any) -> FramedResponse:  # type: ignore[override]  # callable
-        """The reader of the next answer, which :meth:`getresponse` hands on."""
-        self._framed = FramedResponse(*arguments, **options)
+    def response_class(self, sock: Any, *arguments: Any, **options: Any) -> FramedResponse:  # type: ignore[override]  # callable
+        """The reader of the next answer, a proxy's included, which :meth:`getresponse` hands on."""
+        self._framed = FramedResponse(sock, *arguments, **options)
+        self._framed.socket = self._exchange.receive_from(sock)
         return self._framed
 
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # urllib3's, not http.client's
@@ -163,14 +213,15 @@ class _Dialling(HTTPConnection):
         return response
 
     def _new_conn(self) -> socket.socket:
-        route, host = current_route(), self.host.strip("[]")
-        seconds = self.timeout if isinstance(self.timeout, float) else _DEFAULT_SECONDS
-        if route.socks is not None:
-            return _dial_by_way_of(route.socks, host, self.port, seconds)
+        exchange, seconds, host = self._exchange, float(self.timeout or 0.0), self.host.strip("[]")
+        context = exchange.context.within(seconds)
+        if exchange.socks is not None:
+            return _connect_by_way_of(exchange.socks, host, self.port, exchange.context, seconds)
         # The proxy is the administrator's choice; what lies behind it is the proxy's to resolve.
-        addresses = AddressPolicy.ANYWHERE if self.proxy is not None else route.addresses
+        if self.proxy is not None:
+            context = context.towards(AddressPolicy.ANYWHERE)
         try:
-            connection = connect(host, self.port, seconds, addresses)
+            connection = connect(host, self.port, context)
         except socket.gaierror as error:
             raise NameResolutionError(host, self, error) from error
         except TimeoutError as error:
@@ -181,14 +232,14 @@ class _Dialling(HTTPConnection):
         return connection
 
 
-def _dial_by_way_of(proxy: SocksProxy, host: str, port: int, seconds: float) -> socket.socket:
+def _connect_by_way_of(proxy: SocksProxy, host: str, port: int, context: Context, seconds: float) -> socket.socket:
     """A connection to ``host`` through ``proxy``, within ``seconds`` for each of the two; ``ProxyError``."""
     connection = None
     try:
-        connection = connect(proxy.host, proxy.port, seconds, AddressPolicy.ANYWHERE)
+        connection = connect(proxy.host, proxy.port, context.within(seconds).towards(AddressPolicy.ANYWHERE))
         connection.settimeout(seconds)
-        with step(seconds, idle=seconds):
-            open_tunnel(connection, proxy, host, port)
+        connection.wait_under(context.within(seconds), idle=seconds)
+        open_tunnel(connection, proxy, host, port)
     except OSError as error:
         if connection is not None:
             connection.close()

@@ -16,13 +16,13 @@ from container_image_proxy.errors import RegistryError, UpstreamError
 from container_image_proxy.registry.http.coding import GZIP_MAGIC, DamagedGzipError, gunzip, may_be_gzip, parse_codings
 from container_image_proxy.registry.http.failures import error_for_exception, error_for_status, parse_error_codes
 from container_image_proxy.registry.http.headers import parse_retry_after
-from container_image_proxy.registry.http.sockets import step
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import requests
 
+    from container_image_proxy.concurrency.context import Context
     from container_image_proxy.config.limits import Limits
     from container_image_proxy.registry.http.request import Request
 
@@ -40,12 +40,13 @@ _PIECE: Final = 64 * KIB
 
 
 class Reply:
-    """One answer. Whoever gets it closes it, or reads it to its end; then the connection can be used again."""
+    """One answer. Whoever gets it closes it, or reads it to its end; then the connection can be used again.
+
+    What was sent with a context that ended with the head is read with another one.
+    """
 
     def __init__(self, response: requests.Response, request: Request, limits: Limits) -> None:
         self._raw: Any = response.raw
-        self._patience = limits.idle_timeout
-        """In seconds: waiting uses it up, and what arrives renews it at ``minimum_rate``."""
         self._limits = limits
         self.request = request
         self.status: int = response.status_code
@@ -71,50 +72,36 @@ class Reply:
         """What the body went through on the way, as far as its label can be believed."""
         return parse_codings(self.header_lines("Content-Encoding"))
 
-    def read(self, size: int) -> bytes:
+    def read(self, context: Context, size: int) -> bytes:
         """At most ``size`` bytes: fewer at the end of the body or of what came before a failure, none only at the end.
 
         Raises :class:`UpstreamError` when the connection fails, stalls or drips.
         """
-        limits = self._limits
-        with step(limits.idle_timeout + size / limits.minimum_rate, idle=limits.idle_timeout) as running:
-            try:
-                data: bytes = self._raw.read(size, decode_content=False)
-            except HTTPError as error:
-                raise self._failed(running.failure or error) from None
-        if not data and running.failure is not None:  # a trailer that never ended, taken for its end
-            raise self._failed(running.failure)
+        limits, socket = self._limits, self._raw.framed.socket
+        socket.wait_under(context.within(limits.idle_timeout + size / limits.minimum_rate), idle=limits.idle_timeout)
+        try:
+            data: bytes = self._raw.read(size, decode_content=False)
+        except HTTPError as error:
+            raise self.failed(socket.broken or error) from None
+        if not data and socket.broken is not None:  # a trailer that never ended, taken for its end
+            raise self.failed(socket.broken)
         return data
 
-    def readinto(self, buffer: memoryview) -> int:
-        """Receive into the beginning of ``buffer`` what is there: how many bytes, none only at the end.
+    def body(self, context: Context) -> Body:
+        """What can be read of the body without a limit."""
+        return Body(self, self._raw, context, self._limits)
 
-        Raises :class:`UpstreamError` when the connection fails, stalls or drips.
-        """
-        limits, framed, began = self._limits, self._raw.framed, monotonic()
-        with step(self._patience, idle=limits.idle_timeout) as running:
-            try:
-                count: int = framed.readinto1(buffer)
-            except (HTTPException, OSError) as error:
-                raise self._failed(running.failure or error) from None
-        earned = count / limits.minimum_rate
-        self._patience = min(limits.idle_timeout, self._patience - (monotonic() - began) + earned)
-        if count == 0 and running.failure is not None:  # a trailer that never ended, taken for its end
-            raise self._failed(running.failure)
-        if framed.isclosed():  # at its end the connection can be used again
-            self._raw.release_conn()
-        return count
-
-    def _failed(self, cause: Exception) -> UpstreamError:
+    def failed(self, cause: Exception) -> UpstreamError:
+        """What it means that its body could not be read."""
         return error_for_exception(cause, phase=self.request.phase, endpoint=self.endpoint)
 
-    def read_all(self, limit: int, take: Callable[[int], object] = unmetered) -> bytes | None:
+    def read_all(self, context: Context, limit: int, take: Callable[[int], object] = unmetered) -> bytes | None:
         """The whole body, and the reply is closed; None if it is longer than ``limit``.
 
         A document that begins as a gzip does, and is said to be one, was made one on the way: that is undone. ``take``
         is asked for the memory.
         """
-        body = self._read_encoded(limit, take)
+        body = self._read_encoded(context, limit, take)
         if body is None or not body.startswith(GZIP_MAGIC) or not may_be_gzip(self.codings):
             return body
         try:
@@ -129,45 +116,78 @@ class Reply:
                 upstream_status=self.status,
             ) from None
 
-    def _read_encoded(self, limit: int, take: Callable[[int], object] = unmetered) -> bytes | None:
-        limits = self._limits
+    def _read_encoded(self, context: Context, limit: int, take: Callable[[int], object] = unmetered) -> bytes | None:
         body = bytearray()
+        context = context.within(self._limits.idle_timeout + limit / self._limits.minimum_rate)
         try:
             if self.length is not None and self.length > limit:
                 return None
-            with step(limits.idle_timeout + limit / limits.minimum_rate, idle=limits.idle_timeout):
-                while len(body) <= limit and (piece := self.read(min(_PIECE, limit + 1 - len(body)))):
-                    take(len(piece))
-                    body += piece
+            while len(body) <= limit and (piece := self.read(context, min(_PIECE, limit + 1 - len(body)))):
+                take(len(piece))
+                body += piece
         finally:
             self.close()
         return bytes(body) if len(body) <= limit else None
 
-    def error(self) -> UpstreamError:
+    def error(self, context: Context) -> UpstreamError:
         """The error that this answer stands for; its body is read once, for error codes, and the reply is closed."""
         if self._error is None:
             self._error = error_for_status(
                 self.status,
-                parse_error_codes(self._error_body()),
+                parse_error_codes(self._error_body(context)),
                 phase=self.request.phase,
                 endpoint=self.endpoint,
                 retry_after=parse_retry_after(self.header("Retry-After")),
             )
         return self._error
 
-    def _error_body(self) -> bytes:
+    def _error_body(self, context: Context) -> bytes:
         with suppress(UpstreamError):
-            return self.read_all(self._limits.error_size) or b""
+            return self.read_all(context, self._limits.error_size) or b""
         return b""
 
-    def discard(self) -> None:
+    def discard(self, context: Context) -> None:
         """Be done with the reply; the connection survives if what is left is small."""
         if self.length is not None and self.length <= _SMALL:
             with suppress(UpstreamError):
-                self._read_encoded(_SMALL)
+                self._read_encoded(context, _SMALL)
         self.close()
 
     def close(self) -> None:
         """Give the connection back if the body was read to its end, else close it. May be called again."""
         self._raw.close()
         self._raw.release_conn()
+
+
+class Body:
+    """The body of an answer, as it comes. Who takes long to ask for more does not count as slow, who sends does.
+
+    The time that is left for the next byte is bounded by ``patience`` seconds: waiting uses them up, and what arrives
+    renews them at ``minimum_rate``.
+    """
+
+    def __init__(self, reply: Reply, raw: Any, context: Context, limits: Limits) -> None:
+        self._reply = reply
+        self._raw = raw
+        self._context = context
+        self._limits = limits
+        self._patience = limits.idle_timeout
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Receive into the beginning of ``buffer`` what is there: how many bytes, none only at the end.
+
+        Raises :class:`UpstreamError` when the connection fails, stalls or drips.
+        """
+        limits, framed, began = self._limits, self._raw.framed, monotonic()
+        framed.socket.wait_under(self._context.within(self._patience), idle=limits.idle_timeout)
+        try:
+            count: int = framed.readinto1(buffer)
+        except (HTTPException, OSError) as error:
+            raise self._reply.failed(framed.socket.broken or error) from None
+        earned = count / limits.minimum_rate
+        self._patience = min(limits.idle_timeout, self._patience - (monotonic() - began) + earned)
+        if count == 0 and framed.socket.broken is not None:  # a trailer that never ended, taken for its end
+            raise self._reply.failed(framed.socket.broken)
+        if framed.isclosed():  # at its end the connection can be used again
+            self._raw.release_conn()
+        return count

@@ -20,6 +20,8 @@ from container_image_proxy.config.limits import MIB
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from container_image_proxy.registry.http.sockets import PunctualSocket, PunctualTLSSocket
+
 MAX_HEAD_SIZE: Final = 1 * MIB
 """Of the head and all interim answers before it, in bytes. Go's client takes 10 MiB, proxies in between some KiB."""
 MAX_INTERIM_ANSWERS: Final = 1024
@@ -147,7 +149,12 @@ def parse_content_length(values: Sequence[str]) -> int | None:
 
 
 class FramedResponse(http.client.HTTPResponse):
-    """For ``HTTPConnection.response_class``: the same body reader behind a head that was read here."""
+    """For ``HTTPConnection.response_class``: the same body reader behind a head that was read here.
+
+    ``socket`` is what it receives from.
+    """
+
+    socket: PunctualSocket | PunctualTLSSocket
 
     def begin(self) -> None:
         """Read the head, and find out how the body ends."""

@@ -21,14 +21,14 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 
 from container_image_proxy import __version__
+from container_image_proxy.concurrency.context import AddressPolicy
 from container_image_proxy.config.certificates import TlsFiles
 from container_image_proxy.errors import InvalidReferenceError, RegistryError
-from container_image_proxy.registry.http.address_policy import AddressPolicy, is_private, verify_address
-from container_image_proxy.registry.http.connect import POOL_CLASSES, resolve
+from container_image_proxy.registry.http.address_policy import is_private, verify_address
+from container_image_proxy.registry.http.connect import POOL_CLASSES, Exchange, Patience, resolve
 from container_image_proxy.registry.http.failures import error_for_exception
 from container_image_proxy.registry.http.reply import REDIRECTS, Reply
 from container_image_proxy.registry.http.request import Request
-from container_image_proxy.registry.http.sockets import Route, step
 from container_image_proxy.registry.http.socks import parse_socks_proxy
 from container_image_proxy.registry.http.target import parse_target
 from container_image_proxy.registry.http.tls import client_context
@@ -36,6 +36,7 @@ from container_image_proxy.registry.http.tls import client_context
 if TYPE_CHECKING:
     import ssl
 
+    from container_image_proxy.concurrency.context import Context
     from container_image_proxy.config.certificates import CertificateDirectories
     from container_image_proxy.config.limits import Limits
     from container_image_proxy.registry.endpoints import Endpoint
@@ -73,21 +74,22 @@ class HttpSession:
     def prepare(self, endpoint: Endpoint) -> None:
         """Load what the first request to ``endpoint`` would wait for, the trust store; :class:`ConfigurationError`."""
         target = parse_target(f"https://{endpoint.authority}/")
-        self._adapter(self._profile(Request(target=target, endpoint=endpoint, phase="connect")))
+        request = Request(target=target, endpoint=endpoint, phase="connect")
+        self._adapter(self._profile(request, AddressPolicy.ANYWHERE))
 
-    def send(self, request: Request) -> Reply:
+    def send(self, request: Request, context: Context) -> Reply:
         """The answer, redirects followed; its status may be anything.
 
         Raises :class:`UpstreamError` if there is none, :class:`RegistryError` for one that must not be used.
         """
-        with step(_head_time(self._limits), idle=self._limits.first_byte_timeout):
-            for _ in range(self._limits.redirects + 1):
-                reply = self._exchange(request)
-                location = reply.header("Location")
-                if reply.status not in REDIRECTS or not location:
-                    return reply
-                reply.discard()
-                request = self._follow(request, location)
+        context = context.within(_head_time(self._limits))
+        for _ in range(self._limits.redirects + 1):
+            reply = self._exchange(request, context)
+            location = reply.header("Location")
+            if reply.status not in REDIRECTS or not location:
+                return reply
+            reply.discard(context)
+            request = self._follow(request, location)
         raise self._refused(request, f"redirects more than {self._limits.redirects} times")
 
     def _follow(self, request: Request, location: str) -> Request:
@@ -112,44 +114,52 @@ class HttpSession:
             f"{request.endpoint.domain} {reason}", phase=request.phase, endpoint=request.endpoint.domain
         )
 
-    def _exchange(self, request: Request) -> Reply:
+    def _exchange(self, request: Request, context: Context) -> Reply:
         target, limits = request.target, self._limits
-        profile = self._profile(request)
+        profile = self._profile(request, self._addresses(request, context))
         proxy = self._proxies.proxy_for(target.origin)
         if proxy is not None:
             _verify_literal(profile.addresses, target.origin.host)
         if profile.socks is not None:
             proxy = None  # it is part of how connections are made, of which the HTTP library need not know
         is_forwarded = proxy is not None and target.origin.scheme == "http"
-        route = Route(profile.addresses, target.url if is_forwarded else target.request_target, profile.socks)
-        with step(_head_time(limits), idle=limits.first_byte_timeout, route=route) as running:
-            try:
-                response = self._adapter(profile).send(
-                    _prepare(request),
-                    stream=True,
-                    timeout=(min(limits.connect_timeout, running.patience()), limits.first_byte_timeout),
-                    verify=profile.verify,
-                    proxies={target.origin.scheme: proxy} if proxy is not None else {},
-                )
-            except (requests.RequestException, HTTPError, TimeoutError) as error:
-                phase = request.phase if running.has_connected else "connect"
-                raise error_for_exception(
-                    running.failure or error, phase=phase, endpoint=target.origin.authority
-                ) from None
+        exchange = Exchange(
+            context.towards(profile.addresses),
+            idle=limits.first_byte_timeout,
+            request_target=target.url if is_forwarded else target.request_target,
+            socks=profile.socks,
+        )
+        try:
+            context.check()
+            response = self._adapter(profile).send(
+                _prepare(request),
+                stream=True,
+                timeout=(Patience.of(exchange, limits.connect_timeout), Patience.of(exchange, exchange.idle)),
+                verify=profile.verify,
+                proxies={target.origin.scheme: proxy} if proxy is not None else {},
+            )
+        except (requests.RequestException, HTTPError, TimeoutError) as error:
+            phase = request.phase if exchange.has_connected else "connect"
+            raise error_for_exception(
+                exchange.failure or error, phase=phase, endpoint=target.origin.authority
+            ) from None
         return Reply(response, request, limits)
 
-    def _profile(self, request: Request) -> _Profile:
+    def _profile(self, request: Request, addresses: AddressPolicy) -> _Profile:
         origin, endpoint = request.target.origin, request.endpoint
         is_same_host = origin.host == endpoint.host
         return _Profile(
             files=self._tls_files(request),
             verify=not (endpoint.insecure and is_same_host),
-            addresses=AddressPolicy.ANYWHERE if is_same_host else self._address_policy_of(request),
+            addresses=addresses,
             socks=parse_socks_proxy(self._proxies.proxy_for(origin) or ""),
         )
 
-    def _address_policy_of(self, request: Request) -> AddressPolicy:
-        return AddressPolicy.PRIVATE if request.is_named else self._address_policy_from(request.endpoint)
+    def _addresses(self, request: Request, context: Context) -> AddressPolicy:
+        """Where connections for ``request`` may lead, by who named its target."""
+        if request.target.origin.host == request.endpoint.host:
+            return AddressPolicy.ANYWHERE
+        return AddressPolicy.PRIVATE if request.is_named else self._addresses_from(request.endpoint, context)
 
     def _tls_files(self, request: Request) -> TlsFiles:
         """The registry's authorities hold for where it sends us, client certificates only for whom they are meant."""
@@ -172,11 +182,11 @@ class HttpSession:
             return self._certificates.for_host(domain)
         return TlsFiles()
 
-    def _address_policy_from(self, endpoint: Endpoint) -> AddressPolicy:
+    def _addresses_from(self, endpoint: Endpoint, context: Context) -> AddressPolicy:
         """Where ``endpoint`` may send us; as long as its own addresses are unknown, not into a private network."""
         if endpoint.host not in self._private:
             try:
-                addresses = resolve(endpoint.host, 0, self._limits.connect_timeout)
+                addresses = resolve(endpoint.host, 0, context.within(self._limits.connect_timeout))
             except OSError:
                 return AddressPolicy.PUBLIC
             self._private[endpoint.host] = any(is_private(address[0]) for _, address in addresses)

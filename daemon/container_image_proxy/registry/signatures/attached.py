@@ -21,6 +21,7 @@ from container_image_proxy.image.signature import UntrustedSignature
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from container_image_proxy.concurrency.context import Context
     from container_image_proxy.image.manifest import Descriptor
     from container_image_proxy.registry.client import RegistryClient
     from container_image_proxy.registry.endpoints import Repository
@@ -29,16 +30,16 @@ MAX_SIGNATURE_SIZE: Final = 4 << 20
 
 
 def fetch_attached(
-    registry: RegistryClient, place: Repository, media_type: str
+    context: Context, registry: RegistryClient, place: Repository, media_type: str
 ) -> Iterator[UntrustedSignature | Error]:
     """The layers of ``media_type`` of the image at ``place``; none if there is no such image.
 
     Instead of a layer that cannot be had, why not. Raises :class:`UpstreamError` or :class:`IntegrityError` when it is
     useless to ask for more.
     """
-    for layer in _layers(registry, place, media_type):
+    for layer in _layers(context, registry, place, media_type):
         try:
-            blob = _fetch_blob(registry, place, layer)
+            blob = _fetch_blob(context, registry, place, layer)
         except Error as error:
             if is_passing(error):
                 raise
@@ -53,19 +54,19 @@ def is_passing(error: Error) -> bool:
     return isinstance(error, UpstreamError) and error.retryable
 
 
-def _fetch_blob(registry: RegistryClient, place: Repository, layer: Descriptor) -> bytes:
+def _fetch_blob(context: Context, registry: RegistryClient, place: Repository, layer: Descriptor) -> bytes:
     if layer.size > MAX_SIGNATURE_SIZE:
         raise InvalidManifestError(f"{place.reference} names a signature of over {MAX_SIGNATURE_SIZE} bytes")
     try:
-        return registry.fetch_blob(place, layer)
+        return registry.fetch_blob(context, place, layer)
     except UnknownBlobError as error:  # not for the client to take for a blob of its own
         reason = f"{place.reference} names a signature that the registry lacks: {error}"
         raise RegistryError(reason, phase="signature") from error
 
 
-def _layers(registry: RegistryClient, place: Repository, media_type: str) -> tuple[Descriptor, ...]:
+def _layers(context: Context, registry: RegistryClient, place: Repository, media_type: str) -> tuple[Descriptor, ...]:
     try:
-        untrusted = registry.fetch_manifest(place)
+        untrusted = registry.fetch_manifest(context, place)
     except UnknownManifestError:
         return ()
     try:

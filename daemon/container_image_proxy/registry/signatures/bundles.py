@@ -15,6 +15,7 @@ from container_image_proxy.registry.signatures.attached import fetch_attached, i
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from container_image_proxy.concurrency.context import Context
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.manifest import IndexEntry
     from container_image_proxy.image.signature import UntrustedSignature
@@ -25,17 +26,17 @@ _PREDICATE: Final = "dev.sigstore.bundle.predicateType"
 
 
 def fetch_bundles(
-    registry: RegistryClient, repository: Repository, digest: Digest
+    context: Context, registry: RegistryClient, repository: Repository, digest: Digest
 ) -> Iterator[UntrustedSignature | Error]:
     """The bundles that sign the manifest with ``digest`` in its repository.
 
     Instead of one that cannot be had, why not. Raises :class:`UpstreamError` or :class:`IntegrityError` when it is
     useless to ask for more.
     """
-    for referrer in registry.fetch_referrers(repository, digest, BUNDLE_MEDIA_TYPE):
+    for referrer in registry.fetch_referrers(context, repository, digest, BUNDLE_MEDIA_TYPE):
         try:
             if _may_sign(referrer):
-                yield from fetch_attached(registry, repository.with_digest(referrer.digest), BUNDLE_MEDIA_TYPE)
+                yield from fetch_attached(context, registry, repository.with_digest(referrer.digest), BUNDLE_MEDIA_TYPE)
         except Error as error:
             if is_passing(error):
                 raise

@@ -8,7 +8,7 @@ seen: one good signature is enough. Verifies nothing.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from time import monotonic
@@ -17,7 +17,6 @@ from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
 
-from container_image_proxy.concurrency import cancellation
 from container_image_proxy.config.lookaside import signature_url
 from container_image_proxy.config.trusted_file import load_trusted_file_if_present
 from container_image_proxy.errors import (
@@ -42,14 +41,17 @@ from container_image_proxy.registry.signatures.attached import MAX_SIGNATURE_SIZ
 from container_image_proxy.registry.signatures.bundles import fetch_bundles
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
+    from container_image_proxy.concurrency.context import Context
     from container_image_proxy.config.lookaside import LookasideConfiguration
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.reference import Reference
     from container_image_proxy.image.signature import SignatureKind
     from container_image_proxy.registry.client import RegistryClient
     from container_image_proxy.registry.endpoints import Repository
+
+    _Place = Callable[[Context], Iterator[UntrustedSignature | Error]]
 
 MAX_TOTAL_SIZE: Final = 8 << 20
 MAX_TIME: Final = 300.0
@@ -70,7 +72,9 @@ class SignatureStorage(
     registry: RegistryClient
     time_left: float = MAX_TIME
 
-    def fetch(self, repository: Repository, digest: Digest, kinds: Collection[SignatureKind]) -> Iterator[Findings]:
+    def fetch(
+        self, context: Context, repository: Repository, digest: Digest, kinds: Collection[SignatureKind]
+    ) -> Iterator[Findings]:
         """The signatures of ``kinds`` for the manifest with ``digest``, which came from ``repository``.
 
         They are looked for there, be that a mirror, and as registries.d says for the image's name there.
@@ -78,57 +82,52 @@ class SignatureStorage(
         """
         budget = _Budget()
         for kept_there, place in self._places(repository, digest, kinds):
-            yield self._collect(place, kept_there, budget, repository.reference)
+            yield self._collect(context, place, kept_there, budget, repository.reference)
 
     def _collect(
         self,
-        place: Iterator[UntrustedSignature | Error],
+        context: Context,
+        place: _Place,
         kinds: frozenset[SignatureKind],
         budget: _Budget,
         reference: Reference,
     ) -> Findings:
         signatures: list[UntrustedSignature] = []
         failures: list[Error] = []
+        began, context = monotonic(), context.within(self.time_left)
         try:
-            with self._in_time(reference):
-                for found in place:
-                    if isinstance(found, Error):
-                        failures.append(found)
-                        budget.spend(0)
-                    else:
-                        budget.spend(found.size)
-                        signatures.append(found)
+            for found in place(context):
+                if isinstance(found, Error):
+                    failures.append(found)
+                    budget.spend(0)
+                else:
+                    budget.spend(found.size)
+                    signatures.append(found)
         except OverloadedError:
             raise
         except Error as error:  # the end of this place; what it gave before counts
-            failures.append(error)
-        return Findings(tuple(signatures), tuple(SignatureFailure(error, kinds) for error in failures))
-
-    @contextmanager
-    def _in_time(self, reference: Reference) -> Iterator[None]:
-        """Let what is fetched meanwhile use up the time, and end with it."""
-        began = monotonic()
-        try:
-            with cancellation.within(self.time_left):
-                yield
-        except TimeoutError as error:
-            raise UpstreamTimeoutError(
-                f"the signatures of {reference} did not come within {MAX_TIME:g} s", phase="signature", retryable=True
-            ) from error
+            is_late = context.deadline.left <= 0
+            failures.append(_late(reference) if is_late else error)
         finally:
             self.time_left -= monotonic() - began
+        return Findings(tuple(signatures), tuple(SignatureFailure(error, kinds) for error in failures))
 
     def _places(
         self, repository: Repository, digest: Digest, kinds: Collection[SignatureKind]
-    ) -> Iterator[tuple[frozenset[SignatureKind], Iterator[UntrustedSignature | Error]]]:
+    ) -> Iterator[tuple[frozenset[SignatureKind], _Place]]:
         """Each place by the kinds of signatures that it may keep."""
         if kinds:
-            yield _ANY_KIND, self._in_lookaside(repository.reference, digest)
+            yield _ANY_KIND, partial(self._in_lookaside, reference=repository.reference, digest=digest)
         if "sigstore" in kinds and self.lookaside.use_sigstore_attachments(repository.reference):
-            yield _SIGSTORE, self._attachments(repository, digest)
-            yield _SIGSTORE, fetch_bundles(self.registry, repository, digest)
+            yield _SIGSTORE, partial(self._attachments, repository=repository, digest=digest)
+            yield (
+                _SIGSTORE,
+                partial(fetch_bundles, registry=self.registry, repository=repository, digest=digest),
+            )
 
-    def _in_lookaside(self, reference: Reference, digest: Digest) -> Iterator[UntrustedSignature | Error]:
+    def _in_lookaside(
+        self, context: Context, reference: Reference, digest: Digest
+    ) -> Iterator[UntrustedSignature | Error]:
         """signature-1, signature-2, ... until one is missing.
 
         One that cannot be had hides no other. But two in a row are the end as well: storage may answer 403, or with
@@ -137,7 +136,7 @@ class SignatureStorage(
         base = self.lookaside.lookaside_base_url(reference)
         failed_before = False
         for position in count():
-            found = self._fetch_from_lookaside(signature_url(base, digest, position))
+            found = self._fetch_from_lookaside(context, signature_url(base, digest, position))
             if found is None:
                 return
             yield found
@@ -145,19 +144,19 @@ class SignatureStorage(
                 return
             failed_before = isinstance(found, Error)
 
-    def _fetch_from_lookaside(self, url: str) -> UntrustedSignature | Error | None:
+    def _fetch_from_lookaside(self, context: Context, url: str) -> UntrustedSignature | Error | None:
         try:
-            blob = self._load(url)
+            blob = self._load(context, url)
             return parse_signature_blob(blob, url) if blob is not None else None
         except (UpstreamError, IntegrityError) as error:
             if is_passing(error):
                 raise
             return error
 
-    def _load(self, url: str) -> bytes | None:
+    def _load(self, context: Context, url: str) -> bytes | None:
         parts = urlsplit(url)
         if parts.scheme in {"http", "https"}:
-            return self.registry.fetch_document(url, limit=MAX_SIGNATURE_SIZE)
+            return self.registry.fetch_document(context, url, limit=MAX_SIGNATURE_SIZE)
         if parts.scheme != "file":
             raise ConfigurationError(
                 url, "a signature storage has an http, https or file URL", remedy="mend registries.d"
@@ -167,12 +166,20 @@ class SignatureStorage(
         except ConfigurationError as error:
             raise SourceError(str(error), phase="signature", endpoint=parts.path) from error
 
-    def _attachments(self, repository: Repository, digest: Digest) -> Iterator[UntrustedSignature | Error]:
+    def _attachments(
+        self, context: Context, repository: Repository, digest: Digest
+    ) -> Iterator[UntrustedSignature | Error]:
         """The layers of the image that cosign tags ``sha256-<hex>.sig`` in the same repository."""
         tag = f"{digest.algorithm}-{digest.hex}.sig"
         if len(tag) > MAX_TAG_LENGTH:  # that of a longer digest, which thus cannot exist
             return iter(())
-        return fetch_attached(self.registry, repository.with_tag(tag), SIGNATURE_MEDIA_TYPE)
+        return fetch_attached(context, self.registry, repository.with_tag(tag), SIGNATURE_MEDIA_TYPE)
+
+
+def _late(reference: Reference) -> UpstreamTimeoutError:
+    return UpstreamTimeoutError(
+        f"the signatures of {reference} did not come within {MAX_TIME:g} s", phase="signature", retryable=True
+    )
 
 
 class _Budget(

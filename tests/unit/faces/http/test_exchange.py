@@ -11,6 +11,7 @@ import pytest
 from container_image_proxy.core.peer import Peer
 from container_image_proxy.faces.http.exchange import build_environ, split_target
 from container_image_proxy.faces.http.request_head import RefusedRequestError
+from tests.support.contexts import CONTEXT
 from tests.support.socket_server import read_answer, read_next, running
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ PEER = Peer(1, 2, frozenset({3}))
 
 def environ_of(target: str, *fields: tuple[str, str], method: str = "GET") -> dict[str, Any]:
     request = h11.Request(method=method, target=target, headers=[("Host", "test"), *fields])
-    return build_environ(request, PEER, {})
+    return build_environ(request, PEER, CONTEXT, {})
 
 
 def test_the_environ_is_what_pep_3333_says() -> None:
@@ -41,6 +42,7 @@ def test_the_environ_is_what_pep_3333_says() -> None:
         "wsgi.errors": sys.stderr,
         "container_image_proxy.raw_path": "/a%2Fb%C3%A9/c",
         "container_image_proxy.peer": PEER,
+        "container_image_proxy.context": CONTEXT,
         "container_image_proxy.log": {},
     }
     assert expected.items() <= environ.items()

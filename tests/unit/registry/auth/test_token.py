@@ -10,11 +10,13 @@ from typing import cast
 
 import pytest
 
+from container_image_proxy.concurrency.context import Context
 from container_image_proxy.config.limits import Limits
 from container_image_proxy.errors import RegistryUnavailableError
 from container_image_proxy.registry.auth.token import TokenRequest, Tokens
 from container_image_proxy.registry.endpoints import Endpoint
 from container_image_proxy.registry.http.session import HttpSession
+from tests.support.contexts import CONTEXT
 
 PATIENCE = 10.0
 REGISTRY = Endpoint(domain="r.example")
@@ -28,7 +30,7 @@ class Issued:
     status: int = 200
     endpoint: str = "r.example"
 
-    def read_all(self, _: int) -> bytes:
+    def read_all(self, *_: object) -> bytes:
         return b'{"token":"%s"}' % self.value.encode()
 
 
@@ -39,7 +41,7 @@ class FakeSession:
     before: Callable[[], object] = lambda: None
     urls: list[str] = field(default_factory=list)
 
-    def send(self, request: object) -> Issued:
+    def send(self, request: object, _: Context) -> Issued:
         self.urls.append(str(request))
         self.before()
         return Issued(f"token-{len(self.urls)}")
@@ -81,9 +83,9 @@ def test_who_wants_the_same_token_meanwhile_shares_the_failure() -> None:
     session = FakeSession(fail)
     tokens = tokens_over(session)
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(tokens.get, wanted(), rejected=stale)
+        first = pool.submit(tokens.get, CONTEXT, wanted(), rejected=stale)
         assert has_begun.wait(PATIENCE)
-        second = pool.submit(tokens.get, wanted(), rejected=stale)
+        second = pool.submit(tokens.get, CONTEXT, wanted(), rejected=stale)
         for asked in (first, second):
             with pytest.raises(RegistryUnavailableError):
                 asked.result(PATIENCE)
@@ -95,17 +97,17 @@ def test_tokens_in_hand_are_not_more_than_a_registry_has_good_use_for() -> None:
     session = FakeSession()
     tokens = tokens_over(session)
     for number in range(1000):
-        tokens.get(wanted(str(number)))
-    tokens.get(wanted("999"))
+        tokens.get(CONTEXT, wanted(str(number)))
+    tokens.get(CONTEXT, wanted("999"))
     assert len(session.urls) == 1000
-    tokens.get(wanted("0"))
+    tokens.get(CONTEXT, wanted("0"))
     assert len(session.urls) == 1001
 
 
 def test_a_token_in_use_is_not_asked_for_again() -> None:
     session = FakeSession()
     tokens = tokens_over(session)
-    first = tokens.get(wanted())
-    assert tokens.get(wanted()) == first
-    assert tokens.get(wanted(), rejected=first) != first
+    first = tokens.get(CONTEXT, wanted())
+    assert tokens.get(CONTEXT, wanted()) == first
+    assert tokens.get(CONTEXT, wanted(), rejected=first) != first
     assert len(session.urls) == 2

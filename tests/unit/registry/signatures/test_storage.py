@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from container_image_proxy.concurrency.context import Context
 from container_image_proxy.config.lookaside import LookasideConfiguration, Section
 from container_image_proxy.errors import (
     DigestMismatchError,
@@ -29,6 +30,7 @@ from container_image_proxy.image.signature import SIGNATURE_MEDIA_TYPE, Findings
 from container_image_proxy.registry.client import RegistryClient
 from container_image_proxy.registry.endpoints import Repository
 from container_image_proxy.registry.signatures.storage import SignatureStorage
+from tests.support.contexts import CONTEXT
 
 MIRROR = Repository(domain="mirror.example", reference=parse_reference("mirror.example/some/os:1"))
 DIGEST = digest_of(b"the manifest")
@@ -63,7 +65,7 @@ class Registry:
         self.referrers, self.documents = referrers, documents or {}
         self.asked: list[str] = []
 
-    def fetch_manifest(self, place: Repository) -> UntrustedManifest:
+    def fetch_manifest(self, _: Context, place: Repository) -> UntrustedManifest:
         if place.reference.digest is None:
             assert str(place.reference) == f"mirror.example/some/os:sha256-{DIGEST.hex}.sig"
             if self.attachment:
@@ -81,7 +83,7 @@ class Registry:
         document: dict[str, Any] = {"schemaVersion": 2, "config": layer, "layers": layers}
         return UntrustedManifest(json.dumps(document).encode(), OCI_MANIFEST)
 
-    def fetch_blob(self, _: object, layer: Descriptor) -> bytes:
+    def fetch_blob(self, _: Context, __: object, layer: Descriptor) -> bytes:
         answer = self.blobs.get(int(layer.annotations["n"]), PAYLOAD)
         if isinstance(answer, Error):
             raise answer
@@ -93,7 +95,7 @@ class Registry:
         digests = [str(digest_of(b"%d" % number)) for number in range(len(self.referrers))]
         return tuple(IndexEntry(f"manifests[{n}]", digest, OCI_MANIFEST) for n, digest in enumerate(digests))
 
-    def fetch_document(self, url: str, *, limit: int) -> bytes | None:
+    def fetch_document(self, _: Context, url: str, *, limit: int) -> bytes | None:
         assert limit == 4 << 20
         name = url.rpartition("/")[2]
         self.asked.append(name)
@@ -107,7 +109,7 @@ def fetch(registry: Registry, digest: Digest = DIGEST, *, lookaside: str = "http
     """What each place gave: the lookaside storage, the attachments, the referrers."""
     for_all = Section(lookaside=lookaside, use_sigstore_attachments=True)
     storage = SignatureStorage(LookasideConfiguration("/none", for_all), cast("RegistryClient", registry))
-    return list(storage.fetch(MIRROR, digest, {"simple", "sigstore"}))
+    return list(storage.fetch(CONTEXT, MIRROR, digest, {"simple", "sigstore"}))
 
 
 def counts(found: list[Findings]) -> list[int]:
