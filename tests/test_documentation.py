@@ -59,7 +59,7 @@ def test_every_option_is_described(document: Path) -> None:
 
 
 def test_the_manual_page_has_no_option_that_does_not_exist() -> None:
-    options = MANUAL.read_text().partition(".SH OPTIONS")[2].partition(".SH HTTP")[0]
+    options = MANUAL.read_text().partition(".SH OPTIONS")[2].partition(".SH TRANSPORTS")[0]
     assert set(_OPTION.findall(options.replace("\\-", "-"))) - OPTIONS == set()
 
 
@@ -173,7 +173,8 @@ def test_every_decision_is_in_the_list() -> None:
         ("--tls-verify =", ["true", "false"]),
         ("--log-level w", ["warning"]),
         ("--policy a b", []),
-        ("o", ["oci:"]),
+        ("o", ["oci:", "oci-archive:"]),
+        ("docker-archive : fi", ["file"]),
         ("oci :", ["images", "other"]),
         ("oci : im", ["images"]),
         ("oci : images :", []),

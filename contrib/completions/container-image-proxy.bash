@@ -13,7 +13,7 @@ _container_image_proxy() {
     local options='--instance --check --port --socket --socket-mode --sockfd --allow-user --allow-group --idle-exit
         --config-dir --log-level --help --version --authfile --creds --no-creds --cert-dir --token-realms --tls-verify
         --policy --insecure-policy --registries-conf --registries-conf-dir --registries.d --override-os --override-arch
-        --override-variant --reload --verification-timeout'
+        --override-variant --cache-dir --spool-limit --reload --verification-timeout'
     # Readline takes "=" and ":" for words of their own (COMP_WORDBREAKS).
     case $previous in [=:]) previous=${COMP_WORDS[COMP_CWORD - 2]}${previous#=} ;; esac
     case $word in
@@ -26,15 +26,15 @@ _container_image_proxy() {
     --allow-group) mapfile -t COMPREPLY < <(compgen -g -- "$word") ;;
     --log-level) mapfile -t COMPREPLY < <(compgen -W 'debug info warning error' -- "$word") ;;
     --tls-verify) mapfile -t COMPREPLY < <(compgen -W 'true false' -- "$word") ;;
-    --socket | --authfile | --policy | --registries-conf)
+    --socket | --authfile | --policy | --registries-conf | oci-archive: | docker-archive:)
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -f -- "$word")
         ;;
-    --config-dir | --cert-dir | --registries-conf-dir | --registries.d | oci:)
+    --config-dir | --cache-dir | --cert-dir | --registries-conf-dir | --registries.d | oci:)
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -d -- "$word")
         ;;
-    --port | --sockfd | --socket-mode | --idle-exit | --verification-timeout | --creds | --token-realms | --override-* | *:)
+    --port | --sockfd | --socket-mode | --idle-exit | --verification-timeout | --spool-limit | --creds | --token-realms | --override-* | *:)
         COMPREPLY=()
         ;;
     *)
@@ -42,7 +42,7 @@ _container_image_proxy() {
         -*) mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word") ;;
         *)
             compopt -o nospace
-            mapfile -t COMPREPLY < <(compgen -W 'docker:// oci:' -- "$word")
+            mapfile -t COMPREPLY < <(compgen -W 'docker:// oci: oci-archive: docker-archive:' -- "$word")
             ;;
         esac
         ;;

@@ -18,11 +18,14 @@ from container_image_proxy.config.access import AccessRule, owner_access, resolv
 from container_image_proxy.config.instances import (
     COMMAND_LINE,
     DEFAULT_FRESH_FOR,
+    DEFAULT_SPOOL_LIMIT,
     DEFAULT_VERIFICATION_TIMEOUT,
     DIRECTORIES,
+    MAX_SPOOL_LIMIT,
     ImageSettings,
     InstanceSettings,
     RegistrySettings,
+    SourceSettings,
     TrustSettings,
     load_instance,
 )
@@ -121,6 +124,13 @@ def _add_upstream_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--registries.d", dest="registries_d", type=Path, metavar="DIR", help="where signatures are kept"
     )
+    group.add_argument("--cache-dir", type=Path, metavar="DIR", help="where archives are unpacked that have to be")
+    group.add_argument(
+        "--spool-limit",
+        type=_gibibytes,
+        metavar="GIB",
+        help=f"how much of the disk that may take (default {DEFAULT_SPOOL_LIMIT >> 30})",
+    )
     group.add_argument("--override-os", metavar="OS", help="choose for this operating system from an index")
     group.add_argument("--override-arch", metavar="ARCH", help="choose for this architecture")
     group.add_argument("--override-variant", metavar="VARIANT", help="choose for this variant of the architecture")
@@ -140,6 +150,12 @@ def _seconds(text: str) -> float:
     if not 0 <= seconds < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds, 0 or more")
     return seconds
+
+
+def _gibibytes(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,9}", text) or not 0 < int(text) < MAX_SPOOL_LIMIT:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of GiB, 1 or more")
+    return int(text) << 30
 
 
 def _hosts(text: str) -> tuple[str, ...]:
@@ -202,6 +218,7 @@ def load_settings(options: argparse.Namespace, uid: int) -> InstanceSettings:
         },
         registry=_override_registry(settings.registry, options),
         trust=_override_trust(settings.trust, options),
+        sources=_override_sources(settings.sources, options),
         idle_exit=settings.idle_exit if options.idle_exit is None else options.idle_exit,
     )
 
@@ -249,4 +266,12 @@ def _override_trust(settings: TrustSettings, options: argparse.Namespace) -> Tru
         registries_d=options.registries_d or settings.registries_d,
         verification_timeout=options.verification_timeout or settings.verification_timeout,
         insecure_policy=options.insecure_policy,
+    )
+
+
+def _override_sources(settings: SourceSettings, options: argparse.Namespace) -> SourceSettings:
+    return replace(
+        settings,
+        cache_dir=options.cache_dir.absolute() if options.cache_dir else settings.cache_dir,
+        spool_limit=options.spool_limit or settings.spool_limit,
     )

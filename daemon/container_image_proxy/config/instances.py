@@ -34,6 +34,10 @@ DEFAULT_FRESH_FOR: Final = 1.0
 DEFAULT_IDLE_EXIT: Final = 300.0
 DEFAULT_VERIFICATION_TIMEOUT: Final = 30.0
 """A sound signature takes some milliseconds; a key ring of 5,000 keys, read for the first time, half of this."""
+DEFAULT_SPOOL_LIMIT: Final = 32 << 30
+"""Bytes. Larger images are rare, and what has room for one is rarely larger."""
+MAX_SPOOL_LIMIT: Final = 1 << 30
+"""GiB; a file has fewer."""
 _MAX_FILE: Final = 1 << 20
 _REMEDY: Final = "write it as container-image-proxy.toml(5) says"
 _IMAGE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -77,6 +81,13 @@ class TrustSettings(Struct, frozen=True):
     insecure_policy: bool = False
 
 
+class SourceSettings(Struct, frozen=True):
+    """Where images on this host are unpacked if they have to be, and how many bytes that may take."""
+
+    cache_dir: Path | None = None
+    spool_limit: int = DEFAULT_SPOOL_LIMIT
+
+
 class InstanceSettings(Struct, frozen=True):
     """Everything that an instance file says; ``default`` is None if several images have no default, ``idle_exit`` is in
     seconds.
@@ -88,11 +99,16 @@ class InstanceSettings(Struct, frozen=True):
     default: str | None
     registry: RegistrySettings = field(default_factory=RegistrySettings)
     trust: TrustSettings = field(default_factory=TrustSettings)
+    sources: SourceSettings = field(default_factory=SourceSettings)
     idle_exit: float = DEFAULT_IDLE_EXIT
 
     def deviations(self) -> dict[str, object]:
-        """What ``[registry]`` and ``[trust]`` say that is not so by default, by key."""
-        sections = {"registry": (self.registry, RegistrySettings()), "trust": (self.trust, TrustSettings())}
+        """What ``[registry]``, ``[trust]`` and ``[sources]`` say that is not so by default, by key."""
+        sections = {
+            "registry": (self.registry, RegistrySettings()),
+            "trust": (self.trust, TrustSettings()),
+            "sources": (self.sources, SourceSettings()),
+        }
         return {
             f"{name}.{member.replace('_', '-')}": getattr(section, member)
             for name, (section, default) in sections.items()
@@ -165,6 +181,7 @@ def parse_instance(name: str, document: TomlDocument, *, uid: int) -> InstanceSe
         default=_read_default(root, images),
         registry=_read_registry(root.table("registry")),
         trust=_read_trust(root.table("trust")),
+        sources=_read_sources(root.table("sources")),
         idle_exit=DEFAULT_IDLE_EXIT if idle_exit is None else idle_exit,
     )
     root.finish()
@@ -256,6 +273,18 @@ def _read_trust(table: TomlTable) -> TrustSettings:
         require_instance_signature=table.get("require-instance-signature", bool) or False,
         accept_unnamed_bundles=table.get("accept-unnamed-bundles", bool) or False,
         verification_timeout=DEFAULT_VERIFICATION_TIMEOUT if seconds is None else seconds,
+    )
+    table.finish()
+    return settings
+
+
+def _read_sources(table: TomlTable) -> SourceSettings:
+    limit = table.get("spool-limit", int)
+    if limit is not None and not 0 < limit < MAX_SPOOL_LIMIT:
+        raise table.error("spool-limit", "must be a number of GiB, 1 or more")
+    settings = SourceSettings(
+        cache_dir=_read_path(table, "cache-dir"),
+        spool_limit=DEFAULT_SPOOL_LIMIT if limit is None else limit << 30,
     )
     table.finish()
     return settings

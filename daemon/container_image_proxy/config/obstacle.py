@@ -66,6 +66,12 @@ def find_obstacle(path: Path, error: OSError) -> Obstacle:
     return Obstacle(reason)
 
 
+def file_system_of(path: Path) -> str:
+    """The type of the file system that ``path`` is on, as mount(8) calls it; empty if that cannot be told."""
+    mount = _mount_of(Path(os.path.realpath(path)))
+    return mount.kind if mount is not None else ""
+
+
 def describe_user(uid: int) -> str:
     """The uid, with the user's name if it has one."""
     try:

@@ -26,6 +26,7 @@ from container_image_proxy.policy.model import insecure_policy, load_policy
 from container_image_proxy.policy.openpgp import Keyrings
 from container_image_proxy.registry.auth.keychain import load_keychain
 from container_image_proxy.registry.http.proxies import parse_proxies
+from container_image_proxy.transports.archives.spool import SpoolDirectory
 from container_image_proxy.transports.source import Access
 from container_image_proxy.transports.table import names_transport, parse_image_reference
 
@@ -72,7 +73,8 @@ def assemble(settings: InstanceSettings, store: SnapshotStore, surroundings: Sur
     registry = _prepare_registry(settings, registries, surroundings, images.values())
     with remedied_by("see containers-registries.d(5)"):
         lookaside = load_lookaside(directory=settings.trust.registries_d, home=surroundings.home, uid=surroundings.uid)
-    access = Access(registry, lookaside)
+    cache = settings.sources.cache_dir or _cache_directory(surroundings.environ)
+    access = Access(registry, lookaside, SpoolDirectory(cache, settings.sources.spool_limit))
     proxy = Proxy(
         images,
         policy,
@@ -115,6 +117,12 @@ def find_gpg(environ: Mapping[str, str]) -> Gpg:
     """
     directories = [environ.get("RUNTIME_DIRECTORY", "").partition(":")[0], environ.get("XDG_RUNTIME_DIR", "")]
     return Gpg(tuple(Path(directory) for directory in directories if directory.startswith("/")))
+
+
+def _cache_directory(environ: Mapping[str, str]) -> Path:
+    """The directory for large files that systemd made for the unit, or that of the host, as for podman and skopeo."""
+    directory = environ.get("CACHE_DIRECTORY", "").partition(":")[0]
+    return Path(directory if directory.startswith("/") else "/var/tmp")  # noqa: S108 - files there have no name
 
 
 def _load_policy(trust: TrustSettings, surroundings: Surroundings) -> Policy:

@@ -7,7 +7,7 @@ names can be fetched and verified (contrib/adr/0003). OCI image-spec, media-type
 from __future__ import annotations
 
 import json
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
@@ -15,6 +15,9 @@ from container_image_proxy.errors import InvalidManifestError
 from container_image_proxy.image.digest import digest_of
 from container_image_proxy.image.manifest import Descriptor, Manifest
 from container_image_proxy.image.media_types import DOCKER_MANIFEST, OCI_CONFIG, OCI_LAYER_OF, OCI_MANIFEST
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _SHOWN: Final = 100
 
@@ -30,7 +33,7 @@ def to_oci(manifest: Manifest) -> Manifest:
     # names there is the image's.
     config = replace(manifest.config, media_type=OCI_CONFIG, annotations={})
     layers = tuple(_converted_layer(layer, f"layers[{position}]") for position, layer in enumerate(manifest.layers))
-    raw = _serialised(config, layers)
+    raw = serialise(config, layers)
     return Manifest(raw, OCI_MANIFEST, digest_of(raw), config, layers)
 
 
@@ -44,7 +47,8 @@ def _converted_layer(layer: Descriptor, where: str) -> Descriptor:
     return replace(layer, media_type=media_type, annotations={})
 
 
-def _serialised(config: Descriptor, layers: tuple[Descriptor, ...]) -> bytes:
+def serialise(config: Descriptor, layers: Iterable[Descriptor]) -> bytes:
+    """The OCI manifest that names these, in its one form here."""
     document = {
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,

@@ -24,6 +24,8 @@ from container_image_proxy.transports.readers import FileReader
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from container_image_proxy.concurrency.context import Context
+    from container_image_proxy.image.reference import Reference
     from container_image_proxy.transports.source import Access
 
 _PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
@@ -42,11 +44,15 @@ class PathReference(Struct, frozen=True):
 
     transport: ClassVar[str]
     may_be_signed: ClassVar[bool] = False
-    docker_reference: ClassVar[None] = None
     pinned_digest: ClassVar[None] = None
     registry: ClassVar[None] = None
     path: str
     place: str
+
+    @property
+    def docker_reference(self) -> Reference | None:
+        """There is none: a path says nothing about names."""
+        return None
 
     @property
     def policy_identity(self) -> str:
@@ -104,14 +110,25 @@ class Directory:
         """
         os.close(self._open_place())
 
-    def read(self, components: tuple[str, ...], take: Callable[[int], object], limit: int = MAX_MANIFEST_SIZE) -> bytes:
+    def read(
+        self,
+        context: Context,  # noqa: ARG002 - files are there at once
+        components: tuple[str, ...],
+        take: Callable[[int], object],
+        limit: int = MAX_MANIFEST_SIZE,
+    ) -> bytes:
         """A whole document; one byte over the limit is kept so that its parser refuses it."""
         with self._open(components) as number, os.fdopen(os.dup(number), "rb") as file:
             size = min(os.fstat(number).st_size, limit) + 1
             take(size)
             return file.read(size)
 
-    def open_reader(self, components: tuple[str, ...], offset: int = 0) -> FileReader:
+    def open_reader(
+        self,
+        context: Context,  # noqa: ARG002 - files are there at once
+        components: tuple[str, ...],
+        offset: int = 0,
+    ) -> FileReader:
         """A reader of the file's content from ``offset`` on."""
         with self._open(components) as number:
             size = os.fstat(number).st_size

@@ -7,7 +7,7 @@ nothing when there is only one. The tree is treated as hostile: see :mod:`direct
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, ClassVar, Final, Self
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self
 
 from container_image_proxy.concurrency.memory import unmetered
 from container_image_proxy.errors import (
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.manifest import Descriptor, IndexEntry
     from container_image_proxy.image.signature import Findings, SignatureKind
-    from container_image_proxy.transports.readers import FileReader
-    from container_image_proxy.transports.source import Access, ImageSource
+    from container_image_proxy.transports.source import Access, BlobReader, ImageSource
 
 _REF_NAME: Final = "org.opencontainers.image.ref.name"
 _IMAGE_NAME: Final = re.compile(
@@ -68,7 +67,9 @@ class LayoutReference(PathReference, frozen=True):
         state: bytes = b"",  # noqa: ARG002 - there is none
     ) -> ImageSource:
         """As :class:`SourceReference` has it."""
-        return earlier if isinstance(earlier, LayoutSource) and earlier.is_current else LayoutSource(self)
+        if isinstance(earlier, LayoutSource) and earlier.is_current:
+            return earlier
+        return LayoutSource(self)
 
 
 def split_reference(within: str) -> tuple[str, str]:
@@ -84,7 +85,7 @@ def check_image_name(name: str) -> str:
     if position := _POSITION.fullmatch(name):
         return f"@{int(position[1])}"
     if name and not _IMAGE_NAME.fullmatch(name):
-        raise InvalidReferenceError(f"oci: {name[:100]!r} is neither an image name of a layout nor @N with N from 0")
+        raise InvalidReferenceError(f"{name[:100]!r} is neither an image name of a layout nor @N with N from 0")
     return name
 
 
@@ -115,25 +116,41 @@ def _names(index: Index) -> str:
     return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")  # noqa: PLR2004 - a readable line
 
 
+class Files(Protocol):
+    """The files of a layout, wherever they are. Files are named by the components of their path."""
+
+    @property
+    def is_current(self) -> bool:
+        """Whether they are open, and opening them anew would give the same."""
+
+    def read(self, context: Context, components: tuple[str, ...], take: Callable[[int], object]) -> bytes:
+        """A whole document."""
+
+    def open_reader(self, context: Context, components: tuple[str, ...], offset: int = 0) -> BlobReader:
+        """A reader of the file's content from ``offset`` on."""
+
+    def close(self) -> None:
+        """Let them go."""
+
+
 class LayoutSource:
-    """An :class:`ImageSource` over a layout's directory, which it holds."""
+    """An :class:`ImageSource` over ``files``, which it owns; by default over those in the reference's directory."""
 
     state: Final = b""
 
-    def __init__(self, reference: LayoutReference) -> None:
-        self._reference = reference
-        self._directory = Directory(reference, _WHAT)
+    def __init__(self, reference: LayoutReference, files: Files | None = None) -> None:
+        self._files = Directory(reference, _WHAT) if files is None else files
         self._path = reference.place
         self._image = reference.image
 
     @property
     def is_current(self) -> bool:
-        """Whether the directory that is held is the one that the reference names now."""
-        return self._directory.is_current
+        """Whether what is open is what the reference names now."""
+        return self._files.is_current
 
     def fetch_manifest(
         self,
-        context: Context,  # noqa: ARG002 - the protocol's
+        context: Context,
         digest: Digest | None = None,
         *,
         unless: Digest | None = None,
@@ -141,23 +158,18 @@ class LayoutSource:
     ) -> UntrustedManifest | None:
         """As in :class:`ImageSource`; a manifest by digest has no media type but its own."""
         if digest is not None:
-            return UntrustedManifest(self._directory.read(blob_path(digest), take), "")
-        entry = self._entry(take)
+            return UntrustedManifest(self._files.read(context, blob_path(digest), take), "")
+        entry = self._entry(context, take)
         if entry.digest == unless:
             return None
-        raw = self._directory.read(blob_path(entry.digest), take)
+        raw = self._files.read(context, blob_path(entry.digest), take)
         if not entry.digest.matches(raw):
             raise DigestMismatchError(f"{self._path}: the blob of {entry.digest} has other content")
         return UntrustedManifest(raw, entry.media_type)
 
-    def open_blob(
-        self,
-        context: Context,  # noqa: ARG002 - the protocol's
-        descriptor: Descriptor,
-        offset: int = 0,
-    ) -> FileReader:
+    def open_blob(self, context: Context, descriptor: Descriptor, offset: int = 0) -> BlobReader:
         """As in :class:`ImageSource`."""
-        return self._directory.open_reader(blob_path(descriptor.digest), offset)
+        return self._files.open_reader(context, blob_path(descriptor.digest), offset)
 
     def fetch_signatures(
         self,
@@ -171,11 +183,11 @@ class LayoutSource:
         return iter(())
 
     def close(self) -> None:
-        """Let the directory go."""
-        self._directory.close()
+        """Let the files go."""
+        self._files.close()
 
-    def _entry(self, take: Callable[[int], object]) -> IndexEntry:
-        index = parse_manifest(UntrustedManifest(self._directory.read(("index.json",), take), OCI_INDEX))
+    def _entry(self, context: Context, take: Callable[[int], object]) -> IndexEntry:
+        index = parse_manifest(UntrustedManifest(self._files.read(context, ("index.json",), take), OCI_INDEX))
         if not isinstance(index, Index):
             raise InvalidManifestError(f"{self._path}/index.json is not an image index")
         return choose_entry(index, self._image)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from container_image_proxy.image.manifest import Descriptor, UntrustedManifest
     from container_image_proxy.image.signature import Findings, SignatureKind
     from container_image_proxy.registry.client import RegistryClient
+    from container_image_proxy.transports.archives.spool import SpoolDirectory
 
 
 MAX_STATE_SIZE: Final = 1 << 20
@@ -32,11 +33,13 @@ MAX_STATE_SIZE: Final = 1 << 20
 class Access(Struct, frozen=True):
     """What the configuration says of reaching images, beside their references. A transport takes what it needs.
 
-    ``registry`` makes the client when first called: that loads an HTTP library.
+    ``registry`` makes the client when first called: that loads an HTTP library. ``spools`` is where archives are
+    unpacked.
     """
 
     registry: Lazy[RegistryClient]
     lookaside: LookasideConfiguration
+    spools: SpoolDirectory
 
 
 class SourceReference(ImageReference, Protocol):

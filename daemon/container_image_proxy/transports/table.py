@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Final
 from container_image_proxy.errors import InvalidReferenceError
 from container_image_proxy.policy import scope
 from container_image_proxy.transports.docker import DockerReference
+from container_image_proxy.transports.docker_archive import DockerArchiveReference
 from container_image_proxy.transports.layout import LayoutReference
+from container_image_proxy.transports.oci_archive import OciArchiveReference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,6 +21,8 @@ TRANSPORTS: Final[Mapping[str, Callable[[str], SourceReference]]] = {
     for one in (
         DockerReference,
         LayoutReference,
+        OciArchiveReference,
+        DockerArchiveReference,
     )
 }
 """What reads the text behind each transport's colon."""

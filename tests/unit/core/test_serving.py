@@ -14,6 +14,7 @@ from container_image_proxy.config.lookaside import LookasideConfiguration
 from container_image_proxy.core.serving import Serving
 from container_image_proxy.errors import ConfigurationError
 from container_image_proxy.policy.model import insecure_policy, parse_policy
+from container_image_proxy.transports.archives.spool import SpoolDirectory
 from container_image_proxy.transports.source import Access
 from container_image_proxy.transports.table import parse_image_reference
 
@@ -23,7 +24,11 @@ POLICY = b"""{"default": [{"type": "signedBy", "keyType": "GPGKeys", "keyPath": 
 
 def make_serving(policy: Any, *references: str) -> Serving:
     images = {text: SimpleNamespace(reference=parse_image_reference(text)) for text in references}
-    access = Access(Lazy(lambda: cast("Any", SimpleNamespace(prepare=lambda _: None))), LookasideConfiguration("/none"))
+    access = Access(
+        Lazy(lambda: cast("Any", SimpleNamespace(prepare=lambda _: None))),
+        LookasideConfiguration("/none"),
+        SpoolDirectory(None),
+    )
     settings = SimpleNamespace(trust=TrustSettings())
     return Serving(
         cast("Any", settings), cast("Any", images), policy, cast("Any", SimpleNamespace(close=lambda: None)), access

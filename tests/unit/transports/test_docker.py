@@ -14,6 +14,7 @@ from container_image_proxy.image.manifest import Descriptor, UntrustedManifest
 from container_image_proxy.image.reference import parse_reference
 from container_image_proxy.registry.client import RegistryClient
 from container_image_proxy.registry.endpoints import Repository
+from container_image_proxy.transports.archives.spool import SpoolDirectory
 from container_image_proxy.transports.docker import DockerReference
 from container_image_proxy.transports.source import Access
 from container_image_proxy.transports.table import parse_image_reference
@@ -70,7 +71,7 @@ class Fleet:
 def test_two_sources_of_an_image_at_a_time_remember_each_its_own_supplier() -> None:
     reference = parse_image_reference("docker://quay.io/some/os:1")
     fleet = Fleet("one.example", "two.example")
-    access = Access(Lazy(lambda: cast("RegistryClient", fleet)), LookasideConfiguration("/none"))
+    access = Access(Lazy(lambda: cast("RegistryClient", fleet)), LookasideConfiguration("/none"), SpoolDirectory(None))
     one, two = (reference.open_source(access) for _ in range(2))
     one.fetch_manifest(CONTEXT)
     two.fetch_manifest(CONTEXT)

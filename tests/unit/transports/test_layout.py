@@ -24,6 +24,7 @@ from container_image_proxy.errors import (
 from container_image_proxy.image.digest import digest_of, parse_digest
 from container_image_proxy.image.manifest import MAX_MANIFEST_SIZE, Descriptor
 from container_image_proxy.registry.client import RegistryClient
+from container_image_proxy.transports.archives.spool import SpoolDirectory
 from container_image_proxy.transports.layout import LayoutReference, LayoutSource
 from container_image_proxy.transports.source import Access
 from tests.support.contexts import CONTEXT
@@ -210,7 +211,7 @@ def test_no_more_than_the_limit_is_read_of_a_manifest(tmp_path: Path) -> None:
         file.truncate(1 << 40)
     with pytest.raises(InvalidManifestError):
         source(tmp_path).fetch_manifest(CONTEXT)
-    assert len(source(tmp_path)._directory.read(("index.json",), unmetered)) == MAX_MANIFEST_SIZE + 1
+    assert len(source(tmp_path)._files.read(CONTEXT, ("index.json",), unmetered)) == MAX_MANIFEST_SIZE + 1
 
 
 @pytest.mark.demand("DIR-symlink")
@@ -272,11 +273,11 @@ def test_a_source_of_the_same_directory_goes_on_and_one_of_another_is_opened_ane
     image = single_image(tmp_path / "os")
     first = source(tmp_path / "os")
     first.fetch_manifest(CONTEXT)
-    access = Access(Lazy(lambda: cast("RegistryClient", None)), LookasideConfiguration("/none"))
-    assert first._reference.open_source(access, first) is first
+    access = Access(Lazy(lambda: cast("RegistryClient", None)), LookasideConfiguration("/none"), SpoolDirectory(None))
+    assert LayoutReference.parse(f"{tmp_path}/os:").open_source(access, first) is first
     (tmp_path / "os").rename(tmp_path / "old")
     single_image(tmp_path / "os")
-    assert first._reference.open_source(access, first) is not first
+    assert LayoutReference.parse(f"{tmp_path}/os:").open_source(access, first) is not first
     assert read_all(first.open_blob(CONTEXT, layer_of(image))) == image.layers[0], (
         "what it has open is served as long as it is"
     )

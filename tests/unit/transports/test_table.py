@@ -20,8 +20,8 @@ def test_a_bare_name_may_have_a_colon(text: str) -> None:
     assert not names_transport(text)
 
 
-@pytest.mark.parametrize("text", ["dir:v1", "docker-archive:os.tar", "containers-storage:os", "ocy:/srv/os"])
+@pytest.mark.parametrize("text", ["sif:v1", "ocy:/srv/os"])
 def test_another_transport_is_named_with_those_that_exist(text: str) -> None:
     name = text.partition(":")[0]
-    with pytest.raises(InvalidReferenceError, match=f"transport '{name}' is not supported; docker and oci are"):
+    with pytest.raises(InvalidReferenceError, match=f"transport '{name}' is not supported; docker, .*oci.* are"):
         parse_image_reference(text)

@@ -1,0 +1,160 @@
+"""Compressed files, decompressed into the caller's buffer: gzip, bzip2, xz and zstd, told by their first bytes.
+
+The input is hostile: a piece of output is never larger than the buffer, and a format that asks for more memory than
+``MAX_MEMORY`` is refused. Several compressed parts in a row are one file, as all their tools have it.
+RFC 1952, RFC 8878, the .xz file format.
+"""
+
+from __future__ import annotations
+
+from typing import IO, TYPE_CHECKING, Final, Protocol, cast
+
+from container_image_proxy.errors import SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_MEMORY: Final = 128 << 20
+"""Bytes that decompression may take for what it has to look back to: as much as ``zstd`` itself allows without being
+told, and twice what ``xz -9`` needs. One file is decompressed at a time.
+"""
+_PIECE: Final = 256 * 1024
+_MAGIC: Final = {
+    "gzip": (b"\x1f\x8b\x08",),
+    "bzip2": (b"BZh",),
+    "xz": (b"\xfd7zXZ\0",),
+    "zstd": (b"\x28\xb5\x2f\xfd", *(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60))),
+}
+MAGIC_SIZE: Final = 6
+
+
+def detect_compression(beginning: bytes) -> str | None:
+    """Which compression a file has that begins so; None if it has none that is known here."""
+    return next((name for name, magics in _MAGIC.items() if beginning.startswith(magics)), None)
+
+
+class Decompressed(Protocol):
+    """What was compressed, in its order."""
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill the beginning of ``buffer``: how many bytes, none only at the end. :class:`SourceError`."""
+
+
+def decompress(read: Callable[[int], bytes], compression: str, place: str) -> Decompressed:
+    """Decompress what ``read(count)`` gives; it returns nothing only at the end. ``place`` is for errors."""
+    source = _Counted(read)
+    return _Zstd(source, place) if compression == "zstd" else _Parts(source, compression, place)
+
+
+class _Counted:
+    """The compressed bytes, as a file that is only read."""
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        self._read = read
+        self.offset = 0
+
+    def read(self, count: int = -1) -> bytes:
+        data = self._read(_PIECE if count < 0 else count)
+        self.offset += len(data)
+        return data
+
+
+def _damaged(place: str, source: _Counted, compression: str, reason: object) -> SourceError:
+    return SourceError(
+        f"{place}: the {compression} data is damaged before byte {source.offset}: {reason}", endpoint=place
+    )
+
+
+class _Decompressor(Protocol):
+    """What ``bz2`` and ``lzma`` have in common; ``zlib`` says differently what it has not taken."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int = ..., /) -> bytes: ...
+
+
+class _Parts:
+    """gzip, bzip2 or xz."""
+
+    def __init__(self, source: _Counted, compression: str, place: str) -> None:
+        self._source = source
+        self._compression = compression
+        self._place = place
+        self._make, self._errors = _find_decompressor(compression)
+        self._part: _Decompressor | None = None
+        self._input = b""
+        self._is_first = True
+
+    def readinto(self, buffer: memoryview) -> int:
+        try:
+            return self._fill(buffer)
+        except self._errors as error:
+            raise _damaged(self._place, self._source, self._compression, error) from error
+
+    def _fill(self, buffer: memoryview) -> int:
+        while True:
+            if self._part is None and not self._begin_part():
+                return 0
+            part = self._part
+            assert part is not None  # noqa: S101 - for mypy
+            is_hungry = getattr(part, "needs_input", True)
+            if not self._input and is_hungry:
+                self._input = self._source.read(_PIECE)
+                if not self._input:
+                    raise EOFError("the data ends early")
+            piece = part.decompress(self._input, len(buffer))
+            self._input = getattr(part, "unconsumed_tail", b"")
+            if part.eof:
+                self._input, self._part = part.unused_data, None
+            if piece:
+                buffer[: len(piece)] = piece
+                return len(piece)
+
+    def _begin_part(self) -> bool:
+        """Go to the next part; False if there is none. Zeros between and behind parts are padding."""
+        while not self._input.strip(b"\0"):
+            self._input = self._source.read(_PIECE)
+            if not self._input:
+                return False
+        self._input = self._input.lstrip(b"\0")
+        self._part = self._make()
+        return True
+
+
+def _find_decompressor(compression: str) -> tuple[Callable[[], _Decompressor], tuple[type[Exception], ...]]:
+    """What makes one, and what it raises for damaged data. They are loaded when needed: few images need any."""
+    if compression == "gzip":
+        import zlib  # noqa: PLC0415
+
+        return (lambda: zlib.decompressobj(16 + zlib.MAX_WBITS)), (zlib.error, EOFError)
+    if compression == "bzip2":
+        import bz2  # noqa: PLC0415
+
+        return bz2.BZ2Decompressor, (OSError, EOFError)
+    import lzma  # noqa: PLC0415
+
+    return (lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_MEMORY)), (lzma.LZMAError, EOFError)
+
+
+class _Zstd:
+    def __init__(self, source: _Counted, place: str) -> None:
+        try:
+            import zstandard  # noqa: PLC0415 - loaded when needed
+        except ImportError as error:
+            raise SourceError(
+                f"{place} is compressed with zstd, for which Python's zstandard is missing (python3-zstandard)",
+                endpoint=place,
+            ) from error
+        self._source = source
+        self._place = place
+        self._error = zstandard.ZstdError
+        decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_MEMORY)
+        self._reader = decompressor.stream_reader(cast("IO[bytes]", source), read_size=_PIECE, read_across_frames=True)
+
+    def readinto(self, buffer: memoryview) -> int:
+        try:
+            return self._reader.readinto(buffer)
+        except self._error as error:
+            raise _damaged(self._place, self._source, "zstd", error) from error

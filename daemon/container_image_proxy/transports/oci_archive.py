@@ -1,0 +1,83 @@
+"""``oci-archive:path[:image]``: an OCI image layout in a tar archive (containers-transports(5)).
+
+``image`` is as in :mod:`layout`. Blobs are read from where they lie in the archive.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from container_image_proxy.errors import InvalidManifestError, SourceError
+from container_image_proxy.image.manifest import MAX_MANIFEST_SIZE
+from container_image_proxy.transports.archives.archive import Archive, ArchiveFile, Region
+from container_image_proxy.transports.archives.headers import shown
+from container_image_proxy.transports.layout import LayoutReference, LayoutSource
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from container_image_proxy.concurrency.context import Context
+    from container_image_proxy.transports.archives.archive import RegionReader
+    from container_image_proxy.transports.source import Access, ImageSource
+
+
+class OciArchiveReference(LayoutReference, frozen=True):
+    """As that of a layout, but that ``path`` is a file."""
+
+    transport: ClassVar[str] = "oci-archive"
+
+    def verify_place(self) -> None:
+        """As :class:`SourceReference` has it."""
+        ArchiveFile(self.path, self.place).verify_place()
+
+    def open_source(
+        self,
+        access: Access,
+        earlier: ImageSource | None = None,
+        state: bytes = b"",  # noqa: ARG002 - the archive's headers are read anew, which takes milliseconds
+    ) -> ImageSource:
+        """See :class:`SourceReference`."""
+        if isinstance(earlier, LayoutSource) and earlier.is_current:
+            return earlier
+        return LayoutSource(self, ArchivedFiles(Archive(ArchiveFile(self.path, self.place), access.spools)))
+
+
+class ArchivedFiles:
+    """The files of a layout, in an archive, which it owns."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._place = archive.place
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it was read, and reading it anew would give the same."""
+        return self._archive.is_current
+
+    def read(self, context: Context, components: tuple[str, ...], take: Callable[[int], object]) -> bytes:
+        """A whole document."""
+        region = self._find(context, components)
+        if region.size > MAX_MANIFEST_SIZE:
+            raise InvalidManifestError(
+                f"{self._place}: {'/'.join(components)} is larger than {MAX_MANIFEST_SIZE} bytes"
+            )
+        take(region.size)
+        return self._archive.read(region)
+
+    def open_reader(self, context: Context, components: tuple[str, ...], offset: int = 0) -> RegionReader:
+        """A reader of the file's content from ``offset`` on."""
+        return self._archive.open_reader(self._find(context, components), offset)
+
+    def close(self) -> None:
+        """Let the archive go."""
+        self._archive.close()
+
+    def _find(self, context: Context, components: tuple[str, ...]) -> Region:
+        name = "/".join(components)
+        region = self._archive.find(context, name)
+        if region is None:
+            hint = ""
+            if components == ("index.json",) and self._archive.find(context, "manifest.json") is not None:
+                hint = "; it has a manifest.json, which docker-archive: reads"
+            raise SourceError(f"{self._place} has no member {shown(name.encode())}{hint}", endpoint=self._place)
+        return region
