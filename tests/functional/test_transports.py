@@ -10,17 +10,12 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
-from container_image_proxy.concurrency.lazy import Lazy
-from container_image_proxy.config.lookaside import LookasideConfiguration
 from container_image_proxy.errors import Error
-from container_image_proxy.transports.archives.spool import SpoolDirectory
-from container_image_proxy.transports.source import Access
 from container_image_proxy.transports.table import parse_image_reference
-from tests.support.contexts import CONTEXT
+from tests.support.contexts import ACCESS, CONTEXT
 from tests.support.daemon import RunningDaemon, command, stand_alone, write_policy
 from tests.support.layouts import OCI_MANIFEST, Layout, StoredImage, layer_tar, multi_arch
 from tests.support.makers import Made, Maker, makers
@@ -182,9 +177,8 @@ def test_what_may_not_be_read_is_named_with_the_reason(tmp_path: Path, maker: Ma
         if made.unreadable is None:
             pytest.skip("nothing of this format is a file that could be closed")
         made.unreadable.chmod(0)
-        access = Access(Lazy(lambda: cast("Any", None)), LookasideConfiguration("/none"), SpoolDirectory(None))
         with ordinary_user():
-            source = parse_image_reference(made.reference).open_source(access)
+            source = parse_image_reference(made.reference).open_source(ACCESS)
             with contextlib.closing(source), pytest.raises(Error) as told:
                 source.fetch_manifest(CONTEXT)
     assert str(made.unreadable) in str(told.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -10,17 +11,17 @@ from typing import Any
 
 import pytest
 
+from container_image_proxy.core.proxy import Proxy, ServedImage
+from container_image_proxy.core.snapshot_store import SnapshotStore
 from container_image_proxy.errors import PolicyRejectedError
 from container_image_proxy.image.digest import digest_of
-from container_image_proxy.image.manifest import Manifest, UntrustedManifest, parse_manifest
-from container_image_proxy.image.signature import parse_signature_blob
-from container_image_proxy.policy.evaluate import UnverifiedImage, evaluate
+from container_image_proxy.image.platform import Platform
 from container_image_proxy.policy.model import load_policy
+from container_image_proxy.transports.table import parse_image_reference
+from tests.support.contexts import ACCESS, CONTEXT
 from tests.support.gpg import Signer
 from tests.support.layouts import single_image
-from tests.support.references import NamedImage
 from tests.support.sigstore import encode, make_key, make_payload, public_pem, sign
-from tests.support.verification import make_budget
 
 NAME = "quay.io/example/os:1"
 SIGSTORE_KEY = make_key()
@@ -81,16 +82,20 @@ def skopeo_allows(policy: Path, image: Path, elsewhere: Path) -> bool | None:
 
 
 def we_allow(policy: Path, image: Path) -> bool:
-    manifest = parse_manifest(UntrustedManifest((image / "manifest.json").read_bytes(), ""))
-    assert isinstance(manifest, Manifest)
-    found = tuple(parse_signature_blob(path.read_bytes(), path.name) for path in sorted(image.glob("signature-*")))
-    reference = NamedImage("dir", str(image), None, str(image), ())
-    unverified = UnverifiedImage(reference, None, manifest, {manifest.digest: found})
-    try:
-        evaluate(load_policy(str(policy), home=None), unverified, budget=make_budget())
-    except PolicyRejectedError:
-        return False
-    return True
+    reference = parse_image_reference(f"dir:{image}")
+    served = ServedImage("image", reference, Platform("linux", "amd64"), 0.0)
+    proxy = Proxy(
+        {"image": served},
+        load_policy(str(policy), home=None),
+        lambda reference, earlier, state: reference.open_source(ACCESS, earlier, state),
+        SnapshotStore(None),
+    )
+    with contextlib.closing(proxy):
+        try:
+            proxy.resolve(CONTEXT, "image")
+        except PolicyRejectedError:
+            return False
+        return True
 
 
 EXACT = {"type": "exactReference", "dockerReference": NAME}
@@ -136,7 +141,9 @@ def test_both_come_to_the_same_verdict(
 @pytest.mark.parametrize("part", ["manifest.json", "signature-1"])
 def test_both_refuse_what_was_changed(signed: Path, keys: Path, tmp_path: Path, part: str) -> None:
     content = (signed / part).read_bytes()
-    (signed / part).write_bytes(content[:-2] + b"\0\0" if part == "signature-1" else content + b"\n")
+    middle = len(content) // 2  # of the compressed message: its last bits mean nothing
+    spoiled = content[:middle] + bytes(byte ^ 0xFF for byte in content[middle : middle + 8]) + content[middle + 8 :]
+    (signed / part).write_bytes(spoiled if part == "signature-1" else content + b"\n")
     policy = write_policy(tmp_path, signed_by(str(keys / "signer.gpg"), EXACT))
     assert skopeo_allows(policy, signed, tmp_path / "copy") is False
     assert not we_allow(policy, signed)

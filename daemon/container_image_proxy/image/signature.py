@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 SignatureKind: TypeAlias = Literal["simple", "sigstore"]
 SIGNATURE_MEDIA_TYPE: Final = "application/vnd.dev.cosign.simplesigning.v1+json"
 """Of a payload that cosign signed, which containers-signature(5) calls a sigstore signature."""
+MAX_SIGNATURE_SIZE: Final = 4 << 20
+"""Bytes of one signature. Those that tools make have some kilobytes."""
 MAX_SIGNATURES: Final = 128
 """The most that are fetched from one place, or looked at, for one manifest."""
 
@@ -81,6 +83,8 @@ class _SigstoreJson(msgspec.Struct, frozen=True):
 
 def parse_signature_blob(blob: bytes, source: str) -> UntrustedSignature:
     """Read one signature blob; :class:`IntegrityError` if it is of no known format. ``source`` is for the receipt."""
+    if len(blob) > MAX_SIGNATURE_SIZE:
+        raise IntegrityError(f"{source} is larger than {MAX_SIGNATURE_SIZE} bytes, so it is no signature")
     if is_openpgp_message(blob):
         return UntrustedSignature("simple", blob, source=source)
     name, newline, content = blob.partition(b"\n")

@@ -123,6 +123,19 @@ class Directory:
             take(size)
             return file.read(size)
 
+    def has(self, components: tuple[str, ...]) -> bool:
+        """Whether there is such a file. What cannot be told counts as one, so that opening it says why."""
+        root = self._duplicate_root()
+        try:
+            os.stat("/".join(components), dir_fd=root, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        finally:
+            os.close(root)
+        return True
+
     def open_reader(
         self,
         context: Context,  # noqa: ARG002 - files are there at once

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.errors import InvalidReferenceError
 from container_image_proxy.policy import scope
+from container_image_proxy.transports.directory_image import DirectoryReference
 from container_image_proxy.transports.docker import DockerReference
 from container_image_proxy.transports.docker_archive import DockerArchiveReference
 from container_image_proxy.transports.layout import LayoutReference
@@ -21,6 +22,7 @@ TRANSPORTS: Final[Mapping[str, Callable[[str], SourceReference]]] = {
     for one in (
         DockerReference,
         LayoutReference,
+        DirectoryReference,
         OciArchiveReference,
         DockerArchiveReference,
     )

@@ -7,13 +7,10 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
 
 import pytest
 
-from container_image_proxy.concurrency.lazy import Lazy
 from container_image_proxy.concurrency.memory import unmetered
-from container_image_proxy.config.lookaside import LookasideConfiguration
 from container_image_proxy.errors import (
     DigestMismatchError,
     InvalidManifestError,
@@ -23,11 +20,8 @@ from container_image_proxy.errors import (
 )
 from container_image_proxy.image.digest import digest_of, parse_digest
 from container_image_proxy.image.manifest import MAX_MANIFEST_SIZE, Descriptor
-from container_image_proxy.registry.client import RegistryClient
-from container_image_proxy.transports.archives.spool import SpoolDirectory
 from container_image_proxy.transports.layout import LayoutReference, LayoutSource
-from container_image_proxy.transports.source import Access
-from tests.support.contexts import CONTEXT
+from tests.support.contexts import ACCESS, CONTEXT
 from tests.support.layouts import Layout, StoredImage, layer_tar, single_image
 from tests.support.privilege import ordinary_user, public_directory
 from tests.support.readers import read_all
@@ -273,11 +267,10 @@ def test_a_source_of_the_same_directory_goes_on_and_one_of_another_is_opened_ane
     image = single_image(tmp_path / "os")
     first = source(tmp_path / "os")
     first.fetch_manifest(CONTEXT)
-    access = Access(Lazy(lambda: cast("RegistryClient", None)), LookasideConfiguration("/none"), SpoolDirectory(None))
-    assert LayoutReference.parse(f"{tmp_path}/os:").open_source(access, first) is first
+    assert LayoutReference.parse(f"{tmp_path}/os:").open_source(ACCESS, first) is first
     (tmp_path / "os").rename(tmp_path / "old")
     single_image(tmp_path / "os")
-    assert LayoutReference.parse(f"{tmp_path}/os:").open_source(access, first) is not first
+    assert LayoutReference.parse(f"{tmp_path}/os:").open_source(ACCESS, first) is not first
     assert read_all(first.open_blob(CONTEXT, layer_of(image))) == image.layers[0], (
         "what it has open is served as long as it is"
     )

@@ -5,7 +5,7 @@ Bounded in size, by the caller in count; every byte is held against its digest, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from container_image_proxy.errors import (
     Error,
@@ -16,7 +16,7 @@ from container_image_proxy.errors import (
     UpstreamError,
 )
 from container_image_proxy.image.manifest import Manifest, parse_manifest
-from container_image_proxy.image.signature import UntrustedSignature
+from container_image_proxy.image.signature import MAX_SIGNATURE_SIZE, UntrustedSignature
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from container_image_proxy.image.manifest import Descriptor
     from container_image_proxy.registry.client import RegistryClient
     from container_image_proxy.registry.endpoints import Repository
-
-MAX_SIGNATURE_SIZE: Final = 4 << 20
 
 
 def fetch_attached(

@@ -30,6 +30,7 @@ from container_image_proxy.errors import (
 )
 from container_image_proxy.image.reference import MAX_TAG_LENGTH
 from container_image_proxy.image.signature import (
+    MAX_SIGNATURE_SIZE,
     MAX_SIGNATURES,
     SIGNATURE_MEDIA_TYPE,
     Findings,
@@ -37,7 +38,7 @@ from container_image_proxy.image.signature import (
     UntrustedSignature,
     parse_signature_blob,
 )
-from container_image_proxy.registry.signatures.attached import MAX_SIGNATURE_SIZE, fetch_attached, is_passing
+from container_image_proxy.registry.signatures.attached import fetch_attached, is_passing
 from container_image_proxy.registry.signatures.bundles import fetch_bundles
 
 if TYPE_CHECKING:
