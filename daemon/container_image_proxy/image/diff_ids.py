@@ -1,0 +1,64 @@
+"""Images with layers that are plain tars: what the configuration says of them, and a manifest that names them so.
+
+A configuration names each layer by its DiffID, the digest of its tar, whatever the manifest's is compressed with. Where
+only the tars can be had, the manifest that is served names those. OCI image-spec, config.md "rootfs".
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
+
+from container_image_proxy.errors import InvalidManifestError
+from container_image_proxy.image.descriptor import as_list, read_digest
+from container_image_proxy.image.digest import digest_of
+from container_image_proxy.image.manifest import Descriptor, Manifest
+from container_image_proxy.image.media_types import DOCKER_MANIFEST, OCI_CONFIG, OCI_LAYER_TAR, OCI_MANIFEST
+from container_image_proxy.image.strict_json import as_object, parse_object
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from container_image_proxy.image.digest import Digest
+
+_WHAT: Final = "the image's configuration"
+
+
+def parse_diff_ids(config: bytes) -> tuple[Digest, ...]:
+    """The DiffIDs that a configuration lists, from the lowest layer up.
+
+    :class:`InvalidManifestError` if it has none, as that of an artifact.
+    """
+    document = as_object(parse_object(config, _WHAT), _WHAT, {"rootfs"})
+    rootfs = as_object(document.get("rootfs"), f"{_WHAT}: rootfs", {"diff_ids"})
+    ids = as_list(rootfs.get("diff_ids"), f"{_WHAT}: rootfs.diff_ids")
+    return tuple(read_digest(one, f"{_WHAT}: rootfs.diff_ids[{position}]") for position, one in enumerate(ids))
+
+
+def with_tar_layers(manifest: Manifest, diff_ids: Sequence[Digest], sizes: Sequence[int]) -> Manifest:
+    """The image as an OCI manifest whose layers are the tars with those digests and sizes, in bytes.
+
+    Of an OCI manifest everything but its layers stays as it is, of one of Docker's the configuration. The bytes depend
+    on the arguments alone. :class:`InvalidManifestError` if the manifest has another number of layers.
+    """
+    if not len(manifest.layers) == len(diff_ids) == len(sizes):
+        raise InvalidManifestError(
+            f"the manifest has {len(manifest.layers)} layers, and the image's configuration {len(diff_ids)}"
+        )
+    layers = tuple(Descriptor(OCI_LAYER_TAR, *layer) for layer in zip(diff_ids, sizes, strict=True))
+    document: dict[str, object] = {"schemaVersion": 2, "mediaType": OCI_MANIFEST}
+    config = manifest.config
+    if manifest.media_type == DOCKER_MANIFEST:
+        config = replace(config, media_type=OCI_CONFIG, annotations={})
+        document["config"] = _fields(config)
+    else:
+        document |= parse_object(manifest.raw, "the manifest")
+    document["layers"] = [_fields(layer) for layer in layers]
+    raw = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    return Manifest(raw, OCI_MANIFEST, digest_of(raw), config, layers)
+
+
+def _fields(descriptor: Descriptor) -> dict[str, object]:
+    return {"mediaType": descriptor.media_type, "digest": str(descriptor.digest), "size": descriptor.size}
