@@ -80,7 +80,8 @@ def test_a_list_is_resolved_for_the_platform(tmp_path: Path, maker: Maker) -> No
             assert reply.headers["manifest-digest"] == image.digest
             assert reply.headers["index-digest"]
             assert daemon.get(f"/config?platform={platform}").body == image.config
-            assert daemon.get(f"/blobs/{image.layer_digests[0]}").body == image.layers[0]
+            layer = daemon.get(f"/blobs/{reply.json['layers'][0]['digest']}").body
+            assert layer in {image.layers[0], gzip.decompress(image.layers[0])}
         assert daemon.get("/manifest?platform=linux/s390x").status == 404
 
 

@@ -29,6 +29,7 @@ _PACKAGES = {
     "nginx": "nginx",
     "openssl": "openssl",
     "ostree": "ostree",
+    "podman": "podman",
     "prlimit": "util-linux",
     "setpriv": "util-linux",
     "shellcheck": "shellcheck",

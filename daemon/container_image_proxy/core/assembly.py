@@ -5,6 +5,7 @@ Used at start, by ``--check`` and by every reload, which replaces the old config
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from container_image_proxy.config.limits import Limits
 from container_image_proxy.config.lookaside import load_lookaside
 from container_image_proxy.config.registries_conf import load_registries
 from container_image_proxy.config.short_names import resolve_short_name
+from container_image_proxy.config.storage_conf import load_storage_conf
 from container_image_proxy.core.proxy import Proxy, ServedImage
 from container_image_proxy.core.serving import Serving
 from container_image_proxy.errors import ConfigurationError, InvalidReferenceError, SourceError, remedied_by
@@ -31,10 +33,11 @@ from container_image_proxy.transports.source import Access
 from container_image_proxy.transports.table import names_transport, parse_image_reference
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from container_image_proxy.config.instances import ImageSettings, InstanceSettings, TrustSettings
     from container_image_proxy.config.registries import Registries
+    from container_image_proxy.config.storage_conf import StoreLocation
     from container_image_proxy.core.snapshot_store import SnapshotStore
     from container_image_proxy.policy.model import Policy
     from container_image_proxy.registry.auth.keychain import Credentials
@@ -67,8 +70,11 @@ def assemble(settings: InstanceSettings, store: SnapshotStore, surroundings: Sur
             uid=surroundings.uid,
             learned_aliases=not all(names_transport(image.reference) for image in settings.images.values()),
         )
+    default_store = partial(
+        load_storage_conf, environ=surroundings.environ, home=surroundings.home, uid=surroundings.uid
+    )
     with remedied_by("see container-image-proxy(1), TRANSPORTS"):
-        images = {name: _serve(image, registries) for name, image in settings.images.items()}
+        images = {name: _serve(image, registries, default_store) for name, image in settings.images.items()}
     policy = _load_policy(settings.trust, surroundings)
     registry = _prepare_registry(settings, registries, surroundings, images.values())
     with remedied_by("see containers-registries.d(5)"):
@@ -87,9 +93,9 @@ def assemble(settings: InstanceSettings, store: SnapshotStore, surroundings: Sur
     return Serving(settings, images, policy, proxy, access)
 
 
-def _serve(image: ImageSettings, registries: Registries) -> ServedImage:
+def _serve(image: ImageSettings, registries: Registries, default_store: Callable[[], StoreLocation]) -> ServedImage:
     try:
-        reference = _parse_reference(image.reference, registries)
+        reference = _parse_reference(image.reference, registries, default_store)
         if image.file == COMMAND_LINE:  # somebody waits for the answer; an instance may have images that are there
             reference.verify_place()
     except (InvalidReferenceError, SourceError) as error:
@@ -99,10 +105,10 @@ def _serve(image: ImageSettings, registries: Registries) -> ServedImage:
     return ServedImage(image.name, reference, image.platform, image.fresh_for)
 
 
-def _parse_reference(text: str, registries: Registries) -> SourceReference:
+def _parse_reference(text: str, registries: Registries, default_store: Callable[[], StoreLocation]) -> SourceReference:
     """``transport:reference``, or a bare name as podman takes it, which registries.conf must make unambiguous."""
     if names_transport(text):
-        return parse_image_reference(text)
+        return parse_image_reference(text, default_store)
     meant, *others = resolve_short_name(registries, text)
     if others:
         raise InvalidReferenceError(

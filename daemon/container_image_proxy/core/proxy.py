@@ -37,7 +37,6 @@ from container_image_proxy.errors import (
     UpstreamError,
     VerificationTimeoutError,
 )
-from container_image_proxy.image.convert import to_oci
 from container_image_proxy.image.digest import parse_digest_prefix
 from container_image_proxy.policy.budget import Budget
 from container_image_proxy.policy.evaluate import UnverifiedImage, evaluate, signed_documents
@@ -293,7 +292,8 @@ class Proxy:
         verified = self._evaluate(replace(self._unverified(stored), failures=failures), budget)
         _log_receipt(stored, verified.receipt)
         with naming(stored.reference):
-            return Snapshot(stored, verified, to_oci(verified.manifest), checked_at, lease)
+            served = self.image(stored.name).reference.to_oci(verified.manifest, stored.state)
+            return Snapshot(stored, verified, served, checked_at, lease)
 
     def _unverified(self, stored: StoredImage) -> UnverifiedImage:
         return UnverifiedImage(

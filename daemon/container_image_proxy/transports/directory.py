@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from container_image_proxy.config.obstacle import find_obstacle
 from container_image_proxy.errors import InvalidReferenceError, SourceError
+from container_image_proxy.image.convert import to_oci
 from container_image_proxy.image.manifest import MAX_MANIFEST_SIZE
 from container_image_proxy.transports.readers import FileReader
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from container_image_proxy.concurrency.context import Context
+    from container_image_proxy.image.manifest import Manifest
     from container_image_proxy.image.reference import Reference
     from container_image_proxy.transports.source import Access
 
@@ -72,6 +74,10 @@ class PathReference(Struct, frozen=True):
 
     def prepare(self, access: Access) -> None:
         """Nothing takes long here."""
+
+    def to_oci(self, manifest: Manifest, state: bytes) -> Manifest:  # noqa: ARG002 - the blobs are those it names
+        """As :class:`SourceReference` has it."""
+        return to_oci(manifest)
 
 
 def resolve_path(path: str, transport: str) -> str:

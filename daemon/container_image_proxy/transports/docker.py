@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from container_image_proxy.concurrency.memory import unmetered
 from container_image_proxy.errors import InvalidReferenceError
+from container_image_proxy.image.convert import to_oci
 from container_image_proxy.image.reference import Reference, parse_reference, policy_identity, policy_namespaces
 from container_image_proxy.registry.signatures.storage import SignatureStorage
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from container_image_proxy.concurrency.context import Context
     from container_image_proxy.config.lookaside import LookasideConfiguration
     from container_image_proxy.image.digest import Digest
-    from container_image_proxy.image.manifest import Descriptor, UntrustedManifest
+    from container_image_proxy.image.manifest import Descriptor, Manifest, UntrustedManifest
     from container_image_proxy.image.signature import Findings, SignatureKind
     from container_image_proxy.registry.client import RegistryClient
     from container_image_proxy.registry.endpoints import Repository
@@ -92,6 +93,10 @@ class DockerReference(Struct, frozen=True):
     ) -> ImageSource:
         """See :class:`SourceReference`."""
         return RegistrySource(self.docker_reference, access.registry(), access.lookaside)
+
+    def to_oci(self, manifest: Manifest, state: bytes) -> Manifest:  # noqa: ARG002 - the blobs are those it names
+        """See :class:`SourceReference`."""
+        return to_oci(manifest)
 
 
 class RegistrySource:

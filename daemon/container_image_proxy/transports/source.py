@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from container_image_proxy.concurrency.lazy import Lazy
     from container_image_proxy.config.lookaside import LookasideConfiguration
     from container_image_proxy.image.digest import Digest
-    from container_image_proxy.image.manifest import Descriptor, UntrustedManifest
+    from container_image_proxy.image.manifest import Descriptor, Manifest, UntrustedManifest
     from container_image_proxy.image.signature import Findings, SignatureKind
     from container_image_proxy.registry.client import RegistryClient
     from container_image_proxy.transports.archives.spool import SpoolDirectory
@@ -67,6 +67,12 @@ class SourceReference(ImageReference, Protocol):
         untrusted, and what cannot be used of it is not.
         """
 
+    def to_oci(self, manifest: Manifest, state: bytes) -> Manifest:
+        """The OCI manifest that is served for a verified one. A source has all the blobs that it names.
+
+        ``state`` is that of the source that delivered ``manifest``. Raises :class:`InvalidManifestError`.
+        """
+
 
 class BlobReader(Protocol):
     """A blob's bytes in their order, unverified. One thread uses it, and closes it before its source is closed."""
@@ -98,7 +104,7 @@ class ImageSource(Protocol):
     def state(self) -> bytes:
         """What a later source of the same image need not find out again, at most ``MAX_STATE_SIZE`` bytes; often none.
 
-        It is complete once :meth:`fetch_manifest` has returned what the reference names.
+        It is complete once :meth:`fetch_manifest` has returned the image's manifest.
         """
 
     def fetch_manifest(

@@ -16,7 +16,7 @@ from tests.support.requirements import needs_programs
 
 __all__ = ["MAKERS", "Made", "Maker", "Spot", "makers"]
 
-_MODULES = ("oci", "directory", "archives")
+_MODULES = ("oci", "directory", "archives", "storage")
 
 
 def _all() -> Iterator[Maker]:

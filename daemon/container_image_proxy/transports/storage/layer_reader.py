@@ -1,0 +1,107 @@
+"""A layer's tar, put together again out of its tar-split and the files of the layer.
+
+The tar is what it was when the layer was unpacked, or is found not to be by its digest, which the reader's user
+computes. Holds one entry of the tar-split, one file and two directories at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import IO, TYPE_CHECKING
+
+from container_image_proxy.errors import IntegrityError, SourceError
+from container_image_proxy.transports.storage.tar_split import FileContent, read_entries
+
+if TYPE_CHECKING:
+    from container_image_proxy.transports.storage.layer_files import LayerFiles
+
+
+class LayerReader:
+    """A :class:`BlobReader` of a layer's tar from ``offset`` on; ``place`` is the layer's, for errors.
+
+    Owns ``tar_split`` and ``files``.
+    """
+
+    def __init__(self, tar_split: IO[bytes], files: LayerFiles, place: str, offset: int = 0) -> None:
+        self._tar_split = tar_split
+        self._files = files
+        self._place = place
+        self._entries = read_entries(tar_split, f"{place}: the tar-split")
+        self._segment = memoryview(b"")
+        self._name = b""
+        self._file = -1
+        self._left = 0  # bytes of the file
+        self._skipped = offset
+        self.offset = offset
+
+    def readinto(self, buffer: memoryview) -> int:
+        """As in :class:`BlobReader`. Fills the buffer as far as the layer goes: most entries are small."""
+        filled = 0
+        try:
+            while filled < len(buffer):
+                if self._left:
+                    filled += self._read_file(buffer[filled:])
+                elif self._segment:
+                    piece = self._segment[: len(buffer) - filled]
+                    buffer[filled : filled + len(piece)] = piece
+                    self._segment = self._segment[len(piece) :]
+                    filled += len(piece)
+                elif not self._advance():
+                    break
+        except OSError as error:
+            raise SourceError(f"{self._where()}: {error.strerror or error}", endpoint=self._place) from error
+        self.offset += filled
+        return filled
+
+    def reject(self) -> None:
+        """There is nobody else to ask."""
+
+    def close(self) -> None:
+        """See :class:`BlobReader`."""
+        if not self._tar_split.closed:
+            self._close_file()
+            self._files.close()
+            self._tar_split.close()
+
+    def _advance(self) -> bool:
+        """Begin with the next entry of which something is wanted; False if there is none."""
+        for entry in self._entries:
+            size = entry.size if isinstance(entry, FileContent) else len(entry)
+            if self._skipped >= size:
+                self._skipped -= size
+                continue
+            if isinstance(entry, FileContent):
+                self._open_file(entry)
+            else:
+                self._segment = memoryview(entry)[self._skipped :]
+            self._skipped = 0
+            return True
+        return False
+
+    def _open_file(self, content: FileContent) -> None:
+        self._name = content.name
+        self._file = self._files.open(content.name)
+        size = os.fstat(self._file).st_size
+        if size != content.size:
+            raise IntegrityError(f"{self._where()} has {size} bytes, and had {content.size} when it was unpacked")
+        if self._skipped:
+            os.lseek(self._file, self._skipped, os.SEEK_SET)
+        self._left = size - self._skipped
+
+    def _read_file(self, buffer: memoryview) -> int:
+        count = os.readv(self._file, [buffer[: self._left]])
+        if not count:
+            raise IntegrityError(f"{self._where()} became shorter while it was read")
+        self._left -= count
+        if not self._left:
+            self._close_file()
+        return count
+
+    def _close_file(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _where(self) -> str:
+        name = os.fsdecode(self._name)
+        return f"{self._place}: {name!a}" if self._name else self._place

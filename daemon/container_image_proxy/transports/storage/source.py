@@ -1,0 +1,259 @@
+"""An image of a store: its manifests and configuration as they were pulled, its layers put together again.
+
+The manifest is the original. Its compressed layers are not kept: a store unpacks them. By a source's state, which is
+kept with a snapshot, the manifest that is served names their tars instead: the configuration, which the original names
+by its digest and which lists the digests of the tars, and the sizes of these.
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from container_image_proxy.concurrency.memory import unmetered
+from container_image_proxy.errors import (
+    IntegrityError,
+    InvalidManifestError,
+    SourceError,
+    UnknownBlobError,
+    UnknownManifestError,
+)
+from container_image_proxy.image.diff_ids import parse_diff_ids
+from container_image_proxy.image.manifest import MAX_CONFIG_SIZE, MAX_MANIFEST_SIZE, Manifest, UntrustedManifest
+from container_image_proxy.image.signature import MAX_SIGNATURES, Findings, SignatureFailure, parse_signature_blob
+from container_image_proxy.transports.readers import BytesReader
+from container_image_proxy.transports.storage.lookup import find_former, find_images
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+
+    from container_image_proxy.concurrency.context import Context
+    from container_image_proxy.image.digest import Digest
+    from container_image_proxy.image.manifest import Descriptor
+    from container_image_proxy.image.signature import SignatureKind, UntrustedSignature
+    from container_image_proxy.transports.source import BlobReader
+    from container_image_proxy.transports.storage.lookup import Image
+    from container_image_proxy.transports.storage.records import LayerRecord
+    from container_image_proxy.transports.storage.reference import StorageReference
+    from container_image_proxy.transports.storage.store import Store
+
+_ID_LENGTH: Final = 64
+_MAX_LAYERS: Final = 10_000
+_MAX_DECODED: Final = MAX_CONFIG_SIZE + 16 * _MAX_LAYERS
+_KINDS: Final[frozenset[SignatureKind]] = frozenset({"simple", "sigstore"})
+
+
+class State(msgspec.Struct, frozen=True):
+    """What a manifest with tars as layers is made of: the configuration's bytes, and the sizes of the tars."""
+
+    config: bytes
+    sizes: tuple[int, ...]
+
+
+def parse_state(state: bytes, manifest: Manifest) -> State:
+    """Read a source's state for ``manifest``; :class:`InvalidManifestError` if it is none, or another image's."""
+    found = _decode(state)
+    if found is None:
+        raise InvalidManifestError("nothing is known of the image's layers")
+    if not manifest.config.digest.matches(found.config):
+        raise InvalidManifestError("the store has another configuration than the image's manifest names")
+    return found
+
+
+def _encode(state: State) -> bytes:
+    return zlib.compress(msgspec.msgpack.encode(state), level=1)
+
+
+def _decode(state: bytes) -> State | None:
+    """None for what :func:`_encode` has not made."""
+    try:
+        raw = zlib.decompressobj().decompress(state, _MAX_DECODED)
+        return msgspec.msgpack.decode(raw, type=State)
+    except (zlib.error, msgspec.MsgspecError):
+        return None
+
+
+class _ConfigDescriptor(msgspec.Struct, frozen=True):
+    digest: str = ""
+
+
+class _Shape(msgspec.Struct, frozen=True):
+    """As much of a manifest as is needed to find its configuration; an index has none."""
+
+    config: _ConfigDescriptor = _ConfigDescriptor()
+
+
+class _Metadata(msgspec.Struct, frozen=True):
+    """What containers/image notes with an image: how long each of its signatures is, which lie in one file.
+
+    ``sizes`` are those of the manifest that the image was stored by, ``sizes_of`` of each by its digest.
+    """
+
+    sizes: tuple[int, ...] | None = msgspec.field(default=None, name="signature-sizes")
+    sizes_of: dict[str, tuple[int, ...]] | None = msgspec.field(default=None, name="signatures-sizes")
+
+
+class StorageSource:
+    """An :class:`ImageSource` over a store, in which it holds nothing open."""
+
+    def __init__(self, store: Store, reference: StorageReference, state: bytes = b"") -> None:
+        self.state = state
+        self._store = store
+        self._reference = reference
+        self._lock = threading.Lock()
+        self._images: tuple[Image, ...] = ()
+        self._layers: dict[str, LayerRecord] = {}  # those of the manifest's image, by the digests of their tars
+
+    def fetch_manifest(
+        self,
+        context: Context,
+        digest: Digest | None = None,
+        *,
+        unless: Digest | None = None,
+        take: Callable[[int], object] = unmetered,
+    ) -> UntrustedManifest | None:
+        """As in :class:`ImageSource`. A store has no media types but a manifest's own."""
+        is_top = digest in (None, self._reference.pinned_digest)
+        digest = digest or self._reference.pinned_digest
+        image, raw = self._find_manifest(context, digest, take, is_top=is_top)
+        if is_top and unless is not None and unless.matches(raw):
+            return None
+        self._learn_layers(context, image, raw, take)
+        return UntrustedManifest(raw, "")
+
+    def open_blob(self, context: Context, descriptor: Descriptor, offset: int = 0) -> BlobReader:
+        """As in :class:`ImageSource`."""
+        known = _decode(self.state)
+        if known is not None and len(known.config) == descriptor.size and descriptor.digest.matches(known.config):
+            return BytesReader(known.config, offset)
+        wanted = str(descriptor.digest)
+        layer = self._layers.get(wanted)
+        if layer is None:
+            layers = self._store.layers(context).values()
+            layer = next((one for one in layers if one.diff_digest == wanted and not one.is_incomplete), None)
+        if layer is None:
+            raise UnknownBlobError(f"{self._reference}: the store has no layer with the digest {wanted} any more")
+        return self._store.open_layer(layer, offset)
+
+    def fetch_signatures(
+        self,
+        context: Context,
+        digest: Digest,
+        kinds: Collection[SignatureKind],
+        *,
+        take: Callable[[int], object] = unmetered,
+    ) -> Iterator[Findings]:
+        """As in :class:`ImageSource`: those that were pulled with the image."""
+        for image in self._resolve(context):
+            try:
+                signatures = tuple(self._read_signatures(image, digest, take))
+            except (SourceError, IntegrityError) as error:
+                yield Findings(failures=(SignatureFailure(error, _KINDS),))
+            else:
+                yield Findings(tuple(one for one in signatures if one.kind in kinds))
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _resolve(self, context: Context) -> tuple[Image, ...]:
+        """The images that the reference names, found once; never none."""
+        with self._lock:
+            if not self._images:
+                self._images = self._find_images(context)
+            return self._images
+
+    def _find_images(self, context: Context) -> tuple[Image, ...]:
+        reference = self._reference
+        if 0 < len(reference.image_id) < _ID_LENGTH:
+            raise UnknownManifestError(
+                f"{reference}: the store had no image, or several, whose id begins so when the configuration was read: "
+                "reload, or write the whole id"
+            )
+        stores = self._store.images(context)
+        found = find_images(stores, reference.named, reference.image_id)
+        if not found:
+            former = find_former(stores, reference.named) if reference.named is not None else None
+            hint = f": {former.record.id} had that name before" if former is not None else ""
+            raise UnknownManifestError(f"{reference}: the store has no such image{hint}")
+        return found
+
+    def _find_manifest(
+        self, context: Context, digest: Digest | None, take: Callable[[int], object], *, is_top: bool
+    ) -> tuple[Image, bytes]:
+        images = self._resolve(context)
+        keys = [] if digest is None else [f"manifest-{digest}"]
+        if is_top:  # what the image was stored by; all that older programs wrote
+            keys.append("manifest")
+        for key in keys:
+            for image in images:
+                raw = self._store.read_data(image, key, MAX_MANIFEST_SIZE, take)
+                if raw is not None and (digest is None or digest.matches(raw)):
+                    return image, raw
+        remedy = "" if is_top else ": an image is stored for the platforms that were pulled (podman pull --platform)"
+        raise UnknownManifestError(f"{self._reference}: the store has no manifest {digest or ''}{remedy}")
+
+    def _learn_layers(self, context: Context, image: Image, raw: bytes, take: Callable[[int], object]) -> None:
+        """Make the state, if ``raw`` is an image's manifest: what can be read of it is in ``image``."""
+        try:
+            digest = msgspec.json.decode(raw, type=_Shape).config.digest
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            return  # whoever parses it says what is wrong
+        if not digest:
+            return
+        config = self._store.read_data(image, digest, MAX_CONFIG_SIZE, take)
+        if config is None or len(config) > MAX_CONFIG_SIZE:
+            raise SourceError(
+                f"{self._reference}: the store has no configuration {digest[:100]}", endpoint=str(image.root)
+            )
+        diff_ids = parse_diff_ids(config)
+        layers = self._chain(context, image)
+        found = [layer.diff_digest for layer in layers]
+        if found != [str(one) for one in diff_ids]:
+            raise SourceError(
+                f"{self._reference}: the {len(layers)} layers that the store has for the image are not the "
+                f"{len(diff_ids)} that its configuration names",
+                endpoint=str(image.root),
+            )
+        self._layers = {str(digest): layer for digest, layer in zip(diff_ids, layers, strict=True)}
+        self.state = _encode(State(config, tuple(self._store.measure(layer) for layer in layers)))
+
+    def _chain(self, context: Context, image: Image) -> list[LayerRecord]:
+        """The image's layers from the lowest up; :class:`SourceError` if one of them cannot be served."""
+        known = self._store.layers(context)
+        chain: list[LayerRecord] = []
+        following = image.record.top_layer
+        while following:
+            layer = known.get(following)
+            obstacle = "is not in the store" if layer is None else self._store.find_obstacle(layer)
+            if layer is None or obstacle or len(chain) == _MAX_LAYERS:
+                raise SourceError(
+                    f"{self._reference}: layer {following[:_ID_LENGTH]} {obstacle or 'has too many below it'}",
+                    endpoint=str(image.root),
+                )
+            chain.append(layer)
+            following = layer.parent
+        return chain[::-1]
+
+    def _read_signatures(
+        self, image: Image, digest: Digest, take: Callable[[int], object]
+    ) -> Iterator[UntrustedSignature]:
+        place = f"{self._reference}: the signatures of {digest}"
+        try:
+            metadata = msgspec.json.decode(image.record.metadata or "{}", type=_Metadata)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise SourceError(f"{place}: {error}", endpoint=str(image.root)) from error
+        key, sizes = f"signature-{digest.hex}", (metadata.sizes_of or {}).get(str(digest))
+        if sizes is None and (image.record.big_data or {}).get("manifest") == str(digest):
+            key, sizes = "signatures", metadata.sizes
+        if not sizes:
+            return
+        data = self._store.read_data(image, key, MAX_MANIFEST_SIZE, take) or b""
+        if len(sizes) > MAX_SIGNATURES or min(sizes) < 0 or sum(sizes) != len(data):
+            raise SourceError(f"{place} are not of the sizes that the store recorded", endpoint=str(image.root))
+        begin = 0
+        for position, size in enumerate(sizes, 1):
+            yield parse_signature_blob(data[begin : begin + size], f"signature {position} in the store")
+            begin += size

@@ -1,0 +1,229 @@
+"""A store of containers-storage on disk, opened for nothing but reading.
+
+Owns where things lie below its directories and how its lists are read: under their locks, which are held no longer than
+that. Nothing is created, and below the configured directories no symbolic link is followed. Decides nothing about
+images.
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import os
+import re
+import stat
+import threading
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from container_image_proxy.config.obstacle import find_obstacle
+from container_image_proxy.errors import SourceError, UnknownBlobError
+from container_image_proxy.transports.storage.layer_files import LayerFiles
+from container_image_proxy.transports.storage.layer_reader import LayerReader
+from container_image_proxy.transports.storage.lock import locked
+from container_image_proxy.transports.storage.lookup import Image
+from container_image_proxy.transports.storage.records import MAX_LIST_SIZE, parse_images, parse_layers
+from container_image_proxy.transports.storage.tar_split import read_entries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from container_image_proxy.concurrency.context import Context
+    from container_image_proxy.config.storage_conf import StoreLocation
+    from container_image_proxy.transports.storage.records import LayerRecord
+
+DRIVERS: Final = ("overlay", "vfs")
+_PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
+_DENIED: Final = frozenset({errno.EACCES, errno.EPERM})
+_LINK: Final = frozenset({errno.ELOOP, errno.ENOTDIR})  # open(2), O_NOFOLLOW, of a file and of a directory
+_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_FILE: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # O_NONBLOCK: opening a FIFO must not wait for its writer
+_PLAIN_KEY: Final = re.compile(r"[.0-9a-z]+")
+_reading: Final = threading.Lock()
+"""One list is in memory at a time."""
+_Record = TypeVar("_Record")
+
+
+class Store:
+    """The directories of ``location``. Nothing is held between calls; threads may share it."""
+
+    def __init__(self, location: StoreLocation) -> None:
+        own = location.image_store or location.graph_root
+        self._location = location
+        self._driver = location.driver
+        self._image_roots = tuple(dict.fromkeys((own, location.graph_root, *location.additional)))
+        self._layer_roots = tuple(dict.fromkeys((location.graph_root, own, *location.additional)))
+
+    def verify(self) -> None:
+        """Raise :class:`SourceError` if there is no store, it may not be read, or is of a driver that is not known."""
+        root = self._location.graph_root
+        if self._driver not in DRIVERS:
+            raise SourceError(
+                f"the store {root} is one of the driver {self._driver[:100]!r}, of which none can be read "
+                f"({' and '.join(DRIVERS)} can): copy the image to an oci: layout with skopeo, and serve that",
+                endpoint=str(root),
+            )
+        images = (f"{self._driver}-images",)
+        try:
+            os.close(self._open(self._image_roots[0], images, _DIRECTORY))
+        except FileNotFoundError as error:
+            raise self._failure(self._image_roots[0], images, error) from error
+
+    def images(self, context: Context) -> tuple[tuple[Image, ...], ...]:
+        """The images of each store, in the order in which they count."""
+        self.verify()
+        return tuple(
+            tuple(Image(root, one) for one in self._records(context, root, "images", "images.json", parse_images))
+            for root in self._image_roots
+        )
+
+    def layers(self, context: Context) -> dict[str, LayerRecord]:
+        """All layers by their ids; the first that is recorded counts."""
+        location = self._location
+        found: dict[str, LayerRecord] = {}
+        for root in self._layer_roots:
+            is_transient = location.is_transient and root == location.graph_root
+            volatile = location.run_root if is_transient and location.run_root else root
+            for place, name in ((root, "layers.json"), (volatile, "volatile-layers.json")):
+                records = self._records(context, place, "layers", name, parse_layers, locked_at=root)
+                found = {one.id: one for one in reversed(records)} | found
+        return found
+
+    def read_data(self, image: Image, key: str, limit: int, take: Callable[[int], object]) -> bytes | None:
+        """What is kept with the image under ``key``, with one byte beyond the limit; None if there is nothing."""
+        name = key if _PLAIN_KEY.fullmatch(key) else "=" + base64.b64encode(key.encode()).decode()
+        components = (f"{self._driver}-images", image.record.id, name)
+        try:
+            return self._read(image.root, components, limit, take)
+        except FileNotFoundError:
+            return None
+
+    def find_obstacle(self, layer: LayerRecord) -> str | None:
+        """Why the layer's tar cannot be put together again; None if nothing is known to be in the way."""
+        if layer.is_incomplete:
+            return "was not unpacked to its end: pull the image again"
+        is_composefs = self._driver == "overlay" and self._has((self._driver, layer.id, "composefs-data"))
+        if is_composefs or (layer.toc_digest and not layer.diff_digest):
+            return (
+                f"is stored as {'composefs' if is_composefs else 'zstd:chunked'}, of which its tar cannot be made: "
+                "pull it with enable_partial_images and use_composefs off (storage.conf), or serve it by docker://"
+            )
+        if not self._has(self._tar_split(layer)):
+            return "has no tar-split, by which its tar could be made again: pull it again, or serve it by docker://"
+        return None
+
+    def open_layer(self, layer: LayerRecord, offset: int = 0) -> LayerReader:
+        """A reader of the layer's tar; :class:`UnknownBlobError` if it is not there any more."""
+        tar_split = self._open_anywhere(layer, self._tar_split(layer), _FILE)
+        place = ("overlay", layer.id, "diff") if self._driver == "overlay" else ("vfs", "dir", layer.id)
+        try:
+            files = LayerFiles(self._open_anywhere(layer, place, _DIRECTORY))
+        except BaseException:
+            os.close(tar_split)
+            raise
+        return LayerReader(os.fdopen(tar_split, "rb"), files, f"{self._location.graph_root}: layer {layer.id}", offset)
+
+    def measure(self, layer: LayerRecord) -> int:
+        """The size of the layer's tar in bytes: as it was recorded, or else as its tar-split has it."""
+        if layer.diff_size is not None and layer.diff_size > 0:
+            return layer.diff_size
+        with os.fdopen(self._open_anywhere(layer, self._tar_split(layer), _FILE), "rb") as file:
+            entries = read_entries(file, f"{self._location.graph_root}: the tar-split of layer {layer.id}")
+            return sum(len(entry) if isinstance(entry, bytes) else entry.size for entry in entries)
+
+    def _tar_split(self, layer: LayerRecord) -> tuple[str, str]:
+        return (f"{self._driver}-layers", f"{layer.id}.tar-split.gz")
+
+    def _records(
+        self,
+        context: Context,
+        root: Path,
+        kind: str,
+        name: str,
+        parse: Callable[[bytes, str], tuple[_Record, ...]],
+        *,
+        locked_at: Path | None = None,
+    ) -> tuple[_Record, ...]:
+        """The records of a list, read under the lock of its kind. What is not there has none: stores begin empty."""
+        directory, locked_at = f"{self._driver}-{kind}", locked_at or root
+        try:
+            lock = self._open(locked_at, (directory, f"{kind}.lock"), _FILE)
+        except FileNotFoundError:
+            lock = None  # on a medium that nobody writes to
+        with locked(lock, locked_at / directory / f"{kind}.lock", context), _reading:
+            try:
+                raw = self._read(root, (directory, name), MAX_LIST_SIZE, lambda _: None)
+            except FileNotFoundError:
+                return ()
+            if len(raw) > MAX_LIST_SIZE:
+                raise SourceError(f"{root}/{directory}/{name} is larger than {MAX_LIST_SIZE} bytes", endpoint=str(root))
+            return parse(raw, f"{root}/{directory}/{name}")
+
+    def _has(self, components: tuple[str, ...]) -> bool:
+        """Whether one of the stores has that file."""
+        for root in self._layer_roots:
+            try:
+                os.close(self._open(root, components, os.O_PATH | os.O_CLOEXEC))
+            except FileNotFoundError:
+                continue
+            return True
+        return False
+
+    def _open_anywhere(self, layer: LayerRecord, components: tuple[str, ...], flags: int) -> int:
+        """What belongs to a layer lies in the store that recorded it, or in that which has the images."""
+        for root in self._layer_roots:
+            try:
+                return self._open(root, components, flags)
+            except FileNotFoundError:
+                continue
+        raise UnknownBlobError(f"{self._location.graph_root}: layer {layer.id} is not there any more")
+
+    def _read(self, root: Path, components: tuple[str, ...], limit: int, take: Callable[[int], object]) -> bytes:
+        """A whole file, with one byte beyond the limit; raises as :meth:`_open` does."""
+        with os.fdopen(self._open(root, components, _FILE), "rb") as file:
+            size = min(os.fstat(file.fileno()).st_size, limit) + 1
+            take(size)
+            try:
+                return file.read(size)
+            except OSError as error:
+                raise self._failure(root, components, error) from error
+
+    def _open(self, root: Path, components: tuple[str, ...], flags: int) -> int:
+        """A descriptor of what lies there, reached without following a link below ``root``.
+
+        ``FileNotFoundError`` if there is no such file; :class:`SourceError` for whatever else is in the way.
+        """
+        try:
+            current = os.open(root, _DIRECTORY)
+            try:
+                for name in components[:-1]:
+                    below = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=current)
+                    os.close(current)
+                    current = below
+                number = os.open(components[-1], flags | os.O_NOFOLLOW, dir_fd=current)
+            finally:
+                os.close(current)
+            if flags == _FILE and not stat.S_ISREG(os.fstat(number).st_mode):
+                os.close(number)
+                raise OSError(errno.EINVAL, "not a regular file")  # noqa: TRY301 - the same error as for the others
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise self._failure(root, components, error) from error
+        return number
+
+    def _failure(self, root: Path, components: tuple[str, ...], error: OSError) -> SourceError:
+        """Why something in the store cannot be opened or read."""
+        place = root.joinpath(*components)
+        obstacle = find_obstacle(place, error)
+        if error.errno in _LINK:
+            link = next((one for one in (*reversed(place.parents), place) if one != root and one.is_symlink()), None)
+            if link is not None:
+                return SourceError(f"{link} is a symbolic link, which is not followed", endpoint=str(root))
+        if error.errno in _PASSING:
+            return SourceError(f"{place}: {obstacle.reason}", endpoint=str(root), retryable=True)
+        if error.errno in _DENIED:
+            # No remedy of the obstacle's: the rights in a store are its owner's, and podman counts on them.
+            remedy = "a drop-in with CAP_DAC_READ_SEARCH lets an instance read it, see container-image-proxy(1)"
+            return SourceError(f"the store cannot be read: {place}: {obstacle.reason} ({remedy})", endpoint=str(root))
+        return SourceError(f"there is no store to be read at {root}: {place}: {obstacle.reason}", endpoint=str(root))
