@@ -147,5 +147,5 @@ def _parse(raw: bytes, file: str) -> _Storage:
 
 def _expand(text: str, environ: Mapping[str, str], uid: int) -> str:
     """``$HOME`` and other variables of the environment, and ``$UID``; what is not set is empty, as in a shell."""
-    known = {**environ, "UID": str(uid)}
+    known = dict(environ) | {"UID": str(uid)}
     return _VARIABLE.sub(lambda match: known.get(match[1] or match[2], ""), text)
