@@ -10,11 +10,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from container_image_proxy.concurrency.context import Context
 from container_image_proxy.config.registries import Endpoint, Registries, Registry
 from container_image_proxy.errors import RegistryAuthError, RegistryError, UpstreamError
 from container_image_proxy.image.manifest import Descriptor
 from container_image_proxy.registry.auth.keychain import Credentials
-from container_image_proxy.registry.http import session
+from container_image_proxy.registry.http import connections
 from tests.support.contexts import CONTEXT
 from tests.support.hosts import FOREIGN, LOGIN, NAMES, REGISTRY, SIBLING, World, at, challenging, issuing
 from tests.support.readers import read_all
@@ -135,7 +136,7 @@ def test_no_realm_leads_to_metadata(world: World, realm: str) -> None:
 def test_no_realm_of_a_public_registry_leads_into_a_private_network(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "is_private", lambda address: address != "127.0.0.2")
+    monkeypatch.setattr(connections, "is_private", lambda address: address != "127.0.0.2")
     with world.secure(issuing(), FOREIGN) as foreign:
         realm = f"https://{FOREIGN}:{foreign.port}/token"
         with (
@@ -152,14 +153,14 @@ def test_no_realm_of_a_public_registry_leads_into_a_private_network(
 def test_a_resolver_that_failed_once_does_not_make_a_private_registry_a_public_one_for_good(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, failures = session.resolve, [socket.gaierror(socket.EAI_AGAIN, "later")]
+    real, failures = connections.resolve, [socket.gaierror(socket.EAI_AGAIN, "later")]
 
-    def resolve(host: str, port: int, seconds: float) -> list[tuple[int, Any]]:
+    def resolve(host: str, port: int, context: Context) -> list[tuple[int, Any]]:
         if failures:
             raise failures.pop()
-        return real(host, port, seconds)
+        return real(host, port, context)
 
-    monkeypatch.setattr(session, "resolve", resolve)
+    monkeypatch.setattr(connections, "resolve", resolve)
     with world.secure(issuing(), FOREIGN) as foreign:
         realm = f"https://{FOREIGN}:{foreign.port}/token"
         with Upstream(challenging(realm, world.routes), host="127.0.0.2") as registry:

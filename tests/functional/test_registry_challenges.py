@@ -17,7 +17,7 @@ from container_image_proxy.errors import (
     UpstreamError,
 )
 from container_image_proxy.registry.auth.keychain import Credentials
-from container_image_proxy.registry.http import session
+from container_image_proxy.registry.http import connections
 from tests.support.contexts import CONTEXT
 from tests.support.hosts import FOREIGN, LOGIN, REGISTRY, SIBLING, World, at, challenging, issuing
 from tests.support.registry_client import FakeClock, registry_client
@@ -317,7 +317,7 @@ def test_what_a_redirects_target_wants_beyond_that_is_told_as_its_wish(world: Wo
 def test_no_realm_of_a_redirects_target_leads_a_public_registrys_client_into_a_private_network(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "is_private", lambda address: address != "127.0.0.2")
+    monkeypatch.setattr(connections, "is_private", lambda address: address != "127.0.0.2")
     with Upstream(answering(500), host="127.0.0.2") as registry, world.secure(issuing(), FOREIGN) as private:
         wants = f'Bearer realm="https://{FOREIGN}:{private.port}/token"'
         registry.handler = answering(401, headers={"WWW-Authenticate": wants})

@@ -22,6 +22,7 @@ from container_image_proxy.registry.http.failures import ConnectionLostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
+    from typing import Self
 
     from container_image_proxy.config.limits import Limits
     from container_image_proxy.registry.endpoints import Health
@@ -53,7 +54,11 @@ def has_progressed(offset: int, last_retry_offset: int | None, since_last_retry:
 
 
 class Attempts(Generic[_E]):
-    """The course of one request over its endpoints, ``first`` before the others; not shared between threads."""
+    """Whom one request asks, one after the other and in rounds: an iterator that ends when it is enough.
+
+    Next is whoever is asked already, until :meth:`failed` says that this led nowhere. ``first`` comes before the others
+    that the health lets come first. Not shared between threads.
+    """
 
     def __init__(
         self,
@@ -73,14 +78,40 @@ class Attempts(Generic[_E]):
         self._first = first
         self._waiting = health.sort(self._endpoints, first)
         self._failures: dict[_E, Error] = {}
+        self._persists = False
+        self._is_over = False
         self._rounds = 0
         self._paused = 0.0
         self._failing_since = math.inf
 
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> _E:
+        """Whom to ask now, after a pause if all had their turn."""
+        if not self._waiting and not self._is_over:
+            self._waiting = self._next_round()
+            self._is_over = not self._waiting
+        if self._is_over:
+            raise StopIteration
+        return self._waiting[0]
+
     @property
     def endpoint(self) -> _E:
-        """Whom to ask now."""
+        """Who is asked at the moment."""
         return self._waiting[0]
+
+    @property
+    def verdict(self) -> Error:
+        """What to raise when it is enough: the last endpoint's error, telling of the others'. If that was not asked any
+        more, the error of whoever was.
+        """
+        *others, last = self._endpoints
+        error = self._failures.get(last) or list(self._failures.values())[-1]
+        told = "; ".join(
+            f"{other.domain}: {self._failures[other]}" for other in others if self._failures.get(other, error) != error
+        )
+        return error.retold(f"{error} (before it: {told})") if told else error
 
     def progressed(self) -> None:
         """Start the counts anew: what has failed so far was overcome."""
@@ -89,21 +120,21 @@ class Attempts(Generic[_E]):
         self._failing_since = math.inf
 
     def failed(self, error: Error, *, persist: bool = False) -> None:
-        """Turn to the next endpoint, after a pause if all had their turn; raise the final error if it is enough.
+        """Turn to the next endpoint.
 
         The failure of the last, which is the origin of the mirrors before it, decides whether another round can help;
         with ``persist`` any that may pass does, since somebody is known to have what we want.
         """
-        if self._context.deadline.left <= 0:  # which nobody is to blame for
-            raise error
         self._failing_since = min(self._failing_since, self._clock.now())
         endpoint = self._waiting.pop(0)
         self._failures[endpoint] = error
+        self._persists = persist
+        if self._is_out_of_time:  # which nobody is to blame for
+            self._waiting.clear()
+            return
         self._health.note(endpoint, error)
         if self._waiting:
             _log.warning("%s failed, trying %s: %s", endpoint.domain, self.endpoint.domain, error)
-            return
-        self._start_round(persist=persist)
 
     def distrust(self, suppliers: Collection[_E], error: Error) -> None:
         """Remember who supplied wrong content. Not so the origin: it comes after its mirrors anyway, and is right when
@@ -114,26 +145,29 @@ class Attempts(Generic[_E]):
                 _log.warning("%s is asked last from now on: %s", endpoint.domain, error)
                 self._health.note(endpoint, error)
 
-    def _start_round(self, *, persist: bool) -> None:
-        hopeful = [endpoint for endpoint in self._endpoints if _is_retryable(self._failures[endpoint])]
-        decisive = bool(hopeful) if persist else self._endpoints[-1] in hopeful
+    @property
+    def _is_out_of_time(self) -> bool:
+        return self._context.deadline.left <= 0
+
+    def _next_round(self) -> list[_E]:
+        """Those of whom something can be hoped, after a pause; none if it is enough."""
+        hopeful = [endpoint for endpoint in self._endpoints if _is_retryable(self._failures.get(endpoint))]
+        decisive = bool(hopeful) if self._persists else self._endpoints[-1] in hopeful
+        if not decisive or self._is_out_of_time:
+            return []
         pause = self._next_pause([self._failures[endpoint] for endpoint in hopeful])
         self._rounds += 1
-        if not decisive or self._is_enough(pause):
-            raise self._verdict()
+        limits, time = self._limits, self._clock.now() + pause - self._failing_since
+        is_too_late = self._paused + pause > limits.total_pause or time > limits.total_time
+        if is_too_late or self._rounds >= limits.attempts:
+            return []
         if pause:
             self._paused += pause
             try:
                 self._clock.sleep(self._context, pause)
             except TimeoutError:
-                raise self._verdict() from None
-        self._waiting = self._health.sort(hopeful, self._first)
-
-    def _is_enough(self, pause: float) -> bool:
-        limits = self._limits
-        time = self._clock.now() + pause - self._failing_since
-        is_too_late = self._paused + pause > limits.total_pause or time > limits.total_time
-        return is_too_late or self._rounds >= limits.attempts
+                return []
+        return self._health.sort(hopeful, self._first)
 
     def _next_pause(self, errors: list[Error]) -> float:
         """Exponential with jitter, or as long as upstream asks for; none for a first lost connection."""
@@ -143,13 +177,6 @@ class Attempts(Generic[_E]):
         backoff: float = self._limits.backoff * 2**self._rounds * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
         return min(max(backoff, asked), self._limits.longest_pause)
 
-    def _verdict(self) -> Error:
-        """The last endpoint's error, telling of the others'."""
-        *others, last = self._endpoints
-        error = self._failures[last]
-        told = "; ".join(f"{other.domain}: {self._failures[other]}" for other in others if other in self._failures)
-        return error.retold(f"{error} (before it: {told})") if told else error
 
-
-def _is_retryable(error: Error) -> bool:
+def _is_retryable(error: Error | None) -> bool:
     return isinstance(error, UpstreamError) and error.retryable

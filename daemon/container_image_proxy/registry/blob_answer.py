@@ -71,20 +71,15 @@ class BlobAnswer:
         if self.label and self.is_gzip is not None:  # it was whole, and is not the blob either way
             kind = "a gzip of less than" if self.is_gzip else "less than"
             raise SizeMismatchError(f"{reply.endpoint} sent {kind} the blob's {self._size} bytes{self.label}")
-        raise ConnectionLostError(
-            f"{reply.endpoint}: the answer ended before the blob's {self._size} bytes",
-            phase=reply.request.phase,
-            endpoint=reply.endpoint,
-            retryable=True,
-        )
+        reason = f"{reply.endpoint}: the answer ended before the blob's {self._size} bytes"
+        raise reply.fault(ConnectionLostError, reason, retryable=True)
 
     def skip(self, count: int, most: int) -> None:
         """Read what was had before; :class:`CannotResumeError` if that is more than ``most`` bytes."""
         if count > most:
-            raise CannotResumeError(
+            raise self._reply.fault(
+                CannotResumeError,
                 f"{self._reply.endpoint} cannot resume a transfer, and too much of it would have to be fetched again",
-                phase=self._reply.request.phase,
-                endpoint=self._reply.endpoint,
             )
         skipped = memoryview(bytearray(min(_PIECE, count)))
         while count > 0:
@@ -169,11 +164,7 @@ def _is_wanted(reply: Reply, size: int, offset: int, stop: int) -> bool:
 
 def _verify_wanted(reply: Reply, size: int, offset: int, stop: int) -> None:
     if not _is_wanted(reply, size, offset, stop):
-        raise RegistryError(
-            f"{reply.endpoint} sent another part of the blob than asked for",
-            phase=reply.request.phase,
-            endpoint=reply.endpoint,
-        )
+        raise reply.fault(RegistryError, f"{reply.endpoint} sent another part of the blob than asked for")
 
 
 # --- whether it is encoded -------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """The registry client: manifests and blobs of references, from wherever the registries configuration says.
 
-One for the daemon, shared by all threads. It puts the pieces together: connections are ``session``'s, logins
-``login``'s, the order of endpoints and retries ``attempts``'s. What comes out is unverified; only the digest of a
-manifest that was asked for by digest is compared here already, to turn to another mirror in time.
+One for the daemon, shared by all threads. It puts the layers together: how a request is sent is told by
+``registry/http/sender.py``, the order of endpoints and retries by ``attempts``. What comes out is unverified; only the
+digest of a manifest that was asked for by digest is compared here already, to turn to another mirror in time.
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ from container_image_proxy.registry.auth.realms import TokenRealms
 from container_image_proxy.registry.auth.token import Tokens
 from container_image_proxy.registry.download import Download
 from container_image_proxy.registry.endpoints import Endpoint, Health, Repository, repository_of
+from container_image_proxy.registry.http.connections import Connections
 from container_image_proxy.registry.http.failures import own_errors
 from container_image_proxy.registry.http.headers import parse_media_type
 from container_image_proxy.registry.http.proxies import parse_proxies
+from container_image_proxy.registry.http.redirects import Redirects
 from container_image_proxy.registry.http.request import Request
-from container_image_proxy.registry.http.session import HttpSession
+from container_image_proxy.registry.http.schemes import Schemes
 from container_image_proxy.registry.http.target import parse_target
 from container_image_proxy.registry.referrers import (
     MAX_PAGES,
@@ -92,10 +94,12 @@ class RegistryClient:
         self._limits = limits
         self._tls_verify = tls_verify
         self._clock = clock
-        self._session = HttpSession(limits=limits, certificates=certificates, proxies=parse_proxies(environ))
+        self._connections = Connections(limits=limits, certificates=certificates, proxies=parse_proxies(environ))
+        # In this order: see registry/http/sender.py.
+        self._redirects = Redirects(self._connections, limits)
         realms = TokenRealms(frozenset(host.lower() for host in token_realms))
-        tokens = Tokens(self._session, limits, realms=realms, clock=clock.now)
-        self._api = DistributionApi(Login(self._session, tokens, keychain, clock.now), limits)
+        tokens = Tokens(self._redirects, limits, realms=realms, clock=clock.now)
+        self._api = DistributionApi(Schemes(Login(self._redirects, tokens, keychain, clock.now)), limits)
         self._health = Health(limits, clock.now)
         self._take: Callable[[int], object] = unmetered
 
@@ -108,7 +112,7 @@ class RegistryClient:
     def prepare(self, reference: Reference) -> None:
         """Do what needs no network before the first request for ``reference``; raises :class:`Error` as that would."""
         for source in self._registries.pull_sources(reference):
-            self._session.prepare(repository_of(source, tls_verify=self._tls_verify))
+            self._connections.prepare(repository_of(source, tls_verify=self._tls_verify))
 
     def first_place(self, reference: Reference) -> Repository:
         """Where ``reference`` is asked for first.
@@ -271,7 +275,7 @@ class RegistryClient:
         return _ask(attempts, lambda _: self._fetch_document(context, request, limit))
 
     def _fetch_document(self, context: Context, request: Request, limit: int) -> bytes | None:
-        reply = self._session.send(request, context)
+        reply = self._redirects.send(request, context)
         if reply.status == HTTPStatus.NOT_FOUND:
             reply.discard(context)
             return None
@@ -279,9 +283,7 @@ class RegistryClient:
             raise reply.error(context)
         document = reply.read_all(context, limit, self._take)
         if document is None:
-            raise RegistryError(
-                f"{reply.endpoint} sent a document of over {limit} bytes", phase=request.phase, endpoint=reply.endpoint
-            )
+            raise reply.fault(RegistryError, f"{reply.endpoint} sent a document of over {limit} bytes")
         return document
 
     def _attempts(
@@ -298,7 +300,7 @@ class RegistryClient:
 
     def close(self) -> None:
         """Close the connections that are kept for reuse."""
-        self._session.close()
+        self._connections.close()
 
 
 def _verify_is_manifest(untrusted: UntrustedManifest, endpoint: str) -> None:
@@ -311,8 +313,7 @@ def _verify_is_manifest(untrusted: UntrustedManifest, endpoint: str) -> None:
 
 def _ask(attempts: Attempts[_E], question: Callable[[_E], _T]) -> _T:
     """The first answer that an endpoint gives."""
-    while True:
-        endpoint = attempts.endpoint
+    for endpoint in attempts:
         try:
             with own_errors(endpoint.domain):
                 return question(endpoint)
@@ -320,3 +321,4 @@ def _ask(attempts: Attempts[_E], question: Callable[[_E], _T]) -> _T:
             raise
         except Error as error:
             attempts.failed(error)
+    raise attempts.verdict

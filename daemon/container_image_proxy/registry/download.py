@@ -61,7 +61,7 @@ class Download(Generic[_E]):
         self._is_complete = 0 < offset == self._stop  # what follows the end can be asked of nobody
         self._suppliers: set[_E] = set()
         self._last_retry_offset: int | None = None
-        self._last_retry_time = 0.0
+        self._opened_at = 0.0
         self._first_offset = offset
         self.offset = offset
         """Where in the blob the next byte is from."""
@@ -75,17 +75,19 @@ class Download(Generic[_E]):
         """
         start = self.offset
         comes_whole = start == 0 and self._stop == self._size <= len(buffer)
-        while not self._is_complete and (comes_whole or self.offset == start):
-            endpoint = self._attempts.endpoint
+        for endpoint in self._attempts:
             try:
                 with own_errors(endpoint.domain):
-                    answer = self._read(endpoint, buffer[self.offset - start :])
-                    if self._is_complete and comes_whole:
-                        self._compare(endpoint, buffer[: self._size], answer.label)
+                    while not self._is_complete and (comes_whole or self.offset == start):
+                        answer = self._read(endpoint, buffer[self.offset - start :])
+                        if self._is_complete and comes_whole:
+                            self._compare(endpoint, buffer[: self._size], answer.label)
             except Error as error:
                 self.close()
                 self._recover(error)
-        return self.offset - start
+            else:
+                return self.offset - start
+        raise self._attempts.verdict
 
     def reject(self) -> None:
         """The content was wrong: whoever supplied some of it is asked last from now on."""
@@ -102,6 +104,7 @@ class Download(Generic[_E]):
         """Read what comes next from the answer that is returned, and see whether it is the end."""
         answer = self._answer
         if answer is None:
+            self._opened_at = self._clock.now()
             answer = self._answer = open_answer(
                 partial(self._open_at, endpoint),
                 self._context,
@@ -140,9 +143,9 @@ class Download(Generic[_E]):
             self._attempts.progressed()
         if not (is_further and isinstance(error, ConnectionLostError)):
             self._attempts.failed(error, persist=self.offset > self._first_offset)
-        self._last_retry_offset, self._last_retry_time = self.offset, self._clock.now()
+        self._last_retry_offset = self.offset
 
     def _has_progressed(self) -> bool:
-        since = self._clock.now() - self._last_retry_time
+        since = self._clock.now() - self._opened_at
         rate = self._limits.minimum_rate
         return self.offset > self._first_offset and has_progressed(self.offset, self._last_retry_offset, since, rate)

@@ -63,6 +63,11 @@ class Repository(Endpoint, frozen=True, kw_only=True):
     reference: Reference
 
     @property
+    def endpoint(self) -> Endpoint:
+        """The place alone, whatever is asked for there."""
+        return Endpoint(domain=self.domain, insecure=self.insecure)
+
+    @property
     def path(self) -> str:
         """The repository's path in the API (OCI distribution-spec, ``<name>``)."""
         return self.reference.path

@@ -52,11 +52,7 @@ def next_page(reply: Reply, repository: Repository) -> str | None:
     path = there.request_target.partition("?")[0]
     leads_up = ".." in unquote(path).split("/")
     if there.origin != here.origin or not path.startswith(f"{root}referrers/") or leads_up:
-        raise RegistryError(
-            f"{reply.endpoint} continues its list of referrers outside of the repository",
-            phase="referrers",
-            endpoint=reply.endpoint,
-        )
+        raise reply.fault(RegistryError, f"{reply.endpoint} continues its list of referrers outside of the repository")
     return there.request_target.removeprefix(root)
 
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from container_image_proxy.registry.auth.keychain import Credentials
     from container_image_proxy.registry.auth.token import TokenRequest
-    from container_image_proxy.registry.endpoints import Repository
     from container_image_proxy.registry.http.reply import Reply
 
 _UNAUTHORIZED: Final = 401
@@ -23,10 +22,10 @@ _MOST_SCHEMES: Final = 4  # an answer may offer any number
 
 
 def denied_by_registry(
-    reply: Reply, repository: Repository, credentials: Credentials | None, *, was_sent: bool, offered: Collection[str]
+    reply: Reply, credentials: Credentials | None, *, was_sent: bool, offered: Collection[str]
 ) -> RegistryAuthError:
     """A registry answered 401 or 403; ``offered`` are the schemes by which it lets people log in, as it says."""
-    domain, path = repository.domain, repository.path
+    domain, path = reply.request.endpoint.domain, reply.request.repository
     if credentials is None:
         wish = "wants a login, and" if reply.status == _UNAUTHORIZED or offered else "denies access, and"
         reason = f"{wish} no credentials are configured for it"
@@ -36,9 +35,7 @@ def denied_by_registry(
         reason = f"gives the credentials from {credentials.origin} no access to {path}"
     else:
         reason = f"{_not_sent(offered)}: the credentials from {credentials.origin} were not sent"
-    return RegistryAuthError(
-        f"{domain} {reason}", phase=reply.request.phase, endpoint=reply.endpoint, upstream_status=reply.status
-    )
+    return reply.fault(RegistryAuthError, f"{domain} {reason}", upstream_status=reply.status)
 
 
 def _not_sent(offered: Collection[str]) -> str:
@@ -49,13 +46,12 @@ def _not_sent(offered: Collection[str]) -> str:
     return f"wants a login by {', '.join(list(offered)[:_MOST_SCHEMES])}, which is not supported"
 
 
-def denied_elsewhere(reply: Reply, repository: Repository) -> RegistryAuthError:
+def denied_elsewhere(reply: Reply) -> RegistryAuthError:
     """The place to which a registry redirects wants a login."""
-    return RegistryAuthError(
-        f"{reply.endpoint}, to which {repository.domain} redirects, wants a login, and no credentials go to where a"
-        " registry redirects",
-        phase=reply.request.phase,
-        endpoint=reply.endpoint,
+    return reply.fault(
+        RegistryAuthError,
+        f"{reply.endpoint}, to which {reply.request.endpoint.domain} redirects, wants a login, and no credentials go to"
+        " where a registry redirects",
         upstream_status=reply.status,
     )
 
@@ -73,7 +69,7 @@ def denied_by_token_service(reply: Reply, wanted: TokenRequest) -> RegistryAuthE
         reason = f"{who} does not accept the credentials from {credentials.origin}"
     else:
         reason = f"{who} wants a password, and the credentials from {credentials.origin} have none"
-    return RegistryAuthError(reason, phase=reply.request.phase, endpoint=service, upstream_status=reply.status)
+    return reply.fault(RegistryAuthError, reason, upstream_status=reply.status)
 
 
 def untrusted_realm(domain: str, realm: str, remedy: str = "") -> RegistryAuthError:

@@ -29,7 +29,6 @@ from container_image_proxy.registry.auth.challenge import (
 )
 from container_image_proxy.registry.auth.denials import denied_by_registry, denied_elsewhere
 from container_image_proxy.registry.auth.token import TokenRequest, basic_authorization
-from container_image_proxy.registry.endpoints import Endpoint
 from container_image_proxy.registry.http.request import Request
 from container_image_proxy.registry.http.target import parse_target
 
@@ -39,9 +38,9 @@ if TYPE_CHECKING:
     from container_image_proxy.concurrency.context import Context
     from container_image_proxy.registry.auth.keychain import Credentials, Keychain
     from container_image_proxy.registry.auth.token import Tokens
-    from container_image_proxy.registry.endpoints import Repository
+    from container_image_proxy.registry.endpoints import Endpoint
     from container_image_proxy.registry.http.reply import Reply
-    from container_image_proxy.registry.http.session import HttpSession
+    from container_image_proxy.registry.http.sender import Sender
     from container_image_proxy.registry.http.target import Target
 
 _log = logging.getLogger(__name__)
@@ -60,8 +59,8 @@ class _Visit(Struct):
     """
 
     endpoint: Endpoint
+    repository: str
     context: Context
-    repository: Repository
     credentials: Credentials | None
     scopes: list[TokenScope]
     authorization: str | None = None
@@ -73,49 +72,45 @@ class _Visit(Struct):
     has_widened: bool = False
 
     def __repr__(self) -> str:
-        return f"_Visit({self.repository!r})"  # the rest has secrets in it
+        return f"_Visit({self.endpoint!r}, {self.repository!r})"  # the rest has secrets in it
 
 
 class Login:
-    """Sends requests to registries and answers their challenges. Thread-safe."""
+    """A :class:`Sender` that answers the challenges of registries. Thread-safe."""
 
     def __init__(
-        self, session: HttpSession, tokens: Tokens, keychain: Keychain, clock: Callable[[], float] = time.monotonic
+        self, inner: Sender, tokens: Tokens, keychain: Keychain, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._session = session
+        self._inner = inner
         self._tokens = tokens
         self._keychain = keychain
         self._clock = clock
         self._challenges: dict[str, Challenge] = {}
         self._open_until: dict[str, float] = {}
 
-    def send(self, request: Request, repository: Repository, context: Context) -> Reply:
+    def send(self, request: Request, context: Context) -> Reply:
         """The registry's answer to ``request``, logged in if it wants that; its status may be anything but 401 and 403,
         unless these are rate limits.
 
         Raises :class:`RegistryAuthError` if we are not let in, other :class:`UpstreamError` as they come.
         """
-        visit = self._begin(repository, context)
-        reply = self._session.send(replace(request, authorization=visit.authorization), context)
+        visit = _Visit(
+            request.endpoint,
+            request.repository,
+            context,
+            self._keychain.find(f"{request.endpoint.domain}/{request.repository}"),
+            [TokenScope("repository", request.repository, "pull")],
+        )
+        visit.authorization = self._recall(visit)
+        reply = self._inner.send(replace(request, authorization=visit.authorization), context)
         while reply.status >= HTTPStatus.BAD_REQUEST:
             if reply.error(context).retryable:  # what may pass, as a rate limit does whatever its status, is no denial
                 return reply
             following = self._follow_up(request, reply, visit)
             if following is None:
                 return _conclude(reply, visit)
-            reply = self._session.send(following, context)
+            reply = self._inner.send(following, context)
         return reply
-
-    def _begin(self, repository: Repository, context: Context) -> _Visit:
-        visit = _Visit(
-            Endpoint(domain=repository.domain, insecure=repository.insecure),
-            context,
-            repository,
-            self._keychain.credentials_for(repository.reference),
-            [TokenScope("repository", repository.path, "pull")],
-        )
-        visit.authorization = self._recall(visit)
-        return visit
 
     def _recall(self, visit: _Visit) -> str | None:
         """The ``Authorization`` by the last challenge; None without one, or if it leads nowhere any more: it may be
@@ -194,7 +189,7 @@ class Login:
         """The answer of the registry's ``/v2/`` to a stranger."""
         origin = request.target.origin
         target = parse_target(f"{origin.scheme}://{origin.authority}/v2/")
-        door = self._session.send(Request(target=target, endpoint=request.endpoint, phase=request.phase), visit.context)
+        door = self._inner.send(Request(target=target, endpoint=request.endpoint, phase=request.phase), visit.context)
         door.discard(visit.context)
         return door
 
@@ -253,12 +248,11 @@ def _conclude(reply: Reply, visit: _Visit) -> Reply:
     """The answer that stays, or the error that it is."""
     if not visit.endpoint.is_at(reply.request.target.origin):
         if reply.status == HTTPStatus.UNAUTHORIZED and _challenges(reply):
-            raise denied_elsewhere(reply, visit.repository)
+            raise denied_elsewhere(reply)
         return reply
     if reply.status in _REFUSALS:
         raise denied_by_registry(
             reply,
-            visit.repository,
             visit.credentials,
             was_sent=visit.authorization is not None,
             offered=visit.offered,

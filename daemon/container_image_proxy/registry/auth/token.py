@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from container_image_proxy.registry.auth.keychain import Credentials
     from container_image_proxy.registry.endpoints import Endpoint
     from container_image_proxy.registry.http.reply import Reply
-    from container_image_proxy.registry.http.session import HttpSession
+    from container_image_proxy.registry.http.sender import Sender
 
 _CLIENT_ID: Final = "container-image-proxy"
 _TOKEN: Final = re.compile(r"[\x21-\x7e]{1,65536}")
@@ -66,13 +66,13 @@ class Tokens:
 
     def __init__(
         self,
-        session: HttpSession,
+        sender: Sender,
         limits: Limits,
         *,
         realms: TokenRealms = TokenRealms(),  # noqa: B008 - frozen
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._session = session
+        self._sender = sender
         self._limits = limits
         self._realms = realms
         self._clock = clock
@@ -123,7 +123,7 @@ class Tokens:
         if reply.status != HTTPStatus.OK:
             raise _refusal(context, wanted, reply)
         body = reply.read_all(context, self._limits.token_size)
-        value, life = _parse_token(body, reply.endpoint)
+        value, life = _parse_token(body, reply)
         return _Token(value, asked + min(max(life, self._limits.minimum_token_lifetime), _LONGEST_LIFE))
 
     def _verify_realm(self, wanted: TokenRequest) -> Target:
@@ -151,12 +151,12 @@ class Tokens:
         """
         credentials = wanted.credentials
         if credentials is not None and credentials.identity_token:
-            reply = self._session.send(self._request(wanted, target, form=_form(wanted, credentials)), context)
+            reply = self._sender.send(self._request(wanted, target, form=_form(wanted, credentials)), context)
             if reply.status not in _WITHOUT_OAUTH2 or not credentials.password:
                 return reply
             reply.discard(context)
         authorization = basic_authorization(credentials) if credentials is not None and credentials.password else None
-        return self._session.send(
+        return self._sender.send(
             self._request(wanted, _with_query(wanted, target), authorization=authorization), context
         )
 
@@ -218,7 +218,7 @@ def _refusal(context: Context, wanted: TokenRequest, reply: Reply) -> UpstreamEr
     return error
 
 
-def _parse_token(body: bytes | None, endpoint: str) -> tuple[str, float]:
+def _parse_token(body: bytes | None, reply: Reply) -> tuple[str, float]:
     """The token and its life in seconds (0 if not told); nothing of the answer gets into an error."""
     try:
         document = json.loads(body or b"")
@@ -229,7 +229,7 @@ def _parse_token(body: bytes | None, endpoint: str) -> tuple[str, float]:
     value = members.get("token") or members.get("access_token")
     token = value.strip() if isinstance(value, str) else ""
     if not _TOKEN.fullmatch(token):
-        raise RegistryError(f"the token service at {endpoint} sent no usable token", phase=_PHASE, endpoint=endpoint)
+        raise reply.fault(RegistryError, f"the token service at {reply.endpoint} sent no usable token")
     return token, _life(members.get("expires_in"))
 
 

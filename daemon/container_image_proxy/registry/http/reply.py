@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from http import HTTPStatus
 from http.client import HTTPException
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from urllib3.exceptions import HTTPError
 
@@ -25,16 +24,10 @@ if TYPE_CHECKING:
     from container_image_proxy.concurrency.context import Context
     from container_image_proxy.config.limits import Limits
     from container_image_proxy.registry.http.request import Request
+    from container_image_proxy.registry.http.response import FramedResponse
 
-REDIRECTS: Final = frozenset(
-    {
-        HTTPStatus.MOVED_PERMANENTLY,
-        HTTPStatus.FOUND,
-        HTTPStatus.SEE_OTHER,
-        HTTPStatus.TEMPORARY_REDIRECT,
-        HTTPStatus.PERMANENT_REDIRECT,
-    }
-)
+_E = TypeVar("_E", bound=UpstreamError)
+
 _SMALL: Final = 16 * KIB
 _PIECE: Final = 64 * KIB
 
@@ -45,8 +38,9 @@ class Reply:
     What was sent with a context that ended with the head is read with another one.
     """
 
-    def __init__(self, response: requests.Response, request: Request, limits: Limits) -> None:
+    def __init__(self, response: requests.Response, framed: FramedResponse, request: Request, limits: Limits) -> None:
         self._raw: Any = response.raw
+        self._framed = framed
         self._limits = limits
         self.request = request
         self.status: int = response.status_code
@@ -77,7 +71,7 @@ class Reply:
 
         Raises :class:`UpstreamError` when the connection fails, stalls or drips.
         """
-        limits, socket = self._limits, self._raw.framed.socket
+        limits, socket = self._limits, self._framed.socket
         socket.wait_under(context.within(limits.idle_timeout + size / limits.minimum_rate), idle=limits.idle_timeout)
         try:
             data: bytes = self._raw.read(size, decode_content=False)
@@ -89,7 +83,11 @@ class Reply:
 
     def body(self, context: Context) -> Body:
         """What can be read of the body without a limit."""
-        return Body(self, self._raw, context, self._limits)
+        return Body(self, self._raw, self._framed, context, self._limits)
+
+    def fault(self, kind: type[_E], reason: str, **more: Any) -> _E:
+        """As :meth:`Request.fault`, of the request that this is the answer to: redirects may have led elsewhere."""
+        return self.request.fault(kind, reason, **more)
 
     def failed(self, cause: Exception) -> UpstreamError:
         """What it means that its body could not be read."""
@@ -109,12 +107,8 @@ class Reply:
             take(limit if document is None else len(document))
             return gunzip(body, limit) if document is None else document
         except DamagedGzipError:
-            raise RegistryError(
-                f"{self.endpoint} sent a damaged gzip of the {self.request.phase}",
-                phase=self.request.phase,
-                endpoint=self.endpoint,
-                upstream_status=self.status,
-            ) from None
+            reason = f"{self.endpoint} sent a damaged gzip of the {self.request.phase}"
+            raise self.fault(RegistryError, reason, upstream_status=self.status) from None
 
     def _read_encoded(self, context: Context, limit: int, take: Callable[[int], object] = unmetered) -> bytes | None:
         body = bytearray()
@@ -166,9 +160,10 @@ class Body:
     renews them at ``minimum_rate``.
     """
 
-    def __init__(self, reply: Reply, raw: Any, context: Context, limits: Limits) -> None:
+    def __init__(self, reply: Reply, raw: Any, framed: FramedResponse, context: Context, limits: Limits) -> None:
         self._reply = reply
         self._raw = raw
+        self._framed = framed
         self._context = context
         self._limits = limits
         self._patience = limits.idle_timeout
@@ -178,10 +173,10 @@ class Body:
 
         Raises :class:`UpstreamError` when the connection fails, stalls or drips.
         """
-        limits, framed, began = self._limits, self._raw.framed, monotonic()
+        limits, framed, began = self._limits, self._framed, monotonic()
         framed.socket.wait_under(self._context.within(self._patience), idle=limits.idle_timeout)
         try:
-            count: int = framed.readinto1(buffer)
+            count = framed.readinto1(buffer)
         except (HTTPException, OSError) as error:
             raise self._reply.failed(framed.socket.broken or error) from None
         earned = count / limits.minimum_rate

@@ -15,7 +15,7 @@ from container_image_proxy.config.limits import Limits
 from container_image_proxy.errors import RegistryUnavailableError
 from container_image_proxy.registry.auth.token import TokenRequest, Tokens
 from container_image_proxy.registry.endpoints import Endpoint
-from container_image_proxy.registry.http.session import HttpSession
+from container_image_proxy.registry.http.sender import Sender
 from tests.support.contexts import CONTEXT
 
 PATIENCE = 10.0
@@ -48,7 +48,7 @@ class FakeSession:
 
 
 def tokens_over(session: FakeSession) -> Tokens:
-    return Tokens(cast("HttpSession", session), Limits())
+    return Tokens(cast("Sender", session), Limits())
 
 
 def wanted(service: str = "s") -> TokenRequest:
