@@ -1,4 +1,4 @@
-"""Fixtures of the functional tests."""
+"""Fixtures of the tests of the registry client."""
 
 from __future__ import annotations
 
