@@ -25,10 +25,11 @@ from container_image_proxy.cli.options import (
     build_parser,
     check_usage,
     load_settings,
+    names_image_proxy,
 )
 from container_image_proxy.config.access import owner_access
 from container_image_proxy.config.instances import COMMAND_LINE, DEFAULT_IDLE_EXIT
-from container_image_proxy.core.assembly import Surroundings, assemble, find_gpg
+from container_image_proxy.core.assembly import Surroundings, assemble, assemble_any, find_gpg
 from container_image_proxy.core.peer import read_peer
 from container_image_proxy.core.serving import Degraded
 from container_image_proxy.core.snapshot_store import SnapshotStore
@@ -56,9 +57,12 @@ _log = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon, or check its configuration; the exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if names_image_proxy(arguments):
+        return _serve_parent(arguments)
     parser = build_parser()
     try:
-        options = parser.parse_args(argv)
+        options = parser.parse_args(arguments)
         check_usage(parser, options)
     except UsageError as error:
         return _refuse_usage(parser, error)
@@ -66,9 +70,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.check:
         from container_image_proxy.cli.check import check  # noqa: PLC0415 - no daemon has to wait for it
 
-        command = [*_program(), *(sys.argv[1:] if argv is None else argv)]
+        command = [*_program(), *arguments]
         return _guarded(lambda options: check(options, _surroundings(options), command), options)
     return _guarded(_reload if options.reload else _run, options)
+
+
+def _serve_parent(arguments: Sequence[str]) -> int:
+    """skopeo's image proxy: serve whatever images the parent process names, until it has gone."""
+    from container_image_proxy.cli.image_proxy import parse_options  # noqa: PLC0415 - no daemon has to wait for it
+    from container_image_proxy.service.stand_alone import serve_parent  # noqa: PLC0415 - as above
+
+    set_up_logging(logging.WARNING)
+    try:
+        options = parse_options(arguments)
+        set_up_logging(options.log_level)
+        use_few_arenas()
+        surroundings = Surroundings(
+            environ=dict(os.environ),
+            home=Path(os.environ.get("HOME") or "/"),
+            uid=os.geteuid(),
+            credentials=options.credentials,
+            no_credentials=options.no_credentials,
+            auth_content=options.auth_content,
+        )
+        find_gpg(surroundings.environ).remove_leftovers()
+        sock = activation.packets_from_descriptor(options.sockfd)
+    except UsageError as error:
+        _log.error("%s", error)
+        return EX_USAGE
+    except Error as error:
+        _log.error("%s", error)
+        return exit_code(error)
+    serve_parent(sock, lambda: assemble_any(options.settings, options.platform, surroundings))
+    return 0
 
 
 def _refuse_usage(parser: argparse.ArgumentParser, error: UsageError) -> int:

@@ -138,6 +138,14 @@ class UnknownManifestError(NotFoundError):
     """The source has no such manifest, or none for the platform."""
 
 
+class ImageNotFoundError(UnknownManifestError):
+    """The reference names no image: its source is there, and says so."""
+
+
+class AmbiguousImageError(UnknownManifestError):
+    """The reference could name several of the images that its source has."""
+
+
 class UnknownBlobError(NotFoundError):
     """The blob is none of the image's own, or the source no longer has it."""
 

@@ -272,7 +272,10 @@ def test_beside_a_socket_of_a_kind_that_cannot_be_served_the_others_say_so(place
     ):
         reply = daemon.get("/manifest")
     assert (reply.status, reply.json["code"]) == (500, "CONFIGURATION")
-    assert "it is not a listening Unix stream socket (in the socket unit, ListenStream=" in reply.json["detail"]
+    assert (
+        "it is not a listening Unix socket of streams or packets (in the socket unit, ListenStream="
+        in reply.json["detail"]
+    )
 
 
 def test_with_sockets_that_cannot_be_served_alone_a_start_fails_in_a_way_that_is_paced(place: Path) -> None:
@@ -286,7 +289,7 @@ def test_with_sockets_that_cannot_be_served_alone_a_start_fails_in_a_way_that_is
             check=False,
         )
     assert (run.returncode, run.stderr.count("\n")) == (1, 1)
-    assert "it is not a listening Unix stream socket" in run.stderr
+    assert "it is not a listening Unix socket of streams or packets" in run.stderr
 
 
 def test_without_sockets_a_start_fails_with_what_is_wrong(place: Path) -> None:

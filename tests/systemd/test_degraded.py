@@ -264,5 +264,5 @@ def test_sockets_that_cannot_be_served_do_not_make_a_storm(machine: Machine, ins
     machine.run("python3", "-c", sender)
     answer = instance.get("/manifest")
     assert (answer.status, answer.json()["code"]) == (500, "CONFIGURATION")
-    assert "it is not a stream socket" in answer.json()["detail"]
+    assert "it is not a listening Unix socket of streams or packets" in answer.json()["detail"]
     assert (instance.starts(), instance.show("NRestarts")) == (1, "0")

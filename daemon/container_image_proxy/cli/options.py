@@ -9,7 +9,7 @@ import argparse
 import math
 import re
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from msgspec.structs import replace
 
@@ -33,9 +33,35 @@ from container_image_proxy.errors import ConfigurationError, Error, InvalidPlatf
 from container_image_proxy.image.platform import Platform, host_platform, parse_platform
 from container_image_proxy.image.reference import is_domain
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+IMAGE_PROXY: Final = "experimental-image-proxy"
+"""The word by which skopeo's clients ask for its image proxy."""
+IMAGE_PROXY_FLAGS: Final = frozenset({
+    "--debug", "--help", "--insecure-policy", "--no-creds", "--require-signed", "--tls-verify", "-h",
+})  # fmt: skip
+"""Its options that have no value, or one by "=" alone."""
+
 
 class UsageError(Error):
     """A command line that means nothing."""
+
+
+def names_image_proxy(arguments: Sequence[str]) -> bool:
+    """Whether the first argument that is no option, nor an option's value, is that word."""
+    if IMAGE_PROXY not in arguments:
+        return False
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "--":
+            return next(rest, "") == IMAGE_PROXY
+        if not argument.startswith("-"):
+            return argument == IMAGE_PROXY
+        if "=" not in argument and argument not in IMAGE_PROXY_FLAGS:
+            next(rest, "")
+    return False
 
 
 class _Parser(argparse.ArgumentParser):
@@ -214,7 +240,8 @@ def load_settings(options: argparse.Namespace, uid: int) -> InstanceSettings:
     return replace(
         settings,
         images={
-            name: replace(image, platform=_override(image.platform, options)) for name, image in settings.images.items()
+            name: replace(image, platform=override_platform(image.platform, options))
+            for name, image in settings.images.items()
         },
         registry=_override_registry(settings.registry, options),
         trust=_override_trust(settings.trust, options),
@@ -233,7 +260,7 @@ def _stand_alone_settings(options: argparse.Namespace, uid: int) -> InstanceSett
     return InstanceSettings("image", COMMAND_LINE, {"image": image}, "image", idle_exit=0)
 
 
-def _override(platform: Platform, options: argparse.Namespace) -> Platform:
+def override_platform(platform: Platform, options: argparse.Namespace) -> Platform:
     """The platform with what ``--override-*`` say; another architecture does not keep the host's variant."""
     if options.override_arch is not None:
         platform = replace(platform, architecture=options.override_arch, variant="")

@@ -60,7 +60,11 @@ class ImageSettings(Struct, frozen=True):
 
 
 class RegistrySettings(Struct, frozen=True):
-    """Where the ecosystem's files are, if not in their usual places; ``tls_verify`` None leaves it to them."""
+    """Where the ecosystem's files are, if not in their usual places; ``tls_verify`` None leaves it to them.
+
+    The last two are of skopeo's command line alone: what registries are told of who asks, and where ``oci:`` layouts
+    have their blobs.
+    """
 
     authfile: Path | None = None
     cert_dir: Path | None = None
@@ -68,6 +72,8 @@ class RegistrySettings(Struct, frozen=True):
     registries_conf_dir: Path | None = None
     tls_verify: bool | None = None
     token_realms: tuple[str, ...] = ()
+    user_agent_prefix: str = ""
+    shared_blob_dir: Path | None = None
 
 
 class TrustSettings(Struct, frozen=True):

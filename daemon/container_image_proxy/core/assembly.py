@@ -20,8 +20,10 @@ from container_image_proxy.config.lookaside import load_lookaside
 from container_image_proxy.config.registries_conf import load_registries
 from container_image_proxy.config.short_names import resolve_short_name
 from container_image_proxy.config.storage_conf import load_storage_conf
+from container_image_proxy.core.opening import AnyImages
 from container_image_proxy.core.proxy import Proxy, ServedImage
 from container_image_proxy.core.serving import Serving
+from container_image_proxy.core.snapshot_store import SnapshotStore
 from container_image_proxy.errors import ConfigurationError, InvalidReferenceError, SourceError, remedied_by
 from container_image_proxy.policy.gpg import Gpg
 from container_image_proxy.policy.model import insecure_policy, load_policy
@@ -33,12 +35,12 @@ from container_image_proxy.transports.source import Access
 from container_image_proxy.transports.table import names_transport, parse_image_reference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from container_image_proxy.config.instances import ImageSettings, InstanceSettings, TrustSettings
     from container_image_proxy.config.registries import Registries
     from container_image_proxy.config.storage_conf import StoreLocation
-    from container_image_proxy.core.snapshot_store import SnapshotStore
+    from container_image_proxy.image.platform import Platform
     from container_image_proxy.policy.model import Policy
     from container_image_proxy.registry.auth.keychain import Credentials
     from container_image_proxy.registry.client import RegistryClient
@@ -48,7 +50,8 @@ if TYPE_CHECKING:
 class Surroundings(Struct, frozen=True):
     """What the process was started with, as far as configuration depends on it; only ``__main__`` reads the real ones.
 
-    ``credentials`` are those of ``--creds``; ``no_credentials`` is ``--no-creds``.
+    ``credentials`` are those of ``--creds``; ``no_credentials`` is ``--no-creds``. ``auth_content`` is what the file of
+    ``--authfile`` says if that can be read but once.
     """
 
     environ: Mapping[str, str]
@@ -56,10 +59,38 @@ class Surroundings(Struct, frozen=True):
     uid: int
     credentials: Credentials | None = None
     no_credentials: bool = False
+    auth_content: bytes | None = None
 
 
 def assemble(settings: InstanceSettings, store: SnapshotStore, surroundings: Surroundings) -> Serving:
     """Read every file that the settings need; :class:`ConfigurationError` if one of them cannot be used."""
+    return _assemble(settings, store, surroundings, {})[0]
+
+
+def assemble_any(settings: InstanceSettings, platform: Platform, surroundings: Surroundings) -> AnyImages:
+    """As :func:`assemble`, for whatever images a client will name, of which the settings have none."""
+    given: dict[str, Credentials] = {}
+    serving, make_proxy = _assemble(settings, SnapshotStore(None), surroundings, given)
+
+    def grant(registry: str) -> None:
+        if surroundings.credentials is not None:
+            given[registry] = surroundings.credentials
+
+    parse = partial(parse_image_reference, default_store=_find_store(surroundings))
+    return AnyImages(serving, make_proxy, platform, parse, grant)
+
+
+def _find_store(surroundings: Surroundings) -> Callable[[], StoreLocation]:
+    return partial(load_storage_conf, environ=surroundings.environ, home=surroundings.home, uid=surroundings.uid)
+
+
+def _assemble(
+    settings: InstanceSettings, store: SnapshotStore, surroundings: Surroundings, given: dict[str, Credentials]
+) -> tuple[Serving, Callable[..., Proxy]]:
+    """The settings' configuration, and what makes a proxy of other images under it.
+
+    ``given`` has the credentials of the command line by registry. Those of the settings' images are added.
+    """
     verify_paths(settings)
     with remedied_by("see containers-registries.conf(5)"):
         registries = load_registries(
@@ -70,27 +101,28 @@ def assemble(settings: InstanceSettings, store: SnapshotStore, surroundings: Sur
             uid=surroundings.uid,
             learned_aliases=not all(names_transport(image.reference) for image in settings.images.values()),
         )
-    default_store = partial(
-        load_storage_conf, environ=surroundings.environ, home=surroundings.home, uid=surroundings.uid
-    )
+    default_store = _find_store(surroundings)
     with remedied_by("see container-image-proxy(1), TRANSPORTS"):
         images = {name: _serve(image, registries, default_store) for name, image in settings.images.items()}
     policy = _load_policy(settings.trust, surroundings)
-    registry = _prepare_registry(settings, registries, surroundings, images.values())
+    if surroundings.credentials is not None:
+        domains = {image.reference.registry for image in images.values() if image.reference.registry is not None}
+        given |= dict.fromkeys(domains, surroundings.credentials)
+    registry = _prepare_registry(settings, registries, surroundings, given)
     with remedied_by("see containers-registries.d(5)"):
         lookaside = load_lookaside(directory=settings.trust.registries_d, home=surroundings.home, uid=surroundings.uid)
     cache = settings.sources.cache_dir or _cache_directory(surroundings.environ)
-    access = Access(registry, lookaside, SpoolDirectory(cache, settings.sources.spool_limit))
-    proxy = Proxy(
-        images,
-        policy,
-        lambda reference, earlier, state: reference.open_source(access, earlier, state),
-        store,
+    spools = SpoolDirectory(cache, settings.sources.spool_limit)
+    access = Access(registry, lookaside, spools, settings.registry.shared_blob_dir)
+    make_proxy = partial(
+        Proxy,
+        policy=policy,
+        open_source=lambda reference, earlier, state: reference.open_source(access, earlier, state),
         require_instance_signature=settings.trust.require_instance_signature,
         accept_unnamed_bundles=settings.trust.accept_unnamed_bundles,
         verification_timeout=settings.trust.verification_timeout,
     )
-    return Serving(settings, images, policy, proxy, access)
+    return Serving(settings, images, policy, make_proxy(images=images, store=store), access), make_proxy
 
 
 def _serve(image: ImageSettings, registries: Registries, default_store: Callable[[], StoreLocation]) -> ServedImage:
@@ -139,19 +171,18 @@ def _load_policy(trust: TrustSettings, surroundings: Surroundings) -> Policy:
 
 
 def _prepare_registry(
-    instance: InstanceSettings, registries: Registries, surroundings: Surroundings, images: Iterable[ServedImage]
+    instance: InstanceSettings, registries: Registries, surroundings: Surroundings, given: Mapping[str, Credentials]
 ) -> Lazy[RegistryClient]:
     """The client for all registries, its configuration read now and the HTTP library loaded when it is first needed."""
     settings = instance.registry
-    given = surroundings.credentials
-    domains = {image.reference.registry for image in images if image.reference.registry is not None}
     with remedied_by("see containers-auth.json(5)"):
         keychain = load_keychain(
             authfile=settings.authfile,
+            content=surroundings.auth_content,
             environ=surroundings.environ,
             home=surroundings.home,
             uid=surroundings.uid,
-            creds=dict.fromkeys(domains, given) if given else {},
+            creds=given,
             no_creds=surroundings.no_credentials,
             credential_helpers=registries.credential_helpers,
             instance=None if instance.file == COMMAND_LINE else instance.name,

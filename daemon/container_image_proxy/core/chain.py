@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.errors import (
+    AmbiguousImageError,
     DigestMismatchError,
+    ImageNotFoundError,
     InvalidManifestError,
     UnknownManifestError,
 )
@@ -42,9 +44,15 @@ def fetch_chain(
     """The indexes from the one that ``reference`` names, none if that is a manifest, and the manifest itself.
 
     None if the source says that ``known`` is still what it names. ``take`` is asked for the memory of each.
-    Raises :class:`UnknownManifestError`, :class:`UpstreamError` or :class:`IntegrityError`.
+    Raises :class:`ImageNotFoundError` if it has none of that name, :class:`UnknownManifestError`,
+    :class:`UpstreamError` or :class:`IntegrityError`.
     """
-    top = source.fetch_manifest(context, reference.pinned_digest, unless=known, take=take)
+    try:
+        top = source.fetch_manifest(context, reference.pinned_digest, unless=known, take=take)
+    except AmbiguousImageError:
+        raise
+    except UnknownManifestError as error:
+        raise ImageNotFoundError(str(error)) from error
     if top is None:
         return None
     place = str(reference)

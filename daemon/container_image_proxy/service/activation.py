@@ -19,6 +19,7 @@ from container_image_proxy.errors import ConfigurationError
 from container_image_proxy.service.journal import one_line
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
 _log = logging.getLogger(__name__)
@@ -28,8 +29,8 @@ _BACKLOG: Final = 4096  # the kernel cuts it to net.core.somaxconn
 
 
 def inherited_sockets() -> tuple[list[socket.socket], ConfigurationError | None]:
-    """The listening Unix stream sockets that systemd opened for us; none without activation. And what is wrong with the
-    first one that is of any other kind, if one is.
+    """The listening Unix sockets that systemd opened for us, of streams and of packets; none without activation. And
+    what is wrong with the first one that is of any other kind, if one is.
 
     The environment forgets them.
     """
@@ -48,11 +49,12 @@ def inherited_sockets() -> tuple[list[socket.socket], ConfigurationError | None]
 
 def _inherited(descriptor: int, name: str) -> socket.socket:
     what = f"socket {one_line(name)!r} from systemd"
-    sock = _adopt(descriptor, what)
+    remedy = "in the socket unit, ListenStream= or ListenSequentialPacket= with a path, and Accept=no"
+    wrong = ConfigurationError(what, "it is not a listening Unix socket of streams or packets", remedy=remedy)
+    sock = _adopt(descriptor, what, {socket.SOCK_STREAM, socket.SOCK_SEQPACKET}, wrong)
     if sock.family != socket.AF_UNIX or not is_listening(sock):
         sock.close()
-        remedy = "in the socket unit, ListenStream= with a path and Accept=no"
-        raise ConfigurationError(what, "it is not a listening Unix stream socket", remedy=remedy)
+        raise wrong
     return sock
 
 
@@ -60,18 +62,31 @@ def from_descriptor(descriptor: int) -> socket.socket:
     """The stream socket, listening or connected, that the parent process passed; :class:`ConfigurationError` if it is
     none.
     """
-    return _adopt(descriptor, f"--sockfd {descriptor}")
+    what = f"--sockfd {descriptor}"
+    wrong = ConfigurationError(what, "it is not a stream socket", remedy="use SOCK_STREAM")
+    return _adopt(descriptor, what, {socket.SOCK_STREAM}, wrong)
 
 
-def _adopt(descriptor: int, what: str) -> socket.socket:
+def packets_from_descriptor(descriptor: int) -> socket.socket:
+    """The same for a connected socket of packets, as clients of skopeo's image proxy pass one."""
+    what, remedy = f"--sockfd {descriptor}", "pass one end of socketpair(AF_UNIX, SOCK_SEQPACKET)"
+    wrong = ConfigurationError(what, "it is not a connected Unix socket of packets", remedy=remedy)
+    sock = _adopt(descriptor, what, {socket.SOCK_SEQPACKET}, wrong)
+    if sock.family != socket.AF_UNIX or is_listening(sock):
+        sock.close()
+        raise wrong
+    return sock
+
+
+def _adopt(descriptor: int, what: str, types: Collection[int], wrong: ConfigurationError) -> socket.socket:
     try:
         sock = socket.socket(fileno=descriptor)
     except (OSError, ValueError, OverflowError) as error:
         remedy = "pass the number of an open socket"
         raise ConfigurationError(what, f"it is not a socket: {_reason(error)}", remedy=remedy) from error
-    if sock.type != socket.SOCK_STREAM:
+    if sock.type not in types:
         sock.close()
-        raise ConfigurationError(what, "it is not a stream socket", remedy="use SOCK_STREAM; in a unit, ListenStream=")
+        raise wrong
     sock.set_inheritable(False)
     return sock
 

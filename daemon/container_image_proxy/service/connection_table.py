@@ -15,14 +15,48 @@ from __future__ import annotations
 import contextlib
 import select
 import threading
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from container_image_proxy.core.peer import Peer
-    from container_image_proxy.faces.http.connection import Connection
 
 
 _SHARE_RESERVED: Final = 8  # of all places one in so many
+
+
+class Channel(Protocol):
+    """What a connection is made of, as far as it concerns the table."""
+
+    @property
+    def descriptor(self) -> int:
+        """The one that hangs up (poll(2)) when the client has left."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+class Connection(Protocol):
+    """A client's connection, whatever it speaks. All but :meth:`run` is for other threads."""
+
+    @property
+    def channel(self) -> Channel:
+        """Where the client is."""
+
+    @property
+    def peer(self) -> Peer:
+        """Who it is."""
+
+    def run(self) -> None:
+        """Serve until the client or we have had enough."""
+
+    def finish(self) -> None:
+        """Have it answer what has already been asked, then end."""
+
+    def abandon(self) -> None:
+        """Tell it that nobody is there any more for the answer."""
+
+    def cut(self) -> None:
+        """Have it end in mid-answer, so that the client sees a failure."""
 
 
 class ConnectionTable:

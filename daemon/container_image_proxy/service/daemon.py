@@ -16,8 +16,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
+from container_image_proxy.core.opening import NamedImages
 from container_image_proxy.core.serving import Degraded
 from container_image_proxy.faces.http.application import Application
+from container_image_proxy.faces.image_proxy.face import ImageProxyFace
 from container_image_proxy.service.notifier import Watchdog
 from container_image_proxy.service.server import Server
 
@@ -72,7 +74,8 @@ class Daemon:
         stop = None if owner is None else self._stop
         application = Application(self._serving, stop=stop, owner=owner or 0)
         timers = (notifier, Watchdog(notifier), health, self._rereading)
-        self._server = Server(listeners, application, limits, self._admits, timers)
+        packets = ImageProxyFace(lambda: NamedImages(self._serving()))
+        self._server = Server(listeners, application, limits, self._admits, timers, packets)
         self._server.idle_exit_seconds = state.idle_exit
 
     @property

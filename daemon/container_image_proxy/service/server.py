@@ -2,7 +2,7 @@
 
 Peers are read and judged at accept, before a byte is parsed. Accepting (see ``listeners.py``) and deciding to exit
 happen in one thread, so whatever it has not accepted stays in the backlog for the next process that systemd starts.
-HTTP is none of its business (see ``connection.py``), nor is who is connected (see ``roster.py``).
+What clients speak is none of its business (see ``faces``), nor is who is connected (see ``connection_table.py``).
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ import sys
 import threading
 import time
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 from msgspec import Struct
 
 from container_image_proxy.core.peer import PID_SIZE, UNAUTHENTICATED, Peer, parse_peer, read_credentials
 from container_image_proxy.faces.http.channel import SocketChannel, StdioChannel
-from container_image_proxy.faces.http.connection import Connection
+from container_image_proxy.faces.http.connection import Connection as HttpConnection
 from container_image_proxy.faces.http.limits import ServerLimits
+from container_image_proxy.faces.http.refusal import refusal
 from container_image_proxy.faces.http.request_head import RefusedRequestError
 from container_image_proxy.service.connection_table import ConnectionTable
 from container_image_proxy.service.listeners import Listeners, give_way, take_precedence
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from container_image_proxy.faces.http.channel import Channel
-    from container_image_proxy.faces.http.exchange import Application
+    from container_image_proxy.faces.http.exchange import Application, Environ
+    from container_image_proxy.service.connection_table import Connection
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +60,33 @@ class Timer(Protocol):
         """Do what is due by now, if anything is."""
 
 
+class Face(Protocol):
+    """What clients of one kind of socket speak."""
+
+    def connect(self, sock: socket.socket, peer: Peer) -> Connection:
+        """The connection of a client, to be run in a thread of its own."""
+
+    def refusal(self, error: RefusedRequestError) -> bytes:
+        """What a client reads that is turned away."""
+
+
+class _Http:
+    """HTTP as a face."""
+
+    def __init__(self, application: Application, limits: ServerLimits) -> None:
+        self._application = application
+        self._limits = limits
+
+    def connect(self, sock: socket.socket, peer: Peer) -> Connection:
+        return self.speak(SocketChannel(sock), peer)
+
+    def speak(self, channel: Channel, peer: Peer) -> Connection:
+        return HttpConnection(channel, peer, self._application, self._limits)
+
+    def refusal(self, error: RefusedRequestError) -> bytes:
+        return b"".join(refusal(error))
+
+
 class _Denied(
     Struct,
 ):
@@ -71,19 +100,25 @@ class _Denied(
 class Server:
     """Serves an application on listening sockets: :meth:`serve` in the caller's thread, each connection in its own.
 
-    ``admit`` is asked at accept whether a peer may talk to anything at all here; ``timers`` are done beside.
+    A socket's type says what its clients speak: streams HTTP, with ``application``, and packets the protocol that
+    ``packets`` is the face of. ``admit`` is asked at accept whether a peer may talk to anything at all here; ``timers``
+    are done beside.
     """
 
     def __init__(
         self,
         listeners: Sequence[socket.socket],
-        application: Application,
+        application: Application | None = None,
         limits: ServerLimits = ServerLimits(),  # noqa: B008 - immutable
         admit: Callable[[Peer], bool] = lambda _peer: True,
         timers: Sequence[Timer] = (),
+        packets: Face | None = None,
     ) -> None:
-        self._application = application
         self._limits = limits
+        self._http = _Http(application or _speak_no_http, limits)
+        self._faces: dict[int, Face] = {socket.SOCK_STREAM: self._http}
+        if packets is not None:
+            self._faces[socket.SOCK_SEQPACKET] = packets
         self._admit = admit
         self._connections = ConnectionTable(
             min(limits.connections, _affordable_connections()), limits.connections_per_uid
@@ -126,16 +161,16 @@ class Server:
 
     def serve_connection(self, sock: socket.socket, peer: Peer) -> None:
         """Serve one connected socket until its end."""
-        self._serve_alone(SocketChannel(sock), peer)
+        self._serve_alone(self._faces[sock.type].connect(sock, peer))
 
     def serve_stdio(self, reading: int = 0, writing: int = 1) -> None:
         """Serve one client on a pair of descriptors until its end."""
-        self._serve_alone(StdioChannel(reading, writing), UNAUTHENTICATED)
+        self._serve_alone(self._http.speak(StdioChannel(reading, writing), UNAUTHENTICATED))
 
-    def _serve_alone(self, channel: Channel, peer: Peer) -> None:
-        if not self._start(Connection(channel, peer, self._application, self._limits)):
-            _log.error("no thread for %s", peer)
-            channel.close()
+    def _serve_alone(self, connection: Connection) -> None:
+        if not self._start(connection):
+            _log.error("no thread for %s", connection.peer)
+            connection.channel.close()
         self.serve()
 
     def serve(self) -> None:
@@ -231,10 +266,10 @@ class Server:
                 continue
             with self._deciding:
                 objection = self._objection_to(peer) if is_admitted else _DENIED
+                face = self._faces[sock.type]
                 if objection is None:
-                    connection = Connection(SocketChannel(sock), peer, self._application, self._limits)
-                    objection = None if self._start(connection) else self._too_many
-                if objection is not None and not self._turned_away.add(sock, peer, objection):
+                    objection = None if self._start(face.connect(sock, peer)) else self._too_many
+                if objection is not None and not self._turned_away.add(sock, peer, objection, face.refusal):
                     denied[credentials[PID_SIZE:]] = _Denied(peer, objection)
         with self._deciding:
             for one in denied.values():
@@ -302,6 +337,10 @@ def _has_left(sock: socket.socket) -> bool:
         return False
     except OSError:
         return True
+
+
+def _speak_no_http(_environ: Environ, _start_response: object) -> NoReturn:
+    raise RuntimeError("this server has no application")
 
 
 def _affordable_connections() -> int:

@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from container_image_proxy.faces.http.refusal import refusal
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -64,8 +62,15 @@ class TurnedAway:
         """When nobody will have connected in a loop for a while, as far as is known now (monotonic clock)."""
         return self._crowded_until
 
-    def add(self, sock: socket.socket, peer: Peer, error: RefusedRequestError) -> bool:
-        """Count a connection and tell it why it is turned away; False if its user has been told often enough.
+    def add(
+        self,
+        sock: socket.socket,
+        peer: Peer,
+        error: RefusedRequestError,
+        refusal: Callable[[RefusedRequestError], bytes],
+    ) -> bool:
+        """Count a connection and tell it why it is turned away, by ``refusal``; False if its user has been told often
+        enough.
 
         Who may come back later is told always.
         """
@@ -74,7 +79,7 @@ class TurnedAway:
             self._crowded_until = self._period_end + PERIOD_SECONDS
             sock.close()
             return False
-        self._tell(sock, b"".join(refusal(error)))
+        self._tell(sock, refusal(error))
         return True
 
     def count(self, number: int, peer: Peer, error: RefusedRequestError) -> int:

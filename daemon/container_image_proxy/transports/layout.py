@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self
 
 from container_image_proxy.concurrency.memory import unmetered
 from container_image_proxy.errors import (
+    AmbiguousImageError,
     DigestMismatchError,
     InvalidManifestError,
     InvalidReferenceError,
@@ -22,6 +23,7 @@ from container_image_proxy.transports.directory import Directory, PathReference,
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
+    from pathlib import Path
 
     from container_image_proxy.concurrency.context import Context
     from container_image_proxy.image.digest import Digest
@@ -62,14 +64,14 @@ class LayoutReference(PathReference, frozen=True):
 
     def open_source(
         self,
-        access: Access,  # noqa: ARG002 - a directory needs nothing
+        access: Access,
         earlier: ImageSource | None = None,
         state: bytes = b"",  # noqa: ARG002 - there is none
     ) -> ImageSource:
         """As :class:`SourceReference` has it."""
         if isinstance(earlier, LayoutSource) and earlier.is_current:
             return earlier
-        return LayoutSource(self)
+        return LayoutSource(self, WithSharedBlobs(self, access.shared_blobs) if access.shared_blobs else None)
 
 
 def split_reference(within: str) -> tuple[str, str]:
@@ -107,7 +109,7 @@ def choose_entry(index: Index, image: str) -> IndexEntry:
     if not matches:
         raise UnknownManifestError(f"the layout has no image {image!r}; it has {_names(index)}")
     if len(matches) > 1 and not image:
-        raise UnknownManifestError(f"the layout has {len(matches)} images: name one of them: {_names(index)}")
+        raise AmbiguousImageError(f"the layout has {len(matches)} images: name one of them: {_names(index)}")
     return matches[0]
 
 
@@ -131,6 +133,37 @@ class Files(Protocol):
 
     def close(self) -> None:
         """Let them go."""
+
+
+class WithSharedBlobs:
+    """The files of a layout that shares a directory of blobs with others. They lie there as in a layout's ``blobs``."""
+
+    def __init__(self, reference: LayoutReference, shared: Path) -> None:
+        self._own = Directory(reference, _WHAT)
+        self._shared = Directory(LayoutReference(str(shared), resolve_path(str(shared), "oci"), ""), "blob directory")
+
+    @property
+    def is_current(self) -> bool:
+        """As in :class:`Files`."""
+        return self._own.is_current
+
+    def read(self, context: Context, components: tuple[str, ...], take: Callable[[int], object]) -> bytes:
+        """As in :class:`Files`."""
+        directory, below = self._find(components)
+        return directory.read(context, below, take)
+
+    def open_reader(self, context: Context, components: tuple[str, ...], offset: int = 0) -> BlobReader:
+        """As in :class:`Files`."""
+        directory, below = self._find(components)
+        return directory.open_reader(context, below, offset)
+
+    def close(self) -> None:
+        """As in :class:`Files`."""
+        self._own.close()
+        self._shared.close()
+
+    def _find(self, components: tuple[str, ...]) -> tuple[Directory, tuple[str, ...]]:
+        return (self._shared, components[1:]) if components[0] == "blobs" else (self._own, components)
 
 
 class LayoutSource:

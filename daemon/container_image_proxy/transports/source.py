@@ -15,6 +15,7 @@ from container_image_proxy.image.image_reference import ImageReference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
+    from pathlib import Path
 
     from container_image_proxy.concurrency.context import Context
     from container_image_proxy.concurrency.lazy import Lazy
@@ -34,12 +35,13 @@ class Access(Struct, frozen=True):
     """What the configuration says of reaching images, beside their references. A transport takes what it needs.
 
     ``registry`` makes the client when first called: that loads an HTTP library. ``spools`` is where archives are
-    unpacked.
+    unpacked, ``shared_blobs`` where layouts have their blobs if that is not in themselves.
     """
 
     registry: Lazy[RegistryClient]
     lookaside: LookasideConfiguration
     spools: SpoolDirectory
+    shared_blobs: Path | None = None
 
 
 class SourceReference(ImageReference, Protocol):

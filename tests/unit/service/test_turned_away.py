@@ -10,8 +10,14 @@ from http import HTTPStatus
 import pytest
 
 from container_image_proxy.core.peer import Peer
+from container_image_proxy.faces.http.refusal import refusal
 from container_image_proxy.faces.http.request_head import RefusedRequestError
 from container_image_proxy.service.turned_away import MAX_LINGERING, MAX_NAMED, MAX_TOLD, PERIOD_SECONDS, TurnedAway
+
+
+def in_http(error: RefusedRequestError) -> bytes:
+    return b"".join(refusal(error))
+
 
 DENIED = RefusedRequestError(HTTPStatus.FORBIDDEN, "not you", "DENIED")
 FULL = RefusedRequestError(HTTPStatus.SERVICE_UNAVAILABLE, "too many", "TOOMANYREQUESTS", retry_after=1)
@@ -30,7 +36,7 @@ class Door:
         """What the client gets to read at once."""
         ours, theirs = socket.socketpair()
         with theirs:
-            self.turned_away.add(ours, peer, error)
+            self.turned_away.add(ours, peer, error, in_http)
             theirs.settimeout(0)
             try:
                 return theirs.recv(1 << 16)
@@ -121,7 +127,7 @@ def test_any_number_of_users_makes_a_bounded_number_of_lines(door: Door, caplog:
 def test_only_so_many_linger_and_none_beyond_its_time(door: Door) -> None:
     pairs = [socket.socketpair() for _ in range(MAX_LINGERING + 1)]
     for ours, _ in pairs:
-        door.turned_away.add(ours, STRANGER, FULL)
+        door.turned_away.add(ours, STRANGER, FULL, in_http)
     assert [ours.fileno() for ours, _ in pairs].count(-1) == 1
     assert door.turned_away.due() == door.now + LINGER
     door.pass_time(LINGER)
@@ -133,5 +139,5 @@ def test_only_so_many_linger_and_none_beyond_its_time(door: Door) -> None:
 def test_a_client_that_is_gone_already_does_not_linger(door: Door) -> None:
     ours, theirs = socket.socketpair()
     theirs.close()
-    door.turned_away.add(ours, STRANGER, FULL)
+    door.turned_away.add(ours, STRANGER, FULL, in_http)
     assert ours.fileno() == -1

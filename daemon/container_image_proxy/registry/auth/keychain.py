@@ -171,6 +171,7 @@ def _decode(file: AuthFile, content: AuthFileContent, name: str) -> Credentials 
 def load_keychain(
     *,
     authfile: Path | None = None,
+    content: bytes | None = None,
     environ: Mapping[str, str],
     home: Path,
     uid: int,
@@ -181,13 +182,16 @@ def load_keychain(
     instance: str | None = None,
 ) -> Keychain:
     """The keychain of the user ``uid``. ``creds`` (``--creds``) are for the named registries, not for their mirrors;
-    ``instance`` is for messages.
+    ``instance`` is for messages. ``content`` is that of ``authfile`` if it was read already.
 
     :class:`ConfigurationError` if a file that has to be there is not, or is broken, or a helper has no possible name.
     """
     if no_creds:
         return Keychain(helpers=())
-    files = find_auth_files(authfile=authfile, environ=environ, home=home, uid=uid, root=root, instance=instance)
+    if authfile and content is not None:
+        files: tuple[AuthFile, ...] = (AuthFile(authfile, content=content),)
+    else:
+        files = find_auth_files(authfile=authfile, environ=environ, home=home, uid=uid, root=root, instance=instance)
     keychain = Keychain(files, credential_helpers, CredentialHelpers(environ), creds)
     _check(keychain)
     return keychain

@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct, field
 
-from container_image_proxy.errors import InvalidInputError, InvalidManifestError, UnknownManifestError
+from container_image_proxy.errors import (
+    AmbiguousImageError,
+    InvalidInputError,
+    InvalidManifestError,
+    UnknownManifestError,
+)
 from container_image_proxy.image.convert import serialise
 from container_image_proxy.image.digest import digest_of, parse_digest
 from container_image_proxy.image.documents import convert
@@ -73,7 +78,7 @@ def choose_image(images: Sequence[ArchivedImage], wanted: Reference | int | None
         return images[wanted]
     if wanted is None:
         if len(images) > 1:
-            raise UnknownManifestError(f"the archive has {len(images)} images: name one of them: {_names(images)}")
+            raise AmbiguousImageError(f"the archive has {len(images)} images: name one of them: {_names(images)}")
         return images[0]
     for image in images:
         if wanted in map(_reference, image.names or ()):

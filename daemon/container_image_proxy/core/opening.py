@@ -1,0 +1,188 @@
+"""Images that a client opens by name and keeps open: which names are open to whom, and what an open image gives.
+
+An instance opens what it serves, to those who may have it. A process that serves its parent alone opens whatever that
+names. An open image stays what it was when it was opened, whatever becomes of its tag. Knows no protocol.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from container_image_proxy.core.proxy import Proxy, ServedImage
+from container_image_proxy.core.snapshot_store import SnapshotStore
+from container_image_proxy.errors import (
+    InvalidInputError,
+    InvalidManifestError,
+    PeerDeniedError,
+    UnknownBlobError,
+    UnknownImageError,
+)
+from container_image_proxy.image.convert import to_oci
+from container_image_proxy.image.digest import parse_digest
+from container_image_proxy.image.media_types import IMAGE_TYPES
+from container_image_proxy.image.strict_json import parse_object
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from container_image_proxy.concurrency.context import Context
+    from container_image_proxy.core.peer import Peer
+    from container_image_proxy.core.serving import Serving
+    from container_image_proxy.core.snapshots import Snapshot
+    from container_image_proxy.core.verified_stream import VerifiedBlob
+    from container_image_proxy.image.descriptor import Descriptor
+    from container_image_proxy.image.digest import Digest
+    from container_image_proxy.image.platform import Platform
+    from container_image_proxy.transports.source import SourceReference
+
+
+class Images(Protocol):
+    """What can be opened under one configuration."""
+
+    def open(self, context: Context, name: str, peer: Peer) -> OpenImage:
+        """The image that ``name`` means to the peer, as it is now; the caller closes it.
+
+        :class:`ImageNotFoundError` only if its source says that there is none; :class:`UnknownImageError` or
+        :class:`PeerDeniedError` if the peer may not have it.
+        """
+
+
+class NamedImages:
+    """Those of an instance: by the name of the image, or by exactly the reference that the instance has for it."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+
+    def open(self, context: Context, name: str, peer: Peer) -> OpenImage:
+        """As in :class:`Images`."""
+        proxy = self._serving.proxy
+        return OpenImage(proxy, proxy.resolve(context, self._choose(name, peer)))
+
+    def _choose(self, name: str, peer: Peer) -> str:
+        serving = self._serving
+        meant = [one for one, image in serving.images.items() if name in {one, str(image.reference)}]
+        meant += [one for one in serving.images if name == serving.settings.images[one].reference]
+        if not meant:
+            allowed = ", ".join(one for one in serving.images if serving.permits(peer, one))
+            raise UnknownImageError(f"this instance has no image {name[:200]!r}; you may open {allowed or 'none'}")
+        chosen = next((one for one in meant if serving.permits(peer, one)), None)
+        if chosen is None:
+            raise PeerDeniedError(f"{peer} is not allowed to have image {meant[0]!r}")
+        return chosen
+
+
+class AnyImages:
+    """Whatever a client names as ``transport:reference``, for a process that works for its parent alone.
+
+    ``make_proxy`` gives a proxy of ``images``, with a ``store`` of their own; each image has one, since names come and
+    go. ``parse`` reads a name, and ``grant`` is told of each registry that is named.
+    """
+
+    def __init__(
+        self,
+        serving: Serving,
+        make_proxy: Callable[..., Proxy],
+        platform: Platform,
+        parse: Callable[[str], SourceReference],
+        grant: Callable[[str], object],
+    ) -> None:
+        self._serving = serving
+        self._make_proxy = make_proxy
+        self._platform = platform
+        self._parse = parse
+        self._grant = grant
+
+    def open(self, context: Context, name: str, peer: Peer) -> OpenImage:  # noqa: ARG002 - the protocol's
+        """As in :class:`Images`."""
+        reference = self._parse(name)
+        if reference.registry is not None:
+            self._grant(reference.registry)
+        image = ServedImage(name, reference, self._platform, fresh_for=0)
+        proxy = self._make_proxy(images={name: image}, store=SnapshotStore(None))
+        return OpenImage(proxy, proxy.resolve(context, name), is_own=True)
+
+    def warm_up(self) -> None:
+        """Load what the first image will need, while the client is still at asking for it."""
+        self._serving.sources.registry()
+
+    def close(self) -> None:
+        """Close the connections to registries."""
+        self._serving.close()
+
+
+class OpenImage:
+    """A verified image, whose source stays open with it. Thread-safe, but for :meth:`close`.
+
+    The proxy that it was resolved by is closed with it if it ``is_own``.
+    """
+
+    def __init__(self, proxy: Proxy, snapshot: Snapshot, *, is_own: bool = False) -> None:
+        self._proxy = proxy
+        self._snapshot = snapshot
+        self._is_own = is_own
+        snapshot.lease.hold()
+
+    @property
+    def name(self) -> str:
+        """What it is called in the instance, or the reference that it was opened by."""
+        return self._snapshot.name
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory that it takes, about."""
+        return self._snapshot.stored.size
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of the manifest that the source has."""
+        return self._snapshot.manifest_digest
+
+    @property
+    def manifest(self) -> bytes:
+        """The manifest that the source has, in OCI form. A store has its layers in another form, see :attr:`layers`."""
+        original, served = self._snapshot.verified.manifest, self._snapshot.manifest
+        is_convertible = original.media_type in IMAGE_TYPES
+        return to_oci(original).raw if is_convertible and not self._has_original_layers else served.raw
+
+    @property
+    def layers(self) -> tuple[Descriptor, ...]:
+        """The layers as the source has them: those of a store are uncompressed."""
+        snapshot = self._snapshot
+        return (snapshot.verified.manifest if self._has_original_layers else snapshot.manifest).layers
+
+    @property
+    def _has_original_layers(self) -> bool:
+        """Whether what the manifest calls the layers is what the source can give."""
+        original, served = self._snapshot.verified.manifest, self._snapshot.manifest
+        return [layer.digest for layer in original.layers] == [layer.digest for layer in served.layers]
+
+    def read_config(self, context: Context) -> bytes:
+        """The configuration, byte for byte."""
+        return self.open_blob(context, self._snapshot.manifest.config).read_all()
+
+    def read_runtime_config(self, context: Context) -> object:
+        """Of the configuration what a runtime is to do with the image (image-spec, config.md, ``config``)."""
+        config = parse_object(self.read_config(context), "the image's configuration").get("config") or {}
+        if not isinstance(config, dict):
+            raise InvalidManifestError("the image's configuration is malformed: its config is not an object")
+        return config
+
+    def find_blob(self, digest: str, size: int | None = None) -> Descriptor:
+        """The image's own blob with that digest, and that size if one is told."""
+        wanted = parse_digest(digest)
+        found = next((blob for blob in self._snapshot.manifest.blobs if blob.digest == wanted), None)
+        if found is None:
+            raise UnknownBlobError(f"{wanted} is no blob of {self.name}; GetLayerInfoPiped lists its layers")
+        if size not in (None, found.size):
+            raise InvalidInputError(f"{wanted} has {found.size} bytes, not {size}")
+        return found
+
+    def open_blob(self, context: Context, descriptor: Descriptor) -> VerifiedBlob:
+        """The verified stream of one of its blobs, which the caller closes."""
+        return self._proxy.open_blob(context, self._snapshot, descriptor)
+
+    def close(self) -> None:
+        """Let go of what it holds; blobs that are being read are read to their end."""
+        self._snapshot.lease.let_go()
+        if self._is_own:
+            self._proxy.close()

@@ -1,0 +1,117 @@
+"""The messages: bytes to requests, answers to bytes. Pure.
+
+A request is ``{"method": name, "args": [...]}``, an answer ``{"success", "value", "pipeid", "error_code", "error"}``;
+each is one packet. Spec: skopeo-experimental-image-proxy(1) and the code behind it, protocol 0.2.8. As there, names of
+members count without regard to case, the last of equal ones counts, and unknown ones are passed over.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from msgspec import Struct
+
+from container_image_proxy import errors
+from container_image_proxy.image.strict_json import as_object, parse_json
+
+PROTOCOL_VERSION: Final = "0.2.8"
+MAX_MESSAGE: Final = 32 * 1024
+"""Bytes of a request or an answer, the limit that clients have, too."""
+_MAX_INTEGER: Final = 2**53 - 1  # the largest that every reader of JSON has exactly
+_LONGEST_ERROR: Final = 2000  # characters; escaped they still fit into a message
+
+
+class InvalidRequestError(errors.InvalidInputError):
+    """A message that is no request, or a request with arguments that its method does not take."""
+
+
+class ReaderGoneError(errors.Error):
+    """The client closed its end of a pipe before it had everything."""
+
+
+class ReaderStalledError(errors.Error):
+    """The client did not read its pipe for so long that it was given up."""
+
+
+class Request(Struct, frozen=True):
+    """What a client asks for."""
+
+    method: str
+    arguments: tuple[object, ...]
+
+
+def parse_request(message: bytes) -> Request:
+    """Read a message; :class:`InvalidRequestError` if it is no request."""
+    if len(message) > MAX_MESSAGE:
+        raise InvalidRequestError(f"the request is larger than {MAX_MESSAGE} bytes")
+    try:
+        members = {name.casefold(): value for name, value in as_object(_parse(message), "the request").items()}
+    except errors.InvalidManifestError as error:
+        raise InvalidRequestError(str(error)) from error
+    method, arguments = members.get("method") or "", members.get("args")
+    if not isinstance(method, str):
+        raise InvalidRequestError("the request's method is not text")
+    if not isinstance(arguments, list | None):
+        raise InvalidRequestError("the request's args are not an array")
+    return Request(method, tuple(arguments or ()))
+
+
+def _parse(message: bytes) -> object:
+    return parse_json(message, "the request")
+
+
+def read_integer(value: object, what: str) -> int:
+    """An argument that is a number without a fraction, from 0 to 2**53 - 1."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # JSON has one kind of number: 1.0 is 1
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InvalidRequestError(f"{what} is not a whole number")
+    if not 0 <= value <= _MAX_INTEGER:
+        raise InvalidRequestError(f"{what} is out of range")
+    return value
+
+
+def read_text(value: object, what: str) -> str:
+    """An argument that is text."""
+    if not isinstance(value, str):
+        raise InvalidRequestError(f"{what} is not text")
+    return value
+
+
+def success(value: object = None, pipe: int = 0) -> bytes:
+    """The answer to a request that succeeded; :class:`InvalidRequestError` if it does not fit into a message."""
+    answer = _encode({"success": True, "value": value, "pipeid": pipe, "error_code": "", "error": ""})
+    if len(answer) > MAX_MESSAGE:
+        raise InvalidRequestError(
+            f"the answer is larger than {MAX_MESSAGE} bytes: use the method that sends it by a pipe"
+        )
+    return answer
+
+
+def failure(error: BaseException) -> bytes:
+    """The answer to a request that failed."""
+    code, text = error_code(error), error_text(error)
+    return _encode({"success": False, "value": None, "pipeid": 0, "error_code": code, "error": text})
+
+
+def error_record(error: BaseException) -> bytes:
+    """What the second pipe of ``GetRawBlob`` says of a transfer that failed."""
+    return _encode({"code": error_code(error), "message": error_text(error)})
+
+
+def error_code(error: BaseException) -> str:
+    """The protocol's name for the kind of error: whether to try again, or that it was the client's own doing."""
+    if isinstance(error, ReaderGoneError):
+        return "EPIPE"
+    passes = isinstance(error, errors.OverloadedError) or getattr(error, "retryable", False)
+    return "retryable" if passes else "other"
+
+
+def error_text(error: BaseException) -> str:
+    """Why a request failed: of a defect not a word."""
+    return str(error)[:_LONGEST_ERROR] if isinstance(error, errors.Error) else "a defect; the log says more"
+
+
+def _encode(members: dict[str, object]) -> bytes:
+    return json.dumps(members, separators=(",", ":")).encode("ascii")

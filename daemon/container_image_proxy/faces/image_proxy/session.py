@@ -1,0 +1,309 @@
+"""The methods of the protocol for one client: which arguments they take, what they answer.
+
+Owns the numbers by which the client knows open images. What an image is, and who may have which, is ``core``'s: a
+session asks for images by name and passes on what it gets. One thread uses it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import time
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from container_image_proxy.errors import Error, ImageNotFoundError, IntegrityError, OverloadedError, UpstreamError
+from container_image_proxy.faces.image_proxy import messages
+from container_image_proxy.faces.image_proxy.limits import SMALL_PIPE
+from container_image_proxy.faces.image_proxy.messages import InvalidRequestError, read_integer, read_text
+from container_image_proxy.faces.image_proxy.pipes import Pipes, Transfer
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Iterator
+
+    from container_image_proxy.concurrency.context import Context
+    from container_image_proxy.core.opening import Images, OpenImage
+    from container_image_proxy.core.peer import Peer
+    from container_image_proxy.faces.image_proxy.limits import ImageProxyLimits, Room
+    from container_image_proxy.image.descriptor import Descriptor
+
+NOT_FOUND: Final = 0
+"""The number of an image that there is none of."""
+_log = logging.getLogger(__name__)
+
+
+class Shared(Struct, frozen=True):
+    """What all clients have in common. ``images`` gives those that can be opened now, or raises why none can."""
+
+    images: Callable[[], Images]
+    limits: ImageProxyLimits
+    places: threading.Semaphore
+    room: Room
+
+
+class Answer(Struct, frozen=True):
+    """A value, and the transfers whose pipes go along; ``pipe`` is the number to finish the first one by."""
+
+    value: object = None
+    pipe: int = 0
+    transfers: tuple[Transfer, ...] = ()
+
+
+class Session:
+    """What one client has open."""
+
+    def __init__(self, peer: Peer, shared: Shared, context: Context) -> None:
+        self._peer = peer
+        self._shared = shared
+        self._limits = shared.limits
+        self._context = context
+        self._is_initialized = False
+        self._last = 0
+        self._images: dict[int, OpenImage] = {}
+        self._pipes = Pipes(shared.places, shared.limits, context)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the client has still something to finish."""
+        return self._pipes.is_busy
+
+    def call(self, request: messages.Request) -> Answer:
+        """Do what is asked for; raises what stands against it."""
+        method = _METHODS.get(request.method)
+        if method is None:
+            raise InvalidRequestError(f"unknown method: {request.method[:100]!r}")
+        if request.method not in _BEFORE_INITIALIZE and not self._is_initialized:
+            raise InvalidRequestError("client error: must invoke Initialize")
+        return method(self, request.arguments)
+
+    def close(self) -> None:
+        """Close all images. Transfers end by the cancellation."""
+        while self._images:
+            self._close(self._images.popitem()[1])
+
+    # --- images -------------------------------------------------------------------------------------------------------
+
+    def initialize(self, arguments: tuple[object, ...]) -> Answer:
+        """``Initialize``: the version of the protocol, if there is a configuration to serve by."""
+        _expect(arguments)
+        if self._is_initialized:
+            raise InvalidRequestError("already initialized")
+        self._shared.images()
+        self._is_initialized = True
+        return Answer(messages.PROTOCOL_VERSION)
+
+    def open_image(self, arguments: tuple[object, ...]) -> Answer:
+        """``OpenImage``: resolved, verified, and from now on the same."""
+        (name,) = _expect(arguments, "reference")
+        if len(self._images) >= self._limits.images_per_client:
+            raise OverloadedError(f"{len(self._images)} images are open: close some")
+        image = self._shared.images().open(self._context, read_text(name, "the reference"), self._peer)
+        try:
+            self._shared.room.take(image.size)
+        except OverloadedError:
+            image.close()
+            raise
+        self._last += 1
+        self._images[self._last] = image
+        return Answer(self._last)
+
+    def open_image_optional(self, arguments: tuple[object, ...]) -> Answer:
+        """``OpenImageOptional``: 0 if the source has no such image, and only then."""
+        try:
+            return self.open_image(arguments)
+        except ImageNotFoundError:
+            return Answer(NOT_FOUND)
+
+    def close_image(self, arguments: tuple[object, ...]) -> Answer:
+        """``CloseImage``: transfers of its blobs go on."""
+        (number,) = _expect(arguments, "image")
+        image = self._image(number)
+        del self._images[read_integer(number, "the image")]
+        self._close(image)
+        return Answer()
+
+    def _close(self, image: OpenImage) -> None:
+        self._shared.room.give_back(image.size)
+        image.close()
+
+    def _image(self, number: object) -> OpenImage:
+        wanted = read_integer(number, "the image")
+        image = self._images.get(wanted)
+        if image is None:
+            raise InvalidRequestError(f"no image {wanted} is open")
+        return image
+
+    # --- documents ----------------------------------------------------------------------------------------------------
+
+    def get_manifest(self, arguments: tuple[object, ...]) -> Answer:
+        """``GetManifest``: in OCI form, with the digest of the manifest that the source has."""
+        image = self._only_image(arguments)
+        return self._document(image.manifest, str(image.digest))
+
+    def get_full_config(self, arguments: tuple[object, ...]) -> Answer:
+        """``GetFullConfig``: the image configuration, byte for byte."""
+        return self._document(self._only_image(arguments).read_config(self._context))
+
+    def get_config(self, arguments: tuple[object, ...]) -> Answer:
+        """``GetConfig``: of the configuration the part for a runtime. The method is older than ``GetFullConfig``."""
+        return self._document(_encode(self._only_image(arguments).read_runtime_config(self._context)))
+
+    def get_layer_info(self, arguments: tuple[object, ...]) -> Answer:
+        """``GetLayerInfo``: what ``GetBlob`` is to be asked for, from the lowest layer up; in the answer itself."""
+        return Answer([_layer_info(layer) for layer in self._only_image(arguments).layers])
+
+    def get_layer_info_piped(self, arguments: tuple[object, ...]) -> Answer:
+        """``GetLayerInfoPiped``: the same for images with any number of layers."""
+        return self._document(_encode([_layer_info(layer) for layer in self._only_image(arguments).layers]))
+
+    def _only_image(self, arguments: tuple[object, ...]) -> OpenImage:
+        return self._image(*_expect(arguments, "image"))
+
+    def _document(self, content: bytes, value: object = None) -> Answer:
+        """Content that is at hand: most fits into the pipe, and needs no thread."""
+        transfer = Transfer(self._pipes.make(), len(content), lambda *_: None)
+        if not transfer.try_at_once(content):
+            try:
+                self._send_rest(transfer, content)
+            except Error as error:
+                transfer.fail(error)
+                raise
+        return Answer(value, self._pipes.keep(transfer), (transfer,))
+
+    def _send_rest(self, transfer: Transfer, content: bytes) -> None:
+        room = self._shared.room
+        room.take(len(content))
+        rest = _Held(memoryview(content)[transfer.sent :], room, len(content))
+        try:
+            self._pipes.start(transfer, lambda: rest)
+        except Error:
+            rest.close()
+            raise
+
+    # --- blobs --------------------------------------------------------------------------------------------------------
+
+    def get_blob(self, arguments: tuple[object, ...]) -> Answer:
+        """``GetBlob``: the size, and the blob; ``FinishPipe`` has the verdict."""
+        number, digest, size = _expect(arguments, "image", "digest", "size")
+        image, wanted = self._image(number), read_text(digest, "the digest")
+        descriptor = image.find_blob(wanted, read_integer(size, "the size"))
+        transfer = self._start_blob(image, descriptor)
+        return Answer(descriptor.size, self._pipes.keep(transfer), (transfer,))
+
+    def get_raw_blob(self, arguments: tuple[object, ...]) -> Answer:
+        """``GetRawBlob``: the size, the blob, and a second pipe that has the error if there is one."""
+        number, digest = _expect(arguments, "image", "digest")
+        image = self._image(number)
+        descriptor = image.find_blob(read_text(digest, "the digest"))
+        record = Transfer(self._pipes.make(), 0, lambda *_: None)
+
+        def tell(error: BaseException | None) -> None:
+            # A record is smaller than an empty pipe. A client that does not want it has closed its end.
+            record.try_at_once(b"" if error is None else messages.error_record(error))
+
+        try:
+            transfer = self._start_blob(image, descriptor, tell)
+        except BaseException:
+            record.close_reader()
+            raise
+        self._pipes.keep_apart(transfer)
+        return Answer(descriptor.size, 0, (transfer, record))
+
+    def _start_blob(
+        self, image: OpenImage, descriptor: Descriptor, tell: Callable[[BaseException | None], None] = lambda _: None
+    ) -> Transfer:
+        """A transfer that has begun, or is given time to; raises what went wrong at once."""
+        began = time.monotonic()
+
+        def end(error: BaseException | None, sent: int) -> None:
+            _log_transfer(self._peer, image, descriptor, error, sent, time.monotonic() - began)
+            tell(error)
+
+        transfer = Transfer(self._pipes.make(wide=descriptor.size > SMALL_PIPE), descriptor.size, end)
+        try:
+            self._pipes.start(transfer, functools.partial(image.open_blob, self._context, descriptor))
+        except Error as error:
+            transfer.fail(error)
+            raise
+        try:
+            self._pipes.wait_opened(transfer)
+        except BaseException:
+            transfer.close_reader()
+            raise
+        return transfer
+
+    def finish_pipe(self, arguments: tuple[object, ...]) -> Answer:
+        """``FinishPipe``: whether what came through the pipe was complete and right."""
+        (number,) = _expect(arguments, "pipe")
+        self._pipes.finish(read_integer(number, "the pipe"))
+        return Answer()
+
+
+_METHODS: Final[dict[str, Callable[[Session, tuple[object, ...]], Answer]]] = {
+    "Initialize": Session.initialize,
+    "OpenImage": Session.open_image,
+    "OpenImageOptional": Session.open_image_optional,
+    "CloseImage": Session.close_image,
+    "GetManifest": Session.get_manifest,
+    "GetConfig": Session.get_config,
+    "GetFullConfig": Session.get_full_config,
+    "GetBlob": Session.get_blob,
+    "GetRawBlob": Session.get_raw_blob,
+    "GetLayerInfo": Session.get_layer_info,
+    "GetLayerInfoPiped": Session.get_layer_info_piped,
+    "FinishPipe": Session.finish_pipe,
+}
+_BEFORE_INITIALIZE: Final = frozenset({"Initialize"})
+
+
+class _Held:
+    """A document on its way, which holds its room until then."""
+
+    def __init__(self, rest: memoryview, room: Room, size: int) -> None:
+        self._rest = rest
+        self._room = room
+        self._size = size
+
+    def __iter__(self) -> Iterator[memoryview]:
+        yield self._rest
+
+    def close(self) -> None:
+        """It has been sent, or will not be."""
+        self._room.give_back(self._size)
+
+
+def _expect(arguments: tuple[object, ...], *names: str) -> tuple[object, ...]:
+    """The arguments if there are as many as ``names``."""
+    if len(arguments) != len(names):
+        raise InvalidRequestError(f"found {len(arguments)} arguments, expecting ({', '.join(names)})")
+    return arguments
+
+
+def _layer_info(layer: Descriptor) -> dict[str, object]:
+    return {"digest": str(layer.digest), "size": layer.size, "media_type": layer.media_type}
+
+
+def _encode(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _log_transfer(
+    peer: Peer, image: OpenImage, descriptor: Descriptor, error: BaseException | None, sent: int, seconds: float
+) -> None:
+    """One record for each blob, as a request over HTTP has one."""
+    reason = "" if error is None else f": {messages.error_text(error)}"
+    fields: dict[str, object] = {
+        "IMAGE": image.name,
+        "DIGEST": str(descriptor.digest),
+        "BYTES": sent,
+        "DURATION_USEC": round(seconds * 1e6),
+        "PEER_UID": peer.uid,
+        "PEER_PID": peer.pid,
+    }
+    is_ours = isinstance(error, UpstreamError | IntegrityError)
+    level = logging.WARNING if is_ours else logging.INFO
+    text = "sent %s of %s, %d bytes in %.3f s%s"
+    _log.log(level, text, descriptor.digest, image.name, sent, seconds, reason, extra={"fields": fields})

@@ -1,0 +1,48 @@
+"""A process that serves its parent alone, over the socket that it was given, and ends with it."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+from container_image_proxy.core.peer import read_peer
+from container_image_proxy.errors import ConfigurationError
+from container_image_proxy.faces.image_proxy.face import ImageProxyFace
+from container_image_proxy.faces.image_proxy.limits import STAND_ALONE
+from container_image_proxy.service.server import Server
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from container_image_proxy.core.opening import AnyImages
+
+
+def serve_parent(sock: socket.socket, load: Callable[[], AnyImages]) -> None:
+    """Serve the images of ``load`` until the parent closes its end, says so, or is gone.
+
+    A configuration that cannot be used is the answer to ``Initialize``: the parent may not look at standard error.
+    """
+    try:
+        loaded: AnyImages | ConfigurationError = load()
+    except ConfigurationError as error:
+        loaded = error
+
+    def usable() -> AnyImages:
+        if isinstance(loaded, ConfigurationError):
+            raise loaded.retold(str(loaded))
+        return loaded
+
+    server = Server([], packets=ImageProxyFace(usable, STAND_ALONE))
+    for number in (signal.SIGTERM, signal.SIGINT):  # the first is what clients have the kernel send when they end
+        signal.signal(number, lambda *_: server.stop())
+    if not isinstance(loaded, ConfigurationError):
+        threading.Thread(target=loaded.warm_up, name="warm-up", daemon=True).start()
+    gc.enable()
+    try:
+        server.serve_connection(sock, read_peer(sock))
+    finally:
+        if not isinstance(loaded, ConfigurationError):
+            loaded.close()
