@@ -71,6 +71,8 @@ class Reply:
 
         Raises :class:`UpstreamError` when the connection fails, stalls or drips.
         """
+        if self._framed.isclosed():  # at its end the connection is somebody else's
+            return b""
         limits, socket = self._limits, self._framed.socket
         socket.wait_under(context.within(limits.idle_timeout + size / limits.minimum_rate), idle=limits.idle_timeout)
         try:
@@ -174,6 +176,8 @@ class Body:
         Raises :class:`UpstreamError` when the connection fails, stalls or drips.
         """
         limits, framed, began = self._limits, self._framed, monotonic()
+        if framed.isclosed():  # at its end the connection is somebody else's
+            return 0
         framed.socket.wait_under(self._context.within(self._patience), idle=limits.idle_timeout)
         try:
             count = framed.readinto1(buffer)
