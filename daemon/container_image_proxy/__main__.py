@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 
 # Loading modules makes many objects and no cycles: the collector would look at them again and again, for an eighth of
-# the time until the first answer. The daemon turns it on when it has loaded what it needs.
+# the time until the first answer. The daemon turns it on before it serves.
 gc.disable()
 
 import argparse

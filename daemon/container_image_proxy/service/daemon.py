@@ -92,6 +92,7 @@ class Daemon:
         signal.signal(signal.SIGTERM, lambda *_: self._stop())
         signal.signal(signal.SIGINT, lambda *_: self._stop())
         signal.signal(signal.SIGHUP, lambda *_: self._server.call_soon(self.reload))
+        _collect_garbage()
         self._begin()
         try:
             serve()
@@ -175,7 +176,6 @@ class Daemon:
             self._notifier.ready(f"Degraded: {state.error}")
             self._health.report(str(state.error))
             self._rereading.later()
-            _collect_garbage()
         else:
             self._notifier.ready(f"Serving {_count(len(state.images))}: {', '.join(state.images)}")
             self._health.report("")
@@ -189,25 +189,17 @@ def _count(images: int) -> str:
 
 def _warm_up(serving: Serving) -> threading.Thread | None:
     """Neither before READY=1 nor during the first request: while nobody waits."""
-    thread = threading.Thread(target=_prepare, args=(serving,), name="warm-up", daemon=True)
+    thread = threading.Thread(target=serving.warm_up, name="warm-up", daemon=True)
     try:
         thread.start()
     except RuntimeError as error:  # no more threads: the first request does what there is to do
         _log.warning("nothing is prepared for the first request: %s", error)
-        _collect_garbage()
         return None
     return thread
 
 
-def _prepare(serving: Serving) -> None:
-    try:
-        serving.warm_up()
-    finally:
-        _collect_garbage()
-
-
 def _collect_garbage() -> None:
-    """From now on, and only what is made from now on."""
+    """From now on, and only what is made from now on: that of requests, whose errors are cycles at times."""
     if not gc.isenabled():
         gc.freeze()
         gc.enable()

@@ -1,17 +1,12 @@
-"""The one list of transports. To add one, write its module and add its reference type here."""
+"""The one list of transports. To add one, write its module and name its reference type here."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.errors import InvalidReferenceError
 from container_image_proxy.policy import scope
-from container_image_proxy.transports.directory_image import DirectoryReference
-from container_image_proxy.transports.docker import DockerReference
-from container_image_proxy.transports.docker_archive import DockerArchiveReference
-from container_image_proxy.transports.layout import LayoutReference
-from container_image_proxy.transports.oci_archive import OciArchiveReference
-from container_image_proxy.transports.storage.reference import StorageReference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,18 +14,17 @@ if TYPE_CHECKING:
     from container_image_proxy.config.storage_conf import StoreLocation
     from container_image_proxy.transports.source import SourceReference
 
-TRANSPORTS: Final[Mapping[str, Callable[[str], SourceReference]]] = {
-    one.transport: one.parse
-    for one in (
-        DockerReference,
-        LayoutReference,
-        DirectoryReference,
-        OciArchiveReference,
-        DockerArchiveReference,
-    )
+_STORAGE: Final = "containers-storage"
+
+TRANSPORTS: Final[Mapping[str, str]] = {
+    "docker": "docker.DockerReference",
+    "oci": "layout.LayoutReference",
+    "dir": "directory_image.DirectoryReference",
+    "oci-archive": "oci_archive.OciArchiveReference",
+    "docker-archive": "docker_archive.DockerArchiveReference",
+    _STORAGE: "storage.reference.StorageReference",
 }
-"""What reads the text behind each transport's colon, where nothing else is needed to read it."""
-SUPPORTED: Final = (*TRANSPORTS, StorageReference.transport)
+"""The reference type of each, by its place in this room: a transport is loaded when an image of it is named."""
 
 
 def names_transport(text: str) -> bool:
@@ -48,10 +42,13 @@ def parse_image_reference(text: str, default_store: Callable[[], StoreLocation] 
     name, colon, within = text.partition(":")
     if not colon:
         raise InvalidReferenceError(f"{text[:100]!r} is not transport:reference")
-    if name == StorageReference.transport:
+    if name == _STORAGE:
+        from container_image_proxy.transports.storage.reference import StorageReference  # noqa: PLC0415 - as the others
+
         return StorageReference.parse(within, default_store)
-    parse = TRANSPORTS.get(name)
-    if parse is None:
-        *others, last = SUPPORTED
+    if name not in TRANSPORTS:
+        *others, last = TRANSPORTS
         raise InvalidReferenceError(f"transport {name[:100]!r} is not supported; {', '.join(others)} and {last} are")
+    module, _, reference_type = TRANSPORTS[name].rpartition(".")
+    parse: Callable[[str], SourceReference] = getattr(import_module(f"{__package__}.{module}"), reference_type).parse
     return parse(within)

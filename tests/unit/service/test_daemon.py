@@ -208,11 +208,12 @@ def no_collector() -> Iterator[None]:
     gc.unfreeze()
 
 
-def test_the_collector_is_on_once_the_first_request_is_prepared(no_collector: None) -> None:
-    module._prepare(make_serving())
-    assert gc.isenabled()
+def test_the_collector_is_on_before_the_first_request(signals: None, no_collector: None) -> None:
+    daemon, is_on = make_daemon(Recorder()), []
 
+    def serve() -> None:
+        is_on.append(gc.isenabled())
+        daemon.server.serve()
 
-def test_the_collector_is_on_in_a_daemon_that_cannot_be_used(signals: None, no_collector: None) -> None:
-    begun(degraded("a"))
-    assert gc.isenabled()
+    daemon.run(serve)
+    assert is_on == [True]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import pytest
 
 from container_image_proxy.errors import InvalidReferenceError
-from container_image_proxy.transports.table import names_transport, parse_image_reference
+from container_image_proxy.transports.table import TRANSPORTS, names_transport, parse_image_reference
 
 
 @pytest.mark.parametrize(
@@ -25,3 +27,9 @@ def test_another_transport_is_named_with_those_that_exist(text: str) -> None:
     name = text.partition(":")[0]
     with pytest.raises(InvalidReferenceError, match=f"transport '{name}' is not supported; docker, .*oci.* are"):
         parse_image_reference(text)
+
+
+@pytest.mark.parametrize("name", TRANSPORTS)
+def test_the_table_names_the_type_that_reads_such_references(name: str) -> None:
+    module, _, kind = TRANSPORTS[name].rpartition(".")
+    assert getattr(import_module(f"container_image_proxy.transports.{module}"), kind).transport == name
