@@ -18,19 +18,27 @@ _SECONDS = 3000
 
 @dataclass(frozen=True, slots=True)
 class BareDebian:
-    """A bare system; every command runs in a copy of its own. ``given`` is a folder that all of them see as /in."""
+    """A bare system; every command runs in a copy of its own. ``given`` is a folder that all of them see as /in; what
+    they leave in /out is in ``taken``.
+    """
 
     directory: Path
     given: Path
 
+    @property
+    def taken(self) -> Path:
+        return self.directory.with_name("taken")
+
     @classmethod
-    def make(cls, suite: str, directory: Path, given: Path) -> BareDebian:
-        """Make the system of a suite such as "bookworm" in a folder that does not exist yet."""
-        command = [_SCRIPT, "make", suite, directory]
+    def make(cls, suite: str, directory: Path, given: Path, *packages: str) -> BareDebian:
+        """Make the system of a suite such as "bookworm" in a folder that does not exist yet, with further packages."""
+        command = [_SCRIPT, "make", suite, directory, *packages]
         environ = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **set_up_variables()}
         done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=_SECONDS)
         assert done.returncode == 0, done.stdout + done.stderr
-        return cls(directory, given)
+        made = cls(directory, given)
+        made.taken.mkdir()
+        return made
 
     def run(self, script: str) -> str:
         """Run a bash script as root and return what it printed. The first command that fails ends it, and the test."""
@@ -44,7 +52,7 @@ class BareDebian:
         log = self.directory.with_name("log")  # whoever waits can read along
         with log.open("wb") as file:
             done = subprocess.run(
-                [_SCRIPT, "run", self.directory, self.given, "bash", "-ec", script],
+                [_SCRIPT, "run", self.directory, self.given, self.taken, "bash", "-ec", script],
                 env=environ,
                 stdin=subprocess.DEVNULL,
                 stdout=file,

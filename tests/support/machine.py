@@ -161,15 +161,17 @@ def machine() -> Iterator[Machine]:
 
 
 @contextlib.contextmanager
-def booted() -> Iterator[Machine]:
-    """Boot a machine; at the end shut it down in order, or kill what does not follow, and remove every trace."""
+def booted(system: Path = Path("/")) -> Iterator[Machine]:
+    """Boot a machine over that system; at the end shut it down in order, or kill what does not follow, and remove every
+    trace.
+    """
     require_mounting("a machine with systemd as PID 1 is booted")
     with tempfile.TemporaryDirectory(prefix="machine-") as name:
         directory = Path(name)
         binds = f"{ROOT / 'daemon'} {_OPT}/source\n{sysconfig.get_path('purelib')} {_OPT}/packages\n"
         (directory / "binds").write_text(binds)
         (directory / "host").mkdir()
-        with _boot(directory) as supervisor:
+        with _boot(directory, system) as supervisor:
             pid = int((directory / "pid").read_text())
             try:
                 yield Machine(pid)
@@ -177,21 +179,21 @@ def booted() -> Iterator[Machine]:
                 _power_off(pid, supervisor)
 
 
-def _boot(directory: Path) -> subprocess.Popen[bytes]:
+def _boot(directory: Path, system: Path) -> subprocess.Popen[bytes]:
     """Start the machine and wait until it is up. The notify socket is closed then: unread, it would block systemd."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(str(directory / "host" / "notify"))
-        supervisor = _supervisor(directory)
+        supervisor = _supervisor(directory, system)
         _wait_until_ready(notify, supervisor, directory)
         return supervisor
 
 
-def _supervisor(directory: Path) -> subprocess.Popen[bytes]:
+def _supervisor(directory: Path, system: Path) -> subprocess.Popen[bytes]:
     die_with_us = ["setpriv", "--pdeathsig", "KILL"]
     alone = ["unshare", "--mount", "--propagation", "private"]
     with (directory / "console").open("wb") as console:
         return subprocess.Popen(
-            [*die_with_us, *alone, str(_BOOT), "supervise", str(directory)],
+            [*die_with_us, *alone, str(_BOOT), "supervise", str(directory), str(system)],
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=subprocess.STDOUT,

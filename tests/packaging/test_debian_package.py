@@ -1,0 +1,120 @@
+"""The Debian packages: built from a clone on a bare system; installed, used, upgraded and purged on a booted one."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.bare import BareDebian
+from tests.support.instance import Instance
+from tests.support.layouts import StoredImage
+from tests.support.machine import Machine, booted
+from tests.support.requirements import require_mounting, require_program
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = """
+git clone --quiet /in/project.bundle project
+project/contrib/build-deb --output /out
+apt-get install --yes --quiet --no-install-recommends lintian
+runuser --user nobody -- lintian --fail-on error /out/*.deb
+"""
+UNIT = "container-image-proxy@"
+
+pytestmark = [
+    pytest.mark.long("it builds and installs packages on bare Debian systems"),
+    pytest.mark.timeout(3600),
+]
+
+
+@pytest.fixture(scope="module", params=["bookworm", "trixie"])
+def suite(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def packages(suite: str, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The packages of the last commit, which lintian has no error to tell of."""
+    require_mounting("file systems are mounted in a bare Debian")
+    require_program("mmdebstrap")
+    place = tmp_path_factory.mktemp(f"{suite}-build")
+    given = place / "given"
+    given.mkdir()
+    bundle = ["bundle", "create", "--quiet", str(given / "project.bundle"), "HEAD"]
+    subprocess.run(["git", "-c", f"safe.directory={ROOT}", *bundle], cwd=ROOT, check=True)
+    bare = BareDebian.make(suite, place / "system", given)
+    bare.run(BUILD)
+    return sorted(bare.taken.glob("*.deb"))
+
+
+@pytest.fixture(scope="module")
+def machine(suite: str, packages: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A booted system on which the packages have been installed."""
+    place = tmp_path_factory.mktemp(f"{suite}-installed")
+    needed = ["curl", "iproute2", "libnss-systemd", "man-db", "python3", "systemd", *map(str, packages)]
+    bare = BareDebian.make(suite, place / "system", place, *needed)
+    with booted(bare.directory) as machine:
+        machine.write("/etc/containers/policy.json", '{"default": [{"type": "insecureAcceptAnything"}]}')
+        for package in packages:
+            (machine.root / "root" / package.name).write_bytes(package.read_bytes())
+        yield machine
+
+
+@pytest.fixture(scope="module")
+def instance(machine: Machine) -> Instance:
+    """An instance whose image has a layer that no socket's buffers can hold."""
+    instance = Instance(machine, "packaged")
+    instance.configure()
+    instance.start()
+    return instance
+
+
+@pytest.fixture(scope="module")
+def image(instance: Instance) -> StoredImage:
+    return instance.add_image(layers=[os.urandom(16 << 20)], compression="none")
+
+
+def test_the_program_its_manual_and_its_completions_are_where_they_are_looked_for(machine: Machine) -> None:
+    assert machine.run("container-image-proxy", "--version").stdout.startswith("container-image-proxy ")
+    machine.run("test", "-e", "/usr/share/bash-completion/completions/container-image-proxy")
+    for page in ("container-image-proxy.1", "container-image-proxy.toml.5"):
+        assert list(machine.root.glob(f"usr/share/man/man?/{page}*"))
+
+
+def test_the_modules_of_the_daemon_are_nobodys_library(machine: Machine) -> None:
+    done = machine.run("python3", "-c", "import container_image_proxy", check=False)
+    assert "ModuleNotFoundError" in done.stderr
+
+
+def test_an_instance_serves_through_the_installed_units(instance: Instance, image: StoredImage) -> None:
+    assert instance.get("/manifest").headers["manifest-digest"] == image.descriptor["digest"]
+
+
+def test_an_upgrade_loses_no_client_that_is_connected(machine: Machine, instance: Instance, image: StoredImage) -> None:
+    (digest,) = image.layer_digests
+    instance.get("/manifest")
+    before = instance.show("MainPID")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(machine.socket_path(instance.name)))
+        client.sendall(f"GET /blobs/{digest} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        beginning = client.recv(1000)
+        machine.run("sh", "-c", "dpkg --install /root/*.deb")
+        with client.makefile("rb") as file:
+            answer = beginning + file.read()
+    assert answer.partition(b"\r\n\r\n")[2] == image.blobs[digest]
+    machine.wait_until(lambda: instance.get("/manifest").status == 200, "an answer after the upgrade")
+    machine.wait_until(lambda: instance.show("MainPID") not in {before, "0"}, "a daemon of the new version")
+
+
+def test_a_purge_stops_what_runs_and_leaves_nothing_behind(machine: Machine, instance: Instance) -> None:
+    instance.get("/manifest")
+    machine.systemctl("enable", instance.socket)
+    machine.run("dpkg", "--purge", "container-image-proxy")
+    assert f"{UNIT}{instance.name}" not in machine.systemctl("list-units", "--all", f"{UNIT}*")
+    find = ["find", "/", "-xdev", "-name", "*container-image-proxy*", "-not", "-path", "/root/*"]
+    administrators_own = str(Path(instance.file).parent)
+    assert machine.run(*find).stdout.split() == [administrators_own]
