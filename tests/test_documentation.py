@@ -207,6 +207,7 @@ def test_zsh_offers_nothing_that_excludes_what_is_there() -> None:
         for group in build_parser()._mutually_exclusive_groups
     ]
     standing_alone = {"--port", "--socket", "--sockfd", "--socket-mode", "--allow-user", "--allow-group"}
+    standing_alone |= {"--allow-any-user"}
     assert len(groups) == 3
     assert [one for group in groups for one in group if not group - {one} <= hidden_by[one]] == []
     assert [one for one in (*standing_alone, "1") if "--instance" not in hidden_by[one]] == []

@@ -10,7 +10,7 @@ _container_image_proxy_instances() {
 
 _container_image_proxy() {
     local word=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
-    local options='--instance --check --port --socket --socket-mode --sockfd --allow-user --allow-group --idle-exit
+    local options='--instance --check --port --socket --socket-mode --sockfd --allow-user --allow-group --allow-any-user --idle-exit
         --config-dir --log-level --help --version --authfile --creds --no-creds --cert-dir --token-realms --tls-verify
         --policy --insecure-policy --registries-conf --registries-conf-dir --registries.d --override-os --override-arch
         --override-variant --cache-dir --spool-limit --reload --verification-timeout'

@@ -140,7 +140,17 @@ def _surroundings(options: argparse.Namespace) -> Surroundings:
         uid=os.geteuid(),
         credentials=_parse_creds(options.creds) if options.creds else None,
         no_credentials=options.no_creds,
+        open_at="" if options.allow_any_user else _find_open_place(options),
     )
+
+
+def _find_open_place(options: argparse.Namespace) -> str:
+    """Where any local user can connect, since it is not a Unix socket; "" if there is no such place."""
+    if options.port is not None:
+        return f"--port {options.port}"
+    if options.sockfd is not None and activation.is_open_to_all(options.sockfd):
+        return f"--sockfd {options.sockfd}"
+    return ""
 
 
 def _parse_creds(text: str) -> Credentials:

@@ -70,6 +70,33 @@ def test_manifest_configuration_and_blobs_come_out_as_they_are(tmp_path: Path, m
         assert config.json["rootfs"]["diff_ids"] == [digest_of(tar) for tar in unpacked]
 
 
+@makers()
+def test_as_a_registry_it_has_the_original_manifest_or_the_one_that_is_served(tmp_path: Path, maker: Maker) -> None:
+    made = maker.make(tmp_path / "layout", stored(tmp_path / "layout"), tmp_path / "made")
+    with serving(tmp_path, made.reference) as daemon:
+        (tag,) = daemon.get("/v2/image/tags/list").json["tags"]
+        reply = daemon.get(f"/v2/image/manifests/{tag}")
+        assert reply.status == 200, reply.body
+        digest = reply.headers["docker-content-digest"]
+        is_rebuilt = made.reference.startswith("containers-storage:")  # the layers' tars are others than the registry's
+        original = None if is_rebuilt else made.digest
+        assert digest == digest_of(reply.body) == (original or digest_of(daemon.get("/manifest").body))
+        assert daemon.get(f"/v2/image/manifests/{digest}").body == reply.body
+        for descriptor in (reply.json["config"], *reply.json["layers"]):
+            blob = daemon.get(f"/v2/image/blobs/{descriptor['digest']}")
+            assert (digest_of(blob.body), len(blob.body)) == (descriptor["digest"], descriptor["size"])
+
+
+@makers()
+def test_a_part_of_a_blob_is_that_part(tmp_path: Path, maker: Maker) -> None:
+    made = maker.make(tmp_path / "layout", stored(tmp_path / "layout", large=LARGE), tmp_path / "made")
+    large = made.layers[1]
+    with serving(tmp_path, made.reference) as daemon:
+        for first, stop in ((5 << 20, len(large)), (5 << 20, 6 << 20), (0, 10), (len(large) - 1, len(large))):
+            reply = daemon.get(f"/blobs/{digest_of(large)}", {"Range": f"bytes={first}-{stop - 1}"})
+            assert (reply.status, reply.body) == (206, large[first:stop])
+
+
 @makers("make_list")
 def test_a_list_is_resolved_for_the_platform(tmp_path: Path, maker: Maker) -> None:
     images = multi_arch(tmp_path / "layout")

@@ -19,6 +19,7 @@ import pytest
 
 # Program -> Debian package.
 _PACKAGES = {
+    "crane": "crane",
     "curl": "curl",
     "docker-registry": "docker-registry",
     "gpg": "gnupg",
@@ -28,8 +29,8 @@ _PACKAGES = {
     "man": "man-db",
     "nginx": "nginx",
     "openssl": "openssl",
-    "ostree": "ostree",
     "podman": "podman",
+    "ostree": "ostree",
     "prlimit": "util-linux",
     "setpriv": "util-linux",
     "shellcheck": "shellcheck",

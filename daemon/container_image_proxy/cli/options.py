@@ -103,6 +103,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--allow-group", action="append", default=[], metavar="GROUP", help="which groups may connect, by name or gid"
     )
+    parser.add_argument(
+        "--allow-any-user",
+        action="store_true",
+        help="serve any local user over TCP though the image is fetched with credentials",
+    )
     _add_upstream_options(parser)
     parser.add_argument(
         "--idle-exit", type=_seconds, metavar="SECONDS", help="exit when idle for so long; 0 means never"
@@ -219,6 +224,8 @@ def check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
         parser.error(f"{where} serves an IMAGE; an instance has the sockets that systemd passes")
     if (options.allow_user or options.allow_group) and where != "--socket":
         parser.error("--allow-user and --allow-group are for --socket; for an instance, its file says who may connect")
+    if options.allow_any_user and where not in {"--port", "--sockfd"}:
+        parser.error("--allow-any-user is for --port, and for --sockfd with a TCP socket")
     if options.socket_mode is not None and where != "--socket":
         parser.error("--socket-mode is for --socket")
 

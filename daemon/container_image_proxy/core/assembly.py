@@ -20,6 +20,7 @@ from container_image_proxy.config.lookaside import load_lookaside
 from container_image_proxy.config.registries_conf import load_registries
 from container_image_proxy.config.short_names import resolve_short_name
 from container_image_proxy.config.storage_conf import load_storage_conf
+from container_image_proxy.core.distribution import Distribution
 from container_image_proxy.core.opening import AnyImages
 from container_image_proxy.core.proxy import Proxy, ServedImage
 from container_image_proxy.core.serving import Serving
@@ -35,14 +36,14 @@ from container_image_proxy.transports.source import Access
 from container_image_proxy.transports.table import names_transport, parse_image_reference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from container_image_proxy.config.instances import ImageSettings, InstanceSettings, TrustSettings
     from container_image_proxy.config.registries import Registries
     from container_image_proxy.config.storage_conf import StoreLocation
     from container_image_proxy.image.platform import Platform
     from container_image_proxy.policy.model import Policy
-    from container_image_proxy.registry.auth.keychain import Credentials
+    from container_image_proxy.registry.auth.keychain import Credentials, Keychain
     from container_image_proxy.registry.client import RegistryClient
     from container_image_proxy.transports.source import SourceReference
 
@@ -51,7 +52,8 @@ class Surroundings(Struct, frozen=True):
     """What the process was started with, as far as configuration depends on it; only ``__main__`` reads the real ones.
 
     ``credentials`` are those of ``--creds``; ``no_credentials`` is ``--no-creds``. ``auth_content`` is what the file of
-    ``--authfile`` says if that can be read but once.
+    ``--authfile`` says if that can be read but once. ``open_at`` says where any local user can connect though nobody
+    said that any may have images that take a login; "" if there is no such place.
     """
 
     environ: Mapping[str, str]
@@ -60,6 +62,7 @@ class Surroundings(Struct, frozen=True):
     credentials: Credentials | None = None
     no_credentials: bool = False
     auth_content: bytes | None = None
+    open_at: str = ""
 
 
 def assemble(settings: InstanceSettings, store: SnapshotStore, surroundings: Surroundings) -> Serving:
@@ -108,7 +111,10 @@ def _assemble(
     if surroundings.credentials is not None:
         domains = {image.reference.registry for image in images.values() if image.reference.registry is not None}
         given |= dict.fromkeys(domains, surroundings.credentials)
-    registry = _prepare_registry(settings, registries, surroundings, given)
+    keychain = _load_keychain(settings, registries, surroundings, given)
+    if surroundings.open_at:
+        _verify_without_login(images.values(), registries, keychain, surroundings.open_at)
+    registry = _prepare_registry(settings, registries, surroundings, keychain)
     with remedied_by("see containers-registries.d(5)"):
         lookaside = load_lookaside(directory=settings.trust.registries_d, home=surroundings.home, uid=surroundings.uid)
     cache = settings.sources.cache_dir or _cache_directory(surroundings.environ)
@@ -122,7 +128,8 @@ def _assemble(
         accept_unnamed_bundles=settings.trust.accept_unnamed_bundles,
         verification_timeout=settings.trust.verification_timeout,
     )
-    return Serving(settings, images, policy, make_proxy(images=images, store=store), access), make_proxy
+    proxy = make_proxy(images=images, store=store)
+    return Serving(settings, images, policy, proxy, access, Distribution(proxy)), make_proxy
 
 
 def _serve(image: ImageSettings, registries: Registries, default_store: Callable[[], StoreLocation]) -> ServedImage:
@@ -149,6 +156,28 @@ def _parse_reference(text: str, registries: Registries, default_store: Callable[
     return parse_image_reference(f"docker://{meant}")
 
 
+def _verify_without_login(
+    images: Iterable[ServedImage], registries: Registries, keychain: Keychain, place: str
+) -> None:
+    """Raise :class:`ConfigurationError` for an image that is fetched with credentials.
+
+    Whether they are needed is not known before the registry is asked. Any user would get what they are good for.
+    """
+    for image in images:
+        if image.reference.registry is None or image.reference.docker_reference is None:
+            continue
+        for source in registries.pull_sources(image.reference.docker_reference):
+            if credentials := keychain.credentials_for(source.reference):
+                raise ConfigurationError(
+                    COMMAND_LINE,
+                    f"any local user can connect to {place}, and would have an image that is fetched from "
+                    f"{source.reference.domain} with the credentials of {credentials.origin}",
+                    key=place.partition(" ")[0],
+                    remedy="fetch it without by --no-creds, let users be asked for by --socket, "
+                    "or let any user have it by --allow-any-user",
+                )
+
+
 def find_gpg(environ: Mapping[str, str]) -> Gpg:
     """gpg, with its homes in the runtime directory of the unit or the user, where no one else writes and no one tidies
     up.
@@ -170,14 +199,12 @@ def _load_policy(trust: TrustSettings, surroundings: Surroundings) -> Policy:
     return replace(policy, keyrings=Keyrings(find_gpg(surroundings.environ)))
 
 
-def _prepare_registry(
+def _load_keychain(
     instance: InstanceSettings, registries: Registries, surroundings: Surroundings, given: Mapping[str, Credentials]
-) -> Lazy[RegistryClient]:
-    """The client for all registries, its configuration read now and the HTTP library loaded when it is first needed."""
-    settings = instance.registry
+) -> Keychain:
     with remedied_by("see containers-auth.json(5)"):
-        keychain = load_keychain(
-            authfile=settings.authfile,
+        return load_keychain(
+            authfile=instance.registry.authfile,
             content=surroundings.auth_content,
             environ=surroundings.environ,
             home=surroundings.home,
@@ -187,6 +214,13 @@ def _prepare_registry(
             credential_helpers=registries.credential_helpers,
             instance=None if instance.file == COMMAND_LINE else instance.name,
         )
+
+
+def _prepare_registry(
+    instance: InstanceSettings, registries: Registries, surroundings: Surroundings, keychain: Keychain
+) -> Lazy[RegistryClient]:
+    """The client for all registries, its configuration read now and the HTTP library loaded when it is first needed."""
+    settings = instance.registry
     with remedied_by("see containers-certs.d(5)"):
         certificates = load_certificates(cert_dir=settings.cert_dir, home=surroundings.home)
     with remedied_by("see container-image-proxy(1), ENVIRONMENT"):

@@ -67,7 +67,7 @@ def fetch_chain(
         with naming(place):
             entry = choose_manifest(document, platform)
             place = f"{reference}, manifest {entry.digest}"
-        document = _fetch_instance(context, source, entry, place, take)
+        document = fetch_instance(context, source, entry, place, take)
     return tuple(indexes), document
 
 
@@ -94,7 +94,7 @@ def _verify_pin(document: Index | Manifest, reference: ImageReference) -> None:
         raise DigestMismatchError(f"{reference}: the source sent a manifest with another digest")
 
 
-def _fetch_instance(
+def fetch_instance(
     context: Context, source: ImageSource, entry: IndexEntry, place: str, take: Callable[[int], object]
 ) -> Manifest | Index:
     """The manifest or nested index that an index entry names."""

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from container_image_proxy.concurrency.memory import Memory
 from container_image_proxy.concurrency.single_flight import SingleFlight
 from container_image_proxy.config.instances import DEFAULT_VERIFICATION_TIMEOUT
-from container_image_proxy.core.chain import fetch_chain, naming, verify_chain
+from container_image_proxy.core.chain import fetch_chain, fetch_instance, naming, verify_chain
 from container_image_proxy.core.checkpoints import Checkpoints
 from container_image_proxy.core.lease import Lease
 from container_image_proxy.core.snapshots import Snapshot, Snapshots
@@ -38,6 +38,7 @@ from container_image_proxy.errors import (
     VerificationTimeoutError,
 )
 from container_image_proxy.image.digest import parse_digest_prefix
+from container_image_proxy.image.manifest import Index
 from container_image_proxy.policy.budget import Budget
 from container_image_proxy.policy.evaluate import UnverifiedImage, evaluate, signed_documents
 from container_image_proxy.transports.source import MAX_STATE_SIZE
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from container_image_proxy.concurrency.context import Context
     from container_image_proxy.core.snapshot_store import SnapshotStore
     from container_image_proxy.image.digest import Digest
-    from container_image_proxy.image.manifest import Descriptor
+    from container_image_proxy.image.manifest import Descriptor, IndexEntry
     from container_image_proxy.image.platform import Platform
     from container_image_proxy.image.signature import Findings, SignatureFailure
     from container_image_proxy.policy.model import Policy
@@ -140,7 +141,7 @@ class Proxy:
         :class:`InvalidDigestError`, :class:`AmbiguousDigestError` or :class:`UnknownBlobError`.
         """
         prefix = parse_digest_prefix(wanted)
-        for snapshot in self._kept_or_resolved(context, name, platform):
+        for snapshot in self.kept_or_resolved(context, name, platform):
             if descriptor := _choose_blob(snapshot, prefix):
                 return snapshot, descriptor
         raise UnknownBlobError(f"{prefix} is no blob of image {name!r}; its manifest lists those that are")
@@ -157,11 +158,33 @@ class Proxy:
         known = self._checkpoints.record(snapshot.name, descriptor)
         return open_part(partial(snapshot.lease.open_part, context, descriptor), descriptor, known, span)
 
+    def verify_instance(self, context: Context, snapshot: Snapshot, index: Index, entry: IndexEntry) -> Snapshot:
+        """The manifest that one of the snapshot's indexes names, if policy allows that, too; nothing keeps it.
+
+        Raises :class:`PolicyRejectedError`, and what fetching it does.
+        """
+        began = self._clock()
+        indexes = snapshot.stored.indexes[: snapshot.stored.indexes.index(index) + 1]
+        with self.reaching(context, snapshot) as (source, take):
+            place = f"{snapshot.stored.reference}, manifest {entry.digest}"
+            manifest = fetch_instance(context, source, entry, place, take)
+            if isinstance(manifest, Index):
+                raise UnknownManifestError(f"{place}: it is an index that is not on the way to the configured platform")
+            signatures = {one.digest: snapshot.stored.signatures.get(one.digest, ()) for one in indexes}
+            unsigned = replace(snapshot.stored, indexes=indexes, manifest=manifest, signatures=signatures)
+            return self._verify_signed(context, unsigned, snapshot.lease, take, checked_at=began)
+
+    @contextmanager
+    def reaching(self, context: Context, snapshot: Snapshot) -> Iterator[tuple[ImageSource, Callable[[int], object]]]:
+        """Where the snapshot came from, open meanwhile, and who is asked for the memory of what is fetched there."""
+        with self._memory.share(context, snapshot.name) as share, snapshot.lease.held():
+            yield snapshot.lease.source, share.take
+
     def close(self) -> None:
         """Close the sources of all snapshots, but for those from which blobs are being read."""
         self._snapshots.close()
 
-    def _kept_or_resolved(self, context: Context, name: str, platform: Platform | None) -> Iterator[Snapshot]:
+    def kept_or_resolved(self, context: Context, name: str, platform: Platform | None = None) -> Iterator[Snapshot]:
         """The snapshots of the image, of ``platform`` if given, those of its configured one first, newest first."""
         image, is_empty = self.image(name), True
         for shelf in (image.name, _side_shelf(image)):

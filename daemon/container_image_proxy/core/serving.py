@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from container_image_proxy.config.access import AccessRule
     from container_image_proxy.config.instances import InstanceSettings
+    from container_image_proxy.core.distribution import Distribution
     from container_image_proxy.core.peer import Peer
     from container_image_proxy.core.proxy import Proxy, ServedImage
     from container_image_proxy.policy.model import Policy, Scope
@@ -37,6 +38,7 @@ class Serving(Struct, frozen=True):
     policy: Policy
     proxy: Proxy
     sources: Access
+    distribution: Distribution
     closing: Cancellation = field(default_factory=Cancellation)
     """What ends the work that is done for no request when the configuration goes."""
 

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from container_image_proxy.config.limits import Limits
     from container_image_proxy.config.registries import Registries
     from container_image_proxy.image.digest import Digest
-    from container_image_proxy.image.manifest import Descriptor, IndexEntry
+    from container_image_proxy.image.manifest import Descriptor, Index, IndexEntry
     from container_image_proxy.image.reference import Reference
     from container_image_proxy.registry.auth.keychain import Keychain
     from container_image_proxy.registry.http.reply import Reply
@@ -219,26 +219,33 @@ class RegistryClient:
         self, context: Context, where: Reference | Repository, digest: Digest, artifact_type: str
     ) -> tuple[IndexEntry, ...]:
         """The manifests in that repository that say they are about ``digest``, of ``artifact_type`` or of a type that
-        is not told; at most ``MAX_REFERRERS``.
+        is not told; at most ``MAX_REFERRERS``. Raises what :meth:`list_referrers` does.
+        """
+        lists = self.list_referrers(context, where, digest, artifact_type)
+        return select_referrers((entry for index in lists for entry in index.manifests), artifact_type)
 
-        Where the registry has no API for them, the index that clients keep under a tag. Raises
-        :class:`UpstreamError` or :class:`IntegrityError`.
+    def list_referrers(
+        self, context: Context, where: Reference | Repository, digest: Digest, artifact_type: str = ""
+    ) -> tuple[Index, ...]:
+        """The lists of the manifests in that repository that say they are about ``digest``, as the registry has them.
+
+        Where it has no API for them, the index that clients keep under a tag. ``artifact_type`` may shorten the lists.
+        Raises :class:`UpstreamError` or :class:`IntegrityError`.
         """
         path = first_page(digest, artifact_type)
         try:
-            found = _ask(self._attempts(context, where), partial(self._list_referrers, context, path=path))
+            return _ask(self._attempts(context, where), partial(self._list_referrers, context, path=path))
         except Error as error:
             if not is_without_api(error):
                 raise
-            found = self._fetch_tagged_referrers(context, where, digest)
-        return select_referrers(found, artifact_type)
+            return self._fetch_tagged_referrers(context, where, digest)
 
-    def _list_referrers(self, context: Context, repository: Repository, *, path: str) -> tuple[IndexEntry, ...]:
-        found: tuple[IndexEntry, ...] = ()
+    def _list_referrers(self, context: Context, repository: Repository, *, path: str) -> tuple[Index, ...]:
+        found: tuple[Index, ...] = ()
         for _ in range(MAX_PAGES):
             headers = {"Accept": OCI_INDEX}
             reply = self._api.get(context, repository, path, phase="referrers", headers=headers, expected=_OK)
-            found += parse_referrers(self._read_manifest(context, reply), reply.endpoint)
+            found = (*found, parse_referrers(self._read_manifest(context, reply), reply.endpoint))
             following = next_page(reply, repository)
             if following is None:
                 return found
@@ -247,14 +254,14 @@ class RegistryClient:
 
     def _fetch_tagged_referrers(
         self, context: Context, where: Reference | Repository, digest: Digest
-    ) -> tuple[IndexEntry, ...]:
+    ) -> tuple[Index, ...]:
         place = where if isinstance(where, Repository) else self.first_place(where)
         place = place.with_tag(referrers_tag(digest))
         try:
             index = self.fetch_manifest(context, place)
         except UnknownManifestError:
             return ()
-        return parse_referrers(index, str(place.reference)) if index is not None else ()
+        return (parse_referrers(index, str(place.reference)),) if index is not None else ()
 
     def fetch_document(self, context: Context, url: str, *, limit: int) -> bytes | None:
         """The document at ``url`` (http or https), with no credentials but the URL's own; None if there is none (404).

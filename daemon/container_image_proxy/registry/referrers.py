@@ -34,8 +34,9 @@ _UNTOLD: Final = frozenset({"", "application/vnd.oci.empty.v1+json"})
 
 
 def first_page(digest: Digest, artifact_type: str) -> str:
-    """The path below the repository that lists the referrers of ``digest``."""
-    return f"referrers/{digest}?artifactType={quote(artifact_type, safe='')}"
+    """The path below the repository that lists the referrers of ``digest``, of one type if that is not empty."""
+    query = f"?artifactType={quote(artifact_type, safe='')}" if artifact_type else ""
+    return f"referrers/{digest}{query}"
 
 
 def next_page(reply: Reply, repository: Repository) -> str | None:
@@ -69,7 +70,7 @@ def referrers_tag(digest: Digest) -> str:
     return f"{digest.algorithm}-{digest.hex[:_TAG_DIGITS]}"
 
 
-def parse_referrers(untrusted: UntrustedManifest, where: str) -> tuple[IndexEntry, ...]:
+def parse_referrers(untrusted: UntrustedManifest, where: str) -> Index:
     """Read a list of referrers; :class:`InvalidManifestError` for anything that is not an OCI index."""
     try:
         index = parse_manifest(untrusted)
@@ -77,7 +78,7 @@ def parse_referrers(untrusted: UntrustedManifest, where: str) -> tuple[IndexEntr
         raise error.retold(f"{where}: the list of referrers cannot be read: {error}") from error
     if not isinstance(index, Index) or index.media_type != OCI_INDEX:
         raise InvalidManifestError(f"{where}: the list of referrers is not an OCI index")
-    return index.manifests
+    return index
 
 
 def select_referrers(found: Iterable[IndexEntry], artifact_type: str) -> tuple[IndexEntry, ...]:

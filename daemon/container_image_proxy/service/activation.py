@@ -91,6 +91,15 @@ def _adopt(descriptor: int, what: str, types: Collection[int], wrong: Configurat
     return sock
 
 
+def is_open_to_all(descriptor: int) -> bool:
+    """Whether it is a listening socket that does not tell who connects; False for what is no socket at all."""
+    try:
+        with socket.socket(fileno=os.dup(descriptor)) as sock:
+            return sock.family != socket.AF_UNIX and is_listening(sock)
+    except (OSError, OverflowError):
+        return False
+
+
 def is_listening(sock: socket.socket) -> bool:
     """Whether a socket accepts connections, rather than being one."""
     return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Self
 from msgspec import Struct
 
 from container_image_proxy.concurrency.memory import unmetered
-from container_image_proxy.errors import InvalidReferenceError
+from container_image_proxy.errors import InvalidReferenceError, UnknownManifestError
 from container_image_proxy.image.convert import to_oci
 from container_image_proxy.image.reference import Reference, parse_reference, policy_identity, policy_namespaces
 from container_image_proxy.registry.signatures.storage import SignatureStorage
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from container_image_proxy.concurrency.context import Context
     from container_image_proxy.config.lookaside import LookasideConfiguration
     from container_image_proxy.image.digest import Digest
-    from container_image_proxy.image.manifest import Descriptor, Manifest, UntrustedManifest
+    from container_image_proxy.image.manifest import Descriptor, Index, Manifest, UntrustedManifest
     from container_image_proxy.image.signature import Findings, SignatureKind
     from container_image_proxy.registry.client import RegistryClient
     from container_image_proxy.registry.endpoints import Repository
@@ -135,6 +135,20 @@ class RegistrySource:
         """See :class:`PartSource`."""
         first = self._supplier
         return self._registry.open_blob(context, self._reference, descriptor, first=first, offset=offset, stop=stop)
+
+    def fetch_tagged(self, context: Context, tag: str, take: Callable[[int], object]) -> UntrustedManifest:
+        """See :class:`AttachmentSource`."""
+        registry = self._registry.metered(take)
+        place = self._supplier or registry.first_place(self._reference)
+        manifest = registry.fetch_manifest(context, place.with_tag(tag))
+        if manifest is None:
+            raise UnknownManifestError(f"{self._reference.name}: the source says 'not modified' to a first request")
+        return manifest
+
+    def list_referrers(self, context: Context, digest: Digest, take: Callable[[int], object]) -> tuple[Index, ...]:
+        """See :class:`AttachmentSource`."""
+        registry = self._registry.metered(take)
+        return registry.list_referrers(context, self._supplier or registry.first_place(self._reference), digest)
 
     def fetch_signatures(
         self,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from container_image_proxy.concurrency.lazy import Lazy
     from container_image_proxy.config.lookaside import LookasideConfiguration
     from container_image_proxy.image.digest import Digest
-    from container_image_proxy.image.manifest import Descriptor, Manifest, UntrustedManifest
+    from container_image_proxy.image.manifest import Descriptor, Index, Manifest, UntrustedManifest
     from container_image_proxy.image.signature import Findings, SignatureKind
     from container_image_proxy.registry.client import RegistryClient
     from container_image_proxy.transports.archives.spool import SpoolDirectory
@@ -157,3 +157,20 @@ class PartSource(Protocol):
 
         It raises :class:`CannotResumeError` where the blob is to be had from its beginning only, and that is far away.
         """
+
+
+@runtime_checkable
+class AttachmentSource(Protocol):
+    """A source that has more than the image: what others attached to it, under tags and as referrers.
+
+    ``take`` is as in :class:`ImageSource`.
+    """
+
+    def fetch_tagged(self, context: Context, tag: str, take: Callable[[int], object]) -> UntrustedManifest:
+        """The manifest with another tag in the image's repository, where the image came from.
+
+        Raises :class:`UnknownManifestError`, :class:`UpstreamError` or :class:`IntegrityError`.
+        """
+
+    def list_referrers(self, context: Context, digest: Digest, take: Callable[[int], object]) -> tuple[Index, ...]:
+        """The lists of the manifests there that say they are about ``digest``. Raises as :meth:`fetch_tagged`."""

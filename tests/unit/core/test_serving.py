@@ -31,7 +31,12 @@ def make_serving(policy: Any, *references: str) -> Serving:
     )
     settings = SimpleNamespace(trust=TrustSettings())
     return Serving(
-        cast("Any", settings), cast("Any", images), policy, cast("Any", SimpleNamespace(close=lambda: None)), access
+        cast("Any", settings),
+        cast("Any", images),
+        policy,
+        cast("Any", SimpleNamespace(close=lambda: None)),
+        access,
+        cast("Any", None),
     )
 
 

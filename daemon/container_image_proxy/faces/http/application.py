@@ -17,15 +17,14 @@ from urllib.parse import quote
 
 from msgspec.structs import replace
 
-from container_image_proxy.config.instances import is_image_name
-from container_image_proxy.errors import InvalidInputError, PeerDeniedError, UnknownImageError
+from container_image_proxy.errors import PeerDeniedError
+from container_image_proxy.faces.http import distribution
 from container_image_proxy.faces.http.exchange import TAKES_VIEWS
 from container_image_proxy.faces.http.large_answers import HeldBody, LargeAnswers
 from container_image_proxy.faces.http.problem import Answer, is_expected, problem, problem_of, reason_of
-from container_image_proxy.faces.http.representation import OCTETS, blob_answer, is_known, not_modified, repr_digest
-from container_image_proxy.faces.http.request import Request
+from container_image_proxy.faces.http.representation import OCTETS, blob_answer, document_answer
+from container_image_proxy.faces.http.request import Request, choose_image
 from container_image_proxy.faces.http.router import MethodNotAllowedError, Route, find_route
-from container_image_proxy.image.digest import digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from container_image_proxy.core.snapshots import Snapshot
     from container_image_proxy.core.verified_part import PartOfBlob
     from container_image_proxy.core.verified_stream import VerifiedBlob
-    from container_image_proxy.image.digest import Digest
 
 # What a header value may hold as it is; a comma separates values, everything else is percent-encoded.
 _HEADER_SAFE: Final = "/:@!$&'()*+;=~._-[]"
@@ -73,16 +71,18 @@ class Application:
             if request.path == "/quit" and self._stop is not None:
                 return self._quit(request, self._stop)
             serving = self._serving()
-            handler, values = find_route(ROUTES, request.method, request.path)
+            handler, values = find_route(ROUTES + distribution.ROUTES, request.method, request.path)
             return self._within_bounds(request, handler(request, serving, **values))
         except MethodNotAllowedError as error:
             allow = (("Allow", ", ".join(error.allowed)),)
-            return problem(HTTPStatus.METHOD_NOT_ALLOWED, "UNSUPPORTED", str(error), headers=allow)
+            told = problem(HTTPStatus.METHOD_NOT_ALLOWED, "UNSUPPORTED", str(error), headers=allow)
         except Exception as error:  # noqa: BLE001 - whatever goes wrong has an answer
             if not is_expected(error):
                 _log.exception("a request failed for a reason that should not exist")
             request.log["ERROR"] = reason_of(error)
-            return problem_of(error)
+            told = problem_of(error)
+        told = distribution.retell(told) if distribution.is_distribution(request.path) else told
+        return self._within_bounds(request, told)
 
     def _within_bounds(self, request: Request, answer: Answer) -> Answer:
         """The answer without a body that nobody takes, and with a large one only if there is room for it."""
@@ -114,12 +114,12 @@ def list_images(request: Request, serving: Serving) -> Answer:
         for name, image in serving.images.items()
         if serving.permits(request.peer, name)
     ]
-    return _document(request, json.dumps(images, indent=2).encode() + b"\n", "application/json")
+    return document_answer(request, json.dumps(images, indent=2).encode() + b"\n", "application/json")
 
 
 def get_manifest(request: Request, serving: Serving, name: str | None = None) -> Answer:
     """``GET /manifest``: the manifest in OCI form, resolved anew unless it is fresh."""
-    chosen = _choose(request, serving, name)
+    chosen = choose_image(request, serving, name)
     snapshot = serving.proxy.resolve(request.context, chosen, request.platform())
     headers = (
         *_image_headers(request, serving, snapshot),
@@ -127,12 +127,12 @@ def get_manifest(request: Request, serving: Serving, name: str | None = None) ->
         *_signed_by(snapshot),
     )
     manifest = snapshot.manifest
-    return _document(request, manifest.raw, manifest.media_type, headers, digest=manifest.digest)
+    return document_answer(request, manifest.raw, manifest.media_type, headers, digest=manifest.digest)
 
 
 def get_config(request: Request, serving: Serving, name: str | None = None) -> Answer:
     """``GET /config``: the image configuration, byte for byte; verified as any of the image's blobs."""
-    chosen = _choose(request, serving, name)
+    chosen = choose_image(request, serving, name)
     snapshot = serving.proxy.current(request.context, chosen, request.platform())
     config = snapshot.manifest.config
     headers = _image_headers(request, serving, snapshot)
@@ -141,17 +141,17 @@ def get_config(request: Request, serving: Serving, name: str | None = None) -> A
 
 def get_verification(request: Request, serving: Serving, name: str | None = None) -> Answer:
     """``GET /verification``: why the image may be served, as the receipt of the decision says it."""
-    chosen = _choose(request, serving, name)
+    chosen = choose_image(request, serving, name)
     snapshot = serving.proxy.current(request.context, chosen, request.platform())
     body = json.dumps(snapshot.verified.receipt.as_json(), indent=2).encode() + b"\n"
-    return _document(request, body, "application/json", _image_headers(request, serving, snapshot))
+    return document_answer(request, body, "application/json", _image_headers(request, serving, snapshot))
 
 
 def get_blob(request: Request, serving: Serving, digest: str, name: str | None = None) -> Answer:
     """``GET /blobs/DIGEST``: one of the image's own blobs; verified before the status line if it is small, while it
     flows if not.
     """
-    chosen = _choose(request, serving, name)
+    chosen = choose_image(request, serving, name)
     snapshot, descriptor = serving.proxy.find_blob(request.context, chosen, request.platform(), digest)
     request.log["DIGEST"] = str(descriptor.digest)
     headers = _image_headers(request, serving, snapshot)
@@ -186,19 +186,6 @@ def _refuse_web_pages(request: Request) -> None:
         raise PeerDeniedError("over TCP only requests for 127.0.0.1, [::1] or localhost are answered")
 
 
-def _choose(request: Request, serving: Serving, name: str | None) -> str:
-    """The image that the request is about; it must exist and the peer must be on its list."""
-    if name is not None and not is_image_name(name):
-        raise InvalidInputError(f"{name[:100]!r} cannot be the name of an image")
-    chosen = serving.default if name is None else name
-    if chosen is None:
-        raise UnknownImageError("this instance has several images and no default: ask for /images/NAME/...")
-    request.log["IMAGE"] = serving.proxy.image(chosen).name
-    if not serving.permits(request.peer, chosen):
-        raise PeerDeniedError(f"{request.peer} is not allowed to have image {chosen!r}")
-    return chosen
-
-
 def _image_headers(request: Request, serving: Serving, snapshot: Snapshot) -> tuple[tuple[str, str], ...]:
     reference = str(serving.images[snapshot.name].reference)
     request.log["REFERENCE"] = reference
@@ -220,25 +207,6 @@ def _signed_by(snapshot: Snapshot) -> tuple[tuple[str, str], ...]:
     """Everybody whose signature counted; nothing if the policy asks for none."""
     signers = snapshot.verified.receipt.signed_by
     return (("Signed-By", ", ".join(quote(signer, safe=_HEADER_SAFE + " ") for signer in signers)),) if signers else ()
-
-
-def _document(
-    request: Request,
-    body: bytes,
-    media_type: str,
-    headers: tuple[tuple[str, str], ...] = (),
-    *,
-    digest: Digest | None = None,
-) -> Answer:
-    """A small body that is at hand, whose digest may be, too; or 304 if the client has it."""
-    if is_known(request, headers):
-        return not_modified(headers)
-    described = (
-        ("Content-Type", media_type),
-        ("Content-Length", str(len(body))),
-        ("Repr-Digest", repr_digest(digest or digest_of(body))),
-    )
-    return Answer(HTTPStatus.OK, (*headers, *described), body)
 
 
 def _printable(text: str) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.faces.http.problem import Answer
 from container_image_proxy.faces.http.ranges import content_range, may_resume, parse_range
+from container_image_proxy.image.digest import digest_of
 
 if TYPE_CHECKING:
     from container_image_proxy.core.serving import Serving
@@ -46,6 +47,25 @@ def blob_answer(
         ("Prefix-Digest", repr_digest(part.prefix)),
     )
     return Answer(HTTPStatus.PARTIAL_CONTENT, (*headers, *described), part.pieces)
+
+
+def document_answer(
+    request: Request,
+    body: bytes,
+    media_type: str,
+    headers: tuple[tuple[str, str], ...] = (),
+    *,
+    digest: Digest | None = None,
+) -> Answer:
+    """A small body that is at hand, whose digest may be, too; or 304 if the client has it."""
+    if is_known(request, headers):
+        return not_modified(headers)
+    described = (
+        ("Content-Type", media_type),
+        ("Content-Length", str(len(body))),
+        ("Repr-Digest", repr_digest(digest or digest_of(body))),
+    )
+    return Answer(HTTPStatus.OK, (*headers, *described), body)
 
 
 def is_known(request: Request, headers: tuple[tuple[str, str], ...]) -> bool:

@@ -1,4 +1,4 @@
-"""What a handler needs to know of a request."""
+"""What a handler needs to know of a request, and which image it is about."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from urllib.parse import parse_qsl
 
 from msgspec import Struct
 
-from container_image_proxy.errors import InvalidQueryError
+from container_image_proxy.config.instances import is_image_name
+from container_image_proxy.errors import InvalidInputError, InvalidQueryError, PeerDeniedError, UnknownImageError
 from container_image_proxy.faces.http.exchange import CONTEXT, LOG_FIELDS, PEER, RAW_PATH
 from container_image_proxy.image.platform import parse_platform
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from container_image_proxy.concurrency.context import Context
     from container_image_proxy.core.peer import Peer
+    from container_image_proxy.core.serving import Serving
     from container_image_proxy.image.platform import Platform
 
 
@@ -63,3 +65,16 @@ class Request(Struct, frozen=True):
         if [name for name, _ in parameters] != ["platform"]:
             raise InvalidQueryError("the query may say platform=os/architecture[/variant] once, and nothing else")
         return parse_platform(parameters[0][1])
+
+
+def choose_image(request: Request, serving: Serving, name: str | None) -> str:
+    """The image that the request is about; it must exist and the peer must be on its list."""
+    if name is not None and not is_image_name(name):
+        raise InvalidInputError(f"{name[:100]!r} cannot be the name of an image")
+    chosen = serving.default if name is None else name
+    if chosen is None:
+        raise UnknownImageError("this instance has several images and no default: ask for /images/NAME/...")
+    request.log["IMAGE"] = serving.proxy.image(chosen).name
+    if not serving.permits(request.peer, chosen):
+        raise PeerDeniedError(f"{request.peer} is not allowed to have image {chosen!r}")
+    return chosen
