@@ -13,7 +13,7 @@ _container_image_proxy() {
     local options='--instance --check --port --socket --socket-mode --sockfd --allow-user --allow-group --allow-any-user --idle-exit
         --config-dir --log-level --help --version --authfile --creds --no-creds --cert-dir --token-realms --tls-verify
         --policy --insecure-policy --registries-conf --registries-conf-dir --registries.d --override-os --override-arch
-        --override-variant --cache-dir --spool-limit --reload --verification-timeout'
+        --override-variant --cache-dir --spool-limit --daemon-host --daemon-cert-dir --reload --verification-timeout'
     # Readline takes "=" and ":" for words of their own (COMP_WORDBREAKS).
     case $previous in [=:]) previous=${COMP_WORDS[COMP_CWORD - 2]}${previous#=} ;; esac
     case $word in
@@ -30,11 +30,11 @@ _container_image_proxy() {
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -f -- "$word")
         ;;
-    --config-dir | --cache-dir | --cert-dir | --registries-conf-dir | --registries.d | oci:)
+    --config-dir | --cache-dir | --daemon-cert-dir | --cert-dir | --registries-conf-dir | --registries.d | oci:)
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -d -- "$word")
         ;;
-    --port | --sockfd | --socket-mode | --idle-exit | --verification-timeout | --spool-limit | --creds | --token-realms | --override-* | *:)
+    --port | --sockfd | --socket-mode | --idle-exit | --verification-timeout | --spool-limit | --daemon-host | --creds | --token-realms | --override-* | *:)
         COMPREPLY=()
         ;;
     *)
@@ -42,7 +42,7 @@ _container_image_proxy() {
         -*) mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word") ;;
         *)
             compopt -o nospace
-            mapfile -t COMPREPLY < <(compgen -W 'docker:// oci: oci-archive: docker-archive:' -- "$word")
+            mapfile -t COMPREPLY < <(compgen -W 'docker:// oci: oci-archive: docker-archive: docker-daemon:' -- "$word")
             ;;
         esac
         ;;

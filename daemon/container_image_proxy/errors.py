@@ -183,6 +183,10 @@ class SourceError(UpstreamError):
     """A local source (layout, archive, directory) that is broken or cannot be read."""
 
 
+class EngineError(SourceError):
+    """The Docker daemon, or what speaks its API, cannot be reached, or its answer cannot be used."""
+
+
 class RegistryError(UpstreamError):
     """The registry, a mirror or its token service answered with something unusable."""
 

@@ -23,6 +23,7 @@ from container_image_proxy.core.assembly import Surroundings, assemble
 from container_image_proxy.core.snapshot_store import SnapshotStore
 from container_image_proxy.errors import ConfigurationError, Error, UnknownManifestError
 from container_image_proxy.image.manifest import Index, parse_manifest
+from container_image_proxy.transports.source import DescribedSource
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,7 +96,7 @@ def _report(error: Error) -> int:
 def survey(serving: Serving) -> tuple[dict[str, str], list[str]]:
     """What could be read of each image, by its name; and what would fail with the first requests, one line each.
 
-    Nobody is contacted: of an image in a registry nothing is read.
+    Nobody elsewhere is contacted: of an image in a registry nothing is read.
     """
     found, complaints = {}, []
     for image in serving.images.values():
@@ -119,6 +120,8 @@ def _look(context: Context, reference: SourceReference, access: Access) -> str:
     if reference.registry is not None:
         return f"{reference.registry} was not asked"
     with closing(reference.open_source(access)) as source:
+        if isinstance(source, DescribedSource):
+            return source.describe(context)
         untrusted = source.fetch_manifest(context)
     if untrusted is None:
         raise UnknownManifestError("the source says 'not modified' to a first request")

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from container_image_proxy import __version__
 from container_image_proxy.config.access import AccessRule, owner_access, resolve_groups, resolve_users
+from container_image_proxy.config.engine import parse_engine_host
 from container_image_proxy.config.instances import (
     COMMAND_LINE,
     DEFAULT_FRESH_FOR,
@@ -29,7 +30,7 @@ from container_image_proxy.config.instances import (
     TrustSettings,
     load_instance,
 )
-from container_image_proxy.errors import ConfigurationError, Error, InvalidPlatformError
+from container_image_proxy.errors import ConfigurationError, Error, InvalidPlatformError, InvalidReferenceError
 from container_image_proxy.image.platform import Platform, host_platform, parse_platform
 from container_image_proxy.image.reference import is_domain
 
@@ -162,6 +163,10 @@ def _add_upstream_options(parser: argparse.ArgumentParser) -> None:
         metavar="GIB",
         help=f"how much of the disk that may take (default {DEFAULT_SPOOL_LIMIT >> 30})",
     )
+    group.add_argument(
+        "--daemon-host", type=_daemon_host, metavar="HOST", help="where the Docker daemon is, as DOCKER_HOST"
+    )
+    group.add_argument("--daemon-cert-dir", type=Path, metavar="DIR", help="ca.pem, cert.pem and key.pem for it")
     group.add_argument("--override-os", metavar="OS", help="choose for this operating system from an index")
     group.add_argument("--override-arch", metavar="ARCH", help="choose for this architecture")
     group.add_argument("--override-variant", metavar="VARIANT", help="choose for this variant of the architecture")
@@ -187,6 +192,13 @@ def _gibibytes(text: str) -> int:
     if not re.fullmatch("[0-9]{1,9}", text) or not 0 < int(text) < MAX_SPOOL_LIMIT:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of GiB, 1 or more")
     return int(text) << 30
+
+
+def _daemon_host(text: str) -> str:
+    try:
+        return parse_engine_host(text).name
+    except InvalidReferenceError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _hosts(text: str) -> tuple[str, ...]:
@@ -308,4 +320,6 @@ def _override_sources(settings: SourceSettings, options: argparse.Namespace) -> 
         settings,
         cache_dir=options.cache_dir.absolute() if options.cache_dir else settings.cache_dir,
         spool_limit=options.spool_limit or settings.spool_limit,
+        daemon_host=options.daemon_host or settings.daemon_host,
+        daemon_cert_dir=options.daemon_cert_dir or settings.daemon_cert_dir,
     )

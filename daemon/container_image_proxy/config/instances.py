@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct, field
 
 from container_image_proxy.config.access import AccessRule, owner_access, resolve_groups, resolve_users
+from container_image_proxy.config.engine import parse_engine_host
 from container_image_proxy.config.locations import exists, list_files
 from container_image_proxy.config.obstacle import unreadable
 from container_image_proxy.config.toml_table import TomlDocument, TomlTable, merge_documents, parse_toml
 from container_image_proxy.config.trusted_file import load_trusted_file
-from container_image_proxy.errors import ConfigurationError, InvalidPlatformError, remedied_by
+from container_image_proxy.errors import ConfigurationError, InvalidPlatformError, InvalidReferenceError, remedied_by
 from container_image_proxy.image.platform import Platform, host_platform, parse_platform
 from container_image_proxy.image.reference import is_domain
 
@@ -88,10 +89,14 @@ class TrustSettings(Struct, frozen=True):
 
 
 class SourceSettings(Struct, frozen=True):
-    """Where images on this host are unpacked if they have to be, and how many bytes that may take."""
+    """Where images on this host are unpacked if they have to be, how many bytes that may take, and where the Docker
+    daemon is.
+    """
 
     cache_dir: Path | None = None
     spool_limit: int = DEFAULT_SPOOL_LIMIT
+    daemon_host: str | None = None
+    daemon_cert_dir: Path | None = None
 
 
 class InstanceSettings(Struct, frozen=True):
@@ -291,8 +296,15 @@ def _read_sources(table: TomlTable) -> SourceSettings:
     settings = SourceSettings(
         cache_dir=_read_path(table, "cache-dir"),
         spool_limit=DEFAULT_SPOOL_LIMIT if limit is None else limit << 30,
+        daemon_host=table.get("daemon-host", str),
+        daemon_cert_dir=_read_path(table, "daemon-cert-dir"),
     )
     table.finish()
+    if settings.daemon_host is not None:
+        try:
+            parse_engine_host(settings.daemon_host)
+        except InvalidReferenceError as error:
+            raise table.error("daemon-host", str(error)) from error
     return settings
 
 

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from container_image_proxy.concurrency.lazy import Lazy
 from container_image_proxy.config.certificates import load_certificates
+from container_image_proxy.config.engine import load_engine_address
 from container_image_proxy.config.instances import COMMAND_LINE, verify_paths
 from container_image_proxy.config.limits import Limits
 from container_image_proxy.config.lookaside import load_lookaside
@@ -38,6 +39,7 @@ from container_image_proxy.transports.table import names_transport, parse_image_
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from container_image_proxy.config.engine import EngineAddress
     from container_image_proxy.config.instances import ImageSettings, InstanceSettings, TrustSettings
     from container_image_proxy.config.registries import Registries
     from container_image_proxy.config.storage_conf import StoreLocation
@@ -119,7 +121,8 @@ def _assemble(
         lookaside = load_lookaside(directory=settings.trust.registries_d, home=surroundings.home, uid=surroundings.uid)
     cache = settings.sources.cache_dir or _cache_directory(surroundings.environ)
     spools = SpoolDirectory(cache, settings.sources.spool_limit)
-    access = Access(registry, lookaside, spools, settings.registry.shared_blob_dir)
+    engine = Lazy(lambda: _load_engine_address(settings, surroundings))
+    access = Access(registry, lookaside, spools, settings.registry.shared_blob_dir, engine)
     make_proxy = partial(
         Proxy,
         policy=policy,
@@ -190,6 +193,13 @@ def _cache_directory(environ: Mapping[str, str]) -> Path:
     """The directory for large files that systemd made for the unit, or that of the host, as for podman and skopeo."""
     directory = environ.get("CACHE_DIRECTORY", "").partition(":")[0]
     return Path(directory if directory.startswith("/") else "/var/tmp")  # noqa: S108 - files there have no name
+
+
+def _load_engine_address(settings: InstanceSettings, surroundings: Surroundings) -> EngineAddress:
+    """Where the Docker daemon is, found out when an image of it is asked for: most hosts have none."""
+    sources = settings.sources
+    address = load_engine_address(sources.daemon_host, sources.daemon_cert_dir, surroundings.environ, surroundings.home)
+    return replace(address, verify=settings.registry.tls_verify is not False)
 
 
 def _load_policy(trust: TrustSettings, surroundings: Surroundings) -> Policy:

@@ -41,7 +41,6 @@ _OCI_LAYER_OF_DOCKERS: Final = {
     f"{_DOCKER_LAYER}.foreign.diff.tar.gzip": f"{_OCI_LAYER}.nondistributable.v1.tar+gzip",
     f"{_DOCKER_LAYER}.foreign.diff.tar.zstd": f"{_OCI_LAYER}.nondistributable.v1.tar+zstd",
 }
-OCI_LAYER: Final = f"{_OCI_LAYER}.v1.tar"
 # Some tools write OCI's types into a manifest of Docker's.
 OCI_LAYER_OF: Final = _OCI_LAYER_OF_DOCKERS | {oci: oci for oci in _OCI_LAYER_OF_DOCKERS.values()}
 

@@ -20,8 +20,14 @@ from container_image_proxy.errors import (
     UnknownManifestError,
 )
 from container_image_proxy.image.digest import Digest, digest_of
-from container_image_proxy.image.manifest import MAX_CONFIG_SIZE, UntrustedManifest
-from container_image_proxy.image.media_types import OCI_MANIFEST
+from container_image_proxy.image.manifest import (
+    MAX_CONFIG_SIZE,
+    Index,
+    UntrustedManifest,
+    parse_manifest,
+)
+from container_image_proxy.image.manifest import MAX_MANIFEST_SIZE as MAX_INDEX_SIZE
+from container_image_proxy.image.media_types import OCI_INDEX, OCI_MANIFEST
 from container_image_proxy.image.reference import Reference, parse_reference
 from container_image_proxy.transports.archives.archive import Archive, ArchiveFile, Region
 from container_image_proxy.transports.archives.docker_images import (
@@ -44,6 +50,7 @@ if TYPE_CHECKING:
     from container_image_proxy.transports.archives.archive import RegionReader
     from container_image_proxy.transports.source import Access, ImageSource
 
+_INDEX: Final = "index.json"
 _POSITION: Final = re.compile(r"@([0-9]{1,9})")
 
 
@@ -134,6 +141,23 @@ class DockerArchiveSource:
     def is_current(self) -> bool:
         """Whether the archive that is held is the one that the reference names now."""
         return self._archive.is_current
+
+    @property
+    def manifest_digest(self) -> Digest | None:
+        """The digest of the manifest, once it was made."""
+        return self._image.manifest_digest if self._image is not None else None
+
+    def is_known_as(self, context: Context, image_id: Digest) -> bool:
+        """Whether ``image_id`` is the digest of the configuration, or one that the OCI layout beside manifest.json has:
+        that is how a Docker daemon that keeps images in containerd calls them.
+        """
+        _, image = (None, self._image) if self._image is not None else self._read_image(context, unmetered)
+        if image.config_digest == image_id:
+            return True
+        if self._archive.find(context, _INDEX) is None:
+            return False
+        index = parse_manifest(UntrustedManifest(self._read(context, _INDEX, MAX_INDEX_SIZE, unmetered), OCI_INDEX))
+        return isinstance(index, Index) and any(entry.untrusted_digest == str(image_id) for entry in index.manifests)
 
     def fetch_manifest(
         self,

@@ -8,23 +8,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
-from msgspec import Struct
+from msgspec import Struct, field
 
+from container_image_proxy.concurrency.lazy import Lazy
 from container_image_proxy.concurrency.memory import unmetered
+from container_image_proxy.config.engine import DEFAULT_HOST, parse_engine_host
 from container_image_proxy.image.image_reference import ImageReference
+from container_image_proxy.transports.archives.spool import SpoolDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
     from container_image_proxy.concurrency.context import Context
-    from container_image_proxy.concurrency.lazy import Lazy
+    from container_image_proxy.config.engine import EngineAddress
     from container_image_proxy.config.lookaside import LookasideConfiguration
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.manifest import Descriptor, Index, Manifest, UntrustedManifest
     from container_image_proxy.image.signature import Findings, SignatureKind
     from container_image_proxy.registry.client import RegistryClient
-    from container_image_proxy.transports.archives.spool import SpoolDirectory
 
 
 MAX_STATE_SIZE: Final = 1 << 20
@@ -35,13 +37,15 @@ class Access(Struct, frozen=True):
     """What the configuration says of reaching images, beside their references. A transport takes what it needs.
 
     ``registry`` makes the client when first called: that loads an HTTP library. ``spools`` is where archives are
-    unpacked, ``shared_blobs`` where layouts have their blobs if that is not in themselves.
+    unpacked, ``shared_blobs`` where layouts have their blobs if that is not in themselves, ``engine`` where the Docker
+    daemon is.
     """
 
     registry: Lazy[RegistryClient]
     lookaside: LookasideConfiguration
-    spools: SpoolDirectory
+    spools: SpoolDirectory = field(default_factory=lambda: SpoolDirectory(None))
     shared_blobs: Path | None = None
+    engine: Lazy[EngineAddress] = field(default_factory=lambda: Lazy(lambda: parse_engine_host(DEFAULT_HOST)))
 
 
 class SourceReference(ImageReference, Protocol):
@@ -157,6 +161,14 @@ class PartSource(Protocol):
 
         It raises :class:`CannotResumeError` where the blob is to be had from its beginning only, and that is far away.
         """
+
+
+@runtime_checkable
+class DescribedSource(Protocol):
+    """A source that can say what its reference names without delivering it, which costs."""
+
+    def describe(self, context: Context) -> str:
+        """What the reference names now, for people. Raises as :meth:`ImageSource.fetch_manifest`."""
 
 
 @runtime_checkable

@@ -22,6 +22,7 @@ TRANSPORTS: Final[Mapping[str, str]] = {
     "dir": "directory_image.DirectoryReference",
     "oci-archive": "oci_archive.OciArchiveReference",
     "docker-archive": "docker_archive.DockerArchiveReference",
+    "docker-daemon": "docker_daemon.DockerDaemonReference",
     _STORAGE: "storage.reference.StorageReference",
 }
 """The reference type of each, by its place in this room: a transport is loaded when an image of it is named."""

@@ -19,11 +19,12 @@ from container_image_proxy.errors import (
     UnknownManifestError,
 )
 from container_image_proxy.image.convert import serialise
-from container_image_proxy.image.digest import digest_of, parse_digest
+from container_image_proxy.image.diff_ids import parse_diff_ids
+from container_image_proxy.image.digest import digest_of
 from container_image_proxy.image.documents import convert
 from container_image_proxy.image.index import MAX_DESCRIPTORS
 from container_image_proxy.image.manifest import Descriptor
-from container_image_proxy.image.media_types import OCI_CONFIG, OCI_LAYER
+from container_image_proxy.image.media_types import OCI_CONFIG, OCI_LAYER_TAR
 from container_image_proxy.image.reference import parse_reference
 from container_image_proxy.image.strict_json import parse_json
 
@@ -45,14 +46,6 @@ class ArchivedImage(Struct, frozen=True):
     config: str = field(name="Config")
     names: tuple[str, ...] | None = field(name="RepoTags", default=None)
     layers: tuple[str, ...] | None = field(name="Layers", default=None)
-
-
-class _RootFs(Struct, frozen=True):
-    diff_ids: tuple[str, ...] | None = None
-
-
-class _Config(Struct, frozen=True):
-    rootfs: _RootFs
 
 
 def parse_images(raw: bytes) -> tuple[ArchivedImage, ...]:
@@ -104,10 +97,15 @@ def layers_of(image: ArchivedImage, config: bytes) -> tuple[tuple[Digest, str], 
     Raises :class:`InvalidManifestError`.
     """
     members = image.layers or ()
-    diff_ids = parse_diff_ids(config, image.config)
+    try:
+        diff_ids = parse_diff_ids(config)
+    except InvalidManifestError as error:
+        raise error.retold(f"{image.config[:100]!r}: {error}") from error
+    if len(diff_ids) > MAX_DESCRIPTORS:
+        raise InvalidManifestError(f"{image.config[:100]!r} has more than {MAX_DESCRIPTORS} layers")
     if len(members) != len(diff_ids):
         raise InvalidManifestError(
-            f"{MANIFEST} has {len(members)} layers, and the configuration {image.config[:100]!r} has {len(diff_ids)}"
+            f"{MANIFEST} has {len(members)} layers, and the configuration in {image.config[:100]!r} has {len(diff_ids)}"
         )
     found: dict[Digest, str] = {}
     for diff_id, member in zip(diff_ids, members, strict=True):
@@ -117,21 +115,9 @@ def layers_of(image: ArchivedImage, config: bytes) -> tuple[tuple[Digest, str], 
     return tuple((diff_id, found[diff_id]) for diff_id in diff_ids)
 
 
-def parse_diff_ids(config: bytes, name: str) -> tuple[Digest, ...]:
-    """The DiffIDs of all layers, from the lowest up."""
-    where = f"the configuration {name[:100]!r}"
-    try:
-        diff_ids = convert(parse_json(config, where), _Config, where).rootfs.diff_ids or ()
-        if len(diff_ids) > MAX_DESCRIPTORS:
-            raise InvalidManifestError(f"{where} has more than {MAX_DESCRIPTORS} layers")
-        return tuple(map(parse_digest, diff_ids))
-    except InvalidInputError as error:
-        raise InvalidManifestError(f"{where}: {error}") from error
-
-
 def make_manifest(config: bytes, layers: Sequence[tuple[Digest, int]]) -> bytes:
     """The OCI manifest of an image with these uncompressed layers, each with its size, from the lowest up."""
     return serialise(
         Descriptor(OCI_CONFIG, digest_of(config), len(config)),
-        [Descriptor(OCI_LAYER, digest, size) for digest, size in layers],
+        [Descriptor(OCI_LAYER_TAR, digest, size) for digest, size in layers],
     )

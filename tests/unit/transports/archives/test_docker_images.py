@@ -90,11 +90,11 @@ def test_layers_are_matched_with_their_diff_ids_and_equal_ones_are_one_member() 
 @pytest.mark.parametrize(
     ("layers", "raw", "reason"),
     [
-        (["a"], config(), "manifest.json has 1 layers, and the configuration 'c.json' has 0"),
+        (["a"], config(), "manifest.json has 1 layers, and the configuration in 'c.json' has 0"),
         (["a", "./a"], config(diff_id(1), diff_id(2)), "one member for two layers that differ"),
-        ([], b"{}", "the configuration 'c.json': .*rootfs"),
-        (["a"], config("sha256:abc"), "the configuration 'c.json': 'sha256:abc' is not"),
-        ([], b"[]", "the configuration 'c.json'"),
+        ([], b"{}", "'c.json': the image's configuration: rootfs"),
+        (["a"], config("sha256:abc"), r"'c.json': .*diff_ids\[0\]: 'sha256:abc' is not"),
+        ([], b"[]", "'c.json': the image's configuration is not a JSON object"),
     ],
 )
 def test_layers_that_do_not_fit_are_an_error(layers: list[str], raw: bytes, reason: str) -> None:
