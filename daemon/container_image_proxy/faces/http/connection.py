@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import h11
 
@@ -21,7 +21,7 @@ from container_image_proxy.faces.http.channel import PeerGoneError, PeerStalledE
 from container_image_proxy.faces.http.exchange import Exchange
 from container_image_proxy.faces.http.problem import is_expected, reason_of
 from container_image_proxy.faces.http.refusal import refusal
-from container_image_proxy.faces.http.request_head import HeadBuffer, RefusedRequestError
+from container_image_proxy.faces.http.request_head import HeadBuffer, RefusedRequestError, parse_head
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -103,7 +103,7 @@ class Connection:
             if not self._receive(deadline - time.monotonic()):
                 raise RefusedRequestError(HTTPStatus.REQUEST_TIMEOUT, "the request head did not arrive whole in time")
         self._has_asked = True
-        return self._parse(head)
+        return parse_head(self._protocol, head)
 
     def _receive_first(self) -> bool:
         """Wait for the first bytes of a new client; of a stop that comes in between it learns within a moment."""
@@ -125,15 +125,6 @@ class Connection:
             return False
         self._received.feed(data)
         return bool(data)
-
-    def _parse(self, head: bytes) -> h11.Request:
-        self._protocol.receive_data(head)
-        try:
-            request = self._protocol.next_event()
-            self._protocol.next_event()  # the end of the message: the gate lets no body through
-        except h11.RemoteProtocolError as error:
-            raise RefusedRequestError(HTTPStatus.BAD_REQUEST, str(error)[:_SHOWN]) from error
-        return cast("h11.Request", request)
 
     def _answer(self, request: h11.Request) -> bool:
         """Answer one request; whether the connection can take another."""

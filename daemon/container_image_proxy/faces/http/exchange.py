@@ -7,7 +7,6 @@ to do. Memory is constant: chunks are passed on as they are.
 
 from __future__ import annotations
 
-import functools
 import io
 import re
 import sys
@@ -18,8 +17,8 @@ from urllib.parse import unquote_to_bytes
 
 import h11
 
-from container_image_proxy.faces.http.http_date import http_date
 from container_image_proxy.faces.http.request_head import RefusedRequestError
+from container_image_proxy.faces.http.response_head import response_head
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -42,8 +41,6 @@ LOG_FIELDS: Final = "container_image_proxy.log"
 TAKES_VIEWS: Final = "container_image_proxy.takes_views"
 
 _UNPREFIXED: Final = {"CONTENT_TYPE", "CONTENT_LENGTH"}
-_STATUS: Final = re.compile(r"[2-9][0-9]{2} [ -~]*")
-_SHOWN: Final = 50
 _BODILESS: Final = {204, 304}
 _NEEDS_CHUNKS: Final = "an answer of unknown length needs HTTP/1.1"
 
@@ -137,7 +134,7 @@ class Exchange:
             raise exc_info[1].with_traceback(exc_info[2])
         if exc_info is None and self._head is not None:
             raise RuntimeError("start_response was called a second time without exc_info")
-        self._head = _response(status, tuple(headers), http_date(), last=self._last)
+        self._head = response_head(status, tuple(headers), last=self._last)
         self.status = self._head.status_code
         return self._write
 
@@ -166,15 +163,3 @@ class Exchange:
             or head.status_code in _BODILESS
             or any(name == b"content-length" for name, _ in head.headers)
         )
-
-
-@functools.lru_cache(maxsize=32)
-def _response(status: str, headers: tuple[tuple[str, str], ...], date: str, *, last: bool) -> h11.Response:
-    """The head of an answer. Those of a manifest are all alike, and h11 takes its time to validate one."""
-    if not _STATUS.fullmatch(status):
-        raise ValueError(f"{status[:_SHOWN]!r} is not a status line")
-    fields = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-    fields.append((b"Date", date.encode("ascii")))
-    if last:
-        fields.append((b"Connection", b"close"))
-    return h11.Response(status_code=int(status[:3]), reason=status[4:].encode("latin-1"), headers=fields)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from container_image_proxy.faces.http.http_date import http_date
 from container_image_proxy.faces.http.problem import problem
+from container_image_proxy.faces.http.response_head import response_head, serialise
 
 if TYPE_CHECKING:
     from container_image_proxy.faces.http.request_head import RefusedRequestError
@@ -20,7 +20,5 @@ def refusal(error: RefusedRequestError, *, head_only: bool = False) -> tuple[byt
     headers = () if error.retry_after is None else (("Retry-After", str(error.retry_after)),)
     members = {"retryable": status in _RETRYABLE}
     answer = problem(status, error.code, str(error), members=members, headers=headers)
-    lines = (*answer.headers, ("Date", http_date()), ("Connection", "close"))
-    fields = "".join(f"{name}: {value}\r\n" for name, value in lines)
-    head = f"HTTP/1.1 {status:d} {status.phrase}\r\n{fields}\r\n".encode("ascii")
-    return head, b"" if head_only or not isinstance(answer.body, bytes) else answer.body
+    head = response_head(f"{status:d} {status.phrase}", answer.headers, last=True)
+    return serialise(head), b"" if head_only or not isinstance(answer.body, bytes) else answer.body

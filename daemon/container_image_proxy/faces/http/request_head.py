@@ -1,22 +1,29 @@
-"""The strict gate before the HTTP parser: cuts bytes into request heads, refuses what others might read differently.
+"""The gate before the HTTP parser: cuts bytes into request heads, and refuses what h11 would let pass.
 
-Pure: no socket, no clock. RFC 9112 section 2.2 (line ends), 3 (request line), 5.2 (obs-fold), 6.3 (framing); a request
-has no body here, so the only framing allowed is none or ``Content-Length: 0``.
+h11 refuses a malformed request line, field or length by itself. What it accepts, and another parser between the client
+and us, or an application behind us, might read differently, is refused here. So is every body, for no request has one.
+Pure: no socket, no clock.
 """
 
 from __future__ import annotations
 
 import re
 from http import HTTPStatus
-from typing import Final
+from typing import Final, cast
+
+import h11
 
 from container_image_proxy.errors import Error
 
 _END: Final = b"\r\n\r\n"
+# RFC 9112 section 2.2: some parsers end a line at a lone CR or LF, h11 at a lone LF, so that a second request could
+# hide behind it. RFC 9110 section 5.5: but for TAB, control characters in a value are invalid; h11 refuses a few.
 _ILLEGAL: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?=[^\n])|(?<!\r)\n")
-_REQUEST_LINE: Final = re.compile(rb"[!-~]+ [!-~]+ HTTP/1\.[01]\r\n")
+# RFC 9112 section 2.3: h11 takes any version for one of HTTP/1. It waits for the whole head, where a client of HTTP/0.9
+# has said everything with its first line.
+_FIRST_LINE: Final = re.compile(rb"[^\r]* HTTP/1\.[01]\r\n")
 _CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length:([^\r]*)")
-_LENGTH: Final = re.compile(rb"[0-9]{1,20}")
+_SHOWN: Final = 200
 
 
 class RefusedRequestError(Error):
@@ -66,10 +73,12 @@ class HeadBuffer:
         return self._cut(length)
 
     def _check(self, length: int) -> None:
-        if illegal := _ILLEGAL.search(self._data, max(0, self._scanned - 1), length):
+        """Refuse as soon as it is seen what cannot become a legal head; nothing is looked at twice."""
+        start = max(0, self._scanned - 1)
+        if illegal := _ILLEGAL.search(self._data, start, length):
             raise _malformed(f"byte {illegal.start()} of the request head is a control character or half a line end")
-        if not self._line_seen and self._data.find(b"\r\n", max(0, self._scanned - 1), length) >= 0:
-            if not _REQUEST_LINE.match(self._data):
+        if not self._line_seen and self._data.find(b"\r\n", start, length) >= 0:
+            if not _FIRST_LINE.match(self._data):
                 raise _malformed("the first line is not a request line of HTTP/1.0 or HTTP/1.1")
             self._line_seen = True
 
@@ -78,24 +87,30 @@ class HeadBuffer:
         del self._data[:length]
         self._scanned = 0
         self._line_seen = False
-        _check_framing(head.lower())
+        lower = head.lower()
+        # RFC 9112 section 5.2: h11 unfolds a folded field, other parsers see two, or one with a strange name.
+        if b"\r\n " in lower or b"\r\n\t" in lower:
+            raise _malformed("a header field is folded over two lines")
+        # RFC 9112 section 6.3: a request has no body here, so its only framing is none, or one length of 0.
+        if b"\r\ntransfer-encoding:" in lower:
+            raise _malformed("Transfer-Encoding is not accepted: requests have no body here")
+        lengths = _CONTENT_LENGTH.findall(lower)
+        if len(lengths) > 1 or any(b"," in value for value in lengths):  # equal ones are one to h11
+            raise _malformed("Content-Length must be there once at most")
         return head
 
 
-def _check_framing(head: bytes) -> None:
-    if b"\r\n " in head or b"\r\n\t" in head:
-        raise _malformed("a header field is folded over two lines")
-    if b"\r\ntransfer-encoding:" in head:
-        raise _malformed("Transfer-Encoding is not accepted: requests have no body here")
-    if b"\r\ncontent-length:" in head:
-        _check_length([value.strip(b" \t") for value in _CONTENT_LENGTH.findall(head)])
-
-
-def _check_length(lengths: list[bytes]) -> None:
-    if len(lengths) != 1 or not _LENGTH.fullmatch(lengths[0]):
-        raise _malformed("Content-Length must be there once at most, as a plain number")
-    if int(lengths[0]) != 0:
+def parse_head(protocol: h11.Connection, head: bytes) -> h11.Request:
+    """The request that a head of :class:`HeadBuffer` is, and all of it; :class:`RefusedRequestError` for none."""
+    protocol.receive_data(head)
+    try:
+        request = cast("h11.Request", protocol.next_event())
+        following = protocol.next_event()
+    except h11.RemoteProtocolError as error:
+        raise _malformed(str(error)[:_SHOWN]) from error
+    if not isinstance(following, h11.EndOfMessage):
         raise RefusedRequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "requests have no body here")
+    return request
 
 
 def _malformed(detail: str) -> RefusedRequestError:
