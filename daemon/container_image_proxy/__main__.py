@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _serve_parent(arguments: Sequence[str]) -> int:
     """skopeo's image proxy: serve whatever images the parent process names, until it has gone."""
-    from container_image_proxy.cli.image_proxy import parse_options  # noqa: PLC0415 - no daemon has to wait for it
+    from container_image_proxy.cli.image_proxy import own_home, parse_options  # noqa: PLC0415 - no daemon has to wait for it
     from container_image_proxy.service.stand_alone import serve_parent  # noqa: PLC0415 - as above
 
     set_up_logging(logging.WARNING)
@@ -87,7 +87,7 @@ def _serve_parent(arguments: Sequence[str]) -> int:
         use_few_arenas()
         surroundings = Surroundings(
             environ=dict(os.environ),
-            home=Path(os.environ.get("HOME") or "/"),
+            home=own_home(os.environ.get("HOME", ""), os.geteuid()),
             uid=os.geteuid(),
             credentials=options.credentials,
             no_credentials=options.no_credentials,

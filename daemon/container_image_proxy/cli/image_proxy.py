@@ -8,6 +8,7 @@ with skopeo, any may. An option that would restrict something and cannot is refu
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import stat
@@ -90,7 +91,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--override-os", metavar="OS", help="choose for this operating system from an index")
     parser.add_argument("--override-arch", metavar="ARCH", help="choose for this architecture")
     parser.add_argument("--override-variant", metavar="VARIANT", help="choose for this variant of the architecture")
-    parser.add_argument("--user-agent-prefix", metavar="TEXT", help="what registries are told first of who asks")
+    parser.add_argument(
+        "--user-agent-prefix", type=_header_text, metavar="TEXT", help="what registries are told first of who asks"
+    )
     parser.add_argument(
         "--tmpdir", type=Path, metavar="DIR", help="accepted; large files lie where CACHE_DIRECTORY says"
     )
@@ -105,6 +108,23 @@ def _truth(text: str) -> bool:
         return _TRUTH[text]
     except KeyError:
         raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false") from None
+
+
+def _header_text(text: str) -> str:
+    if not (text.isascii() and text.isprintable()):
+        raise argparse.ArgumentTypeError(f"{text!r} cannot stand in a header")
+    return text.strip()
+
+
+def own_home(home: str, uid: int) -> Path:
+    """The home directory that ``HOME`` names; none, which is ``/``, if it is another user's and closed to us.
+
+    Clients that run as root start us as nobody, and may leave their own in the environment.
+    """
+    with contextlib.suppress(OSError):
+        if os.stat(home).st_uid != uid and not os.access(home, os.X_OK):  # noqa: PTH116 - Path has no access()
+            return Path("/")
+    return Path(home or "/")
 
 
 def parse_options(arguments: Sequence[str]) -> ImageProxyOptions:

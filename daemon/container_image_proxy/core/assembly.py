@@ -247,6 +247,7 @@ def _prepare_registry(
             tls_verify=settings.tls_verify,
             environ=surroundings.environ,
             token_realms=settings.token_realms,
+            user_agent_prefix=settings.user_agent_prefix,
         )
 
     return Lazy(make)

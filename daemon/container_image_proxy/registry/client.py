@@ -84,9 +84,11 @@ class RegistryClient:
         tls_verify: bool | None = None,
         environ: Mapping[str, str],
         token_realms: Collection[str] = (),
+        user_agent_prefix: str = "",
         clock: Clock = Clock(),  # noqa: B008 - frozen
     ) -> None:
-        """``tls_verify`` overrides ``insecure`` of every registry; ``environ`` names the proxies.
+        """``tls_verify`` overrides ``insecure`` of every registry; ``environ`` names the proxies. ``user_agent_prefix``
+        tells servers first who asks.
 
         :class:`ConfigurationError` if a proxy of the environment cannot be used.
         """
@@ -94,7 +96,12 @@ class RegistryClient:
         self._limits = limits
         self._tls_verify = tls_verify
         self._clock = clock
-        self._connections = Connections(limits=limits, certificates=certificates, proxies=parse_proxies(environ))
+        self._connections = Connections(
+            limits=limits,
+            certificates=certificates,
+            proxies=parse_proxies(environ),
+            user_agent_prefix=user_agent_prefix,
+        )
         # In this order: see registry/http/sender.py.
         self._redirects = Redirects(self._connections, limits)
         realms = TokenRealms(frozenset(host.lower() for host in token_realms))

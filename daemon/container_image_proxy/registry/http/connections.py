@@ -52,10 +52,13 @@ class _Profile(Struct, frozen=True):
 class Connections:
     """Connections to all registries, kept for reuse. Thread-safe."""
 
-    def __init__(self, *, limits: Limits, certificates: CertificateDirectories, proxies: Proxies) -> None:
+    def __init__(
+        self, *, limits: Limits, certificates: CertificateDirectories, proxies: Proxies, user_agent_prefix: str = ""
+    ) -> None:
         self._limits = limits
         self._certificates = certificates
         self._proxies = proxies
+        self._user_agent = " ".join(filter(None, (user_agent_prefix, _USER_AGENT)))
         self._adapters: dict[_Profile, Adapter] = {}
         self._files: dict[str, TlsFiles] = {}
         self._private: dict[str, bool] = {}
@@ -88,7 +91,7 @@ class Connections:
         try:
             context.check()
             response = self._adapter(profile).send(
-                _prepare(request),
+                _prepare(request, self._user_agent),
                 stream=True,
                 timeout=(Patience.of(exchange, limits.connect_timeout), Patience.of(exchange, exchange.idle)),
                 verify=profile.verify,
@@ -164,10 +167,10 @@ class Connections:
             self._adapters.clear()
 
 
-def _prepare(request: Request) -> requests.PreparedRequest:
+def _prepare(request: Request, user_agent: str) -> requests.PreparedRequest:
     """The request but for its target, of which the library learns the origin only: it goes by another way."""
     target = request.target
-    headers = {"Host": target.host_header, "User-Agent": _USER_AGENT, "Accept-Encoding": "identity", **request.headers}
+    headers = {"Host": target.host_header, "User-Agent": user_agent, "Accept-Encoding": "identity", **request.headers}
     if request.authorization is not None:
         headers["Authorization"] = request.authorization
     method = "GET" if request.form is None else "POST"
