@@ -171,7 +171,9 @@ class Proxy:
             if isinstance(manifest, Index):
                 raise UnknownManifestError(f"{place}: it is an index that is not on the way to the configured platform")
             signatures = {one.digest: snapshot.stored.signatures.get(one.digest, ()) for one in indexes}
-            unsigned = replace(snapshot.stored, indexes=indexes, manifest=manifest, signatures=signatures)
+            unsigned = replace(
+                snapshot.stored, indexes=indexes, manifest=manifest, signatures=signatures, state=source.state
+            )
             return self._verify_signed(context, unsigned, snapshot.lease, take, checked_at=began)
 
     @contextmanager

@@ -18,11 +18,11 @@ from container_image_proxy.concurrency.cancellation import Cancellation
 from container_image_proxy.concurrency.context import Context
 from container_image_proxy.config.storage_conf import StoreLocation, find_additional_stores, find_driver
 from container_image_proxy.errors import InvalidReferenceError, UpstreamError
-from container_image_proxy.image.diff_ids import parse_diff_ids, with_tar_layers
 from container_image_proxy.image.reference import Reference, parse_reference
 from container_image_proxy.transports.storage.lookup import find_by_key
-from container_image_proxy.transports.storage.source import StorageSource, parse_state
+from container_image_proxy.transports.storage.source import StorageSource
 from container_image_proxy.transports.storage.store import Store
+from container_image_proxy.transports.storage.tar_layers import to_oci
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,8 +124,7 @@ class StorageReference(Struct, frozen=True):
 
     def to_oci(self, manifest: Manifest, state: bytes) -> Manifest:
         """With tars as layers: a store keeps no compressed ones."""
-        found = parse_state(state, manifest)
-        return with_tar_layers(manifest, parse_diff_ids(found.config), found.sizes)
+        return to_oci(manifest, state)
 
 
 def _no_default() -> StoreLocation:

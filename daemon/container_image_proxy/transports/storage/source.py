@@ -8,7 +8,6 @@ by its digest and which lists the digests of the tars, and the sizes of these.
 from __future__ import annotations
 
 import threading
-import zlib
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -16,16 +15,16 @@ import msgspec
 from container_image_proxy.concurrency.memory import unmetered
 from container_image_proxy.errors import (
     IntegrityError,
-    InvalidManifestError,
     SourceError,
     UnknownBlobError,
     UnknownManifestError,
 )
 from container_image_proxy.image.diff_ids import parse_diff_ids
-from container_image_proxy.image.manifest import MAX_CONFIG_SIZE, MAX_MANIFEST_SIZE, Manifest, UntrustedManifest
+from container_image_proxy.image.manifest import MAX_CONFIG_SIZE, MAX_MANIFEST_SIZE, UntrustedManifest
 from container_image_proxy.image.signature import MAX_SIGNATURES, Findings, SignatureFailure, parse_signature_blob
 from container_image_proxy.transports.readers import BytesReader
 from container_image_proxy.transports.storage.lookup import find_former, find_images
+from container_image_proxy.transports.storage.tar_layers import MAX_LAYERS, TarLayers, decode_state, encode_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -41,39 +40,7 @@ if TYPE_CHECKING:
     from container_image_proxy.transports.storage.store import Store
 
 _ID_LENGTH: Final = 64
-_MAX_LAYERS: Final = 10_000
-_MAX_DECODED: Final = MAX_CONFIG_SIZE + 16 * _MAX_LAYERS
 _KINDS: Final[frozenset[SignatureKind]] = frozenset({"simple", "sigstore"})
-
-
-class State(msgspec.Struct, frozen=True):
-    """What a manifest with tars as layers is made of: the configuration's bytes, and the sizes of the tars."""
-
-    config: bytes
-    sizes: tuple[int, ...]
-
-
-def parse_state(state: bytes, manifest: Manifest) -> State:
-    """Read a source's state for ``manifest``; :class:`InvalidManifestError` if it is none, or another image's."""
-    found = _decode(state)
-    if found is None:
-        raise InvalidManifestError("nothing is known of the image's layers")
-    if not manifest.config.digest.matches(found.config):
-        raise InvalidManifestError("the store has another configuration than the image's manifest names")
-    return found
-
-
-def _encode(state: State) -> bytes:
-    return zlib.compress(msgspec.msgpack.encode(state), level=1)
-
-
-def _decode(state: bytes) -> State | None:
-    """None for what :func:`_encode` has not made."""
-    try:
-        raw = zlib.decompressobj().decompress(state, _MAX_DECODED)
-        return msgspec.msgpack.decode(raw, type=State)
-    except (zlib.error, msgspec.MsgspecError):
-        return None
 
 
 class _ConfigDescriptor(msgspec.Struct, frozen=True):
@@ -100,12 +67,18 @@ class StorageSource:
     """An :class:`ImageSource` over a store, in which it holds nothing open."""
 
     def __init__(self, store: Store, reference: StorageReference, state: bytes = b"") -> None:
-        self.state = state
+        self._known = decode_state(state)
         self._store = store
         self._reference = reference
         self._lock = threading.Lock()
         self._images: tuple[Image, ...] = ()
-        self._layers: dict[str, LayerRecord] = {}  # those of the manifest's image, by the digests of their tars
+        self._layers: dict[str, LayerRecord] = {}  # of the images that were asked for, by the digests of their tars
+
+    @property
+    def state(self) -> bytes:
+        """What the manifests that were fetched are served with."""
+        with self._lock:
+            return encode_state(self._known)
 
     def fetch_manifest(
         self,
@@ -126,10 +99,10 @@ class StorageSource:
 
     def open_blob(self, context: Context, descriptor: Descriptor, offset: int = 0) -> BlobReader:
         """As in :class:`ImageSource`."""
-        known = _decode(self.state)
-        if known is not None and len(known.config) == descriptor.size and descriptor.digest.matches(known.config):
-            return BytesReader(known.config, offset)
         wanted = str(descriptor.digest)
+        known = self._known.get(wanted)
+        if known is not None:
+            return BytesReader(known.config, offset)
         layer = self._layers.get(wanted)
         if layer is None:
             layers = self._store.layers(context).values()
@@ -196,7 +169,7 @@ class StorageSource:
         raise UnknownManifestError(f"{self._reference}: the store has no manifest {digest or ''}{remedy}")
 
     def _learn_layers(self, context: Context, image: Image, raw: bytes, take: Callable[[int], object]) -> None:
-        """Make the state, if ``raw`` is an image's manifest: what can be read of it is in ``image``."""
+        """Find the tars, if ``raw`` is an image's manifest; what it names is in ``image``."""
         try:
             digest = msgspec.json.decode(raw, type=_Shape).config.digest
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
@@ -210,15 +183,18 @@ class StorageSource:
             )
         diff_ids = parse_diff_ids(config)
         layers = self._chain(context, image)
-        found = [layer.diff_digest for layer in layers]
-        if found != [str(one) for one in diff_ids]:
+        if [layer.diff_digest for layer in layers] != [str(one) for one in diff_ids]:
             raise SourceError(
                 f"{self._reference}: the {len(layers)} layers that the store has for the image are not the "
                 f"{len(diff_ids)} that its configuration names",
                 endpoint=str(image.root),
             )
-        self._layers = {str(digest): layer for digest, layer in zip(diff_ids, layers, strict=True)}
-        self.state = _encode(State(config, tuple(self._store.measure(layer) for layer in layers)))
+        found = TarLayers(config, tuple(self._store.measure(layer) for layer in layers))
+        if not decode_state(encode_state({digest: found})):
+            raise SourceError(f"{self._reference}: its configuration is too large to be kept", endpoint=str(image.root))
+        with self._lock:
+            self._known = {**self._known, digest: found}
+            self._layers = {**self._layers, **dict(zip(map(str, diff_ids), layers, strict=True))}
 
     def _chain(self, context: Context, image: Image) -> list[LayerRecord]:
         """The image's layers from the lowest up; :class:`SourceError` if one of them cannot be served."""
@@ -228,7 +204,7 @@ class StorageSource:
         while following:
             layer = known.get(following)
             obstacle = "is not in the store" if layer is None else self._store.find_obstacle(layer)
-            if layer is None or obstacle or len(chain) == _MAX_LAYERS:
+            if layer is None or obstacle or len(chain) == MAX_LAYERS:
                 raise SourceError(
                     f"{self._reference}: layer {following[:_ID_LENGTH]} {obstacle or 'has too many below it'}",
                     endpoint=str(image.root),

@@ -26,6 +26,7 @@ from container_image_proxy.image.signature import Findings
 from container_image_proxy.transports.storage import records
 from container_image_proxy.transports.storage.source import StorageSource
 from container_image_proxy.transports.storage.store import Store as OpenStore
+from container_image_proxy.transports.storage.tar_layers import decode_state
 from container_image_proxy.transports.table import parse_image_reference
 from tests.support.contexts import CONTEXT
 from tests.support.layouts import Layout, StoredImage, layer_tar, multi_arch, single_image
@@ -101,7 +102,7 @@ def test_a_later_source_serves_what_an_earlier_one_found(store: Store, image: St
 @pytest.mark.parametrize("state", [b"", b"x", b"x\x9c"])
 def test_a_state_that_is_none_is_told(store: Store, image: StoredImage, state: bytes) -> None:
     store.image(image, [NAME])
-    with pytest.raises(InvalidManifestError, match="nothing is known"):
+    with pytest.raises(InvalidManifestError, match="not known which tars"):
         parse_image_reference(store.reference(NAME)).to_oci(fetch(source(store)), state)
 
 
@@ -109,10 +110,30 @@ def test_a_state_of_another_image_is_told(store: Store, image: StoredImage, tmp_
     store.image(image, [NAME])
     other = Layout(tmp_path / "other").image([layer_tar({"x": b"x"})])
     store.image(other, ["localhost/other:1"])
-    with pytest.raises(InvalidManifestError, match="another configuration"):
+    with pytest.raises(InvalidManifestError, match="not known which tars"):
         parse_image_reference(store.reference(NAME)).to_oci(
             fetch(source(store)), served(store, "localhost/other:1")[0].state
         )
+
+
+def test_what_is_known_is_bounded(store: Store, tmp_path: Path) -> None:
+    opened = source(store)
+    for number in range(12):
+        store.image(Layout(tmp_path / "layout").image([], config={"author": f"{number}" * 1000}), [NAME])
+        opened = source(store, state=opened.state)
+        newest = fetch(opened)
+    reference = parse_image_reference(store.reference(NAME))
+    assert reference.to_oci(newest, opened.state).config == newest.config
+    assert len(opened.state) < 12_000
+    known = decode_state(opened.state)
+    assert (len(known), list(known)[-1]) == (8, str(newest.config.digest))
+
+
+def test_a_configuration_that_cannot_be_kept_is_told(store: Store, tmp_path: Path) -> None:
+    noise = os.urandom(1_500_000).hex()
+    store.image(Layout(tmp_path / "layout").image([], config={"author": noise}), [NAME])
+    with pytest.raises(SourceError, match="its configuration is too large to be kept"):
+        served(store)
 
 
 def test_docker_s_manifests_are_served_as_oci(store: Store, tmp_path: Path) -> None:
@@ -177,9 +198,9 @@ def test_instances_of_an_index(store: Store, tmp_path: Path) -> None:
     assert fetch(source(store, "localhost/many:1")).raw == pulled[-1].manifest
     opened = source(store, f"localhost/many@{index_digest}")
     assert opened.fetch_manifest(CONTEXT) == UntrustedManifest(index, "")
-    for one in pulled:
-        reference = parse_image_reference(store.reference(f"localhost/many@{index_digest}"))
-        oci = reference.to_oci(fetch(opened, one.digest), opened.state)
+    manifests = [fetch(opened, one.digest) for one in pulled]
+    for manifest in manifests:  # whichever was asked for last
+        oci = parse_image_reference(store.reference(f"localhost/many@{index_digest}")).to_oci(manifest, opened.state)
         assert all(blob.digest.matches(read(opened, blob)) for blob in oci.blobs)
     with pytest.raises(UnknownManifestError, match="stored for the platforms that were pulled"):
         fetch(opened, images["linux/arm/v7"].digest)
