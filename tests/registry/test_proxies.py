@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from container_image_proxy.concurrency.cancellation import SLICE
 from container_image_proxy.errors import UpstreamError
 from container_image_proxy.image.digest import parse_digest
 from container_image_proxy.image.manifest import Descriptor
@@ -41,11 +43,12 @@ def stored(tmp_path: Path) -> StoredImage:
     return single_image(tmp_path / "layout")
 
 
-def tunnelling(request: ReceivedRequest, connection: Connection) -> None:
+def tunnelling(request: ReceivedRequest, connection: Connection, delay: float = 0.0) -> None:
     """CONNECT to a name that only the proxy knows."""
     host, _, port = request.target.rpartition(":")
     with socket.create_connection((ADDRESSES[host], int(port))) as there:
         connection.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        connection.pause(delay)
         back = threading.Thread(target=_pump, args=(there, connection.socket))
         back.start()
         _pump(connection.socket, there)
@@ -88,6 +91,23 @@ def test_https_goes_through_a_tunnel_and_the_proxys_login_stays_there(
         assert {request.headers["proxy-authorization"] for request in proxy.requests} == {PROXY_LOGIN}
         for request in (*registry.requests, *storage.requests):
             assert "proxy-authorization" not in request.headers
+
+
+@pytest.mark.demand("ENV-proxy")
+def test_a_handshake_behind_a_tunnel_has_all_of_its_time(
+    stored: StoredImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve_names(monkeypatch, NAMES)
+    tls = Authority(tmp_path).issue(REGISTRY).server_context()
+    with (
+        Upstream(by_path(image(stored)), host=ADDRESSES[REGISTRY], tls=tls) as registry,
+        Upstream(partial(tunnelling, delay=2 * SLICE), host="127.0.0.9") as proxy,
+    ):
+        environ = {"HTTPS_PROXY": f"http://proxy.example.org:{proxy.port}"}
+        reference = parse_reference(f"{REGISTRY}:{registry.port}/some/image:latest")
+        with registry_client(tls_verify=False, environ=environ) as client:
+            assert client.fetch_manifest(CONTEXT, reference) is not None
+        assert [request.method for request in proxy.requests] == ["CONNECT"]
 
 
 @pytest.mark.demand("ENV-proxy")

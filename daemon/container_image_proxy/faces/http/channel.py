@@ -16,13 +16,13 @@ import struct
 import time
 from typing import TYPE_CHECKING, Final
 
+from container_image_proxy.concurrency.kernel_time import timeval
 from container_image_proxy.errors import Error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _RECEIVE_SIZE: Final = 64 * 1024
-_LEAST_SECONDS: Final = 0.001
 _LINGER_READS: Final = 16  # of _RECEIVE_SIZE: what a refused client may still send
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
 
@@ -114,10 +114,7 @@ class SocketChannel(Channel):
     def send(self, buffers: Sequence[bytes | memoryview], seconds: float) -> None:
         """As for every channel. What was taken in part before the client stopped counts as taken just now."""
         if seconds != self._patience:
-            whole, part = divmod(max(seconds, _LEAST_SECONDS), 1)  # of 0 the kernel makes for ever
-            self._socket.setsockopt(
-                socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(whole), int(part * 1e6))
-            )
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval(seconds))
             self._patience = seconds
         super().send(buffers, seconds)
 

@@ -111,6 +111,11 @@ class Connection(HTTPConnection):
         exchange.answer.socket = receiving
         return exchange.answer
 
+    def _tunnel(self) -> None:
+        """Have the proxy open the way. Its answer came in slices of time, and what follows has a time of its own."""
+        super()._tunnel()
+        self.sock.settimeout(float(self.timeout or 0.0))
+
     def _new_conn(self) -> socket.socket:
         exchange, seconds, host = self.exchange, float(self.timeout or 0.0), self.host.strip("[]")
         if exchange.socks is not None:
@@ -139,6 +144,7 @@ def _connect_by_way_of(proxy: SocksProxy, host: str, port: int, context: Context
         connection.settimeout(seconds)
         connection.wait_under(context.within(seconds), idle=seconds)
         open_tunnel(connection, proxy, host, port)
+        connection.settimeout(seconds)  # for what follows: its answers came in slices of time
     except OSError as error:
         if connection is not None:
             connection.close()
