@@ -1,0 +1,1 @@
+"""The program ``cip``: options, commands, what they print, and exit codes."""
