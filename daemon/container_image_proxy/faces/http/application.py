@@ -15,8 +15,6 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
-from msgspec.structs import replace
-
 from container_image_proxy.errors import PeerDeniedError
 from container_image_proxy.faces.http import distribution
 from container_image_proxy.faces.http.exchange import TAKES_VIEWS
@@ -57,22 +55,25 @@ class Application:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes | memoryview]:
         """Answer one request."""
         request = Request.of(environ)
-        answer = self._answer(request)
+        answer, body = self._answer(request)
         start_response(f"{answer.status.value} {answer.status.phrase}", list(answer.headers))
-        if isinstance(answer.body, bytes):
-            return [] if request.method == "HEAD" else [answer.body]
-        if isinstance(answer.body, HeldBody):
-            return answer.body
-        return answer.body if environ.get(TAKES_VIEWS) else _as_bytes(answer.body)
+        if isinstance(body, bytes):
+            return [body]
+        if isinstance(body, HeldBody):
+            return body
+        return body if environ.get(TAKES_VIEWS) else _as_bytes(body)
 
-    def _answer(self, request: Request) -> Answer:
+    def _answer(self, request: Request) -> tuple[Answer, bytes | HeldBody | VerifiedBlob | PartOfBlob]:
+        """The answer, and what of it is sent."""
         try:
             _refuse_web_pages(request)
             if request.path == "/quit" and self._stop is not None:
-                return self._quit(request, self._stop)
+                answer = self._quit(request, self._stop)
+                return answer, self._body(request, answer)
             serving = self._serving()
             handler, values = find_route(ROUTES + distribution.ROUTES, request.method, request.path)
-            return self._within_bounds(request, handler(request, serving, **values))
+            answer = handler(request, serving, **values)
+            return answer, self._body(request, answer)
         except MethodNotAllowedError as error:
             allow = (("Allow", ", ".join(error.allowed)),)
             told = problem(HTTPStatus.METHOD_NOT_ALLOWED, "UNSUPPORTED", str(error), headers=allow)
@@ -82,13 +83,15 @@ class Application:
             request.log["ERROR"] = reason_of(error)
             told = problem_of(error)
         told = distribution.retell(told) if distribution.is_distribution(request.path) else told
-        return self._within_bounds(request, told)
+        return told, self._body(request, told)
 
-    def _within_bounds(self, request: Request, answer: Answer) -> Answer:
-        """The answer without a body that nobody takes, and with a large one only if there is room for it."""
-        if not isinstance(answer.body, bytes):
-            return answer
-        return replace(answer, body=b"" if request.method == "HEAD" else self._large.hold(answer.body))
+    def _body(self, request: Request, answer: Answer) -> bytes | HeldBody | VerifiedBlob | PartOfBlob:
+        """The body as it is sent: none to HEAD, a blob opened, a large document if there is room for it."""
+        if request.method == "HEAD":  # to handlers it is GET
+            return b""
+        if isinstance(answer.body, bytes):
+            return self._large.hold(answer.body)
+        return answer.body() if callable(answer.body) else answer.body
 
     def _quit(self, request: Request, stop: Callable[[], None]) -> Answer:
         if request.method != "POST":

@@ -16,9 +16,10 @@ from msgspec import Struct
 from container_image_proxy import errors
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from container_image_proxy.core.verified_part import PartOfBlob
     from container_image_proxy.core.verified_stream import VerifiedBlob
-    from container_image_proxy.faces.http.large_answers import HeldBody
 
 MEDIA_TYPE: Final = "application/problem+json"
 _LONGEST_DETAIL: Final = 2000
@@ -26,13 +27,13 @@ _MOMENT: Final = 1  # second
 
 
 class Answer(Struct, frozen=True):
-    """An HTTP answer: a body that is at hand, a large one held, or a stream of exactly the ``Content-Length`` that
-    ``headers`` say.
+    """An HTTP answer to GET: a body that is at hand, or a stream of exactly the ``Content-Length`` that ``headers``
+    say, which a whole blob opens when it is sure to be sent.
     """
 
     status: HTTPStatus
     headers: tuple[tuple[str, str], ...]
-    body: bytes | HeldBody | VerifiedBlob | PartOfBlob
+    body: bytes | VerifiedBlob | PartOfBlob | Callable[[], VerifiedBlob]
 
 
 class _Row(Struct, frozen=True):

@@ -35,12 +35,11 @@ def blob_answer(
     if is_known(request, headers):
         return not_modified(headers)
     whole = (*headers, ("Content-Length", str(descriptor.size)))
-    if request.method == "HEAD":  # ranges are defined for GET only (RFC 9110 section 14.2)
-        return Answer(HTTPStatus.OK, whole, b"")
     span = parse_range(request.range, descriptor.size) if may_resume(request.if_range, etag) else None
     part = None if span is None else serving.proxy.open_part(request.context, snapshot, descriptor, span)
     if part is None:
-        return Answer(HTTPStatus.OK, whole, serving.proxy.open_blob(request.context, snapshot, descriptor))
+        open_blob = functools.partial(serving.proxy.open_blob, request.context, snapshot, descriptor)
+        return Answer(HTTPStatus.OK, whole, open_blob)
     described = (
         ("Content-Length", str(len(part.span))),
         ("Content-Range", content_range(part.span, descriptor.size)),

@@ -46,7 +46,7 @@ class Request(Struct, frozen=True):
             host=environ.get("HTTP_HOST", ""),
             if_none_match=environ.get("HTTP_IF_NONE_MATCH"),
             if_range=environ.get("HTTP_IF_RANGE"),
-            range=environ.get("HTTP_RANGE"),
+            range=environ.get("HTTP_RANGE") if environ["REQUEST_METHOD"] == "GET" else None,  # RFC 9110 section 14.2
             peer=environ[PEER],
             context=environ[CONTEXT],
             log=environ[LOG_FIELDS],
