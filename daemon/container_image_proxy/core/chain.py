@@ -16,7 +16,8 @@ from container_image_proxy.errors import (
     InvalidManifestError,
     UnknownManifestError,
 )
-from container_image_proxy.image.manifest import Index, Manifest, UntrustedManifest, choose_manifest, parse_manifest
+from container_image_proxy.image.manifest import Index, UntrustedManifest, choose_manifest, parse_manifest
+from container_image_proxy.image.schema1 import without_signatures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from container_image_proxy.concurrency.context import Context
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.image_reference import ImageReference
-    from container_image_proxy.image.manifest import IndexEntry
+    from container_image_proxy.image.manifest import ImageManifest, IndexEntry
     from container_image_proxy.image.platform import Platform
     from container_image_proxy.transports.source import ImageSource
 
@@ -40,7 +41,7 @@ def fetch_chain(
     platform: Platform,
     known: Digest | None,
     take: Callable[[int], object],
-) -> tuple[tuple[Index, ...], Manifest] | None:
+) -> tuple[tuple[Index, ...], ImageManifest] | None:
     """The indexes from the one that ``reference`` names, none if that is a manifest, and the manifest itself.
 
     None if the source says that ``known`` is still what it names. ``take`` is asked for the memory of each.
@@ -80,34 +81,37 @@ def naming(place: str) -> Iterator[None]:
         raise error.retold(f"{place}: {error}") from error
 
 
-def verify_chain(indexes: Sequence[Index], manifest: Manifest, reference: ImageReference, platform: Platform) -> None:
+def verify_chain(
+    indexes: Sequence[Index], manifest: ImageManifest, reference: ImageReference, platform: Platform
+) -> None:
     """Raise :class:`DigestMismatchError` if these are not what :func:`fetch_chain` would have returned."""
-    documents: tuple[Index | Manifest, ...] = (*indexes, manifest)
+    documents: tuple[Index | ImageManifest, ...] = (*indexes, manifest)
     _verify_pin(documents[0], reference)
     for index, chosen in zip(indexes, documents[1:], strict=True):
         if not choose_manifest(index, platform).digest.matches(chosen.raw):
             raise DigestMismatchError(f"{reference}: its index chooses another manifest")
 
 
-def _verify_pin(document: Index | Manifest, reference: ImageReference) -> None:
+def _verify_pin(document: Index | ImageManifest, reference: ImageReference) -> None:
     if reference.pinned_digest is not None and not reference.pinned_digest.matches(document.raw):
         raise DigestMismatchError(f"{reference}: the source sent a manifest with another digest")
 
 
 def fetch_instance(
     context: Context, source: ImageSource, entry: IndexEntry, place: str, take: Callable[[int], object]
-) -> Manifest | Index:
+) -> ImageManifest | Index:
     """The manifest or nested index that an index entry names."""
     untrusted = source.fetch_manifest(context, entry.digest, take=take)
     if untrusted is None:
         raise UnknownManifestError(f"{place}: the source says 'not modified' to a first request")
-    if not entry.digest.matches(untrusted.raw):
+    raw = without_signatures(untrusted.raw)
+    if not entry.digest.matches(raw):
         raise DigestMismatchError(f"{place}: the source sent a manifest with another digest")
     # The index is held to a digest, or is what policy judges; the type that came along with the bytes is neither.
     with naming(place):
-        return _parse(UntrustedManifest(untrusted.raw, entry.media_type or untrusted.media_type))
+        return _parse(UntrustedManifest(raw, entry.media_type or untrusted.media_type))
 
 
-def _parse(untrusted: UntrustedManifest) -> Manifest | Index:
+def _parse(untrusted: UntrustedManifest) -> ImageManifest | Index:
     with _parsing:
         return parse_manifest(untrusted)

@@ -145,7 +145,7 @@ class Distribution:
         transport = self._proxy.image(snapshot.name).reference.transport
         has_original = transport not in _MADE_HERE and original.media_type in IMAGE_TYPES
         documents: tuple[Index | Manifest, ...] = (served,)
-        if has_original:
+        if has_original and isinstance(original, Manifest):
             documents = (*snapshot.stored.indexes, original)
         return tuple(Document(one.raw, one.media_type, one.digest, snapshot) for one in documents)
 

@@ -25,6 +25,7 @@ from container_image_proxy.core.checkpoints import Checkpoints
 from container_image_proxy.core.lease import Lease
 from container_image_proxy.core.snapshots import Snapshot, Snapshots
 from container_image_proxy.core.stored_image import StoredImage
+from container_image_proxy.core.unpacking import unpack_layers
 from container_image_proxy.core.verified_part import VerifiedPart, open_part
 from container_image_proxy.core.verified_stream import VerifiedBlob
 from container_image_proxy.errors import (
@@ -38,7 +39,8 @@ from container_image_proxy.errors import (
     VerificationTimeoutError,
 )
 from container_image_proxy.image.digest import parse_digest_prefix
-from container_image_proxy.image.manifest import Index
+from container_image_proxy.image.manifest import Index, Schema1Manifest
+from container_image_proxy.image.schema1_conversion import convert_schema1
 from container_image_proxy.policy.budget import Budget
 from container_image_proxy.policy.evaluate import UnverifiedImage, evaluate, signed_documents
 from container_image_proxy.transports.source import MAX_STATE_SIZE
@@ -149,14 +151,14 @@ class Proxy:
     def open_blob(self, context: Context, snapshot: Snapshot, descriptor: Descriptor) -> VerifiedBlob:
         """The verified stream of one of the snapshot's blobs, which the caller closes."""
         known = self._checkpoints.record(snapshot.name, descriptor)
-        return VerifiedBlob(snapshot.lease.open_blob(context, descriptor), descriptor, known.hash_at(0))
+        return VerifiedBlob(snapshot.open_blob(context, descriptor), descriptor, known.hash_at(0))
 
     def open_part(
         self, context: Context, snapshot: Snapshot, descriptor: Descriptor, span: range
     ) -> VerifiedPart | None:
         """The bytes of the blob in ``span``, verified, which the caller closes; None if it takes the whole instead."""
         known = self._checkpoints.record(snapshot.name, descriptor)
-        return open_part(partial(snapshot.lease.open_part, context, descriptor), descriptor, known, span)
+        return open_part(partial(snapshot.open_part, context, descriptor), descriptor, known, span)
 
     def verify_instance(self, context: Context, snapshot: Snapshot, index: Index, entry: IndexEntry) -> Snapshot:
         """The manifest that one of the snapshot's indexes names, if policy allows that, too; nothing keeps it.
@@ -207,7 +209,7 @@ class Proxy:
         verify_chain(stored.indexes, stored.manifest, image.reference, stored.platform)
         try:
             lease = self._new_lease(image, stored.state)
-            return self._verify(stored, {}, self._new_budget(context), lease, checked_at=None)
+            return self._verify(context, stored, {}, self._new_budget(context), lease, checked_at=None)
         except PolicyRejectedError as error:
             _log_rejection(stored, error)
             raise
@@ -272,7 +274,7 @@ class Proxy:
         budget = self._new_budget(context)
         while True:
             try:
-                return self._verify(stored, failures, budget, lease, checked_at=checked_at)
+                return self._verify(context, stored, failures, budget, lease, checked_at=checked_at)
             except VerificationTimeoutError as error:
                 _log_rejection(stored, error)
                 raise
@@ -306,6 +308,7 @@ class Proxy:
 
     def _verify(
         self,
+        context: Context,
         stored: StoredImage,
         failures: Mapping[Digest, tuple[SignatureFailure, ...]],
         budget: Budget,
@@ -317,6 +320,10 @@ class Proxy:
         verified = self._evaluate(replace(self._unverified(stored), failures=failures), budget)
         _log_receipt(stored, verified.receipt)
         with naming(stored.reference):
+            if isinstance(verified.manifest, Schema1Manifest):
+                unpacked = stored.unpacked or unpack_layers(context, verified.manifest, lease)
+                served, config = convert_schema1(verified.manifest, unpacked)
+                return Snapshot(replace(stored, unpacked=unpacked), verified, served, checked_at, lease, config)
             served = self.image(stored.name).reference.to_oci(verified.manifest, stored.state)
             return Snapshot(stored, verified, served, checked_at, lease)
 

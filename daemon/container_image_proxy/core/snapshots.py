@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from container_image_proxy.concurrency.single_flight import SingleFlight
 from container_image_proxy.errors import Error, VerificationTimeoutError
+from container_image_proxy.transports.readers import BytesReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
     from container_image_proxy.core.snapshot_store import SnapshotStore
     from container_image_proxy.core.stored_image import StoredImage
     from container_image_proxy.image.digest import Digest
-    from container_image_proxy.image.manifest import Manifest
+    from container_image_proxy.image.manifest import Descriptor, Manifest
     from container_image_proxy.image.platform import Platform
     from container_image_proxy.policy.evaluate import VerifiedImage
+    from container_image_proxy.transports.source import BlobReader
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ class Snapshot(Struct, frozen=True):
     """A verified image as it is served.
 
     ``manifest`` is its OCI form. ``checked_at`` is on the monotonic clock, None if restored. Its blobs are opened
-    through ``lease``.
+    through ``lease``, but for a configuration that was ``made`` for it, which no source has.
     """
 
     stored: StoredImage
@@ -43,6 +45,19 @@ class Snapshot(Struct, frozen=True):
     manifest: Manifest
     checked_at: float | None
     lease: Lease
+    made: bytes | None = None
+
+    def open_blob(self, context: Context, descriptor: Descriptor, offset: int = 0) -> BlobReader:
+        """As :meth:`Lease.open_blob`."""
+        if self.made is not None and descriptor == self.manifest.config:
+            return BytesReader(self.made, offset)
+        return self.lease.open_blob(context, descriptor, offset)
+
+    def open_part(self, context: Context, descriptor: Descriptor, offset: int, stop: int) -> BlobReader:
+        """As :meth:`Lease.open_part`."""
+        if self.made is not None and descriptor == self.manifest.config:
+            return BytesReader(self.made[:stop], offset)
+        return self.lease.open_part(context, descriptor, offset, stop)
 
     @property
     def name(self) -> str:

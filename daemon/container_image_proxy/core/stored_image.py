@@ -7,25 +7,27 @@ and reading take no memory beside them. Everything in it is *unverified*, as it 
 from __future__ import annotations
 
 import json
-from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from container_image_proxy.errors import InvalidManifestError
 from container_image_proxy.image.digest import parse_digest
-from container_image_proxy.image.manifest import Index, Manifest, UntrustedManifest, parse_manifest
-from container_image_proxy.image.media_types import DOCKER_MANIFEST
+from container_image_proxy.image.manifest import Index, UntrustedManifest, parse_manifest
+from container_image_proxy.image.media_types import OCI_MANIFEST
 from container_image_proxy.image.platform import Platform, parse_platform
+from container_image_proxy.image.schema1_conversion import UnpackedLayer
 from container_image_proxy.image.signature import UntrustedSignature
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from container_image_proxy.image.digest import Digest
+    from container_image_proxy.image.manifest import ImageManifest
 
 MAX_HEADER_SIZE: Final = 16 << 20  # bytes; most of it can be the annotations of signatures
 _PER_DESCRIPTOR: Final = 512  # bytes of memory, measured
-_Document = TypeVar("_Document", Manifest, Index)
+_MIXED_UP: Final = "a snapshot whose documents have changed places"
 
 
 class StoredImage(Struct, frozen=True):
@@ -33,6 +35,7 @@ class StoredImage(Struct, frozen=True):
 
     ``place`` is the reference's policy identity then. ``indexes`` go from the one that the reference named to the one
     that names the manifest; none if it named the manifest itself. ``state`` is the source's, for a later one.
+    ``unpacked`` is what was found out of the layers of a manifest that does not tell it.
     """
 
     name: str
@@ -40,14 +43,15 @@ class StoredImage(Struct, frozen=True):
     reference: str
     place: str
     indexes: tuple[Index, ...]
-    manifest: Manifest
+    manifest: ImageManifest
     signatures: Mapping[Digest, tuple[UntrustedSignature, ...]]
     state: bytes = b""
+    unpacked: Mapping[Digest, UnpackedLayer] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
         """Bytes of memory that it takes, about, with the OCI form that a Docker manifest is served in."""
-        forms = 2 if self.manifest.media_type == DOCKER_MANIFEST else 1
+        forms = 1 if self.manifest.media_type == OCI_MANIFEST else 2
         manifest = len(self.manifest.raw) + _PER_DESCRIPTOR * len(self.manifest.layers)
         indexes = sum(len(index.raw) + _PER_DESCRIPTOR * len(index.manifests) for index in self.indexes)
         signatures = sum(one.size for group in self.signatures.values() for one in group)
@@ -56,7 +60,7 @@ class StoredImage(Struct, frozen=True):
 
 def encode(stored: StoredImage) -> Iterator[bytes]:
     """The pieces of the file, in their order."""
-    documents: tuple[Manifest | Index, ...] = (*stored.indexes, stored.manifest)
+    documents: tuple[ImageManifest | Index, ...] = (*stored.indexes, stored.manifest)
     signatures = [(digest, one) for digest, group in stored.signatures.items() for one in group]
     header = {
         "name": stored.name,
@@ -76,6 +80,10 @@ def encode(stored: StoredImage) -> Iterator[bytes]:
             for digest, one in signatures
         ],
         "state": len(stored.state),
+        "unpacked": [
+            {"of": str(digest), "size": one.size, "diff-id": str(one.diff_id), "media-type": one.media_type}
+            for digest, one in stored.unpacked.items()
+        ],
     }
     yield json.dumps(header).encode() + b"\n"
     for document in documents:
@@ -99,16 +107,22 @@ def decode(file: IO[bytes]) -> StoredImage:
             platform=parse_platform(header["platform"]),
             reference=str(header["reference"]),
             place=str(header["place"]),
-            indexes=tuple(_expect(Index, index) for index in indexes),
-            manifest=_expect(Manifest, manifest),
+            indexes=tuple(_expect_index(index) for index in indexes),
+            manifest=_expect_manifest(manifest),
             signatures=signatures,
             state=_read(file, header["state"]),
+            unpacked={
+                parse_digest(one["of"]): UnpackedLayer(
+                    int(one["size"]), parse_digest(one["diff-id"]), str(one["media-type"])
+                )
+                for one in header["unpacked"]
+            },
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidManifestError(f"not a snapshot that this version wrote ({type(error).__name__})") from error
 
 
-def _decode_document(record: dict[str, Any], file: IO[bytes]) -> Manifest | Index:
+def _decode_document(record: dict[str, Any], file: IO[bytes]) -> ImageManifest | Index:
     return parse_manifest(UntrustedManifest(_read(file, record["size"]), record["media-type"]))
 
 
@@ -129,7 +143,13 @@ def _read(file: IO[bytes], size: int) -> bytes:
     return data
 
 
-def _expect(kind: type[_Document], document: Manifest | Index) -> _Document:
-    if not isinstance(document, kind):
-        raise InvalidManifestError("a snapshot whose documents have changed places")
+def _expect_index(document: ImageManifest | Index) -> Index:
+    if not isinstance(document, Index):
+        raise InvalidManifestError(_MIXED_UP)
+    return document
+
+
+def _expect_manifest(document: ImageManifest | Index) -> ImageManifest:
+    if isinstance(document, Index):
+        raise InvalidManifestError(_MIXED_UP)
     return document

@@ -1,13 +1,13 @@
 """Image manifests: reading what a source delivered, an index or an image's manifest.
 
 Owns the shape of OCI and Docker schema 2 manifests and what makes one unusable: more than one possible meaning, a
-digest or size that cannot be verified, more than 4 MiB. Whether the bytes are those that were asked for is the caller's
-to verify, before parsing. OCI image-spec, manifest.md.
+digest or size that cannot be verified, more than 4 MiB. Schema 1 is :mod:`schema1`'s. Whether the bytes are those that
+were asked for is the caller's to verify, before parsing. OCI image-spec, manifest.md.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from msgspec import Struct
 
@@ -15,7 +15,13 @@ from container_image_proxy.errors import InvalidManifestError
 from container_image_proxy.image.descriptor import Descriptor, as_list, parse_descriptor
 from container_image_proxy.image.digest import Digest, digest_of
 from container_image_proxy.image.index import MAX_DESCRIPTORS, Index, IndexEntry, choose_manifest, parse_entries
-from container_image_proxy.image.media_types import INDEX_TYPES, determine_media_type, verify_supported
+from container_image_proxy.image.media_types import (
+    INDEX_TYPES,
+    SCHEMA1_TYPES,
+    determine_media_type,
+    verify_supported,
+)
+from container_image_proxy.image.schema1 import Schema1Manifest, parse_schema1, without_signatures
 from container_image_proxy.image.strict_json import as_object, parse_object
 
 if TYPE_CHECKING:
@@ -25,9 +31,11 @@ __all__ = [
     "MAX_CONFIG_SIZE",
     "MAX_MANIFEST_SIZE",
     "Descriptor",
+    "ImageManifest",
     "Index",
     "IndexEntry",
     "Manifest",
+    "Schema1Manifest",
     "UntrustedManifest",
     "choose_manifest",
     "parse_manifest",
@@ -40,6 +48,7 @@ MAX_CONFIG_SIZE: Final = 4 * 1024 * 1024
 _KIND_FIELDS: Final = frozenset({"config", "fsLayers", "history", "layers", "manifests"})
 _IMAGE_FIELDS: Final = frozenset({"config", "layers"})
 _INDEX_FIELDS: Final = frozenset({"manifests"})
+_SCHEMA1_FIELDS: Final = frozenset({"fsLayers", "history"})
 _KEYS: Final = _KIND_FIELDS | {"mediaType"}
 
 
@@ -65,22 +74,30 @@ class Manifest(Struct, frozen=True):
         return (self.config, *self.layers)
 
 
-def parse_manifest(untrusted: UntrustedManifest) -> Manifest | Index:
+ImageManifest: TypeAlias = Manifest | Schema1Manifest
+"""What is one image. Of one without a configuration of its own that is made: see ``schema1_conversion``."""
+
+
+def parse_manifest(untrusted: UntrustedManifest) -> ImageManifest | Index:
     """Read a manifest or index as what its bytes say it is; see :func:`determine_media_type`.
 
     :class:`InvalidManifestError` for everything that cannot be used: see the module's first lines.
     """
     if len(untrusted.raw) > MAX_MANIFEST_SIZE:
         raise InvalidManifestError(f"the manifest is larger than {MAX_MANIFEST_SIZE} bytes")
-    document = as_object(parse_object(untrusted.raw, "the manifest"), "the manifest", _KEYS)
+    raw = without_signatures(untrusted.raw)
+    document = as_object(parse_object(raw, "the manifest"), "the manifest", _KEYS)
     media_type = verify_supported(determine_media_type(document, untrusted.media_type))
     if media_type in INDEX_TYPES:
         verify_unambiguous(document, media_type, _INDEX_FIELDS)
         if "manifests" not in document:
             raise InvalidManifestError("the index has no manifests")
-        return Index(untrusted.raw, media_type, digest_of(untrusted.raw), parse_entries(document["manifests"]))
+        return Index(raw, media_type, digest_of(raw), parse_entries(document["manifests"]))
+    if media_type in SCHEMA1_TYPES:
+        verify_unambiguous(document, media_type, _SCHEMA1_FIELDS)
+        return parse_schema1(raw, document, media_type)
     verify_unambiguous(document, media_type, _IMAGE_FIELDS)
-    return _parse_image(untrusted.raw, document, media_type)
+    return _parse_image(raw, document, media_type)
 
 
 def verify_unambiguous(document: Mapping[str, object], media_type: str, allowed: Collection[str]) -> None:

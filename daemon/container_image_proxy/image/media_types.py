@@ -28,7 +28,7 @@ SIGN_PREDICATE: Final = "https://sigstore.dev/cosign/sign/v1"
 
 IMAGE_TYPES: Final = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 INDEX_TYPES: Final = frozenset({OCI_INDEX, DOCKER_LIST})
-_SCHEMA1_TYPES: Final = frozenset({DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED})
+SCHEMA1_TYPES: Final = frozenset({DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED})
 _SHOWN: Final = 100
 
 _DOCKER_LAYER: Final = "application/vnd.docker.image.rootfs"
@@ -41,6 +41,12 @@ _OCI_LAYER_OF_DOCKERS: Final = {
     f"{_DOCKER_LAYER}.foreign.diff.tar.gzip": f"{_OCI_LAYER}.nondistributable.v1.tar+gzip",
     f"{_DOCKER_LAYER}.foreign.diff.tar.zstd": f"{_OCI_LAYER}.nondistributable.v1.tar+zstd",
 }
+OCI_LAYER_OF_COMPRESSION: Final = {
+    None: OCI_LAYER_TAR,
+    "gzip": f"{OCI_LAYER_TAR}+gzip",
+    "zstd": f"{OCI_LAYER_TAR}+zstd",
+}
+"""The type of a layer by what its tar is compressed with."""
 # Some tools write OCI's types into a manifest of Docker's.
 OCI_LAYER_OF: Final = _OCI_LAYER_OF_DOCKERS | {oci: oci for oci in _OCI_LAYER_OF_DOCKERS.values()}
 
@@ -71,8 +77,8 @@ def _kinds_by_shape(document: Mapping[str, object]) -> tuple[frozenset[str], str
         likely = {DOCKER_CONFIG: DOCKER_MANIFEST, OCI_CONFIG: OCI_MANIFEST}
         return IMAGE_TYPES, likely.get(str(config.get("mediaType")), "")
     if document.get("fsLayers") is not None:
-        return _SCHEMA1_TYPES, DOCKER_SCHEMA1 if document.get("signatures") is None else DOCKER_SCHEMA1_SIGNED
-    return IMAGE_TYPES | INDEX_TYPES | _SCHEMA1_TYPES, ""
+        return SCHEMA1_TYPES, DOCKER_SCHEMA1 if document.get("signatures") is None else DOCKER_SCHEMA1_SIGNED
+    return IMAGE_TYPES | INDEX_TYPES | SCHEMA1_TYPES, ""
 
 
 def _guess_by_version(document: Mapping[str, object]) -> str:
@@ -89,10 +95,6 @@ def _guess_by_version(document: Mapping[str, object]) -> str:
 
 def verify_supported(media_type: str) -> str:
     """``media_type`` if it is exactly that of a manifest or index we read; :class:`InvalidManifestError` otherwise."""
-    if media_type in IMAGE_TYPES or media_type in INDEX_TYPES:
+    if media_type in IMAGE_TYPES or media_type in INDEX_TYPES or media_type in SCHEMA1_TYPES:
         return media_type
-    if media_type in _SCHEMA1_TYPES:
-        raise InvalidManifestError(
-            "Docker schema 1 is not supported: push the image again in OCI format or Docker schema 2"
-        )
     raise InvalidManifestError(f"{media_type[:_SHOWN]!r} is not the media type of an image manifest or index")

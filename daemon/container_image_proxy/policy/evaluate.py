@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.image_reference import ImageReference
-    from container_image_proxy.image.manifest import Index, Manifest
+    from container_image_proxy.image.manifest import ImageManifest, Index
     from container_image_proxy.image.signature import SignatureFailure, UntrustedSignature
     from container_image_proxy.policy.budget import Budget
     from container_image_proxy.policy.model import Policy, Scope
@@ -36,7 +36,7 @@ class UnverifiedImage(Struct, frozen=True):
 
     reference: ImageReference
     index: Index | None
-    manifest: Manifest
+    manifest: ImageManifest
     signatures: Mapping[Digest, tuple[UntrustedSignature, ...]]
     failures: Mapping[Digest, tuple[SignatureFailure, ...]] = field(default_factory=dict)
 
@@ -45,7 +45,7 @@ class VerifiedImage(Struct, frozen=True):
     """An image that policy allowed, and why."""
 
     index: Index | None
-    manifest: Manifest
+    manifest: ImageManifest
     receipt: Receipt
 
 
@@ -101,14 +101,14 @@ def prepare(policy: Policy, scope: Scope, budget: Budget) -> tuple[str, ...]:
     return tuple(complaints)
 
 
-def signed_documents(image: UnverifiedImage, *, require_instance_signature: bool) -> tuple[Index | Manifest, ...]:
+def signed_documents(image: UnverifiedImage, *, require_instance_signature: bool) -> tuple[Index | ImageManifest, ...]:
     """The documents of an image whose signatures count, in the order in which they are judged."""
     if image.index is None or require_instance_signature:
         return (image.manifest,)
     return (image.index, image.manifest)
 
 
-def _subject(image: UnverifiedImage, document: Index | Manifest) -> Subject:
+def _subject(image: UnverifiedImage, document: Index | ImageManifest) -> Subject:
     documents = (image.manifest.raw,) if image.index is None else (image.index.raw, image.manifest.raw)
     return Subject(
         raw=document.raw,

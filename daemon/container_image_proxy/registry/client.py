@@ -23,7 +23,15 @@ from container_image_proxy.errors import (
     UnknownManifestError,
 )
 from container_image_proxy.image.manifest import UntrustedManifest, parse_manifest
-from container_image_proxy.image.media_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+from container_image_proxy.image.media_types import (
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
+    DOCKER_SCHEMA1,
+    DOCKER_SCHEMA1_SIGNED,
+    OCI_INDEX,
+    OCI_MANIFEST,
+)
+from container_image_proxy.image.schema1 import without_signatures
 from container_image_proxy.registry.api import DistributionApi
 from container_image_proxy.registry.attempts import Attempts, Clock
 from container_image_proxy.registry.auth.login import Login
@@ -33,7 +41,7 @@ from container_image_proxy.registry.download import Download
 from container_image_proxy.registry.endpoints import Endpoint, Health, Repository, repository_of
 from container_image_proxy.registry.http.connections import Connections
 from container_image_proxy.registry.http.failures import own_errors
-from container_image_proxy.registry.http.headers import parse_media_type
+from container_image_proxy.registry.http.headers import parse_content_length, parse_content_range, parse_media_type
 from container_image_proxy.registry.http.proxies import parse_proxies
 from container_image_proxy.registry.http.redirects import Redirects
 from container_image_proxy.registry.http.request import Request
@@ -64,7 +72,9 @@ if TYPE_CHECKING:
 
 _E = TypeVar("_E", bound=Endpoint)
 _T = TypeVar("_T")
-_ACCEPT: Final = f"{OCI_MANIFEST}, {OCI_INDEX}, {DOCKER_MANIFEST}, {DOCKER_LIST}"
+_ACCEPT: Final = (
+    f"{OCI_MANIFEST}, {OCI_INDEX}, {DOCKER_MANIFEST}, {DOCKER_LIST}, {DOCKER_SCHEMA1_SIGNED}, {DOCKER_SCHEMA1}"
+)
 _OK: Final = frozenset({HTTPStatus.OK})
 _OK_OR_UNCHANGED: Final = frozenset({HTTPStatus.OK, HTTPStatus.NOT_MODIFIED})
 _OK_OR_PART: Final = frozenset({HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT})
@@ -183,7 +193,7 @@ class RegistryClient:
         raw = reply.read_all(context, self._limits.manifest_size, self._take)
         if raw is None:
             raise InvalidManifestError(f"{reply.endpoint} sent a manifest of over {self._limits.manifest_size} bytes")
-        return UntrustedManifest(raw, media_type)
+        return UntrustedManifest(without_signatures(raw), media_type)
 
     def fetch_blob(self, context: Context, where: Reference | Repository, descriptor: Descriptor) -> bytes:
         """A small blob, whole, as ``descriptor`` says. Raises what the reader of :meth:`open_blob` raises."""
@@ -221,6 +231,28 @@ class RegistryClient:
         expected = _OK_OR_NO_PART if is_part else _OK_OR_PART
         path = f"blobs/{descriptor.digest}"
         return self._api.get(context, repository, path, phase="blob", headers=headers, expected=expected)
+
+    def measure_blob(
+        self, context: Context, where: Reference | Repository, digest: Digest, *, first: Repository | None = None
+    ) -> int:
+        """How large the blob is, as whoever has it says. Raises what a reader of the blob does."""
+        return _ask(self._attempts(context, where, first=first), partial(self._measure_blob, context, digest=digest))
+
+    def _measure_blob(self, context: Context, repository: Repository, *, digest: Digest) -> int:
+        """Ask for the first byte. HEAD would do, but not all storage to which registries redirect takes it."""
+        headers = {"Range": "bytes=0-0"}
+        path = f"blobs/{digest}"
+        reply = self._api.get(context, repository, path, phase="blob", headers=headers, expected=_OK_OR_PART)
+        try:
+            if reply.status == HTTPStatus.PARTIAL_CONTENT:
+                size = parse_content_range(reply.header("Content-Range") or "").complete
+            else:
+                size = parse_content_length(reply.header("Content-Length") or "")
+        finally:
+            reply.close()
+        if size is None:
+            raise RegistryError(f"{reply.endpoint} does not say how large {digest} is", phase="blob")
+        return size
 
     def fetch_referrers(
         self, context: Context, where: Reference | Repository, digest: Digest, artifact_type: str

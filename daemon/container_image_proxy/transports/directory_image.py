@@ -8,6 +8,7 @@ as hostile: see :mod:`directory`.
 
 from __future__ import annotations
 
+from contextlib import closing
 from itertools import count
 from typing import TYPE_CHECKING, ClassVar, Final, Self
 
@@ -15,6 +16,7 @@ from container_image_proxy.concurrency.memory import unmetered
 from container_image_proxy.errors import IntegrityError, SourceError, UnknownManifestError
 from container_image_proxy.image.digest import digest_of
 from container_image_proxy.image.manifest import UntrustedManifest
+from container_image_proxy.image.schema1 import without_signatures
 from container_image_proxy.image.signature import (
     MAX_SIGNATURE_SIZE,
     MAX_SIGNATURES,
@@ -102,16 +104,23 @@ class DirectorySource:
             if not self._directory.has((name,)):
                 raise UnknownManifestError(f"{self._directory.path} has no manifest {digest}")
             return UntrustedManifest(self._directory.read(context, (name,), take), "")
-        raw = self._directory.read(context, (_MANIFEST,), take)
+        raw = without_signatures(self._directory.read(context, (_MANIFEST,), take))
         self._top = digest_of(raw)
         return None if self._top == unless else UntrustedManifest(raw, "")
 
     def open_blob(self, context: Context, descriptor: Descriptor, offset: int = 0) -> FileReader:
         """As in :class:`ImageSource`."""
-        name = descriptor.digest.hex
-        former = f"{name}.tar"
-        is_former = not self._directory.has((name,)) and self._directory.has((former,))
-        return self._directory.open_reader(context, (former if is_former else name,), offset)
+        return self._directory.open_reader(context, self._blob_file(descriptor.digest), offset)
+
+    def measure_blob(self, context: Context, digest: Digest) -> int:
+        """As in :class:`MeasuringSource`."""
+        with closing(self._directory.open_reader(context, self._blob_file(digest))) as reader:
+            return reader.size
+
+    def _blob_file(self, digest: Digest) -> tuple[str]:
+        former = f"{digest.hex}.tar"
+        is_former = not self._directory.has((digest.hex,)) and self._directory.has((former,))
+        return (former if is_former else digest.hex,)
 
     def fetch_signatures(
         self,

@@ -150,6 +150,10 @@ class RegistrySource:
         registry = self._registry.metered(take)
         return registry.list_referrers(context, self._supplier or registry.first_place(self._reference), digest)
 
+    def measure_blob(self, context: Context, digest: Digest) -> int:
+        """See :class:`MeasuringSource`."""
+        return self._registry.measure_blob(context, self._reference, digest, first=self._supplier)
+
     def fetch_signatures(
         self,
         context: Context,

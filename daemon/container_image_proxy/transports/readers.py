@@ -22,14 +22,14 @@ class FileReader:
         self, number: int, size: int, failure: Callable[[OSError], SourceError], *, start: int = 0, offset: int = 0
     ) -> None:
         self._number: int | None = number
-        self._size = size
+        self.size = size
         self._start = start
         self._failure = failure
         self.offset = offset
 
     def readinto(self, buffer: memoryview) -> int:
         """As in :class:`BlobReader`."""
-        left = max(0, self._size - self.offset)
+        left = max(0, self.size - self.offset)
         if self._number is None or not left:
             return 0
         try:

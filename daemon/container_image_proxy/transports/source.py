@@ -186,3 +186,11 @@ class AttachmentSource(Protocol):
 
     def list_referrers(self, context: Context, digest: Digest, take: Callable[[int], object]) -> tuple[Index, ...]:
         """The lists of the manifests there that say they are about ``digest``. Raises as :meth:`fetch_tagged`."""
+
+
+@runtime_checkable
+class MeasuringSource(Protocol):
+    """A source that can find out how large a blob is, for manifests that do not tell it: those of Docker's schema 1."""
+
+    def measure_blob(self, context: Context, digest: Digest) -> int:
+        """The blob's size in bytes, as the place says that has it. Raises what :meth:`ImageSource.open_blob` does."""

@@ -13,6 +13,7 @@ from msgspec import Struct
 from container_image_proxy.errors import RegistryError
 
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII)
+_CONTENT_LENGTH: Final = re.compile(r"\d{1,19}", re.ASCII)
 _WORD = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _PARAMETER = rf'\s*;\s*{_WORD}=(?:{_WORD}|"(?:[^"\\]|\\.)*")'
 _MEDIA_TYPE: Final = re.compile(rf"\s*({_WORD}(?:/{_WORD})?)(?:{_PARAMETER})*\s*(?:;\s*)?")
@@ -39,6 +40,11 @@ def parse_content_range(value: str) -> ContentRange:
     if not match:
         raise RegistryError("the Content-Range of a partial answer cannot be read")
     return ContentRange(int(match[1]), int(match[2]), None if match[3] == "*" else int(match[3]))
+
+
+def parse_content_length(value: str) -> int | None:
+    """The number of bytes that a ``Content-Length`` says; None for anything else."""
+    return int(value) if _CONTENT_LENGTH.fullmatch(value) else None
 
 
 def parse_media_type(value: str) -> str:

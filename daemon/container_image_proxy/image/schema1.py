@@ -1,0 +1,173 @@
+"""Docker's manifests of schema 1, signed and unsigned: reading them. What they become is :mod:`schema1_conversion`'s.
+
+Such a manifest names its layers alone, by their compressed digests and newest first. It has no configuration, but one
+JSON text for each layer. The signature (JWS) of a signed one is by whichever key and decides nothing: its payload is
+what the digest is of, and what is read. Docker manifest V2, schema 1.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from msgspec import Struct, field
+
+from container_image_proxy.errors import InvalidInputError, InvalidManifestError
+from container_image_proxy.image.descriptor import as_list, read_digest
+from container_image_proxy.image.digest import Digest, digest_of
+from container_image_proxy.image.documents import convert
+from container_image_proxy.image.index import MAX_DESCRIPTORS
+from container_image_proxy.image.strict_json import as_object, parse_object
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+T = TypeVar("T")
+_WHAT: Final = "the manifest"
+_ID: Final = re.compile(r"[a-f0-9]{64}")
+
+
+class ContainerConfig(Struct, frozen=True):
+    """How a layer was made; ``cmd`` is the step of the Dockerfile."""
+
+    cmd: tuple[str, ...] | None = field(name="Cmd", default=None)
+
+
+class LayerRecord(Struct, frozen=True):
+    """What a ``v1Compatibility`` says of its layer; of the newest layer it is the image's configuration as well."""
+
+    id: str = ""
+    parent: str | None = None
+    comment: str | None = None
+    created: str | None = None
+    container_config: ContainerConfig | None = None
+    author: str | None = None
+    throwaway: bool | None = None
+
+
+class Schema1Layer(Struct, frozen=True):
+    """A layer, perhaps without content, and what is told of it."""
+
+    digest: Digest
+    record: LayerRecord
+
+
+class Schema1Manifest(Struct, frozen=True):
+    """A manifest of schema 1, without signatures; ``digest`` is the sha256 of ``raw``.
+
+    ``history`` goes from the newest layer down, as in the document, and ``configuration`` is the newest's JSON text.
+    """
+
+    raw: bytes
+    media_type: str
+    digest: Digest
+    history: tuple[Schema1Layer, ...]
+    configuration: bytes
+
+    @property
+    def layers(self) -> tuple[Digest, ...]:
+        """The layers that have content, from the lowest up; some may be there more than once."""
+        return tuple(layer.digest for layer in reversed(self.history) if not layer.record.throwaway)
+
+
+def without_signatures(raw: bytes) -> bytes:
+    """What is signed, of a signed manifest of schema 1; any other document as it is.
+
+    :class:`InvalidManifestError` if signatures do not agree about what they sign.
+    """
+    if b'"signatures"' not in raw or b'"fsLayers"' not in raw:
+        return raw
+    try:
+        document = parse_object(raw, _WHAT)
+    except InvalidManifestError:
+        return raw  # whoever reads it will find the same
+    if document.get("signatures") is None or document.get("fsLayers") is None:
+        return raw
+    payloads = {_payload(raw, one) for one in as_list(document["signatures"], "signatures")}
+    if len(payloads) != 1:
+        raise InvalidManifestError("the manifest's signatures do not sign one and the same text")
+    return payloads.pop()
+
+
+def _payload(raw: bytes, signature: object) -> bytes:
+    """``formatLength`` bytes of the document, and ``formatTail`` behind them."""
+    protected = as_object(signature, "a signature of the manifest").get("protected")
+    header = as_object(parse_object(_base64url(protected), "a signature's header"), "a signature's header")
+    length = header.get("formatLength")
+    if not isinstance(length, int) or isinstance(length, bool) or not 0 <= length <= len(raw):
+        raise InvalidManifestError("a signature of the manifest signs a text of another length")
+    return raw[:length] + _base64url(header.get("formatTail"))
+
+
+def _base64url(text: object) -> bytes:
+    """base64url with or without its padding (RFC 7515)."""
+    try:
+        joined = "".join(text.split()) if isinstance(text, str) else ""
+        return base64.b64decode(joined + "=" * (-len(joined) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidManifestError("a signature of the manifest is not base64url") from error
+
+
+def parse_schema1(raw: bytes, document: Mapping[str, object], media_type: str) -> Schema1Manifest:
+    """Read a manifest without signatures; :class:`InvalidManifestError` for what is not an image's."""
+    if document.get("schemaVersion") != 1:
+        raise InvalidManifestError("the manifest has the members of Docker schema 1 and another schemaVersion")
+    layers, history = as_list(document.get("fsLayers"), "fsLayers"), as_list(document.get("history"), "history")
+    if not layers:
+        raise InvalidManifestError("the manifest has no fsLayers")
+    if len(layers) != len(history):
+        raise InvalidManifestError(f"the manifest has {len(layers)} fsLayers, and {len(history)} entries of history")
+    if len(layers) > MAX_DESCRIPTORS:
+        raise InvalidManifestError(f"the manifest has more than {MAX_DESCRIPTORS} layers")
+    texts = [_text_of(entry, f"history[{position}]") for position, entry in enumerate(history)]
+    read = [
+        Schema1Layer(_digest_of(layer, f"fsLayers[{position}]"), _parse_record(text, f"history[{position}]"))
+        for position, (layer, text) in enumerate(zip(layers, texts, strict=True))
+    ]
+    kept = _linked(read)
+    newest = read.index(kept[0])
+    return Schema1Manifest(raw, media_type, digest_of(raw), kept, texts[newest])
+
+
+def _digest_of(layer: object, place: str) -> Digest:
+    return read_digest(as_object(layer, place, {"blobSum"}).get("blobSum"), f"{place}.blobSum")
+
+
+def _text_of(entry: object, place: str) -> bytes:
+    text = as_object(entry, place, {"v1Compatibility"}).get("v1Compatibility")
+    if not isinstance(text, str):
+        raise InvalidManifestError(f"{place}.v1Compatibility is not text")
+    return text.encode()
+
+
+def _parse_record(text: bytes, place: str) -> LayerRecord:
+    record = read_record(text, LayerRecord, f"{place}.v1Compatibility")
+    if not _ID.fullmatch(record.id):
+        raise InvalidManifestError(f"{place}.v1Compatibility: id is not 64 hex digits")
+    return record
+
+
+def read_record(text: bytes, kind: type[T], place: str) -> T:
+    """A ``v1Compatibility`` as ``kind``; what that does not know is passed over."""
+    try:
+        return convert(as_object(parse_object(text, place), place), kind)
+    except InvalidInputError as error:
+        raise InvalidManifestError(f"{place}: {error}") from error
+
+
+def _linked(layers: list[Schema1Layer]) -> tuple[Schema1Layer, ...]:
+    """The layers, each the parent of the one before it; of some with the same id in a row the lowest stays."""
+    if layers[-1].record.parent:
+        raise InvalidManifestError("the manifest's lowest layer has a parent")
+    kept = [layers[-1]]
+    for layer in reversed(layers[:-1]):
+        if layer.record.id == kept[-1].record.id:
+            continue
+        if layer.record.parent != kept[-1].record.id:
+            raise InvalidManifestError(f"the parent of the manifest's layer {layer.record.id} is not the one below it")
+        kept.append(layer)
+    if len({layer.record.id for layer in kept}) != len(kept):
+        raise InvalidManifestError("the manifest has two layers of the same id")
+    return tuple(reversed(kept))
