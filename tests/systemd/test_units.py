@@ -7,10 +7,11 @@ import pytest
 from tests.support.machine import Machine
 
 UNITS = ["container-image-proxy@x.socket", "container-image-proxy@x.service"]
+PACKETS = "container-image-proxy-skopeo@x.socket"
 HEALTH = ["container-image-proxy-health@x.path", "container-image-proxy-health@x.service"]
 
 
-@pytest.mark.parametrize("unit", UNITS + HEALTH)
+@pytest.mark.parametrize("unit", [*UNITS, PACKETS, *HEALTH])
 def test_systemd_has_nothing_to_say_about_the_unit(machine: Machine, unit: str) -> None:
     done = machine.run("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", unit)
     assert done.stdout + done.stderr == ""
@@ -35,4 +36,5 @@ def test_what_the_service_may_take_is_limited(machine: Machine) -> None:
 
 def test_a_socket_is_never_given_up(machine: Machine) -> None:
     assert machine.show(UNITS[0], "TriggerLimitIntervalUSec") == "0"
+    assert machine.show(PACKETS, "TriggerLimitIntervalUSec") == "0"
     assert machine.show(UNITS[1], "StartLimitIntervalUSec") == "0"
