@@ -26,18 +26,22 @@ _TAR_END: Final = bytes(1024)
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image in an OCI layout under the name ``latest``, with one layer."""
+    """An image in an OCI layout under the name ``latest``, with one layer; ``diff_id`` is the digest of its tar."""
 
     layout: Path
     manifest_digest: str
     layer_digest: str
     layer_size: int
+    diff_id: str
 
 
-def make_image(layout: Path, size: int) -> Image:
-    """Write the layout; ``size`` is that of the one file in the layer, a multiple of 512 bytes."""
+def make_image(layout: Path, size: int, file_size: int = 0) -> Image:
+    """Write the layout; ``size`` is that of the one file in the layer, a multiple of 512 bytes.
+
+    With ``file_size``, another such multiple, the layer has files of that size instead, ``size`` bytes of them.
+    """
     (layout / "blobs/sha256").mkdir(parents=True)
-    layer, diff_id = _write_layer(layout, size)
+    layer, diff_id = _write_layer(layout, size, file_size or size)
     config = {
         "architecture": "amd64",
         "os": "linux",
@@ -52,7 +56,7 @@ def make_image(layout: Path, size: int) -> Image:
     }
     descriptor = write_json(layout, manifest, MANIFEST)
     write_layout(layout, descriptor)
-    return Image(layout, descriptor["digest"], layer["digest"], layer["size"])
+    return Image(layout, descriptor["digest"], layer["digest"], layer["size"], diff_id)
 
 
 def write_layout(layout: Path, descriptor: dict[str, Any]) -> None:
@@ -62,12 +66,12 @@ def write_layout(layout: Path, descriptor: dict[str, Any]) -> None:
     (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
 
 
-def _write_layer(layout: Path, size: int) -> tuple[dict[str, Any], str]:
+def _write_layer(layout: Path, size: int, file_size: int) -> tuple[dict[str, Any], str]:
     """The descriptor of the layer, and the digest of its tar archive."""
     partial = layout / "blobs/layer"
     packed, plain, packer = hashlib.sha256(), hashlib.sha256(), zlib.compressobj(_STORED, wbits=_GZIP)
     with partial.open("wb") as file:
-        for piece in _tar(size):
+        for piece in _tar(size, file_size):
             plain.update(piece)
             packed.update(compressed := packer.compress(piece))
             file.write(compressed)
@@ -78,17 +82,18 @@ def _write_layer(layout: Path, size: int) -> tuple[dict[str, Any], str]:
     return _descriptor(_LAYER, packed.hexdigest(), written), f"sha256:{plain.hexdigest()}"
 
 
-def _tar(size: int) -> Iterator[bytes]:
-    """A tar archive of one file of random bytes, the same each time."""
-    yield _tar_header(size)
+def _tar(size: int, file_size: int) -> Iterator[bytes]:
+    """A tar archive of files of random bytes, the same each time."""
     source = random.Random(1)  # noqa: S311 - no secret
-    for start in range(0, size, MIB):
-        yield source.randbytes(min(MIB, size - start))
+    for number in range(size // file_size):
+        yield _tar_header(number, file_size)
+        for start in range(0, file_size, MIB):
+            yield source.randbytes(min(MIB, file_size - start))
     yield _TAR_END
 
 
-def _tar_header(size: int) -> bytes:
-    member = tarfile.TarInfo("random")
+def _tar_header(number: int, size: int) -> bytes:
+    member = tarfile.TarInfo(f"random/{number >> 6}/{number}")
     member.size = size
     return member.tobuf()
 
