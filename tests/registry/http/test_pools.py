@@ -87,6 +87,11 @@ def test_connections_open_their_sockets_by_the_method_that_is_replaced(
     pytest.fail(f"urllib3's {kind.__name__}.connect() opens its socket by itself, not by _new_conn(): {HERE}")
 
 
+def test_a_connection_has_a_proxy_open_the_way_by_the_method_that_is_extended() -> None:
+    source = inspect.getsource(HTTPConnection.connect) + inspect.getsource(HTTPSConnection.connect)
+    assert source.count("self._tunnel()") == 2, f"urllib3's connections do not call _tunnel() any more: {HERE}"
+
+
 def test_pools_make_the_connections_that_they_are_told_to() -> None:
     pool = HTTPConnectionPool("127.0.0.1", 1)
     assert pool.ConnectionCls is HTTPConnection, f"urllib3's pools know no ConnectionCls any more: {HERE}"

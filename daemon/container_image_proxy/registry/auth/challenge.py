@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
+from container_image_proxy.registry.http.headers import QUOTED_CONTENT, TOKEN, unquote
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-_WORD = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _GAP: Final = re.compile(r"[\s,]*")
 # A scheme stands alone; a word before "=" is a parameter's name.
-_SCHEME: Final = re.compile(rf"({_WORD})(?=[\s,]|$)\s*")
+_SCHEME: Final = re.compile(rf"({TOKEN})(?=[\s,]|$)\s*")
 # "Negotiate oRQwEqADCg==": one value without a name, up to the next comma.
 _TOKEN68: Final = re.compile(r"[A-Za-z0-9\-._~+/]+=*\s*(?=,|$)")
 # Without quotes a value may only be a word, but realms are URLs and some registries forget the quotes.
-_PARAMETER: Final = re.compile(rf'({_WORD})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
-_ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
+_PARAMETER: Final = re.compile(rf'({TOKEN})\s*=\s*(?:"({QUOTED_CONTENT})"|([^\s,"]+))')
 _SCOPE_PARTS: Final = 3
 
 
@@ -61,7 +61,7 @@ def _parse_line(value: str) -> Iterator[Challenge]:
         position = _end(_GAP.match(value, position))
         while parameter := _PARAMETER.match(value, position):
             name, quoted, bare = parameter.groups()
-            parameters[name.lower()] = _ESCAPE.sub(r"\1", quoted) if quoted is not None else bare
+            parameters[name.lower()] = unquote(quoted) if quoted is not None else bare
             position = _end(_GAP.match(value, parameter.end()))
         yield Challenge(scheme[1].lower(), parameters)
 

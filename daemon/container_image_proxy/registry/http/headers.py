@@ -1,4 +1,4 @@
-"""Reading the response headers that this client acts on. Pure."""
+"""Reading the response headers that this client acts on, and the grammar that they have in common. Pure."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from container_image_proxy.errors import RegistryError
 
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII)
 _CONTENT_LENGTH: Final = re.compile(r"\d{1,19}", re.ASCII)
-_WORD = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_PARAMETER = rf'\s*;\s*{_WORD}=(?:{_WORD}|"(?:[^"\\]|\\.)*")'
-_MEDIA_TYPE: Final = re.compile(rf"\s*({_WORD}(?:/{_WORD})?)(?:{_PARAMETER})*\s*(?:;\s*)?")
+# RFC 9110 section 5.6: tokens and quoted strings, of which every list and parameter is made.
+TCHAR: Final = r"!#$%&'*+\-.^_`|~0-9A-Za-z"
+TOKEN: Final = rf"[{TCHAR}]+"
+QUOTED_CONTENT: Final = r'(?:[^"\\]|\\.)*'
+_ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
+
+_PARAMETER: Final = rf'\s*;\s*{TOKEN}=(?:{TOKEN}|"{QUOTED_CONTENT}")'
+_MEDIA_TYPE: Final = re.compile(rf"\s*({TOKEN}(?:/{TOKEN})?)(?:{_PARAMETER})*\s*(?:;\s*)?")
 # A warning goes into the log: one with control characters, which HTTP does not allow there, is none.
 _WARNING: Final = re.compile(r'299 - "((?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[^\x00-\x08\x0a-\x1f\x7f])*)"')
-_ESCAPE: Final = re.compile(r"\\(.)")
 _LINK: Final = re.compile(rf"<([^<>]*)>((?:{_PARAMETER})*)")
 _IS_NEXT: Final = re.compile(r';\s*rel=("?)next\1\s*(?:;|$)', re.IGNORECASE)
 _SECONDS: Final = re.compile(r"\s*\d+(?:\.\d+)?\s*", re.ASCII)
@@ -32,6 +36,11 @@ class ContentRange(Struct, frozen=True):
     first: int
     last: int
     complete: int | None
+
+
+def unquote(content: str) -> str:
+    """What a quoted string means, given what is between its quotes (RFC 9110 section 5.6.4)."""
+    return _ESCAPE.sub(r"\1", content)
 
 
 def parse_content_range(value: str) -> ContentRange:
@@ -56,7 +65,7 @@ def parse_media_type(value: str) -> str:
 def parse_warning(value: str) -> str:
     """The text of a ``Warning: 299 - "..."`` (OCI distribution-spec, Warnings); empty for every other warning."""
     match = _WARNING.fullmatch(value)
-    return _ESCAPE.sub(r"\1", match[1]) if match else ""
+    return unquote(match[1]) if match else ""
 
 
 def parse_next_link(value: str) -> str | None:

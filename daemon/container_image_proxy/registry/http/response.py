@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from msgspec import Struct
 
 from container_image_proxy.config.limits import MIB
+from container_image_proxy.registry.http.headers import TCHAR
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -29,7 +30,7 @@ MAX_INTERIM_ANSWERS: Final = 1024
 _HTTP: Final = b"HTTP/"
 _NO_HTTP: Final = "its answer does not begin as HTTP/1 does"
 _STATUS_LINE: Final = re.compile(rb"HTTP/([0-9])\.([0-9]) +([0-9]{3})(?: (.*))?", re.DOTALL)
-_FIELD: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z ]+):([\t\x20-\x7e\x80-\xff]*)")
+_FIELD: Final = re.compile(rf"([{TCHAR} ]+):([\t\x20-\x7e\x80-\xff]*)".encode("latin-1"))
 _LENGTH: Final = re.compile(r"[0-9]+")
 _MOST_DIGITS: Final = 20
 _CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?\r?\n", re.DOTALL)
