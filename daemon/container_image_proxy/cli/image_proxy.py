@@ -15,8 +15,14 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from container_image_proxy.cli.options import IMAGE_PROXY, IMAGE_PROXY_FLAGS, UsageError, override_platform
-from container_image_proxy.config.instances import COMMAND_LINE, InstanceSettings, RegistrySettings, TrustSettings
+from container_image_proxy.cli.options import IMAGE_PROXY, IMAGE_PROXY_FLAGS, UsageError, daemon_host, override_platform
+from container_image_proxy.config.instances import (
+    COMMAND_LINE,
+    InstanceSettings,
+    RegistrySettings,
+    SourceSettings,
+    TrustSettings,
+)
 from container_image_proxy.errors import ConfigurationError
 from container_image_proxy.image.confidential import Confidential
 from container_image_proxy.image.platform import host_platform
@@ -39,7 +45,6 @@ _REFUSED: Final = {
     "require_signed": "say in policy.json which images have to be signed",
     "tls_details": "the versions and ciphers of TLS are those of the system's OpenSSL configuration",
     "command_timeout": "end the process when its time is over, or use timeout(1)",
-    "daemon_host": "name the engine's socket by DOCKER_HOST",
 }
 
 
@@ -94,9 +99,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--user-agent-prefix", type=_header_text, metavar="TEXT", help="what registries are told first of who asks"
     )
-    parser.add_argument(
-        "--tmpdir", type=Path, metavar="DIR", help="accepted; large files lie where CACHE_DIRECTORY says"
-    )
+    parser.add_argument("--tmpdir", type=Path, metavar="DIR", help="where compressed archives are unpacked")
+    parser.add_argument("--daemon-host", type=daemon_host, metavar="HOST", help="where the Docker daemon is")
     parser.add_argument("--debug", type=_truth, metavar="BOOL", help="log more")
     for name in _REFUSED:
         parser.add_argument("--" + name.replace("_", "-"), action="append", help=argparse.SUPPRESS)
@@ -167,6 +171,7 @@ def _settings(options: argparse.Namespace) -> InstanceSettings:
             registries_d=options.registries_d,
             insecure_policy=bool(options.insecure_policy),
         ),
+        SourceSettings(cache_dir=options.tmpdir, daemon_host=options.daemon_host, daemon_cert_dir=options.cert_dir),
         idle_exit=0,
     )
 

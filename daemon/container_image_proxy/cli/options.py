@@ -164,7 +164,7 @@ def _add_upstream_options(parser: argparse.ArgumentParser) -> None:
         help=f"how much of the disk that may take (default {DEFAULT_SPOOL_LIMIT >> 30})",
     )
     group.add_argument(
-        "--daemon-host", type=_daemon_host, metavar="HOST", help="where the Docker daemon is, as DOCKER_HOST"
+        "--daemon-host", type=daemon_host, metavar="HOST", help="where the Docker daemon is, as DOCKER_HOST"
     )
     group.add_argument("--daemon-cert-dir", type=Path, metavar="DIR", help="ca.pem, cert.pem and key.pem for it")
     group.add_argument("--override-os", metavar="OS", help="choose for this operating system from an index")
@@ -194,7 +194,8 @@ def _gibibytes(text: str) -> int:
     return int(text) << 30
 
 
-def _daemon_host(text: str) -> str:
+def daemon_host(text: str) -> str:
+    """Where the Docker daemon is, in its usual spelling; for ``argparse``."""
     try:
         return parse_engine_host(text).name
     except InvalidReferenceError as error:
