@@ -9,6 +9,14 @@ from pathlib import Path
 import pytest
 
 from container_image_proxy.__main__ import build_parser
+from container_image_proxy.config.instances import (
+    AccessTable,
+    ImageTable,
+    InstanceFile,
+    RegistryTable,
+    SourceSettings,
+    TrustTable,
+)
 from container_image_proxy.config.registries_conf import merge_registries, parse_registries
 from container_image_proxy.faces.http import problem
 from container_image_proxy.image.reference import parse_reference
@@ -101,8 +109,10 @@ def test_the_manual_page_has_the_environment_variable(name: str) -> None:
 @pytest.mark.parametrize(
     "key",
     sorted(
-        in_sources(r'\b(?:get|number|array)\("([a-z-]+)"', "config/instances.py")
-        | in_sources(r'_path\(\w+, "([a-z-]+)"', "config/instances.py")
+        key
+        for table in (InstanceFile, ImageTable, AccessTable, RegistryTable, TrustTable, SourceSettings)
+        for key in table.__struct_encode_fields__
+        if key not in {"images", "access", "registry", "trust", "sources"}  # tables, each of which has a section
     ),
 )
 def test_the_manual_page_has_the_key_of_an_instance_file(key: str) -> None:

@@ -6,6 +6,7 @@ These are the places where somebody else's bytes are parsed: a client's, a regis
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.concurrency.cancellation import Cancellation
@@ -59,7 +60,7 @@ def request_head(data: bytes) -> None:
 def response_headers(data: bytes) -> None:
     """Header values of a registry."""
     text = data.decode("latin-1")
-    for parse in (parse_media_type, parse_retry_after, parse_content_range, parse_target):
+    for parse in (parse_media_type, partial(parse_retry_after, now=0), parse_content_range, parse_target):
         with suppress(Error):
             parse(text)
     parse_challenges(text.splitlines())

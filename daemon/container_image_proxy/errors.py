@@ -9,10 +9,23 @@ secret or a body that came from upstream.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+MAX_SHOWN: Final = 200
+"""Characters of a text from outside that a message repeats: enough for any digest and most references, too few to fill
+the log with them.
+"""
+
+KeyPath: TypeAlias = tuple[str | int, ...]
+"""The way to a place in a document: keys of mappings, and positions in arrays."""
+
+
+def shown(text: str) -> str:
+    """A text from outside as a message may have it: quoted, control characters escaped, cut where it is long."""
+    return repr(text) if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]!r}..."
 
 
 class Error(Exception):
@@ -64,6 +77,26 @@ class UnsatisfiableRangeError(Error):
         self.size = size
 
 
+class MalformedDocumentError(Error, ValueError):
+    """A document that is not what its format says: where in it, why, and what to do about it if that is known.
+
+    It knows neither what the document is for nor where it came from. Who asked for the document does, and turns this
+    into an error of its own: of a configuration file, a signature, a manifest.
+    """
+
+    def __init__(self, reason: str, path: KeyPath = (), *, remedy: str | None = None) -> None:
+        self.path = path
+        self.reason = reason
+        self.remedy = remedy
+        super().__init__(f"{self.key}: {reason}" if path else reason)
+
+    @property
+    def key(self) -> str | None:
+        """The path as people write it, ``layers[0].size``; None if there is none."""
+        steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in self.path)
+        return "".join(steps).removeprefix(".") or None
+
+
 class ConfigurationError(Error):
     """A configuration file that cannot be used: which file, where in it, why, and what to do about it."""
 
@@ -86,6 +119,24 @@ def remedied_by(remedy: str) -> Iterator[None]:
             raise
         better = type(error)(error.file, error.reason, key=error.key, remedy=remedy)
         raise better.with_traceback(error.__traceback__) from error.__cause__
+
+
+@contextmanager
+def blamed_on(file: str) -> Iterator[None]:
+    """Make of a :class:`MalformedDocumentError` the :class:`ConfigurationError` of ``file``."""
+    try:
+        yield
+    except MalformedDocumentError as error:
+        raise ConfigurationError(file, error.reason, key=error.key, remedy=error.remedy) from error
+
+
+@contextmanager
+def rejected_because(complaint: str) -> Iterator[None]:
+    """Make of a :class:`MalformedDocumentError` a :class:`SignatureRejectedError` that begins with ``complaint``."""
+    try:
+        yield
+    except MalformedDocumentError as error:
+        raise SignatureRejectedError(f"{complaint}: {error}") from error
 
 
 class UnreadableFileError(ConfigurationError):
@@ -117,6 +168,10 @@ class VerificationTimeoutError(PolicyRejectedError):
     """Whether policy allows the image could not be found out in time, so it is not allowed now."""
 
     retryable = True
+
+
+class RegistryBlockedError(PolicyRejectedError):
+    """Every place that the image could come from is blocked in registries.conf; ``reasons`` names the tables."""
 
 
 class SignatureRejectedError(PolicyRejectedError):
@@ -224,6 +279,10 @@ class DigestMismatchError(IntegrityError):
 
 class SizeMismatchError(IntegrityError):
     """The content is shorter or longer than its descriptor says."""
+
+
+class UnreadableSignatureError(IntegrityError):
+    """What a place keeps as a signature is none, or cannot be read as one."""
 
 
 class InvalidManifestError(IntegrityError):

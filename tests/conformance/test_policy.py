@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from container_image_proxy.errors import ConfigurationError, InvalidInputError
+from container_image_proxy.errors import ConfigurationError, MalformedDocumentError
 from container_image_proxy.image.reference import parse_reference
-from container_image_proxy.policy.identity import parse_identity, parse_prefix
+from container_image_proxy.policy.identity import parse_identity, verify_prefix
 from container_image_proxy.policy.model import load_policy, parse_policy
 from container_image_proxy.policy.scope import verify_scope
 from tests.support.conformance import DIRECTORY, rows
@@ -41,17 +41,17 @@ def test_scope_syntax(row: dict[str, Any]) -> None:
     if row["valid"]:
         verify_scope(row["transport"], row["scope"])
         return
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(MalformedDocumentError):
         verify_scope(row["transport"], row["scope"])
 
 
 @rows("policy/remap_prefix_syntax")
 def test_remap_prefix_syntax(row: dict[str, Any]) -> None:
     if row["error"] is None:
-        assert parse_prefix(row["prefix"], "prefix") == row["prefix"]
+        verify_prefix(row["prefix"], "prefix")
         return
-    with pytest.raises(InvalidInputError):
-        parse_prefix(row["prefix"], "prefix")
+    with pytest.raises(MalformedDocumentError):
+        verify_prefix(row["prefix"], "prefix")
 
 
 @pytest.mark.demand("SIG-identity")
@@ -59,8 +59,8 @@ def test_remap_prefix_syntax(row: dict[str, Any]) -> None:
 def test_signed_identity(row: dict[str, Any]) -> None:
     image = parse_reference(row["image_reference"]) if row["image_reference"] else None
     try:
-        identity = parse_identity(row["signed_identity"], "signedIdentity")
-    except InvalidInputError:
+        identity = parse_identity(row["signed_identity"])
+    except MalformedDocumentError:
         assert not row["matches"]  # such a policy is not even read
         return
     assert identity.matches(image, row["signature_reference"]) is row["matches"]

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from container_image_proxy.config import short_names
 from container_image_proxy.config.registries import Registry, match_prefix, rewrite_reference
-from container_image_proxy.config.registries_conf import load_registries, parse_location
+from container_image_proxy.config.registries_conf import Location, load_registries
 from container_image_proxy.errors import ConfigurationError, Error, InvalidReferenceError
 from container_image_proxy.image.reference import parse_reference
 from tests.support.conformance import deviation, rows
@@ -113,9 +113,9 @@ def test_lookups(row, tmp_path):
 def test_locations(row):
     if row["error"]:
         with pytest.raises(ValueError, match="URL"):
-            parse_location(row["location"])
+            Location.read(row["location"])
     else:
-        assert parse_location(row["location"]) == row["result"]
+        assert Location.read(row["location"]) == row["result"]
 
 
 @rows("registries/ref_matching_prefix")

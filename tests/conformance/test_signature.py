@@ -112,7 +112,7 @@ def test_gpg_verify(row: dict[str, Any]) -> None:
 @rows("signature/manifest_signature_keylist")
 def test_manifest_signature_keylist(row: dict[str, Any]) -> None:
     image = parse_reference(row["expected_reference"])
-    identity = parse_identity({"type": "matchRepository"}, "")
+    identity = parse_identity({"type": "matchRepository"})
     try:
         keyring = Keyring(select_keys(FIXTURES, row["allowed_fingerprints"]), Gpg(), make_budget())
         attestation = verify_simple_signature(

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from container_image_proxy.errors import Error, IntegrityError, SignatureRejectedError
+from container_image_proxy.image.documents import decode_base64
 from container_image_proxy.image.signature import SIGNATURE_MEDIA_TYPE, UntrustedSignature, parse_signature_blob
 from container_image_proxy.image.strict_json import parse_json
-from container_image_proxy.policy.fields import decode_base64
 from container_image_proxy.policy.pem import parse_single_pem
 from container_image_proxy.policy.sigstore.certificate_identity import FulcioRoot, PkiRoot, UntrustedCertificate
 from container_image_proxy.policy.sigstore.public_key import parse_public_key, public_der
@@ -108,7 +108,7 @@ def test_rekor_set_verify(row: dict[str, Any]) -> None:
             to_bytes(row["set"]),
             keys(row["rekor_public_keys"]),
             signer=parse_single_pem(optional_bytes(row["key_or_cert"]), "the key"),
-            signature=decode_base64(row["base64_signature"], "the signature"),
+            signature=decode_base64(row["base64_signature"]),
             payload=to_bytes(row["payload"]),
             budget=make_budget(),
         )

@@ -22,10 +22,10 @@ from container_image_proxy.config.instances import (
     RegistrySettings,
     SourceSettings,
     TrustSettings,
+    host_platform,
 )
 from container_image_proxy.errors import ConfigurationError
 from container_image_proxy.image.confidential import Confidential
-from container_image_proxy.image.platform import host_platform
 from container_image_proxy.registry.auth.keychain import Credentials
 
 if TYPE_CHECKING:

@@ -28,10 +28,11 @@ from container_image_proxy.config.instances import (
     RegistrySettings,
     SourceSettings,
     TrustSettings,
+    host_platform,
     load_instance,
 )
 from container_image_proxy.errors import ConfigurationError, Error, InvalidPlatformError, InvalidReferenceError
-from container_image_proxy.image.platform import Platform, host_platform, parse_platform
+from container_image_proxy.image.platform import Platform, parse_platform
 from container_image_proxy.image.reference import is_domain
 
 if TYPE_CHECKING:

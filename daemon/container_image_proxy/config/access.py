@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 _ALL_IDS: Final = 2**32 - 1
+"""The id that stands for none (chown(2)), and so is the number of ids that there can be."""
 _PROC: Final = Path("/proc")
 
 

@@ -9,22 +9,24 @@ from __future__ import annotations
 import binascii
 import logging
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from container_image_proxy.config.once import warn_once
-from container_image_proxy.errors import ConfigurationError, InvalidManifestError, InvalidReferenceError
+from container_image_proxy.errors import ConfigurationError, InvalidReferenceError, blamed_on
 from container_image_proxy.image.confidential import Confidential
+from container_image_proxy.image.documents import convert, fold_keys, text_of
 from container_image_proxy.image.strict_json import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from container_image_proxy.errors import KeyPath
+
 _log = logging.getLogger(__name__)
 DOCKER_HUB_KEY: Final = "index.docker.io"
 _DOCKER_HUB_NAMES: Final = frozenset({"docker.io", "registry-1.docker.io"})
-_MEMBERS: Final = ("auth", "identitytoken", "registrytoken", "username", "password")
 _BASE64: Final = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 _SCHEMES: Final = ("http://", "https://")
 
@@ -33,10 +35,18 @@ class AuthEntry(Confidential, frozen=True):
     """An entry as it stands in the file: ``auth`` is base64 of ``user:password``, which may stand beside it, too."""
 
     auth: str = ""
-    identity_token: str = ""
-    registry_token: str = ""
+    identity_token: str = field(name="identitytoken", default="")
+    registry_token: str = field(name="registrytoken", default="")
     username: str = ""
     password: str = ""
+
+
+class _File(Struct, frozen=True, rename="camel"):
+    """``credsStore`` is Docker's, and podman knows nothing of it: it is no error whatever it is."""
+
+    auths: dict[str, Any] = field(default_factory=dict)
+    cred_helpers: dict[str, Any] = field(default_factory=dict)
+    creds_store: Any = ""
 
 
 class AuthFileContent(Struct, frozen=True):
@@ -52,52 +62,31 @@ def parse_auth_file(raw: bytes, file: str, *, is_legacy: bool = False) -> AuthFi
 
     :class:`ConfigurationError` if it is not JSON of that shape. Keys count without regard to case, as elsewhere.
     """
-    try:
-        document = _object(parse_json(raw, "the content"), file, "")
-    except InvalidManifestError as error:
-        raise ConfigurationError(file, str(error)) from error
-    if is_legacy:
-        return AuthFileContent(_read_entries(document, file, ""), {})
-    auths, helpers = (_object(_value(document, key), file, key) for key in ("auths", "credHelpers"))
-    return AuthFileContent(
-        _read_entries(auths, file, "auths."),
-        {registry: _text(helper, file, f"credHelpers.{registry}") for registry, helper in helpers.items()},
-        _read_store(document, file),
-    )
+    with blamed_on(file):
+        value = parse_json(raw, "the content")
+        if is_legacy:
+            return AuthFileContent(_read_entries(value, ()), {})
+        written = convert(fold_keys(value, _File), _File)
+        if not isinstance(written.creds_store, str):
+            warn_once(_log, f"{file}: credsStore: must be a string, ignored")
+        return AuthFileContent(
+            entries=_read_entries(written.auths, ("auths",)),
+            helpers={
+                registry: convert("" if helper is None else helper, str, ("credHelpers", registry))
+                for registry, helper in written.cred_helpers.items()
+            },
+            store=text_of(written.creds_store),
+        )
 
 
-def _read_store(document: Mapping[str, object], file: str) -> str:
-    """``credsStore`` is Docker's, and podman knows nothing of it: it is no error whatever it is."""
-    store = _value(document, "credsStore")
-    if not isinstance(store, str | None):
-        warn_once(_log, f"{file}: credsStore: must be a string, ignored")
-        return ""
-    return store or ""
+def _read_entries(value: object, path: KeyPath) -> Mapping[str, AuthEntry]:
+    """The entries by key; null is how Go writes an empty one, and so is the whole."""
+    entries = convert(value, dict[str, Any] | None, path) or {}  # type: ignore[arg-type]  # a union is no type to mypy
+    return {key: _read_entry(entry, (*path, key)) for key, entry in entries.items()}
 
 
-def _read_entries(values: Mapping[str, object], file: str, path: str) -> Mapping[str, AuthEntry]:
-    return {key: _read_entry(_object(value, file, path + key), file, path + key) for key, value in values.items()}
-
-
-def _read_entry(values: Mapping[str, object], file: str, path: str) -> AuthEntry:
-    return AuthEntry(*(_text(_value(values, key), file, f"{path}.{key}") for key in _MEMBERS))
-
-
-def _value(values: Mapping[str, object], key: str) -> object:
-    exact = values.get(key)
-    return exact if exact is not None else next((values[k] for k in values if k.lower() == key.lower()), None)
-
-
-def _object(value: object, file: str, path: str) -> Mapping[str, object]:
-    if not isinstance(value, dict | None):
-        raise ConfigurationError(file, "must be an object", key=path or None)
-    return value or {}
-
-
-def _text(value: object, file: str, path: str) -> str:
-    if not isinstance(value, str | None):
-        raise ConfigurationError(file, "must be a string", key=path)
-    return value or ""
+def _read_entry(value: object, path: KeyPath) -> AuthEntry:
+    return AuthEntry() if value is None else convert(fold_keys(value, AuthEntry), AuthEntry, path)
 
 
 def lookup_keys(name: str) -> tuple[str, ...]:

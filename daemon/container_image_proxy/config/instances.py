@@ -11,18 +11,27 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from msgspec import Struct, field
+from msgspec.structs import asdict
 
 from container_image_proxy.config.access import AccessRule, owner_access, resolve_groups, resolve_users
 from container_image_proxy.config.engine import parse_engine_host
 from container_image_proxy.config.locations import exists, list_files
 from container_image_proxy.config.obstacle import unreadable
-from container_image_proxy.config.toml_table import TomlDocument, TomlTable, merge_documents, parse_toml
+from container_image_proxy.config.toml_document import TomlDocument, merge_documents, parse_toml
 from container_image_proxy.config.trusted_file import load_trusted_file
-from container_image_proxy.errors import ConfigurationError, InvalidPlatformError, InvalidReferenceError, remedied_by
-from container_image_proxy.image.platform import Platform, host_platform, parse_platform
+from container_image_proxy.errors import (
+    ConfigurationError,
+    InvalidPlatformError,
+    InvalidReferenceError,
+    MalformedDocumentError,
+    remedied_by,
+    shown,
+)
+from container_image_proxy.image.documents import Seconds, Strict
+from container_image_proxy.image.platform import Platform, kernel_platform, parse_platform
 from container_image_proxy.image.reference import is_domain
 
 if TYPE_CHECKING:
@@ -31,15 +40,14 @@ if TYPE_CHECKING:
 DIRECTORIES: Final = tuple(Path(parent, "container-image-proxy") for parent in ("/etc", "/run", "/usr/lib"))
 COMMAND_LINE: Final = "command line"
 """What stands for the file where no file says it."""
-DEFAULT_FRESH_FOR: Final = 1.0
-DEFAULT_IDLE_EXIT: Final = 300.0
-DEFAULT_VERIFICATION_TIMEOUT: Final = 30.0
+DEFAULT_FRESH_FOR: Final = Seconds(1)
+DEFAULT_IDLE_EXIT: Final = Seconds(300)
+DEFAULT_VERIFICATION_TIMEOUT: Final = Seconds(30)
 """A sound signature takes some milliseconds; a key ring of 5,000 keys, read for the first time, half of this."""
-DEFAULT_SPOOL_LIMIT: Final = 32 << 30
-"""Bytes. Larger images are rare, and what has room for one is rarely larger."""
 MAX_SPOOL_LIMIT: Final = 1 << 30
 """GiB; a file has fewer."""
 _MAX_FILE: Final = 1 << 20
+"""Bytes of an instance file, which is held in memory while it is read: hundreds of images have 100 KiB."""
 _REMEDY: Final = "write it as container-image-proxy.toml(5) says"
 _IMAGE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _IMAGE_NAME_RULE: Final = "1 to 64 letters, digits, '.', '_' or '-', of which the first is a letter or digit"
@@ -60,12 +68,24 @@ class ImageSettings(Struct, frozen=True):
     key: str
 
 
-class RegistrySettings(Struct, frozen=True):
-    """Where the ecosystem's files are, if not in their usual places; ``tls_verify`` None leaves it to them.
+class _Gibibytes(int):
+    """Bytes, of which a file says how many GiB."""
 
-    The last two are of skopeo's command line alone: what registries are told of who asks, and where ``oci:`` layouts
-    have their blobs.
-    """
+    WRITTEN: ClassVar[Any] = int
+
+    @classmethod
+    def read(cls, number: int) -> Self:
+        if not 0 < number < MAX_SPOOL_LIMIT:
+            raise MalformedDocumentError("must be a number of GiB, 1 or more")
+        return cls(number << 30)
+
+
+DEFAULT_SPOOL_LIMIT: Final = _Gibibytes(32 << 30)
+"""Larger images are rare, and what has room for one is rarely larger."""
+
+
+class RegistryTable(Strict, frozen=True, rename="kebab"):
+    """Where the ecosystem's files are, if not in their usual places; ``tls_verify`` None leaves it to them."""
 
     authfile: Path | None = None
     cert_dir: Path | None = None
@@ -73,30 +93,59 @@ class RegistrySettings(Struct, frozen=True):
     registries_conf_dir: Path | None = None
     tls_verify: bool | None = None
     token_realms: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for realm in self.token_realms:
+            if not is_domain(realm):
+                reason = f"{shown(realm)} is not the host or host:port of a token service"
+                raise MalformedDocumentError(reason, ("token-realms",))
+
+
+class RegistrySettings(RegistryTable, frozen=True, rename="kebab"):
+    """The same, and what skopeo's command line alone can say: what registries are told of who asks, and where ``oci:``
+    layouts have their blobs.
+    """
+
     user_agent_prefix: str = ""
     shared_blob_dir: Path | None = None
 
 
-class TrustSettings(Struct, frozen=True):
+class TrustTable(Strict, frozen=True, rename="kebab"):
     """Which policy decides, how strictly, and for how many seconds."""
 
     policy: Path | None = None
     registries_d: Path | None = None
     require_instance_signature: bool = False
     accept_unnamed_bundles: bool = False
-    verification_timeout: float = DEFAULT_VERIFICATION_TIMEOUT
+    verification_timeout: Seconds = DEFAULT_VERIFICATION_TIMEOUT
+
+    def __post_init__(self) -> None:
+        if not self.verification_timeout:
+            raise MalformedDocumentError("must be more than 0 seconds", ("verification-timeout",))
+
+
+class TrustSettings(TrustTable, frozen=True, rename="kebab"):
+    """The same, and what only the command line can say."""
+
     insecure_policy: bool = False
 
 
-class SourceSettings(Struct, frozen=True):
+class SourceSettings(Strict, frozen=True, rename="kebab"):
     """Where images on this host are unpacked if they have to be, how many bytes that may take, and where the Docker
     daemon is.
     """
 
     cache_dir: Path | None = None
-    spool_limit: int = DEFAULT_SPOOL_LIMIT
+    spool_limit: _Gibibytes = DEFAULT_SPOOL_LIMIT
     daemon_host: str | None = None
     daemon_cert_dir: Path | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            if self.daemon_host is not None:
+                parse_engine_host(self.daemon_host)
+        except InvalidReferenceError as error:
+            raise MalformedDocumentError(str(error), ("daemon-host",)) from error
 
 
 class InstanceSettings(Struct, frozen=True):
@@ -121,11 +170,45 @@ class InstanceSettings(Struct, frozen=True):
             "sources": (self.sources, SourceSettings()),
         }
         return {
-            f"{name}.{member.replace('_', '-')}": getattr(section, member)
+            f"{name}.{key}": getattr(section, member)
             for name, (section, default) in sections.items()
-            for member in section.__struct_fields__
+            for member, key in zip(section.__struct_fields__, section.__struct_encode_fields__, strict=True)
             if getattr(section, member) != getattr(default, member)
         }
+
+
+class AccessTable(Strict, frozen=True):
+    """Who may connect, as it is written."""
+
+    users: tuple[str | int, ...] | None = None
+    groups: tuple[str | int, ...] | None = None
+
+
+class ImageTable(Strict, frozen=True, rename="kebab"):
+    """An image, as it is written."""
+
+    reference: str | None = None
+    platform: str | None = None
+    fresh_for: Seconds = DEFAULT_FRESH_FOR
+    access: AccessTable = AccessTable()
+
+
+class InstanceFile(Strict, frozen=True, rename="kebab"):
+    """An instance file, as it is written; ``images`` are :class:`ImageTable` by name."""
+
+    default: str | None = None
+    images: dict[str, Any] = field(default_factory=dict)
+    access: AccessTable = AccessTable()
+    registry: RegistryTable = RegistryTable()
+    trust: TrustTable = TrustTable()
+    sources: SourceSettings = SourceSettings()
+    idle_exit: Seconds = DEFAULT_IDLE_EXIT
+
+
+def host_platform() -> Platform:
+    """The platform of this host, which is the default of every image."""
+    host = os.uname()
+    return kernel_platform(host.sysname, host.machine)
 
 
 def load_instance(name: str, directories: Sequence[Path] = DIRECTORIES, *, uid: int) -> InstanceSettings:
@@ -134,7 +217,7 @@ def load_instance(name: str, directories: Sequence[Path] = DIRECTORIES, *, uid: 
     ``uid`` is the daemon's own, which may connect where the file does not say who may.
     """
     if not _INSTANCE_NAME.fullmatch(name):
-        raise ConfigurationError(f"instance {name[:100]!r}", "not an instance name", remedy=_INSTANCE_NAME_RULE)
+        raise ConfigurationError(f"instance {shown(name)}", "not an instance name", remedy=_INSTANCE_NAME_RULE)
     with remedied_by("see container-image-proxy.toml(5)"):
         return parse_instance(name, _load_document(name, directories), uid=uid)
 
@@ -181,30 +264,27 @@ def _read(path: Path) -> bytes:
 
 def parse_instance(name: str, document: TomlDocument, *, uid: int) -> InstanceSettings:
     """Frozen settings from a merged document; :class:`ConfigurationError` for the first thing that is wrong with it."""
-    root = TomlTable.root(document)
-    access = _read_access(root.table("access"), owner_access(uid))
-    images = {key: _read_image(key, table, root, access) for key, table in root.table("images").tables().items()}
-    idle_exit = root.number("idle-exit")
-    settings = InstanceSettings(
+    written = document.read(document.values, InstanceFile)
+    access = _read_access(document, written.access, ("access",), owner_access(uid))
+    images = {key: _read_image(document, key, table, access) for key, table in written.images.items()}
+    return InstanceSettings(
         name=name,
         file=document.file,
         images=images,
-        default=_read_default(root, images),
-        registry=_read_registry(root.table("registry")),
-        trust=_read_trust(root.table("trust")),
-        sources=_read_sources(root.table("sources")),
-        idle_exit=DEFAULT_IDLE_EXIT if idle_exit is None else idle_exit,
+        default=_choose_default(document, written.default, images),
+        registry=RegistrySettings(**asdict(written.registry)),
+        trust=TrustSettings(**asdict(written.trust)),
+        sources=written.sources,
+        idle_exit=written.idle_exit,
     )
-    root.finish()
-    return settings
 
 
-def _read_default(root: TomlTable, images: Mapping[str, ImageSettings]) -> str | None:
+def _choose_default(document: TomlDocument, default: str | None, images: Mapping[str, ImageSettings]) -> str | None:
     if not images:
-        raise root.error("images", "no image is declared", remedy='add [images.NAME] with reference = "docker://..."')
-    default = root.get("default", str)
+        remedy = 'add [images.NAME] with reference = "docker://..."'
+        raise document.error(("images",), "no image is declared", remedy=remedy)
     if default is not None and default not in images:
-        raise root.error("default", f"there is no image {default!r}", remedy=f"one of: {', '.join(images)}")
+        raise document.error(("default",), f"there is no image {default!r}", remedy=f"one of: {', '.join(images)}")
     return default if default is not None or len(images) > 1 else next(iter(images))
 
 
@@ -213,54 +293,32 @@ def is_image_name(name: str) -> bool:
     return _IMAGE_NAME.fullmatch(name) is not None
 
 
-def _read_image(name: str, table: TomlTable, root: TomlTable, access: AccessRule) -> ImageSettings:
+def _read_image(document: TomlDocument, name: str, value: object, access: AccessRule) -> ImageSettings:
+    path = ("images", name)
     if not is_image_name(name):
-        raise root.error("images", f"{name!r} is not an image name", remedy=_IMAGE_NAME_RULE)
-    reference, fresh_for, platform = table.get("reference", str), table.number("fresh-for"), _read_platform(table)
-    access = _read_access(table.table("access"), access)
-    table.finish()  # before anything is missed that is only mistyped
-    if reference is None:
-        raise table.error("reference", "missing", remedy='for example "docker://quay.io/example/os:latest"')
-    fresh_for = DEFAULT_FRESH_FOR if fresh_for is None else fresh_for
-    return ImageSettings(name, reference, platform, fresh_for, access, *table.place("reference"))
-
-
-def _read_platform(table: TomlTable) -> Platform:
-    text = table.get("platform", str)
-    if text is None:
-        return host_platform()
+        raise document.error(("images",), f"{shown(name)} is not an image name", remedy=_IMAGE_NAME_RULE)
+    table = document.read(value, ImageTable, path)
+    access = _read_access(document, table.access, (*path, "access"), access)
+    place = (*path, "reference")
+    if table.reference is None:
+        raise document.error(place, "missing", remedy='for example "docker://quay.io/example/os:latest"')
     try:
-        return parse_platform(text)
+        platform = host_platform() if table.platform is None else parse_platform(table.platform)
     except InvalidPlatformError as error:
-        raise table.error("platform", str(error)) from error
+        raise document.error((*path, "platform"), str(error)) from error
+    file = document.file_of(place)
+    return ImageSettings(name, table.reference, platform, table.fresh_for, access, file, ".".join(place))
 
 
-def _read_access(table: TomlTable, default: AccessRule) -> AccessRule:
+def _read_access(document: TomlDocument, table: AccessTable, path: tuple[str, ...], default: AccessRule) -> AccessRule:
     """An access table replaces the default as a whole as soon as it has a list, be it empty."""
-    users, groups = table.array("users", (str, int)), table.array("groups", (str, int))
-    table.finish()
-    if users is None and groups is None:
+    if table.users is None and table.groups is None:
         return default
+    users, groups = (*path, "users"), (*path, "groups")
     return AccessRule(
-        resolve_users(users or (), *table.place("users")),
-        resolve_groups(groups or (), *table.place("groups")),
+        resolve_users(table.users or (), document.file_of(users), ".".join(users)),
+        resolve_groups(table.groups or (), document.file_of(groups), ".".join(groups)),
     )
-
-
-def _read_registry(table: TomlTable) -> RegistrySettings:
-    settings = RegistrySettings(
-        authfile=_read_path(table, "authfile"),
-        cert_dir=_read_path(table, "cert-dir"),
-        registries_conf=_read_path(table, "registries-conf"),
-        registries_conf_dir=_read_path(table, "registries-conf-dir"),
-        tls_verify=table.get("tls-verify", bool),
-        token_realms=table.array("token-realms", (str,)) or (),
-    )
-    table.finish()
-    for realm in settings.token_realms:
-        if not is_domain(realm):
-            raise table.error("token-realms", f"{realm!r} is not the host or host:port of a token service")
-    return settings
 
 
 def verify_paths(settings: InstanceSettings) -> None:
@@ -272,46 +330,3 @@ def verify_paths(settings: InstanceSettings) -> None:
         if isinstance(value, Path) and not exists(value):
             remedy = "make it, or name another one"
             raise ConfigurationError(settings.file, f"{value} does not exist", key=key, remedy=remedy)
-
-
-def _read_trust(table: TomlTable) -> TrustSettings:
-    seconds = table.number("verification-timeout")
-    if seconds == 0:
-        raise table.error("verification-timeout", "must be more than 0 seconds")
-    settings = TrustSettings(
-        policy=_read_path(table, "policy"),
-        registries_d=_read_path(table, "registries-d"),
-        require_instance_signature=table.get("require-instance-signature", bool) or False,
-        accept_unnamed_bundles=table.get("accept-unnamed-bundles", bool) or False,
-        verification_timeout=DEFAULT_VERIFICATION_TIMEOUT if seconds is None else seconds,
-    )
-    table.finish()
-    return settings
-
-
-def _read_sources(table: TomlTable) -> SourceSettings:
-    limit = table.get("spool-limit", int)
-    if limit is not None and not 0 < limit < MAX_SPOOL_LIMIT:
-        raise table.error("spool-limit", "must be a number of GiB, 1 or more")
-    settings = SourceSettings(
-        cache_dir=_read_path(table, "cache-dir"),
-        spool_limit=DEFAULT_SPOOL_LIMIT if limit is None else limit << 30,
-        daemon_host=table.get("daemon-host", str),
-        daemon_cert_dir=_read_path(table, "daemon-cert-dir"),
-    )
-    table.finish()
-    if settings.daemon_host is not None:
-        try:
-            parse_engine_host(settings.daemon_host)
-        except InvalidReferenceError as error:
-            raise table.error("daemon-host", str(error)) from error
-    return settings
-
-
-def _read_path(table: TomlTable, key: str) -> Path | None:
-    text = table.get(key, str)
-    if text is None:
-        return None
-    if not text.startswith("/") or "\0" in text:
-        raise table.error(key, "must be an absolute path")
-    return Path(text)

@@ -8,29 +8,31 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from msgspec import Struct, field
 
 from container_image_proxy.config.locations import ROOT, exists, list_files
 from container_image_proxy.config.trusted_file import load_trusted_file
-from container_image_proxy.errors import ConfigurationError
+from container_image_proxy.errors import ConfigurationError, blamed_on
+from container_image_proxy.image.documents import YAML, convert
 from container_image_proxy.image.reference import Reference, policy_namespaces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from container_image_proxy.errors import KeyPath
     from container_image_proxy.image.digest import Digest
 
 _T = TypeVar("_T")
 
 MAX_FILE_SIZE: Final = 1 << 20
+"""Bytes of a file, which is held in memory while it is read: thousands of scopes."""
 _SYSTEM_STORAGE: Final = "var/lib/containers/sigstore"
 _USER_STORAGE: Final = ".local/share/containers/sigstore"
 _NO_URL: Final = re.compile(r"^:|[\x00-\x20\x7f]|%(?![0-9A-Fa-f]{2})")
 _MERGE: Final = "tag:yaml.org,2002:merge"
-_TYPES: Final = {dict: "a mapping", str: "a string", bool: "true or false"}
 
 
 class Section(Struct, frozen=True):
@@ -105,31 +107,41 @@ def _merge(one: LookasideConfiguration, other: LookasideConfiguration, file: str
     return LookasideConfiguration(one.built_in, one.default or other.default, {**one.docker, **other.docker})
 
 
+class _WrittenSection(Struct, frozen=True, rename="kebab"):
+    """``sigstore`` is what ``lookaside`` was called once."""
+
+    lookaside: str | None = None
+    sigstore: str | None = None
+    use_sigstore_attachments: bool | None = None
+
+
+class _File(Struct, frozen=True, rename="kebab"):
+    default_docker: Any = None
+    docker: Any = None
+
+
 def parse_registries_d(raw: bytes, file: str) -> LookasideConfiguration:
     """Read one file; see :func:`load_lookaside` for errors."""
-    document = _typed(parse_yaml(raw, file), dict, file, "the document") or {}
-    default = document.get("default-docker")
-    scopes = _typed(document.get("docker"), dict, file, "docker") or {}
-    return LookasideConfiguration(
-        built_in="",
-        default=_parse_section(default, file, "default-docker") if default is not None else None,
-        docker={str(scope): _parse_section(section, file, f"docker.{scope}") for scope, section in scopes.items()},
-    )
+    value = parse_yaml(raw, file)
+    with blamed_on(file):
+        written = convert(_mapping(value, ()), _File, (), YAML)
+        default, scopes = written.default_docker, _mapping(written.docker, ("docker",))
+        return LookasideConfiguration(
+            built_in="",
+            default=_parse_section(default, ("default-docker",)) if default is not None else None,
+            docker={scope: _parse_section(section, ("docker", scope)) for scope, section in scopes.items()},
+        )
 
 
-def _parse_section(value: object, file: str, place: str) -> Section:
-    section = _typed(value, dict, file, place) or {}
-    lookaside, before_rename = (
-        _typed(section.get(key), str, file, f"{place}.{key}") for key in ("lookaside", "sigstore")
-    )
-    key = "use-sigstore-attachments"
-    return Section(lookaside or before_rename or None, _typed(section.get(key), bool, file, f"{place}.{key}"))
+def _parse_section(value: object, path: KeyPath) -> Section:
+    written = convert(_mapping(value, path), _WrittenSection, path, YAML)
+    return Section(written.lookaside or written.sigstore or None, written.use_sigstore_attachments)
 
 
-def _typed(value: object, kind: type[_T], file: str, place: str) -> _T | None:
-    if value is not None and not isinstance(value, kind):
-        raise ConfigurationError(file, f"must be {_TYPES[kind]}", key=place)
-    return value
+def _mapping(value: object, path: KeyPath) -> dict[str, Any]:
+    """A mapping by text: YAML has other keys, too, and nothing at all for an empty one."""
+    mapping = {} if value is None else convert(value, dict[Any, Any], path, YAML)
+    return {str(key): item for key, item in mapping.items()}
 
 
 def parse_yaml(raw: bytes, file: str) -> object:

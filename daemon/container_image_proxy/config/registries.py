@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from msgspec import Struct, field
 
-from container_image_proxy.errors import ConfigurationError, InvalidReferenceError, PolicyRejectedError
+from container_image_proxy.errors import ConfigurationError, InvalidReferenceError, RegistryBlockedError
 from container_image_proxy.image.reference import Reference, parse_reference
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Registries(Struct, frozen=True):
 
         ``blocked`` forbids to contact a place, not to have the image: the location of a blocked table is left out, and
         so is every place, mirror or rewritten location, that another table blocks under its own name. What remains are
-        the mirrors that a site forces its hosts to use. If nothing remains: :class:`PolicyRejectedError`, since it is
+        the mirrors that a site forces its hosts to use. If nothing remains: :class:`RegistryBlockedError`, since it is
         the administrator's rule, not a failure. (containers/image contacts the rewritten location of a blocked prefix;
         its manual page forbids that, and so do we.)
         """
@@ -124,7 +124,7 @@ class Registries(Struct, frozen=True):
         if not usable:
             tables = dict.fromkeys(table for table in blocking if table is not None)
             reasons = tuple(f'{table.file}: the registry with prefix "{table.prefix}" is blocked' for table in tables)
-            raise PolicyRejectedError(
+            raise RegistryBlockedError(
                 f"{reference}: every place that it could come from is blocked ({'; '.join(reasons)})", reasons
             )
         return usable

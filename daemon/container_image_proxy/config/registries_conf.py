@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import logging
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self
 
 from msgspec import Struct, field
+from msgspec.structs import astuple, replace
 
 from container_image_proxy.config.locations import ROOT, find_registries_files
 from container_image_proxy.config.registries import (
@@ -26,25 +27,21 @@ from container_image_proxy.config.registries import (
     ShortNameMode,
 )
 from container_image_proxy.config.short_names import parse_alias_target, parse_short_name
-from container_image_proxy.config.toml_table import TomlDocument, TomlTable, parse_toml
+from container_image_proxy.config.toml_document import parse_toml
 from container_image_proxy.config.trusted_file import load_trusted_file, load_trusted_file_if_present
-from container_image_proxy.errors import InvalidReferenceError
+from container_image_proxy.errors import InvalidReferenceError, MalformedDocumentError, blamed_on, shown
+from container_image_proxy.image.documents import TOML, Strict, Written, convert
 from container_image_proxy.image.reference import Reference, is_domain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from container_image_proxy.errors import KeyPath
+
 _log = logging.getLogger(__name__)
-_Choice = TypeVar("_Choice", bound=str)
 _MAX_FILE: Final = 1 << 20
-_MIRROR_USES: Final[Mapping[str, PullFromMirror]] = {use: use for use in get_args(PullFromMirror)}
-_MODES: Final[Mapping[str, ShortNameMode]] = {mode: mode for mode in get_args(ShortNameMode)}
-_ELSEWHERE: Final = ("additional-layer-store-auth-helper",)  # keys of other programs, known to be none of our business
-_VERSION_2_KEYS: Final = (
-    *("registry", "unqualified-search-registries", "credential-helpers", "short-name-mode", "aliases"),
-    *_ELSEWHERE,
-)
+"""Bytes of a file, which is held in memory while it is read; those of distributions have 10 KiB."""
 
 
 class RegistriesConf(Struct, frozen=True):
@@ -110,82 +107,172 @@ def merge_registries(parts: Iterable[RegistriesConf]) -> Registries:
     )
 
 
+class Location(str):
+    """A prefix or location, without the slashes at its end."""
+
+    __slots__ = ()
+    WRITTEN: ClassVar[Any] = str
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """The location that is written; :class:`MalformedDocumentError` if it is a URL."""
+        if "://" in text:
+            raise MalformedDocumentError(f"{shown(text)} is a URL; write host[:port][/path] alone")
+        return cls(text.rstrip("/"))
+
+
+class _Domain(str):
+    __slots__ = ()
+    WRITTEN: ClassVar[Any] = str
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        if not is_domain(text.rstrip("/")):
+            raise MalformedDocumentError(f"{shown(text)} is not host[:port]")
+        return cls(text.rstrip("/"))
+
+
+class _Mirror(Written, frozen=True, rename="kebab"):
+    location: Location = Location()
+    insecure: bool = False
+    pull_from_mirror: PullFromMirror | Literal[""] = ""
+
+    def read(self) -> Endpoint:
+        if not self.location:
+            raise MalformedDocumentError("missing", ("location",), remedy="a mirror is host[:port][/path]")
+        return Endpoint(self.location, self.insecure, self.pull_from_mirror or "all")
+
+
+class _Registry(Written, frozen=True, rename="kebab"):
+    location: Location = Location()
+    prefix: Location = Location()
+    insecure: bool = False
+    blocked: bool = False
+    mirror: tuple[_Mirror, ...] = ()
+    mirror_by_digest_only: bool = False
+    pull_from_mirror: str = ""
+
+    def read(self) -> Registry:
+        is_wildcard = self.prefix.startswith(WILDCARD)
+        if not self.location and not is_wildcard:
+            remedy = 'only a prefix "*.example.com" can do without'
+            raise MalformedDocumentError("missing", ("location",), remedy=remedy)
+        if is_wildcard and any(separator in self.prefix for separator in "/:@"):
+            reason = f'{self.prefix!r}: a wildcard stands for hosts only, as in "*.example.com"'
+            raise MalformedDocumentError(reason, ("prefix",))
+        if self.pull_from_mirror:
+            raise MalformedDocumentError("belongs to a [[registry.mirror]]", ("pull-from-mirror",))
+        for number, mirror in enumerate(self.mirror, 1):
+            if self.mirror_by_digest_only and mirror.pull_from_mirror:
+                reason = "cannot be combined with the registry's mirror-by-digest-only"
+                raise MalformedDocumentError(reason, ("mirror", number, "pull-from-mirror"))
+        return Registry(
+            prefix=self.prefix or self.location,
+            location=self.location,
+            insecure=self.insecure,
+            blocked=self.blocked,
+            mirrors=tuple(mirror.read() for mirror in self.mirror),
+            mirror_by_digest_only=self.mirror_by_digest_only,
+        )
+
+
+class _List(Strict, frozen=True):
+    registries: tuple[Location, ...] | None = None
+
+
+class _Lists(Strict, frozen=True):
+    """Version 1 of the format: if it has none of the lists it says nothing, and an empty list is one."""
+
+    search: _List = _List()
+    insecure: _List = _List()
+    block: _List = _List()
+
+
+class _File(Strict, frozen=True, rename="kebab"):
+    """Both versions; ``registries`` is of the first one."""
+
+    registry: tuple[_Registry, ...] = ()
+    unqualified_search_registries: tuple[_Domain, ...] | None = None
+    credential_helpers: tuple[str, ...] | None = None
+    short_name_mode: ShortNameMode | Literal[""] = ""
+    aliases: dict[str, Any] = field(default_factory=dict)
+    registries: _Lists = _Lists()
+    additional_layer_store_auth_helper: Any = None  # another program's
+
+
+_TABLES: Final[Mapping[str, type[Struct]]] = {
+    "registry": _Registry, "mirror": _Mirror, "registries": _Lists, "search": _List, "insecure": _List, "block": _List,
+}  # fmt: skip
+"""The tables that there can be below a key, if a table is there."""
+
+
 def parse_registries(raw: bytes, file: str, *, is_drop_in: bool = False) -> RegistriesConf:
     """Read one file of either format, a drop-in only of the second; :class:`ConfigurationError` if it is wrong."""
-    root = _fold(TomlTable.root(TomlDocument(file, parse_toml(raw, file), {})))
-    version_1 = _read_version_1(root)
-    version_2 = _read_version_2(root)
-    _warn_of_unknown(root)
-    if version_1 is None:
-        return version_2
-    if is_drop_in:
-        raise root.error("registries", "a drop-in must have the format of version 2", remedy="use [[registry]] tables")
-    if any(root.values.get(key) not in (None, "") for key in _VERSION_2_KEYS):
-        raise root.error(
-            "registries", "versions 1 and 2 of the format are mixed", remedy="use [[registry]] tables only"
-        )
-    return version_1
+    values = parse_toml(raw, file)
+    with blamed_on(file):
+        folded = _fold(values, _File, (), file)
+        written = convert(folded, _File, (), TOML)
+        version_2 = _read_version_2(written, file)
+        if all(one.registries is None for one in astuple(written.registries)):
+            return version_2
+        if is_drop_in:
+            reason = "a drop-in must have the format of version 2"
+            raise MalformedDocumentError(reason, ("registries",), remedy="use [[registry]] tables")
+        if any(value != "" for key, value in folded.items() if key != "registries"):
+            reason = "versions 1 and 2 of the format are mixed"
+            raise MalformedDocumentError(reason, ("registries",), remedy="use [[registry]] tables only")
+        return _read_version_1(written.registries, file)
 
 
-def parse_location(text: str) -> str:
-    """A prefix or location without trailing slashes; ValueError if it is a URL."""
-    if "://" in text:
-        raise ValueError(f"{text!r} is a URL; write host[:port][/path] alone")
-    return text.rstrip("/")
+def _fold(table: dict[str, Any], kind: type[Struct], path: KeyPath, file: str) -> dict[str, Any]:
+    """The table with the keys that ``kind`` declares, in lower case; what else is in it is warned of and left out.
+
+    Two spellings of one key are an error: they mean whatever a reader sees last.
+    """
+    folded: dict[str, Any] = {}
+    for key, value in table.items():
+        name, place = key.lower(), (*path, key)
+        if name in folded:
+            reason = "is in the table twice, in different spellings of upper and lower case"
+            raise MalformedDocumentError(reason, place)
+        if name not in kind.__struct_encode_fields__:
+            _log.warning("%s: %s", file, MalformedDocumentError("unknown key, ignored", place))
+            continue
+        below = _TABLES.get(name)
+        if below is not None and isinstance(value, dict):
+            folded[name] = _fold(value, below, (*path, name), file)
+        elif below is not None and isinstance(value, list):
+            items = enumerate(value, 1)
+            folded[name] = [
+                _fold(one, below, (*path, name, n), file) if isinstance(one, dict) else one for n, one in items
+            ]
+        else:
+            folded[name] = value
+    return folded
 
 
-# --- version 2 ------------------------------------------------------------------------------------------------------
+def _read_version_1(lists: _Lists, file: str) -> RegistriesConf:
+    searched, insecure, blocked = (one.registries or () for one in astuple(lists))
+    places = dict.fromkeys((*insecure, *blocked))
+    return RegistriesConf(
+        registries=tuple(Registry(place, place, place in insecure, place in blocked, file=file) for place in places),
+        unqualified_search_registries=tuple(convert(searched, tuple[_Domain, ...], ("registries", "search"), TOML)),
+    )
 
 
-def _read_version_2(root: TomlTable) -> RegistriesConf:
-    registries = tuple(_read_registry(_fold(table)) for table in root.table_array("registry"))
-    _refuse_conflicts(root, registries)
-    searched = root.array("unqualified-search-registries", (str,))
+def _read_version_2(written: _File, file: str) -> RegistriesConf:
+    registries = tuple(replace(table.read(), file=file) for table in written.registry)
+    _refuse_conflicts(registries)
     return RegistriesConf(
         registries=registries,
-        unqualified_search_registries=None if searched is None else _read_search(root, searched),
-        credential_helpers=root.array("credential-helpers", (str,)),
-        short_name_mode=_read_choice(root, "short-name-mode", _MODES),
-        aliases=_read_aliases(root.table("aliases")),
+        unqualified_search_registries=written.unqualified_search_registries,
+        credential_helpers=written.credential_helpers,
+        short_name_mode=written.short_name_mode or None,
+        aliases=_read_aliases(written.aliases),
     )
 
 
-def _read_registry(table: TomlTable) -> Registry:
-    location, prefix = _read_location(table, "location"), _read_location(table, "prefix")
-    if not location and not prefix.startswith(WILDCARD):
-        raise table.error("location", "missing", remedy='only a prefix "*.example.com" can do without')
-    if prefix.startswith(WILDCARD) and any(separator in prefix for separator in "/:@"):
-        raise table.error("prefix", f'{prefix!r}: a wildcard stands for hosts only, as in "*.example.com"')
-    if table.get("pull-from-mirror", str):
-        raise table.error("pull-from-mirror", "belongs to a [[registry.mirror]]")
-    by_digest_only = table.get("mirror-by-digest-only", bool) or False
-    registry = Registry(
-        prefix=prefix or location,
-        location=location,
-        insecure=table.get("insecure", bool) or False,
-        blocked=table.get("blocked", bool) or False,
-        mirrors=tuple(
-            _read_mirror(_fold(mirror), by_digest_only=by_digest_only) for mirror in table.table_array("mirror")
-        ),
-        mirror_by_digest_only=by_digest_only,
-        file=table.document.file,
-    )
-    _warn_of_unknown(table)
-    return registry
-
-
-def _read_mirror(table: TomlTable, *, by_digest_only: bool) -> Endpoint:
-    location, use = _read_location(table, "location"), _read_choice(table, "pull-from-mirror", _MIRROR_USES)
-    if not location:
-        raise table.error("location", "missing", remedy="a mirror is host[:port][/path]")
-    if use is not None and by_digest_only:
-        raise table.error("pull-from-mirror", "cannot be combined with the registry's mirror-by-digest-only")
-    mirror = Endpoint(location, table.get("insecure", bool) or False, use or "all")
-    _warn_of_unknown(table)
-    return mirror
-
-
-def _refuse_conflicts(root: TomlTable, registries: tuple[Registry, ...]) -> None:
+def _refuse_conflicts(registries: tuple[Registry, ...]) -> None:
     """One place cannot be blocked and free, or insecure and secure, within one file."""
     first: dict[str, Registry] = {}
     for registry in registries:
@@ -193,85 +280,17 @@ def _refuse_conflicts(root: TomlTable, registries: tuple[Registry, ...]) -> None
         other = first.setdefault(place, registry)
         for key in ("blocked", "insecure"):
             if getattr(registry, key) != getattr(other, key):
-                raise root.error("registry", f"{place!r} is defined several times with different values of {key!r}")
+                reason = f"{place!r} is defined several times with different values of {key!r}"
+                raise MalformedDocumentError(reason, ("registry",))
 
 
-def _read_aliases(table: TomlTable) -> Mapping[str, Reference | None]:
+def _read_aliases(written: dict[str, Any]) -> Mapping[str, Reference | None]:
     aliases: dict[str, Reference | None] = {}
-    for name in table.values:
-        target = table.get(name, str)
+    for name, value in written.items():
+        path = ("aliases", name)
+        target = convert(value, str, path, TOML)
         try:
             aliases[parse_short_name(name)] = parse_alias_target(target) if target else None
         except InvalidReferenceError as error:
-            raise table.error(name, str(error)) from error
+            raise MalformedDocumentError(str(error), path) from error
     return MappingProxyType(aliases)
-
-
-# --- version 1 ------------------------------------------------------------------------------------------------------
-
-
-def _read_version_1(root: TomlTable) -> RegistriesConf | None:
-    """None if the file has none of the lists; an empty list is one."""
-    lists = _fold(root.table("registries"))
-    tables = [_fold(lists.table(key)) for key in ("search", "insecure", "block")]
-    searched, insecure, blocked = map(_read_list, tables)
-    _warn_of_unknown(lists)
-    if not any("registries" in table.values for table in tables):
-        return None
-    places = dict.fromkeys((*insecure, *blocked))
-    return RegistriesConf(
-        registries=tuple(
-            Registry(place, place, place in insecure, place in blocked, file=root.document.file) for place in places
-        ),
-        unqualified_search_registries=_read_search(root, searched),
-    )
-
-
-def _read_list(table: TomlTable) -> tuple[str, ...]:
-    try:
-        return tuple(parse_location(text) for text in table.array("registries", (str,)) or ())
-    except ValueError as error:
-        raise table.error("registries", str(error)) from error
-
-
-# --- values of both -------------------------------------------------------------------------------------------------
-
-
-def _read_search(root: TomlTable, entries: tuple[str, ...]) -> tuple[str, ...]:
-    domains = tuple(entry.rstrip("/") for entry in entries)
-    for domain in domains:
-        if not is_domain(domain):
-            raise root.error("unqualified-search-registries", f"{domain!r} is not host[:port]")
-    return domains
-
-
-def _read_location(table: TomlTable, key: str) -> str:
-    try:
-        return parse_location(table.get(key, str) or "")
-    except ValueError as error:
-        raise table.error(key, str(error)) from error
-
-
-def _read_choice(table: TomlTable, key: str, choices: Mapping[str, _Choice]) -> _Choice | None:
-    text = table.get(key, str)
-    if not text:
-        return None
-    if text not in choices:
-        raise table.error(key, f"{text!r} is none of {', '.join(choices)}")
-    return choices[text]
-
-
-def _fold(table: TomlTable) -> TomlTable:
-    """The table with its keys in lower case; two spellings of one key mean whatever a reader sees last."""
-    folded: dict[str, object] = {}
-    for key, value in table.values.items():
-        if key.lower() in folded:
-            raise table.error(key, "is in the table twice, in different spellings of upper and lower case")
-        folded[key.lower()] = value
-    return TomlTable(table.document, folded, table.path)
-
-
-def _warn_of_unknown(table: TomlTable) -> None:
-    for key in table.unknown():
-        if key not in _ELSEWHERE:
-            _log.warning("%s", table.error(key, "unknown key, ignored"))

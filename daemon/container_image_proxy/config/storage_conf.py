@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct, field
 
 from container_image_proxy.config.locations import ROOT, exists
-from container_image_proxy.config.toml_table import parse_toml
+from container_image_proxy.config.toml_document import parse_toml
 from container_image_proxy.config.trusted_file import load_trusted_file, load_trusted_file_if_present
-from container_image_proxy.errors import ConfigurationError, InvalidInputError
-from container_image_proxy.image.documents import convert
+from container_image_proxy.errors import blamed_on
+from container_image_proxy.image.documents import TOML, convert
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -139,10 +139,8 @@ def find_additional_stores(options: Iterable[str]) -> tuple[Path, ...]:
 
 
 def _parse(raw: bytes, file: str) -> _Storage:
-    try:
-        return convert(parse_toml(raw, file), _StorageConf).storage
-    except InvalidInputError as error:
-        raise ConfigurationError(file, str(error)) from error
+    with blamed_on(file):
+        return convert(parse_toml(raw, file), _StorageConf, (), TOML).storage
 
 
 def _expand(text: str, environ: Mapping[str, str], uid: int) -> str:

@@ -22,15 +22,15 @@ from container_image_proxy.concurrency.single_flight import SingleFlight
 from container_image_proxy.errors import (
     DigestMismatchError,
     InvalidManifestError,
+    MalformedDocumentError,
     UnknownBlobError,
     UnknownManifestError,
 )
-from container_image_proxy.image.descriptor import Descriptor, as_list, parse_descriptor
+from container_image_proxy.image.descriptor import Descriptor, parse_descriptor
 from container_image_proxy.image.digest import Digest, digest_of, parse_digest
-from container_image_proxy.image.manifest import Manifest, parse_manifest
+from container_image_proxy.image.manifest import Manifest, list_entries, parse_manifest
 from container_image_proxy.image.media_types import IMAGE_TYPES, OCI_INDEX
 from container_image_proxy.image.reference import DEFAULT_TAG, MAX_TAG_LENGTH
-from container_image_proxy.image.strict_json import parse_object
 from container_image_proxy.transports.source import AttachmentSource
 
 if TYPE_CHECKING:
@@ -215,9 +215,7 @@ class Distribution:
         """The descriptors that the source lists, without what is none."""
         with self._proxy.reaching(context, snapshot) as (source, take):
             lists = source.list_referrers(context, digest, take) if isinstance(source, AttachmentSource) else ()
-        entries = chain.from_iterable(
-            as_list(parse_object(index.raw, "the list of referrers").get("manifests"), "manifests") for index in lists
-        )
+        entries = chain.from_iterable(map(list_entries, lists))
         found: dict[str, dict[str, Any]] = {
             entry["digest"]: {key: entry[key] for key in _DESCRIPTOR_KEYS if key in entry}
             for entry in entries
@@ -232,8 +230,8 @@ def _is_descriptor(entry: object) -> TypeGuard[dict[str, Any]]:
     if not isinstance(entry, dict) or not isinstance(entry.get("mediaType"), str):
         return False
     try:
-        parse_descriptor(entry, "a referrer")
-    except InvalidManifestError:
+        parse_descriptor(entry, ())
+    except MalformedDocumentError:
         return False
     return True
 

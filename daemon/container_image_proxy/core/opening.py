@@ -6,22 +6,26 @@ names. An open image stays what it was when it was opened, whatever becomes of i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from msgspec import Struct
 
 from container_image_proxy.core.proxy import Proxy, ServedImage
 from container_image_proxy.core.snapshot_store import SnapshotStore
 from container_image_proxy.errors import (
     InvalidInputError,
     InvalidManifestError,
+    MalformedDocumentError,
     PeerDeniedError,
     UnknownBlobError,
     UnknownImageError,
 )
 from container_image_proxy.image.convert import to_oci
 from container_image_proxy.image.digest import parse_digest
+from container_image_proxy.image.documents import convert
 from container_image_proxy.image.manifest import Manifest, Schema1Manifest
 from container_image_proxy.image.media_types import IMAGE_TYPES
-from container_image_proxy.image.strict_json import parse_object
+from container_image_proxy.image.strict_json import parse_tolerant_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +39,10 @@ if TYPE_CHECKING:
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.platform import Platform
     from container_image_proxy.transports.source import SourceReference
+
+
+class _Configuration(Struct, frozen=True):
+    config: dict[str, Any] | None = None
 
 
 class Images(Protocol):
@@ -165,10 +173,11 @@ class OpenImage:
 
     def read_runtime_config(self, context: Context) -> object:
         """Of the configuration what a runtime is to do with the image (image-spec, config.md, ``config``)."""
-        config = parse_object(self.read_config(context), "the image's configuration").get("config") or {}
-        if not isinstance(config, dict):
-            raise InvalidManifestError("the image's configuration is malformed: its config is not an object")
-        return config
+        try:
+            value = parse_tolerant_json(self.read_config(context), "it")
+            return convert(value, _Configuration).config or {}
+        except MalformedDocumentError as error:
+            raise InvalidManifestError(f"the image's configuration is malformed: {error}") from error
 
     def find_blob(self, digest: str, size: int | None = None) -> Descriptor:
         """The image's own blob with that digest, and that size if one is told."""

@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Final
 from msgspec import Struct
 
 from container_image_proxy.core.stored_image import StoredImage, decode, encode
-from container_image_proxy.errors import Error, InvalidManifestError
+from container_image_proxy.errors import Error, MalformedDocumentError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -188,7 +188,7 @@ def _read(path: Path) -> _Entry | None:
     """What a file has; None, with a word about it, for what is no snapshot of ours."""
     try:
         if not path.stem.isdecimal():
-            raise InvalidManifestError("its name is not one of ours")
+            raise MalformedDocumentError("its name is not one of ours")
         with _open(path) as file:
             return _Entry(decode(file), path)
     except OSError as error:
@@ -203,7 +203,7 @@ def _open(path: Path) -> IO[bytes]:
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_FILE:
         os.close(descriptor)
-        raise InvalidManifestError("no regular file, or larger than any snapshot")
+        raise MalformedDocumentError("no regular file, or larger than any snapshot")
     return os.fdopen(descriptor, "rb")
 
 

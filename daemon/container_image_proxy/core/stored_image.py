@@ -7,17 +7,18 @@ and reading take no memory beside them. Everything in it is *unverified*, as it 
 from __future__ import annotations
 
 import json
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Final
 
-from msgspec import Struct, field
+from msgspec import Struct, field, to_builtins
 
-from container_image_proxy.errors import InvalidManifestError
+from container_image_proxy.errors import MalformedDocumentError
 from container_image_proxy.image.digest import parse_digest
+from container_image_proxy.image.documents import convert
 from container_image_proxy.image.manifest import Index, UntrustedManifest, parse_manifest
 from container_image_proxy.image.media_types import OCI_MANIFEST
 from container_image_proxy.image.platform import Platform, parse_platform
 from container_image_proxy.image.schema1_conversion import UnpackedLayer
-from container_image_proxy.image.signature import UntrustedSignature
+from container_image_proxy.image.signature import SignatureKind, UntrustedSignature
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,9 +26,12 @@ if TYPE_CHECKING:
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.manifest import ImageManifest
 
-MAX_HEADER_SIZE: Final = 16 << 20  # bytes; most of it can be the annotations of signatures
-_PER_DESCRIPTOR: Final = 512  # bytes of memory, measured
-_MIXED_UP: Final = "a snapshot whose documents have changed places"
+MAX_HEADER_SIZE: Final = 16 << 20
+"""Bytes of the first line, which is held in memory: the annotations of signatures can be half of this, and JSON escapes
+what is in them.
+"""
+_PER_DESCRIPTOR: Final = 512
+"""Bytes of memory that a descriptor takes, measured."""
 
 
 class StoredImage(Struct, frozen=True):
@@ -58,34 +62,68 @@ class StoredImage(Struct, frozen=True):
         return forms * manifest + indexes + signatures + len(self.state)
 
 
+class _DocumentRecord(Struct, frozen=True, rename="kebab"):
+    """A manifest or index, of ``size`` bytes behind the header."""
+
+    media_type: str
+    size: int
+
+
+class _SignatureRecord(Struct, frozen=True, rename="kebab"):
+    """A signature of the manifest or index ``of``, whose blob has ``size`` bytes behind the header."""
+
+    of: str
+    kind: SignatureKind
+    size: int
+    media_type: str
+    annotations: dict[str, str]
+    source: str
+
+
+class _UnpackedRecord(Struct, frozen=True, rename="kebab"):
+    """What a layer of a manifest of schema 1 is without its compression."""
+
+    of: str
+    size: int
+    diff_id: str
+    media_type: str
+
+
+class _Header(Struct, frozen=True):
+    """The line before everything else; ``state`` is how many bytes of it are the last in the file."""
+
+    name: str
+    platform: str
+    reference: str
+    place: str
+    documents: tuple[_DocumentRecord, ...]
+    signatures: tuple[_SignatureRecord, ...]
+    state: int
+    unpacked: tuple[_UnpackedRecord, ...]
+
+
 def encode(stored: StoredImage) -> Iterator[bytes]:
     """The pieces of the file, in their order."""
     documents: tuple[ImageManifest | Index, ...] = (*stored.indexes, stored.manifest)
     signatures = [(digest, one) for digest, group in stored.signatures.items() for one in group]
-    header = {
-        "name": stored.name,
-        "platform": str(stored.platform),
-        "reference": stored.reference,
-        "place": stored.place,
-        "documents": [{"media-type": one.media_type, "size": len(one.raw)} for one in documents],
-        "signatures": [
-            {
-                "of": str(digest),
-                "kind": one.kind,
-                "size": len(one.blob),
-                "media-type": one.media_type,
-                "annotations": dict(one.annotations),
-                "source": one.source,
-            }
+    header = _Header(
+        name=stored.name,
+        platform=str(stored.platform),
+        reference=stored.reference,
+        place=stored.place,
+        documents=tuple(_DocumentRecord(one.media_type, len(one.raw)) for one in documents),
+        signatures=tuple(
+            _SignatureRecord(str(digest), one.kind, len(one.blob), one.media_type, dict(one.annotations), one.source)
             for digest, one in signatures
-        ],
-        "state": len(stored.state),
-        "unpacked": [
-            {"of": str(digest), "size": one.size, "diff-id": str(one.diff_id), "media-type": one.media_type}
+        ),
+        state=len(stored.state),
+        unpacked=tuple(
+            _UnpackedRecord(str(digest), one.size, str(one.diff_id), one.media_type)
             for digest, one in stored.unpacked.items()
-        ],
-    }
-    yield json.dumps(header).encode() + b"\n"
+        ),
+    )
+    # json, for it can write the name of a file that is not UTF-8.
+    yield json.dumps(to_builtins(header)).encode() + b"\n"
     for document in documents:
         yield document.raw
     for _, signature in signatures:
@@ -94,62 +132,42 @@ def encode(stored: StoredImage) -> Iterator[bytes]:
 
 
 def decode(file: IO[bytes]) -> StoredImage:
-    """Read what :func:`encode` wrote; :class:`InvalidManifestError` (or another :class:`Error`) for anything else."""
+    """Read what :func:`encode` wrote; :class:`MalformedDocumentError`, or another :class:`Error`, for anything else."""
     try:
-        header = json.loads(file.readline(MAX_HEADER_SIZE))
-        *indexes, manifest = [_decode_document(one, file) for one in header["documents"]]
-        signatures: dict[Digest, tuple[UntrustedSignature, ...]] = {}
-        for one in header["signatures"]:
-            digest = parse_digest(one["of"])
-            signatures[digest] = (*signatures.get(digest, ()), _decode_signature(one, file))
-        return StoredImage(
-            name=str(header["name"]),
-            platform=parse_platform(header["platform"]),
-            reference=str(header["reference"]),
-            place=str(header["place"]),
-            indexes=tuple(_expect_index(index) for index in indexes),
-            manifest=_expect_manifest(manifest),
-            signatures=signatures,
-            state=_read(file, header["state"]),
-            unpacked={
-                parse_digest(one["of"]): UnpackedLayer(
-                    int(one["size"]), parse_digest(one["diff-id"]), str(one["media-type"])
-                )
-                for one in header["unpacked"]
-            },
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InvalidManifestError(f"not a snapshot that this version wrote ({type(error).__name__})") from error
-
-
-def _decode_document(record: dict[str, Any], file: IO[bytes]) -> ImageManifest | Index:
-    return parse_manifest(UntrustedManifest(_read(file, record["size"]), record["media-type"]))
-
-
-def _decode_signature(record: dict[str, Any], file: IO[bytes]) -> UntrustedSignature:
-    return UntrustedSignature(
-        kind=record["kind"],
-        blob=_read(file, record["size"]),
-        media_type=record["media-type"],
-        annotations=dict(record["annotations"]),
-        source=record["source"],
+        header = convert(json.loads(file.readline(MAX_HEADER_SIZE)), _Header)
+    except (ValueError, RecursionError) as error:
+        raise MalformedDocumentError("not a snapshot that this version wrote") from error
+    documents = [
+        parse_manifest(UntrustedManifest(_read(file, record.size), record.media_type)) for record in header.documents
+    ]
+    signatures: dict[Digest, tuple[UntrustedSignature, ...]] = {}
+    for record in header.signatures:
+        digest = parse_digest(record.of)
+        blob = _read(file, record.size)
+        signature = UntrustedSignature(record.kind, blob, record.media_type, record.annotations, record.source)
+        signatures[digest] = (*signatures.get(digest, ()), signature)
+    indexes = tuple(document for document in documents[:-1] if isinstance(document, Index))
+    manifest = documents[-1] if documents else None
+    if len(indexes) != len(documents) - 1 or manifest is None or isinstance(manifest, Index):
+        raise MalformedDocumentError("a snapshot whose documents have changed places")
+    return StoredImage(
+        name=header.name,
+        platform=parse_platform(header.platform),
+        reference=header.reference,
+        place=header.place,
+        indexes=indexes,
+        manifest=manifest,
+        signatures=signatures,
+        state=_read(file, header.state),
+        unpacked={
+            parse_digest(one.of): UnpackedLayer(one.size, parse_digest(one.diff_id), one.media_type)
+            for one in header.unpacked
+        },
     )
 
 
 def _read(file: IO[bytes], size: int) -> bytes:
     data = file.read(max(0, size))
     if len(data) != size:
-        raise InvalidManifestError("a snapshot that ends early")
+        raise MalformedDocumentError("a snapshot that ends early")
     return data
-
-
-def _expect_index(document: ImageManifest | Index) -> Index:
-    if not isinstance(document, Index):
-        raise InvalidManifestError(_MIXED_UP)
-    return document
-
-
-def _expect_manifest(document: ImageManifest | Index) -> ImageManifest:
-    if isinstance(document, Index):
-        raise InvalidManifestError(_MIXED_UP)
-    return document

@@ -7,19 +7,17 @@ names can be fetched and verified (contrib/adr/0003). OCI image-spec, media-type
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from container_image_proxy.errors import InvalidManifestError
+from container_image_proxy.errors import InvalidManifestError, shown
 from container_image_proxy.image.digest import digest_of
 from container_image_proxy.image.manifest import Descriptor, Manifest
 from container_image_proxy.image.media_types import DOCKER_MANIFEST, OCI_CONFIG, OCI_LAYER_OF, OCI_MANIFEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-_SHOWN: Final = 100
 
 
 def to_oci(manifest: Manifest) -> Manifest:
@@ -42,7 +40,7 @@ def _converted_layer(layer: Descriptor, where: str) -> Descriptor:
     media_type = OCI_LAYER_OF.get(layer.media_type)
     if media_type is None:
         raise InvalidManifestError(
-            f"{where} has the media type {layer.media_type[:_SHOWN]!r}, which has no OCI counterpart"
+            f"{where} has the media type {shown(layer.media_type)}, which has no OCI counterpart"
         )
     return replace(layer, media_type=media_type, annotations={})
 

@@ -7,19 +7,23 @@ form is passed over. OCI image-spec, descriptor.md.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct, field
 
-from container_image_proxy.errors import InvalidDigestError, InvalidManifestError
+from container_image_proxy.errors import InvalidDigestError, MalformedDocumentError
 from container_image_proxy.image.digest import Digest, parse_digest
-from container_image_proxy.image.strict_json import as_object
+from container_image_proxy.image.documents import annotations_of, convert, text_of, texts_of
+from container_image_proxy.image.strict_json import verify_keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from container_image_proxy.errors import KeyPath
+
 MAX_BLOB_SIZE: Final = 2**63 - 1
-_KEYS: Final = frozenset({"mediaType", "digest", "size"})
+"""Bytes of a blob: what a file or an HTTP length can have. Blobs are streamed, so that a large one takes no memory."""
+_DECIDING: Final = frozenset({"mediaType", "digest", "size"})
 
 
 class Descriptor(Struct, frozen=True):
@@ -35,63 +39,37 @@ class Descriptor(Struct, frozen=True):
         return hash(self.digest)  # annotations have no hash
 
 
-def parse_descriptor(value: object, where: str, *, max_size: int = MAX_BLOB_SIZE) -> Descriptor:
-    """Read a descriptor out of parsed JSON; :class:`InvalidManifestError` if the content cannot be verified by it.
+class _Written(Struct, frozen=True, rename="camel"):
+    """A descriptor as it stands in a document."""
 
-    ``where`` names it in that error; ``max_size`` (bytes) is the largest size it may claim.
+    digest: str
+    size: int
+    media_type: Any = None
+    urls: Any = None
+    annotations: Any = None
+
+
+def parse_descriptor(value: object, path: KeyPath, *, max_size: int = MAX_BLOB_SIZE) -> Descriptor:
+    """Read a descriptor out of parsed JSON; :class:`MalformedDocumentError` if the content cannot be verified by it.
+
+    ``path`` is where it stands; ``max_size`` (bytes) is the largest size it may claim.
     """
-    fields = as_object(value, where, _KEYS)
+    verify_keys(value, _DECIDING, path)
+    written = convert(value, _Written, path)
+    if not 0 <= written.size <= max_size:
+        raise MalformedDocumentError(f"must be between 0 and {max_size} bytes", (*path, "size"))
     return Descriptor(
-        media_type=text_of(fields.get("mediaType")),
-        digest=read_digest(fields.get("digest"), f"{where}.digest"),
-        size=_parse_size(fields.get("size"), f"{where}.size", max_size),
-        urls=_texts_in(fields.get("urls")),
-        annotations=annotations_of(fields.get("annotations")),
+        media_type=text_of(written.media_type),
+        digest=read_digest(written.digest, (*path, "digest")),
+        size=written.size,
+        urls=texts_of(written.urls),
+        annotations=annotations_of(written.annotations),
     )
 
 
-def as_list(value: object, where: str) -> list[object]:
-    """``value`` if it is an array; ``null``, which is how Go writes an empty one, counts as such."""
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise InvalidManifestError(f"{where} is not an array")
-    return value
-
-
-def text_of(value: object) -> str:
-    """``value`` if it is text; what is not tells nothing."""
-    return value if isinstance(value, str) else ""
-
-
-def annotations_of(value: object) -> Mapping[str, str]:
-    """The annotations that are text. ``null`` counts as empty text, as it does to Go."""
-    if not isinstance(value, dict):
-        return {}
-    return {key: text or "" for key, text in value.items() if text is None or isinstance(text, str)}
-
-
-def _texts_in(value: object) -> tuple[str, ...]:
-    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
-
-
-def read_digest(value: object, where: str) -> Digest:
-    """``value`` if it is a digest that content can be verified by; :class:`InvalidManifestError` otherwise."""
-    if value is None:
-        raise InvalidManifestError(f"{where} is missing")
-    if not isinstance(value, str):
-        raise InvalidManifestError(f"{where} is not text")
+def read_digest(value: object, path: KeyPath) -> Digest:
+    """``value`` if it is a digest that content can be verified by; :class:`MalformedDocumentError` otherwise."""
     try:
-        return parse_digest(value)
+        return parse_digest(convert(value, str, path))
     except InvalidDigestError as error:
-        raise InvalidManifestError(f"{where}: {error}") from error
-
-
-def _parse_size(value: object, where: str, max_size: int) -> int:
-    if value is None:
-        raise InvalidManifestError(f"{where} is missing")
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise InvalidManifestError(f"{where} is not a whole number of bytes")
-    if not 0 <= value <= max_size:
-        raise InvalidManifestError(f"{where} is not between 0 and {max_size} bytes")
-    return value
+        raise MalformedDocumentError(str(error), path) from error

@@ -7,23 +7,31 @@ only the tars can be had, the manifest that is served names those. OCI image-spe
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
 from msgspec.structs import replace
 
-from container_image_proxy.errors import InvalidManifestError
-from container_image_proxy.image.descriptor import as_list, read_digest
+from container_image_proxy.errors import InvalidManifestError, MalformedDocumentError
+from container_image_proxy.image.descriptor import read_digest
 from container_image_proxy.image.digest import digest_of
+from container_image_proxy.image.documents import convert
 from container_image_proxy.image.manifest import Descriptor, Manifest
 from container_image_proxy.image.media_types import DOCKER_MANIFEST, OCI_CONFIG, OCI_LAYER_TAR, OCI_MANIFEST
-from container_image_proxy.image.strict_json import as_object, parse_object
+from container_image_proxy.image.strict_json import parse_tolerant_json, verify_keys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from container_image_proxy.image.digest import Digest
 
-_WHAT: Final = "the image's configuration"
+
+class _RootFs(Struct, frozen=True):
+    diff_ids: list[Any] | None = None
+
+
+class _Config(Struct, frozen=True):
+    rootfs: _RootFs
 
 
 def parse_diff_ids(config: bytes) -> tuple[Digest, ...]:
@@ -31,10 +39,15 @@ def parse_diff_ids(config: bytes) -> tuple[Digest, ...]:
 
     :class:`InvalidManifestError` if it has none, as that of an artifact.
     """
-    document = as_object(parse_object(config, _WHAT), _WHAT, {"rootfs"})
-    rootfs = as_object(document.get("rootfs"), f"{_WHAT}: rootfs", {"diff_ids"})
-    ids = as_list(rootfs.get("diff_ids"), f"{_WHAT}: rootfs.diff_ids")
-    return tuple(read_digest(one, f"{_WHAT}: rootfs.diff_ids[{position}]") for position, one in enumerate(ids))
+    try:
+        value: Any = parse_tolerant_json(config, "it")
+        rootfs = convert(value, _Config).rootfs
+        verify_keys(value, {"rootfs"})
+        verify_keys(value["rootfs"], {"diff_ids"}, ("rootfs",))
+        ids = enumerate(rootfs.diff_ids or [])
+        return tuple(read_digest(one, ("rootfs", "diff_ids", position)) for position, one in ids)
+    except MalformedDocumentError as error:
+        raise InvalidManifestError(f"the image's configuration: {error}") from error
 
 
 def with_tar_layers(manifest: Manifest, diff_ids: Sequence[Digest], sizes: Sequence[int]) -> Manifest:
@@ -54,7 +67,7 @@ def with_tar_layers(manifest: Manifest, diff_ids: Sequence[Digest], sizes: Seque
         config = replace(config, media_type=OCI_CONFIG, annotations={})
         document["config"] = _fields(config)
     else:
-        document |= parse_object(manifest.raw, "the manifest")
+        document |= convert(parse_tolerant_json(manifest.raw, "the manifest"), dict[str, Any])
     document["layers"] = [_fields(layer) for layer in layers]
     raw = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     return Manifest(raw, OCI_MANIFEST, digest_of(raw), config, layers)

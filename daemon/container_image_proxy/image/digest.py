@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from container_image_proxy.errors import InvalidDigestError
+from container_image_proxy.errors import InvalidDigestError, shown
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
 HEX_LENGTHS: Final = {"sha256": 64, "sha512": 128}
 _SHORTEST_PREFIX: Final = 7
-_SHOWN: Final = 100
+"""Hex digits, as git has it: fewer would be ambiguous before long."""
 _LOWER_HEX: Final = re.compile(r"[0-9a-f]+")
 
 
@@ -31,7 +31,7 @@ class Digest(Struct, frozen=True, order=True):
 
     def __post_init__(self) -> None:
         if HEX_LENGTHS.get(self.algorithm) != len(self.hex) or not _LOWER_HEX.fullmatch(self.hex):
-            raise InvalidDigestError(f"{str(self)[:_SHOWN]!r} is not sha256:<64 hex digits> or sha512:<128 hex digits>")
+            raise InvalidDigestError(f"{shown(str(self))} is not sha256:<64 hex digits> or sha512:<128 hex digits>")
 
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.hex}"

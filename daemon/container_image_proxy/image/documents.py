@@ -1,39 +1,282 @@
 """Structured documents as declared types: a parsed JSON, TOML or YAML value becomes a frozen Struct, or an error.
 
-Owns the one conversion and the words of its errors. Parsing the bytes, and finding keys that are there twice, is
-:mod:`strict_json`'s. A type that decides is declared with ``forbid_unknown_fields``; one that does not ignores what it
-does not know.
+Owns the one conversion, the words of its errors, and the types of values that msgspec does not know. Every error says
+where (the key path), what was expected there and what was found. Parsing the bytes, and finding keys that are there
+twice, is :mod:`strict_json`'s.
+
+A type of documents that decide is :class:`Strict`; any other one ignores the keys that it does not know, and declares
+``Any`` what may have any form. :func:`text_of`, :func:`texts_of` and :func:`annotations_of` read such values.
+What one key cannot say alone is checked in ``__post_init__``, or by the ``read()`` of a :class:`Written` form, which
+raise :class:`MalformedDocumentError` with the path below.
 """
 
 from __future__ import annotations
 
 import base64
 import re
-from typing import Final, TypeVar
+from functools import partial
+from pathlib import Path
+from types import GenericAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Self, TypeAlias, TypeVar
 
 import msgspec
+from msgspec import Meta, Struct
 
-from container_image_proxy.errors import InvalidInputError
+from container_image_proxy.errors import MalformedDocumentError, shown
+from container_image_proxy.image.strict_json import parse_strict_json
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from container_image_proxy.errors import KeyPath
+
+_T = TypeVar("_T")
 _BASE64: Final = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
+_LONGEST_KEY: Final = 60
+"""Characters of an unknown key that stand in a key path as they are; a longer one is cut."""
+_INT64: Final = range(-(1 << 63), 1 << 63)
+
+# The messages of msgspec's ValidationError, the same in all versions since 0.19.
+_STEP: Final = re.compile(r"\.([^.\[]+)|\[([0-9]+)\]")
+_MISSING: Final = re.compile(r"Object missing required field `(.*)`")
+_UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_MISMATCH: Final = re.compile(r"Expected `([^`]+)`, got `([^`]+)`")
+_NOUNS: Final = {
+    "array": "an array", "bool": "true or false", "float": "a number", "int": "an integer", "null": "null",
+    "str": "a string",
+}  # fmt: skip
 
 
-def convert(value: object, kind: type[T], place: str = "") -> T:
-    """``value`` as ``kind``; :class:`InvalidInputError` names the key below ``place`` and what was expected of it."""
+class Notation(Struct, frozen=True):
+    """How those who write a format call a mapping, and the number that they give to the first item of an array."""
+
+    mapping: str
+    first: int = 0
+
+    def noun(self, kind: str) -> str:
+        """msgspec's name for a type in words; TOML has dates and times, too."""
+        return self.mapping if kind == "object" else _NOUNS.get(kind, "a date or time")
+
+
+class Strict(Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of the types of documents that decide: a key that is not declared is an error."""
+
+
+class Written(Strict, frozen=True):
+    """The written form of a value, which :meth:`read` makes; what that refuses is an error of this place."""
+
+    def __post_init__(self) -> None:
+        self.read()
+
+    def read(self) -> Any:
+        """The value; :class:`MalformedDocumentError` if its parts do not belong together."""
+        raise NotImplementedError
+
+
+NonEmpty: TypeAlias = Annotated[str, Meta(min_length=1)]
+
+JSON: Final = Notation("an object")
+TOML: Final = Notation("a table", first=1)
+YAML: Final = Notation("a mapping")
+
+
+def convert(value: object, kind: type[_T], path: KeyPath = (), notation: Notation = JSON) -> _T:
+    """``value``, which stands at ``path`` of a document, as ``kind``; :class:`MalformedDocumentError` if it is none."""
     try:
-        return msgspec.convert(value, kind)
+        return _convert(value, kind, notation)
+    except MalformedDocumentError as error:
+        place = (*path, *error.path) or ("the document",)
+        raise MalformedDocumentError(error.reason, place, remedy=error.remedy) from error.__cause__
+
+
+def parse_strict(raw: bytes, kind: type[_T], what: str) -> _T:
+    """A JSON document that decides, in which no key may be there twice; ``what`` names it in errors about its bytes."""
+    return convert(parse_strict_json(raw, what), kind)
+
+
+def _convert(value: object, kind: type[_T], notation: Notation) -> _T:
+    read = partial(_read_custom, notation)
+    try:
+        return msgspec.convert(value, kind, dec_hook=read)
+    except msgspec.ValidationError:
+        pass
+    try:
+        # Once more, within an array: now the message ends with a path in any case. Keys of strangers are in the text
+        # before it, and one that looks like a path is not taken for it.
+        msgspec.convert([value], GenericAlias(tuple, (kind,)), dec_hook=read)
     except msgspec.ValidationError as error:
-        reason, _, path = str(error).partition(" - at `$")
-        key = f"{place}{path.rstrip('`')}".removeprefix(".")
-        raise InvalidInputError(f"{key}: {reason}" if key else reason) from error
+        text, _, found = str(error).rpartition(" - at `$[0]")
+        path = tuple(key or int(position) for key, position in _STEP.findall(found.removesuffix("`")))
+        explained = _explain(text, error.__cause__, _Place(value, kind, path), notation)
+        place = tuple(step + notation.first if isinstance(step, int) else step for step in path)
+        raise MalformedDocumentError(explained.reason, (*place, *explained.path), remedy=explained.remedy) from error
+    raise AssertionError("msgspec accepted what it had refused")
 
 
-def decode_base64(text: str, place: str) -> bytes:
+def _read_custom(notation: Notation, kind: Any, value: object) -> object:
+    """A value of a type of ours: of that which it is written as."""
+    if kind is Path:
+        return _absolute_path(_convert(value, str, notation))
+    return kind.read(_convert(value, kind.WRITTEN, notation))
+
+
+class _Place(Struct, frozen=True):
+    """Where in ``value``, which was to be a ``kind``, something is wrong."""
+
+    value: Any
+    kind: Any
+    path: KeyPath
+
+    @property
+    def found(self) -> object:
+        """What stands there."""
+        found = self.value
+        for step in self.path:
+            found = found[step]
+        return found
+
+    def declared(self, path: KeyPath) -> list[msgspec.inspect.Type]:
+        """msgspec's description of what belongs to ``path``: several types if that is a union."""
+        types = _options(msgspec.inspect.type_info(self.kind))
+        for step in path:
+            below = [_item_type(one, step) for one in types]
+            types = [option for one in below if one is not None for option in _options(one)]
+        return types
+
+    def known_keys(self) -> list[str]:
+        """The keys that there may be; none if that hangs on the tag."""
+        structs = [one for one in self.declared(self.path) if isinstance(one, msgspec.inspect.StructType)]
+        return sorted(field.encode_name for field in structs[0].fields) if len(structs) == 1 else []
+
+    def known_values(self) -> list[str]:
+        """The values of a ``Literal``, or the tags of the types between which a tag chooses."""
+        values = [value for one in self.declared(self.path) for value in getattr(one, "values", ())]
+        tags = [one.tag for one in self.declared(self.path[:-1]) if isinstance(one, msgspec.inspect.StructType)]
+        return [str(value) for value in values or tags if value != ""]
+
+
+def _options(one: msgspec.inspect.Type) -> list[msgspec.inspect.Type]:
+    return list(one.types) if isinstance(one, msgspec.inspect.UnionType) else [one]
+
+
+def _item_type(one: msgspec.inspect.Type, step: str | int) -> msgspec.inspect.Type | None:
+    if isinstance(one, msgspec.inspect.StructType):
+        return next((field.type for field in one.fields if field.encode_name == step), None)
+    return getattr(one, "item_type", None)
+
+
+def _explain(text: str, cause: BaseException | None, place: _Place, notation: Notation) -> MalformedDocumentError:
+    """msgspec's error in our words. ``cause`` is one that a ``read`` or ``__post_init__`` raised."""
+    if isinstance(cause, MalformedDocumentError):
+        return cause
+    reason, remedy = text, None
+    below: KeyPath = ()
+    if match := _MISSING.fullmatch(text):
+        reason, below = "missing", (match[1],)
+    elif match := _UNKNOWN.fullmatch(text):
+        reason, below = "unknown key", (_legible(match[1]),)
+        remedy = f"known here: {', '.join(known)}" if (known := place.known_keys()) else None
+    elif match := _MISMATCH.fullmatch(text):
+        kinds = [kind for kind in match[1].split(" | ") if kind != "null"]
+        if "float" in kinds and "int" in kinds:
+            kinds.remove("int")
+        reason = f"must be {' or '.join(map(notation.noun, kinds))}, not {notation.noun(match[2])}"
+    elif text.endswith("of length >= 1"):
+        reason = "must not be empty"
+    elif text.startswith("Invalid"):
+        reason = f"{shown(str(place.found))} is none of {', '.join(place.known_values())}"
+    return MalformedDocumentError(reason, below, remedy=remedy)
+
+
+def _legible(key: str) -> str:
+    return key if key.isprintable() and len(key) <= _LONGEST_KEY else shown(key)
+
+
+# --- types of values --------------------------------------------------------------------------------------------------
+
+
+class Base64(bytes):
+    """Bytes that are written as standard base64."""
+
+    __slots__ = ()
+    WRITTEN: ClassVar[Any] = str
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """See :func:`decode_base64`."""
+        return cls(decode_base64(text))
+
+
+class Int64(int):
+    """A whole number of 64 bits. One with a fraction of zero counts, as JSON has one kind of number."""
+
+    WRITTEN: ClassVar[Any] = int | float
+
+    @classmethod
+    def read(cls, number: float) -> Self:
+        """``number`` if it is one."""
+        if number != (whole := int(number)):
+            raise MalformedDocumentError("must be an integer, not a number with a fraction")
+        if whole not in _INT64:
+            raise MalformedDocumentError("must be an integer of 64 bits")
+        return cls(whole)
+
+
+class Seconds(float):
+    """A length of time, finite and not negative."""
+
+    WRITTEN: ClassVar[Any] = Any
+
+    @classmethod
+    def read(cls, value: object) -> Self:
+        """``value`` if it is one; true and false are none."""
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+            raise MalformedDocumentError("must be a number of seconds, 0 or more")
+        return cls(value)
+
+
+def decode_base64(text: str) -> bytes:
     """Standard base64 with its padding, no more and no less; line breaks are allowed, anything else outside the
     alphabet is not.
     """
     joined = text.replace("\n", "").replace("\r", "")
     if not _BASE64.fullmatch(joined):  # b64decode allows surplus padding even when it validates
-        raise InvalidInputError(f"{place}: not base64")
+        raise MalformedDocumentError("not base64")
     return base64.b64decode(joined)
+
+
+def _absolute_path(text: str) -> Path:
+    if not text.startswith("/") or "\0" in text:
+        raise MalformedDocumentError("must be an absolute path")
+    return Path(text)
+
+
+# --- what may have any form -------------------------------------------------------------------------------------------
+
+
+def fold_keys(value: object, kind: type[Struct]) -> object:
+    """An object with the keys that ``kind`` declares, spelled so, as Go reads them: without regard to case, the last of
+    equal ones, and null as if it were not there.
+    """
+    if not isinstance(value, dict):
+        return value
+    declared = {key.casefold(): key for key in kind.__struct_encode_fields__}
+    folded = {str(key).casefold(): item for key, item in value.items() if item is not None}
+    return {declared[key]: item for key, item in folded.items() if key in declared}
+
+
+def text_of(value: object) -> str:
+    """``value`` if it is text; what is not tells nothing."""
+    return value if isinstance(value, str) else ""
+
+
+def texts_of(value: object) -> tuple[str, ...]:
+    """The items of an array that are text."""
+    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
+
+
+def annotations_of(value: object) -> Mapping[str, str]:
+    """The annotations that are text. ``null`` counts as empty text, as it does to Go."""
+    if not isinstance(value, dict):
+        return {}
+    return {key: text or "" for key, text in value.items() if text is None or isinstance(text, str)}

@@ -6,28 +6,33 @@ that is chosen has to have a digest by which its manifest can be verified. OCI i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct, field
 
-from container_image_proxy.errors import InvalidManifestError, UnknownManifestError
-from container_image_proxy.image.descriptor import annotations_of, as_list, read_digest, text_of
+from container_image_proxy.errors import InvalidManifestError, MalformedDocumentError, UnknownManifestError
+from container_image_proxy.image.descriptor import read_digest
+from container_image_proxy.image.documents import annotations_of, convert, text_of
 from container_image_proxy.image.media_types import OCI_INDEX
 from container_image_proxy.image.platform import Platform, wanted_platforms
-from container_image_proxy.image.strict_json import as_object
+from container_image_proxy.image.strict_json import verify_keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from container_image_proxy.errors import KeyPath
     from container_image_proxy.image.digest import Digest
 
 MAX_DESCRIPTORS: Final = 10_000
+"""Manifests of an index, and layers of a manifest: each takes half a kilobyte of memory. No image has a tenth of it."""
 _KEYS: Final = frozenset({"mediaType", "digest", "platform"})
 _PLATFORM_KEYS: Final = frozenset({"os", "architecture", "variant"})
 _ZSTD_ANNOTATION: Final = "io.github.containers.compression.zstd"
 _NO_PLATFORM: Final = Platform("", "")  # what an entry is for that names a platform which nobody has
-_SHOWN_PLATFORMS: Final = 16
-_SHOWN_NAME: Final = 64
+_MAX_NAMES: Final = 16
+"""Platforms that a message lists: more than any image is for, few enough for a line."""
+_LONGEST_NAME: Final = 64
+"""Characters of a platform in that list; a longer one names none."""
 
 
 class IndexEntry(Struct, frozen=True):
@@ -48,7 +53,10 @@ class IndexEntry(Struct, frozen=True):
     @property
     def digest(self) -> Digest:
         """The manifest's digest; :class:`InvalidManifestError` if there is none that content can be verified by."""
-        return read_digest(self.untrusted_digest, f"{self.place}.digest")
+        try:
+            return read_digest(self.untrusted_digest, ())
+        except MalformedDocumentError as error:
+            raise InvalidManifestError(f"{self.place}.digest: {error.reason}") from error
 
 
 class Index(Struct, frozen=True):
@@ -60,38 +68,55 @@ class Index(Struct, frozen=True):
     manifests: tuple[IndexEntry, ...]
 
 
-def parse_entries(value: object) -> tuple[IndexEntry, ...]:
-    """Read an index's ``manifests``; :class:`InvalidManifestError` if they are none, too many, or ambiguous."""
-    values = as_list(value, "manifests")
+class _WrittenEntry(Struct, frozen=True, rename="camel"):
+    """An entry as it stands in a document: it is not judged before it is chosen, so each member may have any form."""
+
+    digest: Any = None
+    media_type: Any = None
+    platform: Any = None
+    annotations: Any = None
+    artifact_type: Any = None
+
+
+class _WrittenPlatform(Struct, frozen=True):
+    os: str | None = None
+    architecture: str | None = None
+    variant: str | None = None
+
+
+def parse_entries(values: list[Any]) -> tuple[IndexEntry, ...]:
+    """Read an index's ``manifests``; :class:`MalformedDocumentError` if they are too many, or ambiguous."""
     if len(values) > MAX_DESCRIPTORS:
-        raise InvalidManifestError(f"the index has more than {MAX_DESCRIPTORS} manifests")
-    return tuple(_parse_entry(entry, f"manifests[{position}]") for position, entry in enumerate(values))
+        raise MalformedDocumentError(f"the index has more than {MAX_DESCRIPTORS} manifests")
+    return tuple(_parse_entry(value, position) for position, value in enumerate(values))
 
 
-def _parse_entry(value: object, place: str) -> IndexEntry:
+def _parse_entry(value: object, position: int) -> IndexEntry:
+    path = ("manifests", position)
+    place = f"manifests[{position}]"
     if not isinstance(value, dict):
         return IndexEntry(place, platform=_NO_PLATFORM)
-    fields = as_object(value, place, _KEYS)
+    verify_keys(value, _KEYS, path)
+    written = convert(value, _WrittenEntry, path)
     return IndexEntry(
         place=place,
-        untrusted_digest=fields.get("digest"),
-        media_type=text_of(fields.get("mediaType")),
-        platform=_parse_platform(fields.get("platform"), f"{place}.platform"),
-        annotations=annotations_of(fields.get("annotations")),
-        artifact_type=text_of(fields.get("artifactType")),
+        untrusted_digest=written.digest,
+        media_type=text_of(written.media_type),
+        platform=_parse_platform(written.platform, (*path, "platform")),
+        annotations=annotations_of(written.annotations),
+        artifact_type=text_of(written.artifact_type),
     )
 
 
-def _parse_platform(value: object, where: str) -> Platform | None:
+def _parse_platform(value: object, path: KeyPath) -> Platform | None:
     if value is None:
         return None
-    if not isinstance(value, dict):
+    verify_keys(value, _PLATFORM_KEYS, path)
+    try:
+        written = convert(value, _WrittenPlatform, path)
+    except MalformedDocumentError:
         return _NO_PLATFORM
-    fields = as_object(value, where, _PLATFORM_KEYS)
-    os, architecture, variant = (fields.get(key) or "" for key in ("os", "architecture", "variant"))
-    if not isinstance(os, str) or not isinstance(architecture, str) or not isinstance(variant, str):
-        return _NO_PLATFORM
-    return Platform(os, architecture, variant)
+    return Platform(written.os or "", written.architecture or "", written.variant or "")
 
 
 def choose_manifest(index: Index, platform: Platform) -> IndexEntry:
@@ -114,5 +139,5 @@ def _is_zstd(entry: IndexEntry) -> bool:
 
 def _available(index: Index) -> str:
     names = {str(entry.platform) for entry in index.manifests if entry.platform}
-    shown = sorted(name for name in names if name and name.isprintable() and len(name) <= _SHOWN_NAME)
-    return f", only for {', '.join(shown[:_SHOWN_PLATFORMS])}" if shown else ""
+    usual = sorted(name for name in names if name and name.isprintable() and len(name) <= _LONGEST_NAME)
+    return f", only for {', '.join(usual[:_MAX_NAMES])}" if usual else ""

@@ -7,13 +7,14 @@ were asked for is the caller's to verify, before parsing. OCI image-spec, manife
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from msgspec import Struct
 
-from container_image_proxy.errors import InvalidManifestError
-from container_image_proxy.image.descriptor import Descriptor, as_list, parse_descriptor
+from container_image_proxy.errors import InvalidManifestError, MalformedDocumentError
+from container_image_proxy.image.descriptor import Descriptor, parse_descriptor
 from container_image_proxy.image.digest import Digest, digest_of
+from container_image_proxy.image.documents import convert
 from container_image_proxy.image.index import MAX_DESCRIPTORS, Index, IndexEntry, choose_manifest, parse_entries
 from container_image_proxy.image.media_types import (
     INDEX_TYPES,
@@ -22,7 +23,7 @@ from container_image_proxy.image.media_types import (
     verify_supported,
 )
 from container_image_proxy.image.schema1 import Schema1Manifest, parse_schema1, without_signatures
-from container_image_proxy.image.strict_json import as_object, parse_object
+from container_image_proxy.image.strict_json import parse_tolerant_json, verify_keys
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -38,12 +39,17 @@ __all__ = [
     "Schema1Manifest",
     "UntrustedManifest",
     "choose_manifest",
+    "list_entries",
     "parse_manifest",
     "verify_unambiguous",
 ]
 
 MAX_MANIFEST_SIZE: Final = 4 * 1024 * 1024
+"""Bytes: a manifest is held in memory, and parsed takes fifteen times its length. Registries take no larger ones (OCI
+distribution-spec, "Pushing Manifests").
+"""
 MAX_CONFIG_SIZE: Final = 4 * 1024 * 1024
+"""Bytes: a configuration is held in memory until it is verified. containers/image has the same bound."""
 
 _KIND_FIELDS: Final = frozenset({"config", "fsLayers", "history", "layers", "manifests"})
 _IMAGE_FIELDS: Final = frozenset({"config", "layers"})
@@ -74,6 +80,15 @@ class Manifest(Struct, frozen=True):
         return (self.config, *self.layers)
 
 
+class _WrittenIndex(Struct, frozen=True):
+    manifests: list[Any] | None
+
+
+class _WrittenImage(Struct, frozen=True):
+    config: Any = None
+    layers: list[Any] | None = None
+
+
 ImageManifest: TypeAlias = Manifest | Schema1Manifest
 """What is one image. Of one without a configuration of its own that is made: see ``schema1_conversion``."""
 
@@ -83,21 +98,31 @@ def parse_manifest(untrusted: UntrustedManifest) -> ImageManifest | Index:
 
     :class:`InvalidManifestError` for everything that cannot be used: see the module's first lines.
     """
-    if len(untrusted.raw) > MAX_MANIFEST_SIZE:
+    raw = untrusted.raw
+    if len(raw) > MAX_MANIFEST_SIZE:
         raise InvalidManifestError(f"the manifest is larger than {MAX_MANIFEST_SIZE} bytes")
-    raw = without_signatures(untrusted.raw)
-    document = as_object(parse_object(raw, "the manifest"), "the manifest", _KEYS)
-    media_type = verify_supported(determine_media_type(document, untrusted.media_type))
-    if media_type in INDEX_TYPES:
-        verify_unambiguous(document, media_type, _INDEX_FIELDS)
-        if "manifests" not in document:
-            raise InvalidManifestError("the index has no manifests")
-        return Index(raw, media_type, digest_of(raw), parse_entries(document["manifests"]))
-    if media_type in SCHEMA1_TYPES:
-        verify_unambiguous(document, media_type, _SCHEMA1_FIELDS)
-        return parse_schema1(raw, document, media_type)
-    verify_unambiguous(document, media_type, _IMAGE_FIELDS)
-    return _parse_image(raw, document, media_type)
+    raw = without_signatures(raw)
+    try:
+        value = parse_tolerant_json(raw, "the manifest")
+        document = convert(value, dict[str, Any])
+        verify_keys(value, _KEYS)
+        media_type = verify_supported(determine_media_type(document, untrusted.media_type))
+        if media_type in INDEX_TYPES:
+            verify_unambiguous(document, media_type, _INDEX_FIELDS)
+            entries = parse_entries(convert(document, _WrittenIndex).manifests or [])
+            return Index(raw, media_type, digest_of(raw), entries)
+        if media_type in SCHEMA1_TYPES:
+            verify_unambiguous(document, media_type, _SCHEMA1_FIELDS)
+            return parse_schema1(raw, document, media_type)
+        verify_unambiguous(document, media_type, _IMAGE_FIELDS)
+        return _parse_image(raw, document, media_type)
+    except MalformedDocumentError as error:
+        raise InvalidManifestError(str(error)) from error
+
+
+def list_entries(index: Index) -> list[Any]:
+    """The entries of an index as they are written, each in whatever form."""
+    return convert(parse_tolerant_json(index.raw, "the index"), _WrittenIndex).manifests or []
 
 
 def verify_unambiguous(document: Mapping[str, object], media_type: str, allowed: Collection[str]) -> None:
@@ -109,12 +134,17 @@ def verify_unambiguous(document: Mapping[str, object], media_type: str, allowed:
         )
 
 
-def _parse_image(raw: bytes, document: Mapping[str, object], media_type: str) -> Manifest:
-    if document.get("config") is None:
-        raise InvalidManifestError("the manifest has no config")
-    config = parse_descriptor(document["config"], "config", max_size=MAX_CONFIG_SIZE)
-    layers = as_list(document.get("layers"), "layers")
+def _parse_image(raw: bytes, document: dict[str, Any], media_type: str) -> Manifest:
+    written = convert(document, _WrittenImage)
+    if written.config is None:
+        raise MalformedDocumentError("the manifest has no config")
+    layers = written.layers or []  # null is how Go writes an empty list
     if len(layers) > MAX_DESCRIPTORS:
-        raise InvalidManifestError(f"the manifest has more than {MAX_DESCRIPTORS} layers")
-    read = tuple(parse_descriptor(layer, f"layers[{position}]") for position, layer in enumerate(layers))
-    return Manifest(raw, media_type, digest_of(raw), config, read)
+        raise MalformedDocumentError(f"the manifest has more than {MAX_DESCRIPTORS} layers")
+    return Manifest(
+        raw=raw,
+        media_type=media_type,
+        digest=digest_of(raw),
+        config=parse_descriptor(written.config, ("config",), max_size=MAX_CONFIG_SIZE),
+        layers=tuple(parse_descriptor(layer, ("layers", position)) for position, layer in enumerate(layers)),
+    )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from container_image_proxy.errors import InvalidManifestError
+from container_image_proxy.errors import InvalidManifestError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +29,6 @@ SIGN_PREDICATE: Final = "https://sigstore.dev/cosign/sign/v1"
 IMAGE_TYPES: Final = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 INDEX_TYPES: Final = frozenset({OCI_INDEX, DOCKER_LIST})
 SCHEMA1_TYPES: Final = frozenset({DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED})
-_SHOWN: Final = 100
 
 _DOCKER_LAYER: Final = "application/vnd.docker.image.rootfs"
 _OCI_LAYER: Final = "application/vnd.oci.image.layer"
@@ -97,4 +96,4 @@ def verify_supported(media_type: str) -> str:
     """``media_type`` if it is exactly that of a manifest or index we read; :class:`InvalidManifestError` otherwise."""
     if media_type in IMAGE_TYPES or media_type in INDEX_TYPES or media_type in SCHEMA1_TYPES:
         return media_type
-    raise InvalidManifestError(f"{media_type[:_SHOWN]!r} is not the media type of an image manifest or index")
+    raise InvalidManifestError(f"{shown(media_type)} is not the media type of an image manifest or index")

@@ -6,15 +6,13 @@ image-spec, image-index.md "platform".
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Final
 
 from msgspec import Struct
 
-from container_image_proxy.errors import InvalidPlatformError
+from container_image_proxy.errors import InvalidPlatformError, shown
 
-_SHOWN: Final = 100
 _NAME: Final = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 _GRAMMAR: Final = re.compile(rf"({_NAME})/({_NAME})(?:/({_NAME}))?")
 
@@ -52,15 +50,14 @@ def parse_platform(text: str) -> Platform:
     """Read ``os/architecture[/variant]``; :class:`InvalidPlatformError` for anything else."""
     match = _GRAMMAR.fullmatch(text)
     if not match:
-        raise InvalidPlatformError(f"{text[:_SHOWN]!r} is not os/architecture[/variant], such as linux/arm64/v8")
+        raise InvalidPlatformError(f"{shown(text)} is not os/architecture[/variant], such as linux/arm64/v8")
     return Platform(match[1], match[2], match[3] or "")
 
 
-def host_platform() -> Platform:
-    """The platform of this host, as its kernel tells it."""
-    host = os.uname()
-    architecture, variant = _MACHINES.get(host.machine, (host.machine, ""))
-    return Platform(host.sysname.lower(), architecture, variant)
+def kernel_platform(system: str, machine: str) -> Platform:
+    """The platform of a host whose kernel calls itself and its machine so (uname(2))."""
+    architecture, variant = _MACHINES.get(machine, (machine, ""))
+    return Platform(system.lower(), architecture, variant)
 
 
 def wanted_platforms(platform: Platform) -> tuple[Platform, ...]:

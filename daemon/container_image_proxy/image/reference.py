@@ -12,7 +12,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from container_image_proxy.errors import InvalidDigestError, InvalidReferenceError
+from container_image_proxy.errors import InvalidDigestError, InvalidReferenceError, shown
 from container_image_proxy.image.digest import Digest, parse_digest
 
 DEFAULT_DOMAIN: Final = "docker.io"
@@ -20,7 +20,7 @@ DEFAULT_TAG: Final = "latest"
 _LEGACY_DEFAULT_DOMAIN: Final = "index.docker.io"
 _OFFICIAL_NAMESPACE: Final = "library"
 _MAX_NAME: Final = 255
-_SHOWN: Final = 120
+"""Characters of a name, as distribution/reference has it: registries keep names in paths of a file system."""
 
 _DOMAIN_COMPONENT = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
 _ADDRESS = r"\[[a-fA-F0-9:]+\]"  # IPv6, which contains what separates a port
@@ -28,6 +28,7 @@ _DOMAIN = rf"(?:{_DOMAIN_COMPONENT}(?:\.{_DOMAIN_COMPONENT})*|{_ADDRESS})(?::[0-
 _PATH_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _PATH = rf"{_PATH_COMPONENT}(?:/{_PATH_COMPONENT})*"
 MAX_TAG_LENGTH: Final = 128
+"""Characters of a tag (OCI distribution-spec, "Pulling manifests")."""
 _TAG = rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{MAX_TAG_LENGTH - 1}}}"
 _DIGEST = r"[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}"
 
@@ -84,7 +85,7 @@ class Reference(Struct, frozen=True):
         """The same name with another tag."""
         if not _TAG_PATTERN.fullmatch(tag):
             raise InvalidReferenceError(
-                f"{tag[:_SHOWN]!r} is not a tag: letters, digits, '_', '.', '-', {MAX_TAG_LENGTH} at most"
+                f"{shown(tag)} is not a tag: letters, digits, '_', '.', '-', {MAX_TAG_LENGTH} at most"
             )
         return replace(self, tag=tag)
 
@@ -103,7 +104,7 @@ def parse_reference(text: str) -> Reference:
         raise InvalidReferenceError(_complaint(text, remainder))
     reference = Reference(domain, match["path"], match["tag"], _parse_reference_digest(match["digest"]))
     if len(reference.name) > _MAX_NAME:
-        raise InvalidReferenceError(f"{text[:_SHOWN]!r}...: the name is longer than {_MAX_NAME} characters")
+        raise InvalidReferenceError(f"{shown(text)}: the name is longer than {_MAX_NAME} characters")
     return reference
 
 
@@ -141,8 +142,8 @@ def _parse_reference_digest(text: str | None) -> Digest | None:
 def _complaint(text: str, remainder: str) -> str:
     name = remainder.partition("@")[0].partition(":")[0]
     if name.lower() != name:
-        return f"{text[:_SHOWN]!r}: a repository name must be lower case"
-    return f"{text[:_SHOWN]!r} is not [registry/]name[:tag][@digest]"
+        return f"{shown(text)}: a repository name must be lower case"
+    return f"{shown(text)} is not [registry/]name[:tag][@digest]"
 
 
 def policy_identity(reference: Reference) -> str:

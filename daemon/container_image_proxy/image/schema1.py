@@ -10,22 +10,23 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 
 from msgspec import Struct, field
 
-from container_image_proxy.errors import InvalidInputError, InvalidManifestError
-from container_image_proxy.image.descriptor import as_list, read_digest
+from container_image_proxy.errors import InvalidManifestError, MalformedDocumentError
+from container_image_proxy.image.descriptor import read_digest
 from container_image_proxy.image.digest import Digest, digest_of
 from container_image_proxy.image.documents import convert
 from container_image_proxy.image.index import MAX_DESCRIPTORS
-from container_image_proxy.image.strict_json import as_object, parse_object
+from container_image_proxy.image.strict_json import parse_tolerant_json, verify_keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from container_image_proxy.errors import KeyPath
+
 T = TypeVar("T")
-_WHAT: Final = "the manifest"
 _ID: Final = re.compile(r"[a-f0-9]{64}")
 
 
@@ -72,6 +73,36 @@ class Schema1Manifest(Struct, frozen=True):
         return tuple(layer.digest for layer in reversed(self.history) if not layer.record.throwaway)
 
 
+class _Base64Url(bytes):
+    """base64url with or without its padding (RFC 7515)."""
+
+    WRITTEN: ClassVar[Any] = str
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        joined = "".join(text.split())
+        try:
+            return cls(base64.b64decode(joined + "=" * (-len(joined) % 4), altchars=b"-_", validate=True))
+        except (binascii.Error, ValueError) as error:
+            raise MalformedDocumentError("not base64url") from error
+
+
+class _Signature(Struct, frozen=True):
+    protected: _Base64Url
+
+
+class _Protected(Struct, frozen=True, rename="camel"):
+    """What is signed: so many bytes of the document, and a tail behind them."""
+
+    format_length: int
+    format_tail: _Base64Url
+
+
+class _Signed(Struct, frozen=True, rename="camel"):
+    signatures: Any = None
+    fs_layers: Any = None
+
+
 def without_signatures(raw: bytes) -> bytes:
     """What is signed, of a signed manifest of schema 1; any other document as it is.
 
@@ -80,50 +111,59 @@ def without_signatures(raw: bytes) -> bytes:
     if b'"signatures"' not in raw or b'"fsLayers"' not in raw:
         return raw
     try:
-        document = parse_object(raw, _WHAT)
-    except InvalidManifestError:
+        document = convert(parse_tolerant_json(raw, "it"), _Signed)
+    except MalformedDocumentError:
         return raw  # whoever reads it will find the same
-    if document.get("signatures") is None or document.get("fsLayers") is None:
+    if document.signatures is None or document.fs_layers is None:
         return raw
-    payloads = {_payload(raw, one) for one in as_list(document["signatures"], "signatures")}
+    try:
+        signatures = convert(document.signatures, tuple[_Signature, ...], ("signatures",))
+        payloads = {_payload(raw, one) for one in signatures}
+    except MalformedDocumentError as error:
+        raise InvalidManifestError(f"a signature of the manifest is malformed: {error}") from error
     if len(payloads) != 1:
         raise InvalidManifestError("the manifest's signatures do not sign one and the same text")
     return payloads.pop()
 
 
-def _payload(raw: bytes, signature: object) -> bytes:
-    """``formatLength`` bytes of the document, and ``formatTail`` behind them."""
-    protected = as_object(signature, "a signature of the manifest").get("protected")
-    header = as_object(parse_object(_base64url(protected), "a signature's header"), "a signature's header")
-    length = header.get("formatLength")
-    if not isinstance(length, int) or isinstance(length, bool) or not 0 <= length <= len(raw):
+def _payload(raw: bytes, signature: _Signature) -> bytes:
+    header = convert(parse_tolerant_json(signature.protected, "its header"), _Protected)
+    if not 0 <= header.format_length <= len(raw):
         raise InvalidManifestError("a signature of the manifest signs a text of another length")
-    return raw[:length] + _base64url(header.get("formatTail"))
+    return raw[: header.format_length] + header.format_tail
 
 
-def _base64url(text: object) -> bytes:
-    """base64url with or without its padding (RFC 7515)."""
-    try:
-        joined = "".join(text.split()) if isinstance(text, str) else ""
-        return base64.b64decode(joined + "=" * (-len(joined) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidManifestError("a signature of the manifest is not base64url") from error
+class _Written(Struct, frozen=True, rename="camel"):
+    schema_version: Any = None
+    fs_layers: list[Any] | None = None
+    history: list[Any] | None = None
+
+
+class _FsLayer(Struct, frozen=True, rename="camel"):
+    blob_sum: str
+
+
+class _Entry(Struct, frozen=True):
+    v1_compatibility: str = field(name="v1Compatibility")
 
 
 def parse_schema1(raw: bytes, document: Mapping[str, object], media_type: str) -> Schema1Manifest:
-    """Read a manifest without signatures; :class:`InvalidManifestError` for what is not an image's."""
-    if document.get("schemaVersion") != 1:
+    """Read a manifest without signatures; :class:`InvalidManifestError`, or :class:`MalformedDocumentError`, for what
+    is not an image's.
+    """
+    written = convert(document, _Written)
+    if written.schema_version != 1:
         raise InvalidManifestError("the manifest has the members of Docker schema 1 and another schemaVersion")
-    layers, history = as_list(document.get("fsLayers"), "fsLayers"), as_list(document.get("history"), "history")
+    layers, history = written.fs_layers or [], written.history or []
     if not layers:
         raise InvalidManifestError("the manifest has no fsLayers")
     if len(layers) != len(history):
         raise InvalidManifestError(f"the manifest has {len(layers)} fsLayers, and {len(history)} entries of history")
     if len(layers) > MAX_DESCRIPTORS:
         raise InvalidManifestError(f"the manifest has more than {MAX_DESCRIPTORS} layers")
-    texts = [_text_of(entry, f"history[{position}]") for position, entry in enumerate(history)]
+    texts = [_text_of(entry, ("history", position)) for position, entry in enumerate(history)]
     read = [
-        Schema1Layer(_digest_of(layer, f"fsLayers[{position}]"), _parse_record(text, f"history[{position}]"))
+        Schema1Layer(_digest_of(layer, ("fsLayers", position)), _parse_record(text, f"history[{position}]"))
         for position, (layer, text) in enumerate(zip(layers, texts, strict=True))
     ]
     kept = _linked(read)
@@ -131,15 +171,14 @@ def parse_schema1(raw: bytes, document: Mapping[str, object], media_type: str) -
     return Schema1Manifest(raw, media_type, digest_of(raw), kept, texts[newest])
 
 
-def _digest_of(layer: object, place: str) -> Digest:
-    return read_digest(as_object(layer, place, {"blobSum"}).get("blobSum"), f"{place}.blobSum")
+def _digest_of(layer: object, path: KeyPath) -> Digest:
+    verify_keys(layer, {"blobSum"}, path)
+    return read_digest(convert(layer, _FsLayer, path).blob_sum, (*path, "blobSum"))
 
 
-def _text_of(entry: object, place: str) -> bytes:
-    text = as_object(entry, place, {"v1Compatibility"}).get("v1Compatibility")
-    if not isinstance(text, str):
-        raise InvalidManifestError(f"{place}.v1Compatibility is not text")
-    return text.encode()
+def _text_of(entry: object, path: KeyPath) -> bytes:
+    verify_keys(entry, {"v1Compatibility"}, path)
+    return convert(entry, _Entry, path).v1_compatibility.encode()
 
 
 def _parse_record(text: bytes, place: str) -> LayerRecord:
@@ -152,8 +191,8 @@ def _parse_record(text: bytes, place: str) -> LayerRecord:
 def read_record(text: bytes, kind: type[T], place: str) -> T:
     """A ``v1Compatibility`` as ``kind``; what that does not know is passed over."""
     try:
-        return convert(as_object(parse_object(text, place), place), kind)
-    except InvalidInputError as error:
+        return convert(parse_tolerant_json(text, "it"), kind)
+    except MalformedDocumentError as error:
         raise InvalidManifestError(f"{place}: {error}") from error
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct, field
 
@@ -45,11 +45,11 @@ class _ImageConfig(Struct, frozen=True, rename="pascal"):
     """The members of ``config`` that OCI knows, in the order in which they are written (image-spec, config.md)."""
 
     user: str | None = None
-    exposed_ports: dict[str, object] | None = None
+    exposed_ports: dict[str, Any] | None = None
     env: list[str] | None = None
     entrypoint: list[str] | None = None
     cmd: list[str] | None = None
-    volumes: dict[str, object] | None = None
+    volumes: dict[str, Any] | None = None
     working_dir: str | None = None
     labels: dict[str, str] | None = None
     stop_signal: str | None = None

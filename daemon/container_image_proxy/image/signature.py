@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-import msgspec
 from msgspec import Struct, field
 
-from container_image_proxy.errors import IntegrityError, InvalidInputError
-from container_image_proxy.image.documents import convert, decode_base64
-from container_image_proxy.image.strict_json import parse_strict_object
+from container_image_proxy.errors import MalformedDocumentError, UnreadableSignatureError
+from container_image_proxy.image.documents import Base64, parse_strict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +23,9 @@ SIGNATURE_MEDIA_TYPE: Final = "application/vnd.dev.cosign.simplesigning.v1+json"
 MAX_SIGNATURE_SIZE: Final = 4 << 20
 """Bytes of one signature. Those that tools make have some kilobytes."""
 MAX_SIGNATURES: Final = 128
-"""The most that are fetched from one place, or looked at, for one manifest."""
+"""The most that are fetched from one place, or looked at, for one manifest: each costs a request or a run of gpg, which
+a stranger who can attach signatures could ask for. Nobody who means well attaches that many.
+"""
 
 _SIGSTORE_JSON: Final = b"\0sigstore-json"
 _SIMPLE_SIGNING: Final = b"\0simple-signing"
@@ -73,18 +73,18 @@ class Findings(Struct, frozen=True):
         return bool(self.signatures or self.failures)
 
 
-class _SigstoreJson(msgspec.Struct, frozen=True):
-    """``payload`` is base64. Other keys are ignored, as containers/image ignores them."""
+class _SigstoreJson(Struct, frozen=True, rename="camel"):
+    """Other keys are ignored, as containers/image ignores them."""
 
-    media_type: str = msgspec.field(name="mimeType")
-    payload: str
+    mime_type: str
+    payload: Base64
     annotations: dict[str, str] = {}
 
 
 def parse_signature_blob(blob: bytes, source: str) -> UntrustedSignature:
-    """Read one signature blob; :class:`IntegrityError` if it is of no known format. ``source`` is for the receipt."""
+    """Read one blob, which came from ``source``; :class:`UnreadableSignatureError` if it is of no known format."""
     if len(blob) > MAX_SIGNATURE_SIZE:
-        raise IntegrityError(f"{source} is larger than {MAX_SIGNATURE_SIZE} bytes, so it is no signature")
+        raise UnreadableSignatureError(f"{source} is larger than {MAX_SIGNATURE_SIZE} bytes, so it is no signature")
     if is_openpgp_message(blob):
         return UntrustedSignature("simple", blob, source=source)
     name, newline, content = blob.partition(b"\n")
@@ -92,7 +92,7 @@ def parse_signature_blob(blob: bytes, source: str) -> UntrustedSignature:
         return UntrustedSignature("simple", content, source=source)
     if newline and name == _SIGSTORE_JSON:
         return _parse_sigstore_json(content, source)
-    raise IntegrityError(f"{source} holds no signature of a known format")
+    raise UnreadableSignatureError(f"{source} holds no signature of a known format")
 
 
 def is_openpgp_message(raw: bytes) -> bool:
@@ -105,8 +105,7 @@ def is_openpgp_message(raw: bytes) -> bool:
 
 def _parse_sigstore_json(content: bytes, source: str) -> UntrustedSignature:
     try:
-        found = convert(parse_strict_object(content, source), _SigstoreJson)
-        payload = decode_base64(found.payload, "payload")
-    except InvalidInputError as error:
-        raise IntegrityError(f"{source} holds a malformed sigstore signature: {error}") from error
-    return UntrustedSignature("sigstore", payload, found.media_type, found.annotations, source)
+        written = parse_strict(content, _SigstoreJson, source)
+    except MalformedDocumentError as error:
+        raise UnreadableSignatureError(f"{source} holds a malformed sigstore signature: {error}") from error
+    return UntrustedSignature("sigstore", written.payload, written.mime_type, written.annotations, source)

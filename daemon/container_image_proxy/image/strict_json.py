@@ -12,18 +12,20 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from container_image_proxy.errors import InvalidManifestError
+from container_image_proxy.errors import MalformedDocumentError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from container_image_proxy.errors import KeyPath
+
 MAX_VALUES: Final = 100_000
-"""Values in a document, of which a small one takes up to thirty times its length in memory. It is held before parsing,
-against the number of brackets and commas: those inside of texts count, too, and are never that many in a document that
-is about images.
+"""Values in a document: a small one takes up to thirty times its length in memory, so that 4 MiB of them would take
+more than the unit may have. An index of 10,000 manifests has 90,000. It is held before parsing, against the number of
+brackets and commas: those inside of texts count, too.
 """
 _MAX_DIGITS: Final = 64
-_SHOWN: Final = 60
+"""Of a whole number: reading one takes time by the square of its length, and the largest that counts has 19."""
 _OUT_OF_RANGE: Final = "a number that is out of range"
 _SURROGATE_ESCAPE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -31,43 +33,42 @@ _SURROGATE_ESCAPE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 def parse_json(raw: bytes, what: str) -> object:
     """Read a JSON text in UTF-8; of a repeated key the last value counts.
 
-    ``what`` names the document in the :class:`InvalidManifestError` that anything else raises, also nesting that the
+    ``what`` names the document in the :class:`MalformedDocumentError` that anything else raises, also nesting that the
     interpreter cannot follow, numbers that no double holds, NaN, and lone surrogates.
     """
     return _parse(raw, what, dict)
 
 
-def parse_strict_object(raw: bytes, what: str) -> dict[str, object]:
-    """Read a JSON object in which no object repeats a key; :class:`InvalidManifestError` otherwise."""
-    return as_object(_parse(raw, what, _without_repeated), what)
+def parse_strict_json(raw: bytes, what: str) -> object:
+    """Read a JSON text in which no object repeats a key; :class:`MalformedDocumentError` otherwise."""
+    return _parse(raw, what, _without_repeated)
 
 
-def parse_object(raw: bytes, what: str) -> dict[str, object]:
-    """Read a JSON object. Of a repeated key the last value counts, and :func:`as_object` can refuse it.
+def parse_tolerant_json(raw: bytes, what: str) -> object:
+    """Read a JSON text. Of a repeated key the last value counts, and :func:`verify_keys` can refuse it.
 
     Bytes that are not UTF-8 are read as U+FFFD, as Go reads them: they occur in texts that decide nothing.
     """
-    return as_object(_parse(raw, what, _noting_repeated, encoding_errors="replace"), what)
+    return _parse(raw, what, _noting_repeated, encoding_errors="replace")
 
 
-def as_object(value: object, what: str, keys: Collection[str] = ()) -> dict[str, object]:
-    """``value`` if it is an object in which each of ``keys``, where present, is there once and spelled exactly so.
+def verify_keys(value: object, keys: Collection[str], path: KeyPath = ()) -> None:
+    """Raise :class:`MalformedDocumentError` if ``value`` is an object that has one of ``keys`` twice, or in another
+    spelling of upper and lower case.
 
     Readers differ over which of two equal keys counts, and some match keys without regard to case. Where that concerns
-    one of ``keys`` the document has two meanings, and is an :class:`InvalidManifestError`. All other keys are allowed.
+    one of ``keys`` the document has two meanings. All other keys are allowed.
     """
     if not isinstance(value, dict):
-        raise InvalidManifestError(f"{what} is not a JSON object")
+        return
     repeated = value.repeated.intersection(keys) if isinstance(value, _RepeatingObject) else None
     if repeated:
-        raise InvalidManifestError(f"{what} is ambiguous: it has the key {min(repeated)!r} more than once")
+        raise MalformedDocumentError(f"ambiguous: the key {min(repeated)!r} is there more than once", path)
     strangers = value.keys() - set(keys)
     misspelled = {key.casefold() for key in keys} & {key.casefold() for key in strangers}
     if misspelled:
-        raise InvalidManifestError(
-            f"{what} is ambiguous: {min(misspelled)!r} appears in another spelling of upper and lower case"
-        )
-    return value
+        reason = f"ambiguous: the key {min(misspelled)!r} is there in another spelling of upper and lower case"
+        raise MalformedDocumentError(reason, path)
 
 
 def _parse(
@@ -78,7 +79,7 @@ def _parse(
     encoding_errors: Literal["strict", "replace"] = "strict",
 ) -> object:
     if raw.count(b",") + raw.count(b"[") + raw.count(b"{") > MAX_VALUES:
-        raise InvalidManifestError(f"{what} has more than {MAX_VALUES} values")
+        raise MalformedDocumentError(f"{what} has more than {MAX_VALUES} values")
     try:
         text = raw.decode("utf-8", encoding_errors)
         value = json.loads(
@@ -87,13 +88,13 @@ def _parse(
         if _SURROGATE_ESCAPE.search(text):
             json.dumps(value, ensure_ascii=False).encode("utf-8")  # fails on half a surrogate pair, which is no text
     except RecursionError as error:
-        raise InvalidManifestError(f"{what} is nested too deeply") from error
+        raise MalformedDocumentError(f"{what} is nested too deeply") from error
     except UnicodeError as error:
-        raise InvalidManifestError(f"{what} is not UTF-8 text") from error
+        raise MalformedDocumentError(f"{what} is not UTF-8 text") from error
     except json.JSONDecodeError as error:
-        raise InvalidManifestError(f"{what} is not valid JSON: line {error.lineno}, column {error.colno}") from error
+        raise MalformedDocumentError(f"{what} is not valid JSON: line {error.lineno}, column {error.colno}") from error
     except ValueError as error:
-        raise InvalidManifestError(f"{what} has {error}") from error
+        raise MalformedDocumentError(f"{what} has {error}") from error
     return value
 
 
@@ -113,7 +114,7 @@ def _noting_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _without_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = _noting_repeated(pairs)
     if isinstance(made, _RepeatingObject):
-        raise ValueError(f"the key {min(made.repeated)[:_SHOWN]!r} more than once in an object")  # noqa: TRY004 - not its type
+        raise ValueError(f"the key {shown(min(made.repeated))} more than once in an object")  # noqa: TRY004 - not its type
     return made
 
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     Verify: TypeAlias = "Callable[[UntrustedSignature, Subject], Attestation]"
 
 _SHOWN_COMPLAINTS: Final = 8
+"""Reasons that a rejection lists: enough to see what is wrong, though a stranger attached a hundred signatures."""
 _SUPPORTED_KEY_TYPE: Final = "GPGKeys"
 _LOOKED_FOR: Final[dict[SignatureKind, str]] = {
     "simple": "lookaside in registries.d says where they are looked for",

@@ -35,6 +35,7 @@ _PREFIX: Final = "container-image-proxy-gpg-"
 PROGRAM: Final = "gpg"
 _PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 _LITTLE: Final = 64 << 10
+"""Bytes of disk that gpg takes for what it makes in each home, its trust database for one."""
 _HERE: Final = "/proc/self/cwd"  # gpg fails where the path of an agent's socket would have more than 107 characters
 _COMMAND: Final = (
     *("gpg", "--homedir", _HERE, "--no-options", "--batch", "--no-tty", "--quiet"),

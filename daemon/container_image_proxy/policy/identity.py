@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from msgspec import Struct
 
-from container_image_proxy.errors import InvalidInputError, InvalidReferenceError
+from container_image_proxy.errors import InvalidReferenceError, MalformedDocumentError, shown
+from container_image_proxy.image.documents import Written, convert
 from container_image_proxy.image.reference import Reference, parse_reference
-from container_image_proxy.policy.fields import Fields
+
+if TYPE_CHECKING:
+    from container_image_proxy.errors import KeyPath
 
 Comparison: TypeAlias = Callable[[Reference, Reference], bool]
 
@@ -90,52 +93,70 @@ def _parse_claim(text: str) -> Reference | None:
         return None
 
 
-def parse_identity(value: object, place: str) -> SignedIdentity:
-    """Read one identity requirement; :class:`InvalidInputError` names the place and what is wrong."""
-    fields = Fields(value, place)
-    kind = fields.text("type")
-    if kind not in _PARSERS:
-        raise InvalidInputError(f"{place}: unknown identity type {kind[:100]!r}; known are {', '.join(_PARSERS)}")
-    identity = _PARSERS[kind](fields)
-    fields.done()
-    return identity
+def parse_identity(value: object, path: KeyPath = ()) -> SignedIdentity:
+    """Read one identity requirement; :class:`MalformedDocumentError` names the place and what is wrong."""
+    return convert(value, WrittenIdentity, path).read()  # type: ignore[arg-type]  # a union is no type to mypy
 
 
-def parse_prefix(text: str, place: str) -> str:
-    """A ``remapIdentity`` prefix: a host, or a namespace or repository below one; no tag, no digest, fully expanded."""
+class _MatchExact(Written, frozen=True, tag_field="type", tag="matchExact"):
+    def read(self) -> SignedIdentity:
+        return SignedIdentity(same_reference)
+
+
+class _MatchRepoDigestOrExact(Written, frozen=True, tag_field="type", tag="matchRepoDigestOrExact"):
+    def read(self) -> SignedIdentity:
+        return MATCH_REPO_DIGEST_OR_EXACT
+
+
+class _MatchRepository(Written, frozen=True, tag_field="type", tag="matchRepository"):
+    def read(self) -> SignedIdentity:
+        return SignedIdentity(same_repository)
+
+
+class _ExactReference(Written, frozen=True, tag_field="type", tag="exactReference", rename="camel"):
+    docker_reference: str
+
+    def read(self) -> SignedIdentity:
+        reference = _parse_fixed(self.docker_reference, "dockerReference")
+        if reference.is_name_only:
+            raise MalformedDocumentError(f"{reference} has neither tag nor digest", ("dockerReference",))
+        return SignedIdentity(same_reference, fixed=reference)
+
+
+class _ExactRepository(Written, frozen=True, tag_field="type", tag="exactRepository", rename="camel"):
+    docker_repository: str
+
+    def read(self) -> SignedIdentity:
+        return SignedIdentity(same_repository, fixed=_parse_fixed(self.docker_repository, "dockerRepository"))
+
+
+class _RemapIdentity(Written, frozen=True, tag_field="type", tag="remapIdentity", rename="camel"):
+    prefix: str
+    signed_prefix: str
+
+    def read(self) -> SignedIdentity:
+        verify_prefix(self.prefix, "prefix")
+        verify_prefix(self.signed_prefix, "signedPrefix")
+        return SignedIdentity(same_reference_or_digest, remapping=Remapping(self.prefix, self.signed_prefix))
+
+
+WrittenIdentity: TypeAlias = (
+    _MatchExact | _MatchRepoDigestOrExact | _MatchRepository | _ExactReference | _ExactRepository | _RemapIdentity
+)
+"""An identity requirement as a policy has it. What was converted can be ``read()``."""
+
+
+def verify_prefix(text: str, key: str) -> None:
+    """Raise :class:`MalformedDocumentError` unless it is a ``remapIdentity`` prefix: a host, or a namespace or
+    repository below one; no tag, no digest, fully expanded.
+    """
     if not _PREFIX.fullmatch(text):
-        raise InvalidInputError(
-            f"{place}: {text[:100]!r} is neither host[:port] nor a namespace or repository below one"
-        )
-    return text
+        reason = f"{shown(text)} is neither host[:port] nor a namespace or repository below one"
+        raise MalformedDocumentError(reason, (key,))
 
 
-def _parse_fixed(fields: Fields, key: str) -> Reference:
+def _parse_fixed(text: str, key: str) -> Reference:
     try:
-        return parse_reference(fields.text(key))
+        return parse_reference(text)
     except InvalidReferenceError as error:
-        raise InvalidInputError(f"{fields.place}.{key}: {error}") from error
-
-
-def _parse_exact_reference(fields: Fields) -> SignedIdentity:
-    reference = _parse_fixed(fields, "dockerReference")
-    if reference.is_name_only:
-        raise InvalidInputError(f"{fields.place}.dockerReference: {reference} has neither tag nor digest")
-    return SignedIdentity(same_reference, fixed=reference)
-
-
-def _parse_remap_identity(fields: Fields) -> SignedIdentity:
-    prefix, signed_prefix = (
-        parse_prefix(fields.text(key), f"{fields.place}.{key}") for key in ("prefix", "signedPrefix")
-    )
-    return SignedIdentity(same_reference_or_digest, remapping=Remapping(prefix, signed_prefix))
-
-
-_PARSERS: Final[dict[str, Callable[[Fields], SignedIdentity]]] = {
-    "matchExact": lambda _fields: SignedIdentity(same_reference),
-    "matchRepoDigestOrExact": lambda _fields: MATCH_REPO_DIGEST_OR_EXACT,
-    "matchRepository": lambda _fields: SignedIdentity(same_repository),
-    "exactReference": _parse_exact_reference,
-    "exactRepository": lambda fields: SignedIdentity(same_repository, fixed=_parse_fixed(fields, "dockerRepository")),
-    "remapIdentity": _parse_remap_identity,
-}
+        raise MalformedDocumentError(str(error), (key,)) from error

@@ -6,15 +6,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from container_image_proxy.config.trusted_file import load_trusted_file
-from container_image_proxy.errors import SignatureRejectedError
+from container_image_proxy.errors import MalformedDocumentError, SignatureRejectedError
+from container_image_proxy.image.documents import Base64
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_KEY_FILE_SIZE: Final = 4 << 20
+"""Bytes of a file, which is held in memory: a key ring of 5,000 OpenPGP keys has half of this."""
 
 
 class KeySource(Struct, frozen=True):
@@ -33,6 +35,31 @@ class KeySource(Struct, frozen=True):
             yield
         except SignatureRejectedError as error:
             raise SignatureRejectedError(f"{self}: {error}") from error
+
+
+def find_source(written: Struct, *members: str) -> KeySource | None:
+    """The source that a part of a policy has under at most one of these members; None if under none.
+
+    Files are texts there, and bytes of its own :class:`Base64`; a list of either is allowed where it is declared.
+    """
+    keys = dict(zip(written.__struct_fields__, written.__struct_encode_fields__, strict=True))
+    given = {keys[member]: value for member in members if (value := getattr(written, member)) is not UNSET}
+    if len(given) > 1:
+        raise MalformedDocumentError(f"only one of {', '.join(given)} can be used")
+    for value in given.values():
+        values = value if isinstance(value, tuple) else (value,)
+        is_data = any(isinstance(one, Base64) for one in values)
+        return KeySource(datas=values) if is_data else KeySource(paths=values)
+    return None
+
+
+def require_source(written: Struct, *members: str) -> KeySource:
+    """The same, but one must be there."""
+    source = find_source(written, *members)
+    if source is None:
+        keys = dict(zip(written.__struct_fields__, written.__struct_encode_fields__, strict=True))
+        raise MalformedDocumentError(f"exactly one of {', '.join(keys[member] for member in members)} must be given")
+    return source
 
 
 def load_keys(source: KeySource) -> tuple[bytes, ...]:

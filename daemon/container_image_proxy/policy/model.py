@@ -6,14 +6,13 @@ Decides nothing about an image by itself; ``evaluate`` does, with the requiremen
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct, field
 
 from container_image_proxy.config.trusted_file import load_trusted_file_if_present
-from container_image_proxy.errors import ConfigurationError, IntegrityError, InvalidInputError
-from container_image_proxy.image.strict_json import parse_strict_object
-from container_image_proxy.policy.fields import Fields
+from container_image_proxy.errors import ConfigurationError, blamed_on, remedied_by
+from container_image_proxy.image.documents import Strict, convert, parse_strict
 from container_image_proxy.policy.openpgp import Keyrings
 from container_image_proxy.policy.requirement import (
     InsecureAcceptAnything,
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 SYSTEM_POLICY: Final = "/etc/containers/policy.json"
 USER_POLICY: Final = ".config/containers/policy.json"
 MAX_POLICY_SIZE: Final = 4 << 20
+"""Bytes of policy.json, which may carry keys itself; it is held in memory as long as the configuration."""
 
 _NO_POLICY: Final = (
     "install your distribution's containers-common, or write one after containers-policy.json(5); "
@@ -90,31 +90,28 @@ def insecure_policy() -> Policy:
     return Policy("--insecure-policy", (InsecureAcceptAnything(),))
 
 
+class _Written(Strict, frozen=True):
+    default: Any
+    transports: dict[str, Any] = field(default_factory=dict)
+
+
 def parse_policy(raw: bytes, file: str) -> Policy:
     """Read a policy.json strictly; :class:`ConfigurationError` names ``file``, the place in it and what is wrong."""
-    try:
-        return _parse_policy(raw, file)
-    except (InvalidInputError, IntegrityError) as error:
-        raise ConfigurationError(file, str(error), remedy="see containers-policy.json(5)") from error
+    with remedied_by("see containers-policy.json(5)"), blamed_on(file):
+        written = parse_strict(raw, _Written, "policy")
+        return Policy(
+            file=file,
+            default=parse_requirements(written.default, ("default",)),
+            transports={name: _parse_scopes(name, scopes) for name, scopes in written.transports.items()},
+        )
 
 
-def _parse_policy(raw: bytes, file: str) -> Policy:
-    fields = Fields(parse_strict_object(raw, "policy"), "")
-    default = parse_requirements(fields, "default")
-    transports = _parse_transports(fields.take("transports")) if fields.has("transports") else {}
-    fields.done()
-    return Policy(file, default, transports)
-
-
-def _parse_transports(value: object) -> dict[str, dict[str, tuple[Requirement, ...]]]:
-    transports = Fields(value, "transports")
-    return {name: _parse_scopes(transports.fields(name), name) for name in transports.keys}
-
-
-def _parse_scopes(scopes: Fields, transport: str) -> dict[str, tuple[Requirement, ...]]:
-    for scope in scopes.keys:
+def _parse_scopes(transport: str, value: object) -> dict[str, tuple[Requirement, ...]]:
+    path = ("transports", transport)
+    scopes = convert(value, dict[str, Any], path)
+    for scope in scopes:
         verify_scope(transport, scope)
-    return {scope: parse_requirements(scopes, scope) for scope in scopes.keys}
+    return {scope: parse_requirements(requirements, (*path, scope)) for scope, requirements in scopes.items()}
 
 
 def load_policy(configured: str | None, *, home: str | None, system: str = SYSTEM_POLICY) -> Policy:

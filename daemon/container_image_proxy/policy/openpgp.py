@@ -25,8 +25,13 @@ if TYPE_CHECKING:
     from container_image_proxy.policy.gpg import Run
 
 _MAX_KEYRINGS: Final = 16
-_MOST_VERDICT: Final = 64 << 10  # bytes of status lines about one message
-_MOST_IMPORTED: Final = 16 << 20  # the same about keys, some 200 for each
+"""Key rings that a policy keeps in memory, the last used. More sets of keys than this are imported again and again,
+which costs time alone.
+"""
+_MOST_VERDICT: Final = 64 << 10
+"""Bytes of status lines about one message, which are held in memory: about a good signature gpg writes half a KiB."""
+_MOST_IMPORTED: Final = 16 << 20
+"""Bytes of status lines about keys, some 200 for each of them: enough for the largest file of keys."""
 _SMALL: Final = 64 << 10
 """Bytes of a message or key box. Sound messages have a few hundred, key boxes some hundred for each key. A run holds
 several times that; as many may run at a time as clients are connected."""

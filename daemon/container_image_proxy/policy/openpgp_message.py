@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
 MAX_MESSAGE_SIZE: Final = 4 << 20
 """Bytes of a message, packed and unpacked: a signature has a few hundred, gpg's own bound is the memory."""
-_MAX_NESTING: Final = 4  # compressed packets in one another: every program makes one at most
-_MAX_PACKETS: Final = 8  # three are a message
-
-_MAX_PIECES: Final = 4096  # of a packet; gpg makes them of 8 KiB
+_MAX_NESTING: Final = 4
+"""Compressed packets in one another, each of which takes time to unpack: programs make one at most."""
+_MAX_PACKETS: Final = 8
+"""Packets of a message, each of which takes memory: three are a message, and markers do not count."""
+_MAX_PIECES: Final = 4096
+"""Pieces of a packet, each of which takes memory: gpg makes them of 8 KiB, so that the largest message has 512."""
 
 _SIGNATURE: Final = 2
 _ONE_PASS_SIGNATURE: Final = 4

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from container_image_proxy.errors import InvalidInputError, SignatureRejectedError
+from container_image_proxy.errors import MalformedDocumentError, SignatureRejectedError
 from container_image_proxy.image.documents import decode_base64
 
 if TYPE_CHECKING:
@@ -64,6 +64,6 @@ def to_pem(certificate: bytes) -> bytes:
 
 def _read(match: re.Match[bytes]) -> PemBlock | None:
     try:
-        return PemBlock(match[1].decode(), decode_base64(b"".join(match[2].split()).decode(), "the block"))
-    except InvalidInputError:
+        return PemBlock(match[1].decode(), decode_base64(b"".join(match[2].split()).decode()))
+    except MalformedDocumentError:
         return None

@@ -1,25 +1,25 @@
 """What a policy can require of an image, and how it is written (containers-policy.json(5), "Policy Requirements").
 
-Pure data and its strict parsing; whether an image satisfies a requirement is ``evaluate``'s business.
+Pure data, and the declared types that it is read by: each of these has a ``read()`` that makes the requirement. Whether
+an image satisfies a requirement is ``evaluate``'s business.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias
 
-from msgspec import Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
-from container_image_proxy.errors import InvalidInputError
-from container_image_proxy.policy.fields import Fields
-from container_image_proxy.policy.identity import MATCH_REPO_DIGEST_OR_EXACT, SignedIdentity, parse_identity
+from container_image_proxy.errors import MalformedDocumentError
+from container_image_proxy.image.documents import Base64, NonEmpty, Written, convert
+from container_image_proxy.policy.identity import MATCH_REPO_DIGEST_OR_EXACT, SignedIdentity, WrittenIdentity
+from container_image_proxy.policy.key_source import KeySource, find_source, require_source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from container_image_proxy.errors import KeyPath
     from container_image_proxy.image.signature import SignatureKind
-    from container_image_proxy.policy.key_source import KeySource
 
-KEY_TYPES: Final = ("GPGKeys", "signedByGPGKeys", "X509Certificates", "signedByX509CAs")
+KeyType: TypeAlias = Literal["GPGKeys", "signedByGPGKeys", "X509Certificates", "signedByX509CAs"]
 
 
 class InsecureAcceptAnything(Struct, frozen=True):
@@ -39,7 +39,7 @@ class SignedBy(Struct, frozen=True):
 
     type: ClassVar[str] = "signedBy"
     signature_kind: ClassVar[SignatureKind] = "simple"
-    key_type: str
+    key_type: KeyType
     keys: KeySource
     identity: SignedIdentity
 
@@ -81,90 +81,104 @@ class SigstoreSigned(Struct, frozen=True):
 Requirement: TypeAlias = InsecureAcceptAnything | Reject | SignedBy | SignedBaseLayer | SigstoreSigned
 
 
-def parse_requirements(fields: Fields, key: str) -> tuple[Requirement, ...]:
-    """Read a non-empty list of requirements; :class:`InvalidInputError` names the place and what is wrong."""
-    place = f"{fields.place}.{key}" if fields.place else key
-    return tuple(_parse_requirement(value, f"{place}[{i}]") for i, value in enumerate(fields.items(key)))
+def parse_requirements(value: object, path: KeyPath) -> tuple[Requirement, ...]:
+    """Read a non-empty list of requirements; :class:`MalformedDocumentError` names the place and what is wrong."""
+    if value == []:
+        raise MalformedDocumentError("must not be empty", path)
+    return tuple(written.read() for written in convert(value, tuple[_WrittenRequirement, ...], path))
 
 
-def _parse_requirement(value: object, place: str) -> Requirement:
-    fields = Fields(value, place)
-    kind = fields.text("type")
-    if kind not in _PARSERS:
-        raise InvalidInputError(f"{place}: unknown requirement type {kind[:100]!r}; known are {', '.join(_PARSERS)}")
-    requirement = _PARSERS[kind](fields)
-    fields.done()
-    return requirement
+class _InsecureAcceptAnything(Written, frozen=True, tag_field="type", tag=InsecureAcceptAnything.type):
+    def read(self) -> InsecureAcceptAnything:
+        return InsecureAcceptAnything()
 
 
-def _parse_signed_by(fields: Fields) -> SignedBy:
-    key_type = fields.text("keyType")
-    if key_type not in KEY_TYPES:
-        raise InvalidInputError(f"{fields.place}.keyType: {key_type[:100]!r} is none of {', '.join(KEY_TYPES)}")
-    keys = fields.required_source(path="keyPath", paths="keyPaths", data="keyData", may_be_empty=True)
-    return SignedBy(key_type, keys, _parse_signed_identity(fields))
+class _Reject(Written, frozen=True, tag_field="type", tag=Reject.type):
+    def read(self) -> Reject:
+        return Reject()
 
 
-def _parse_signed_base_layer(fields: Fields) -> SignedBaseLayer:
-    return SignedBaseLayer(parse_identity(fields.take("baseLayerIdentity"), f"{fields.place}.baseLayerIdentity"))
+class _SignedBaseLayer(Written, frozen=True, tag_field="type", tag=SignedBaseLayer.type, rename="camel"):
+    base_layer_identity: WrittenIdentity
+
+    def read(self) -> SignedBaseLayer:
+        return SignedBaseLayer(self.base_layer_identity.read())
 
 
-def _parse_sigstore_signed(fields: Fields) -> SigstoreSigned:
-    keys = fields.source(path="keyPath", paths="keyPaths", data="keyData", datas="keyDatas")
-    fulcio = _parse_fulcio(fields.fields("fulcio")) if fields.has("fulcio") else None
-    pki = _parse_pki(fields.fields("pki")) if fields.has("pki") else None
-    signers = [signer for signer in (keys, fulcio, pki) if signer is not None]
-    if len(signers) != 1:
-        raise InvalidInputError(
-            f"{fields.place}: exactly one of keyPath, keyPaths, keyData, keyDatas, fulcio, pki must be given"
+class _SignedBy(Written, frozen=True, tag_field="type", tag=SignedBy.type, rename="camel"):
+    key_type: KeyType
+    key_path: NonEmpty | UnsetType = UNSET
+    key_paths: tuple[NonEmpty, ...] | UnsetType = UNSET
+    key_data: Base64 | UnsetType = UNSET
+    signed_identity: WrittenIdentity | UnsetType = UNSET
+
+    def read(self) -> SignedBy:
+        keys = require_source(self, "key_path", "key_paths", "key_data")
+        return SignedBy(self.key_type, keys, _read_identity(self.signed_identity))
+
+
+class _Fulcio(Written, frozen=True, rename="camel"):
+    oidc_issuer: NonEmpty
+    subject_email: NonEmpty
+    ca_path: NonEmpty | UnsetType = UNSET
+    ca_data: Base64 | UnsetType = UNSET
+
+    def read(self) -> Fulcio:
+        return Fulcio(require_source(self, "ca_path", "ca_data"), self.oidc_issuer, self.subject_email)
+
+
+class _Pki(Written, frozen=True, rename="camel"):
+    ca_roots_path: NonEmpty | UnsetType = UNSET
+    ca_roots_data: Base64 | UnsetType = UNSET
+    ca_intermediates_path: NonEmpty | UnsetType = UNSET
+    ca_intermediates_data: Base64 | UnsetType = UNSET
+    subject_email: NonEmpty | UnsetType = UNSET
+    subject_hostname: NonEmpty | UnsetType = UNSET
+
+    def read(self) -> Pki:
+        if self.subject_email is UNSET and self.subject_hostname is UNSET:
+            raise MalformedDocumentError("at least one of subjectEmail and subjectHostname must be given")
+        return Pki(
+            roots=require_source(self, "ca_roots_path", "ca_roots_data"),
+            intermediates=find_source(self, "ca_intermediates_path", "ca_intermediates_data"),
+            subject_email=self.subject_email or None,
+            subject_hostname=self.subject_hostname or None,
         )
-    rekor = fields.source(
-        path="rekorPublicKeyPath",
-        paths="rekorPublicKeyPaths",
-        data="rekorPublicKeyData",
-        datas="rekorPublicKeyDatas",
-    )
-    if fulcio and not rekor:
-        raise InvalidInputError(
-            f"{fields.place}: fulcio needs rekorPublicKeyPath, rekorPublicKeyPaths, ...Data or ...Datas"
-        )
-    if pki and rekor:
-        raise InvalidInputError(f"{fields.place}: pki cannot be combined with a Rekor key")
-    return SigstoreSigned(signers[0], rekor, _parse_signed_identity(fields))
 
 
-def _parse_fulcio(fields: Fields) -> Fulcio:
-    ca = fields.required_source(path="caPath", data="caData")
-    fulcio = Fulcio(ca, fields.text("oidcIssuer"), fields.text("subjectEmail"))
-    if not fulcio.oidc_issuer or not fulcio.subject_email:
-        raise InvalidInputError(f"{fields.place}: oidcIssuer and subjectEmail must not be empty")
-    fields.done()
-    return fulcio
+class _SigstoreSigned(Written, frozen=True, tag_field="type", tag=SigstoreSigned.type, rename="camel"):
+    key_path: NonEmpty | UnsetType = UNSET
+    key_paths: Annotated[tuple[NonEmpty, ...], Meta(min_length=1)] | UnsetType = UNSET
+    key_data: Base64 | UnsetType = UNSET
+    key_datas: Annotated[tuple[Base64, ...], Meta(min_length=1)] | UnsetType = UNSET
+    fulcio: _Fulcio | UnsetType = UNSET
+    pki: _Pki | UnsetType = UNSET
+    rekor_public_key_path: NonEmpty | UnsetType = UNSET
+    rekor_public_key_paths: Annotated[tuple[NonEmpty, ...], Meta(min_length=1)] | UnsetType = UNSET
+    rekor_public_key_data: Base64 | UnsetType = UNSET
+    rekor_public_key_datas: Annotated[tuple[Base64, ...], Meta(min_length=1)] | UnsetType = UNSET
+    signed_identity: WrittenIdentity | UnsetType = UNSET
+
+    def read(self) -> SigstoreSigned:
+        signers: list[KeySource | Fulcio | Pki] = [written.read() for written in (self.fulcio, self.pki) if written]
+        if (keys := find_source(self, "key_path", "key_paths", "key_data", "key_datas")) is not None:
+            signers.append(keys)
+        if len(signers) != 1:
+            raise MalformedDocumentError(
+                "exactly one of keyPath, keyPaths, keyData, keyDatas, fulcio, pki must be given"
+            )
+        rekor = find_source(self, *(f"rekor_public_key_{kind}" for kind in ("path", "paths", "data", "datas")))
+        if self.fulcio and rekor is None:
+            raise MalformedDocumentError(
+                "fulcio needs rekorPublicKeyPath, rekorPublicKeyPaths, rekorPublicKeyData or rekorPublicKeyDatas"
+            )
+        if self.pki and rekor is not None:
+            raise MalformedDocumentError("pki cannot be combined with a Rekor key")
+        return SigstoreSigned(signers[0], rekor, _read_identity(self.signed_identity))
 
 
-def _parse_pki(fields: Fields) -> Pki:
-    pki = Pki(
-        roots=fields.required_source(path="caRootsPath", data="caRootsData"),
-        intermediates=fields.source(path="caIntermediatesPath", data="caIntermediatesData"),
-        subject_email=fields.optional_text("subjectEmail"),
-        subject_hostname=fields.optional_text("subjectHostname"),
-    )
-    if not pki.subject_email and not pki.subject_hostname:
-        raise InvalidInputError(f"{fields.place}: at least one of subjectEmail and subjectHostname must be given")
-    fields.done()
-    return pki
+_WrittenRequirement: TypeAlias = _InsecureAcceptAnything | _Reject | _SignedBaseLayer | _SignedBy | _SigstoreSigned
 
 
-def _parse_signed_identity(fields: Fields) -> SignedIdentity:
-    if not fields.has("signedIdentity"):
-        return MATCH_REPO_DIGEST_OR_EXACT
-    return parse_identity(fields.take("signedIdentity"), f"{fields.place}.signedIdentity")
-
-
-_PARSERS: Final[dict[str, Callable[[Fields], Requirement]]] = {
-    InsecureAcceptAnything.type: lambda _fields: InsecureAcceptAnything(),
-    Reject.type: lambda _fields: Reject(),
-    SignedBy.type: _parse_signed_by,
-    SignedBaseLayer.type: _parse_signed_base_layer,
-    SigstoreSigned.type: _parse_sigstore_signed,
-}
+def _read_identity(written: WrittenIdentity | UnsetType) -> SignedIdentity:
+    return written.read() if written else MATCH_REPO_DIGEST_OR_EXACT

@@ -10,7 +10,7 @@ import posixpath
 import re
 from typing import TYPE_CHECKING, Final
 
-from container_image_proxy.errors import InvalidInputError, InvalidReferenceError
+from container_image_proxy.errors import InvalidReferenceError, MalformedDocumentError, shown
 from container_image_proxy.image.reference import parse_reference, policy_identity
 
 if TYPE_CHECKING:
@@ -64,10 +64,10 @@ TRANSPORTS: Final = frozenset({"docker", *_CHECKS})
 
 
 def verify_scope(transport: str, scope: str) -> None:
-    """Raise :class:`InvalidInputError` if ``transport`` can have no such scope. The default scope is always fine."""
+    """Raise :class:`MalformedDocumentError` if ``transport`` can have no such scope. The default one is always fine."""
     complaint = _CHECKS[transport](scope) if scope and transport in _CHECKS else None
     if complaint:
-        raise InvalidInputError(f"transports.{transport}: scope {scope[:200]!r}: {complaint}")
+        raise MalformedDocumentError(f"scope {shown(scope)}: {complaint}", ("transports", transport))
 
 
 def doubt_docker_scope(scope: str) -> str | None:
@@ -78,7 +78,7 @@ def doubt_docker_scope(scope: str) -> str | None:
     if meant == scope:
         return None
     remedy = f"; in full that is {meant!r}" if meant is not None else ""
-    return f"transports.docker: scope {scope[:200]!r} can match no image{remedy}"
+    return f"transports.docker: scope {shown(scope)} can match no image{remedy}"
 
 
 def _expand(text: str) -> str | None:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from container_image_proxy.errors import IntegrityError, InvalidDigestError, InvalidInputError, SignatureRejectedError
-from container_image_proxy.image.digest import Digest, parse_digest
-from container_image_proxy.image.strict_json import parse_strict_object
-from container_image_proxy.policy.fields import Fields
+from container_image_proxy.errors import MalformedDocumentError, SignatureRejectedError, rejected_because, shown
+from container_image_proxy.image.descriptor import read_digest
+from container_image_proxy.image.documents import Int64, Strict, parse_strict
 
 if TYPE_CHECKING:
+    from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.reference import Reference
     from container_image_proxy.image.signature import UntrustedSignature
     from container_image_proxy.policy.budget import Budget
@@ -56,46 +56,43 @@ def verify_simple_signature(keyring: Keyring, untrusted: UntrustedSignature, bud
     return Attestation(f"openpgp:{message.primary_fingerprint}", parse_claim(message.content, ATOMIC))
 
 
+class _Image(Strict, frozen=True, rename="kebab"):
+    docker_manifest_digest: str
+
+
+class _Identity(Strict, frozen=True, rename="kebab"):
+    docker_reference: str
+
+
+class _Critical(Strict, frozen=True):
+    type: str
+    image: _Image
+    identity: _Identity
+
+
+class _Notes(Struct, frozen=True):
+    """The signing program's notes, which decide nothing; others may stand beside them, and any may be null."""
+
+    creator: str | None = None
+    timestamp: Int64 | None = None
+
+
+class _Payload(Strict, frozen=True):
+    critical: _Critical
+    optional: _Notes | None
+
+
 def parse_claim(raw: bytes, expected_type: str) -> Claim:
     """Read a payload of the given type; :class:`SignatureRejectedError` for anything that is not exactly one."""
-    try:
-        return _parse_payload(raw, expected_type)
-    except (IntegrityError, InvalidInputError) as error:
-        raise SignatureRejectedError(f"what it signs is no {expected_type}: {error}") from error
-
-
-def _parse_payload(raw: bytes, expected_type: str) -> Claim:
-    payload = Fields(parse_strict_object(raw, "the payload"), "")
-    critical = payload.fields("critical")
-    untrusted_type = critical.text("type")
-    if untrusted_type != expected_type:
-        raise InvalidInputError(f"critical.type is {untrusted_type[:100]!r}")
-    image, identity = critical.fields("image"), critical.fields("identity")
-    digest, reference = image.text("docker-manifest-digest"), identity.text("docker-reference")
-    _check_optional(payload.take("optional"), null_allowed=expected_type == COSIGN)
-    for fields in (image, identity, critical, payload):
-        fields.done()
-    return Claim(reference, _parse_manifest_digest(digest))
-
-
-def _check_optional(value: object, *, null_allowed: bool) -> None:
-    """The signing program's notes, which decide nothing; others may stand beside them. Any may be null, and cosign
-    writes null if there are none.
-    """
-    if value is None and null_allowed:
-        return
-    optional = Fields(value, "optional")
-    if optional.has_value("creator"):
-        optional.text("creator")
-    if optional.has_value("timestamp"):
-        optional.integer("timestamp")
-
-
-def _parse_manifest_digest(text: str) -> Digest:
-    try:
-        return parse_digest(text)
-    except InvalidDigestError as error:
-        raise InvalidInputError(f"critical.image.docker-manifest-digest: {error}") from error
+    with rejected_because(f"what it signs is no {expected_type}"):
+        payload = parse_strict(raw, _Payload, "the payload")
+        critical = payload.critical
+        if critical.type != expected_type:
+            raise MalformedDocumentError(f"is {shown(critical.type)}", ("critical", "type"))
+        if payload.optional is None and expected_type != COSIGN:  # cosign writes null if it has no notes
+            raise MalformedDocumentError("must be an object, not null", ("optional",))
+        digest = read_digest(critical.image.docker_manifest_digest, ("critical", "image", "docker-manifest-digest"))
+        return Claim(critical.identity.docker_reference, digest)
 
 
 def verify_claim(attestation: Attestation, identity: SignedIdentity, image: Reference | None, raw: bytes) -> None:
@@ -108,7 +105,7 @@ def verify_claim(attestation: Attestation, identity: SignedIdentity, image: Refe
         )
         named = "for" if attestation.is_named else "names no image, and can only count for"
         raise SignatureRejectedError(
-            f"it is valid and by {attestation.signer}, but {named} {claim.docker_reference[:300]!r}; {expected}"
+            f"it is valid and by {attestation.signer}, but {named} {shown(claim.docker_reference)}; {expected}"
         )
     if not claim.manifest_digest.matches(raw):
         raise SignatureRejectedError(

@@ -20,9 +20,8 @@ from container_image_proxy.concurrency.memory import unmetered
 from container_image_proxy.errors import (
     DigestMismatchError,
     EngineError,
-    InvalidInputError,
-    InvalidManifestError,
     InvalidReferenceError,
+    MalformedDocumentError,
     UnknownManifestError,
 )
 from container_image_proxy.image.digest import Digest, parse_digest
@@ -182,7 +181,7 @@ def _read_inspection(raw: bytes, where: str) -> str:
     """The image's ID in what the daemon says of it."""
     try:
         found = convert(parse_json(raw, "the image"), _Inspection).id
-    except (InvalidInputError, InvalidManifestError) as error:
+    except MalformedDocumentError as error:
         raise EngineError(f"{where} describes an image in a way that is not understood: {error}") from error
     if not _ID.fullmatch(found):
         raise EngineError(f"{where} describes an image without an ID")

@@ -55,8 +55,8 @@ def test_to_have_nothing_is_no_failure(helper, script):
     [
         ("echo s3cret; exit 3", "failed with status 3"),
         ("echo s3cret", "its answer is not valid JSON"),
-        ("echo '[\"s3cret\"]'", "not an object with the strings Username and Secret"),
-        ('echo \'{"Username":"u","Secret":["s3cret"]}\'', "not an object with the strings"),
+        ("echo '[\"s3cret\"]'", "must be an object, not an array"),
+        ('echo \'{"Username":"u","Secret":["s3cret"]}\'', "Secret: must be a string, not an array"),
         ("kill -9 $$", "failed with status -9"),
         ("", "its answer is not valid JSON"),
     ],

@@ -103,7 +103,7 @@ def test_no_representation_and_no_message_holds_a_secret():
     ("text", "place"),
     [
         ("", "the content is not valid JSON: line 1, column 1"),
-        ("[]", "must be an object"),
+        ("[]", "the document: must be an object, not an array"),
         ('{"auths": []}', "auths: must be an object"),
         ('{"auths": {"a.b": "x"}}', "auths.a.b: must be an object"),
         ('{"auths": {"a.b": {"auth": 1}}}', "auths.a.b.auth: must be a string"),

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from container_image_proxy.config.instances import InstanceSettings, find_instances, load_instance
+from container_image_proxy.config.instances import InstanceSettings, find_instances, host_platform, load_instance
 from container_image_proxy.errors import ConfigurationError
-from container_image_proxy.image.platform import Platform, host_platform
+from container_image_proxy.image.platform import Platform
 from tests.support.privilege import needs_root
 
 IMAGE = '[images.os]\nreference = "docker://quay.io/example/os:1"\n'
@@ -117,7 +117,7 @@ def test_several_images_have_no_default_unless_one_is_named(directories: tuple[P
         (IMAGE + "fresh-for = nan\n", "images.os.fresh-for: must be a number of seconds, 0 or more"),
         (IMAGE + "fresh-for = true\n", "images.os.fresh-for: must be a number of seconds, 0 or more"),
         (IMAGE + '[access]\nusers = ["no-such-user-here"]\n', "access.users: there is no user 'no-such-user-here'"),
-        (IMAGE + "[access]\nusers = [1.5]\n", "access.users: may hold strings and integers only, not a float"),
+        (IMAGE + "[access]\nusers = [1.5]\n", "access.users[1]: must be an integer or a string, not a number"),
         (IMAGE + "[access]\nusers = 0\n", "access.users: must be an array, not an integer"),
         (IMAGE + "[access]\ngroups = [65534]\n", "access.groups: group 65534 is the overflow gid"),
         (IMAGE + '[trust]\npolicy = "policy.json"\n', "trust.policy: must be an absolute path"),

@@ -135,9 +135,9 @@ def test_aliases_that_users_chose_count_before_configured_ones(tmp_path, uid, ca
             r"registry\[1\]\.mirror\[1\]\.pull-from-mirror: 'some' is none of",
         ),
         ("registry = 5", "registry: must be an array"),
-        ("registry = [5]", "registry: may hold tables only, not an integer"),
+        ("registry = [5]", r"registry\[1\]: must be a table, not an integer"),
         ('short-name-mode = "sometimes"', "short-name-mode: 'sometimes' is none of"),
-        ('unqualified-search-registries = ["a b"]', "unqualified-search-registries: 'a b' is not host"),
+        ('unqualified-search-registries = ["a b"]', r"unqualified-search-registries\[1\]: 'a b' is not host"),
         ('[aliases]\nos = "os"', "aliases.os: 'os' does not say a registry"),
         ("aliases = 1", "aliases: must be a table"),
         ('[[registry]]\nlocation = "a.b"\nLocation = "c.d"', r"registry\[1\]\.Location: is in the table twice"),
@@ -155,8 +155,8 @@ def test_unknown_keys_are_warned_of_and_known_ones_have_no_case(caplog):
     conf = parse_registries(text.encode().replace(b"registry.Mirror", b"Registry.Mirror"), "/r.conf")
     assert conf.registries[0].blocked
     assert [record.getMessage() for record in caplog.records] == [
-        "/r.conf: registry[1].mirror[1].new: unknown key, ignored",
         "/r.conf: registry[1].future: unknown key, ignored",
+        "/r.conf: registry[1].mirror[1].new: unknown key, ignored",
     ]
 
 

@@ -90,9 +90,9 @@ def test_the_environment_s_driver_and_options_count(tmp_path: Path) -> None:
     ("text", "complaint"),
     [
         ("[storage", "storage.conf: "),
-        ("[storage]\ndriver = 1\n", "storage.driver: Expected `str`, got `int`"),
-        ("storage = 1\n", "storage: Expected `object`, got `int`"),
-        ('[storage.options]\nadditionalimagestores = "/x"\n', "Expected `array`, got `str`"),
+        ("[storage]\ndriver = 1\n", "storage.driver: must be a string, not an integer"),
+        ("storage = 1\n", "storage: must be a table, not an integer"),
+        ('[storage.options]\nadditionalimagestores = "/x"\n', "must be an array, not a string"),
     ],
 )
 def test_a_file_that_is_wrong_is_told_with_its_place(tmp_path: Path, text: str, complaint: str) -> None:

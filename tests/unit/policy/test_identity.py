@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from container_image_proxy.errors import InvalidInputError
+from container_image_proxy.errors import MalformedDocumentError
 from container_image_proxy.image.reference import parse_reference
-from container_image_proxy.policy.identity import parse_identity, parse_prefix
+from container_image_proxy.policy.identity import parse_identity, verify_prefix
 
 DIGEST = "sha256:" + "a" * 64
 OTHER_DIGEST = "sha256:" + "b" * 64
@@ -19,7 +19,7 @@ KINDS = ["matchExact", "matchRepoDigestOrExact", "matchRepository"]
 
 def matches(identity: object, image: str | None, claim: str) -> bool:
     reference = parse_reference(image) if image is not None else None
-    return parse_identity(identity, "signedIdentity").matches(reference, claim)
+    return parse_identity(identity).matches(reference, claim)
 
 
 @pytest.mark.demand("SIG-identity")
@@ -119,14 +119,14 @@ def test_a_full_signed_prefix_is_what_signatures_claim(signed_prefix: str) -> No
     ],
 )
 def test_an_unusable_identity_is_an_error_that_names_its_place(identity: object) -> None:
-    with pytest.raises(InvalidInputError, match=r"default\[0\]\.signedIdentity"):
-        parse_identity(identity, "default[0].signedIdentity")
+    with pytest.raises(MalformedDocumentError, match=r"default\[0\]\.signedIdentity"):
+        parse_identity(identity, ("default", 0, "signedIdentity"))
 
 
 @given(st.text(max_size=60))
 def test_any_text_is_a_prefix_or_our_error(text: str) -> None:
-    with contextlib.suppress(InvalidInputError):
-        assert parse_prefix(text, "prefix") == text
+    with contextlib.suppress(MalformedDocumentError):
+        verify_prefix(text, "prefix")
 
 
 @given(st.text(max_size=60))

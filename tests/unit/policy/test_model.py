@@ -116,13 +116,13 @@ def test_an_error_names_file_place_and_reason() -> None:
         parse_policy(text.encode(), "/etc/containers/policy.json")
     message = str(caught.value)
     assert message.startswith(
-        "/etc/containers/policy.json: transports.docker.quay.io[0]: unknown requirement type 'signedby'"
+        "/etc/containers/policy.json: transports.docker.quay.io[0].type: 'signedby' is none of insecureAcceptAnything, "
     )
 
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
-    [("{}", "'default' is missing"), ('{"default": [{"type": "reject"}], "x": 1}', "unknown key 'x'")],
+    [("{}", "default: missing"), ('{"default": [{"type": "reject"}], "x": 1}', "x: unknown key")],
 )
 def test_an_error_of_the_whole_document_names_the_file_only(text: str, complaint: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"^p: {complaint} "):

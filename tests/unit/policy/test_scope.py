@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from container_image_proxy.errors import InvalidInputError
+from container_image_proxy.errors import MalformedDocumentError
 from container_image_proxy.policy.scope import doubt_docker_scope, verify_scope
 
 PATHS = ["dir", "oci", "oci-archive", "sif"]
@@ -51,7 +51,7 @@ def test_a_scope_that_can_match_is_fine(transport: str, scope: str) -> None:
     ],
 )
 def test_a_scope_that_can_never_match_is_an_error(transport: str, scope: str) -> None:
-    with pytest.raises(InvalidInputError, match=f"transports.{transport}"):
+    with pytest.raises(MalformedDocumentError, match=f"transports.{transport}"):
         verify_scope(transport, scope)
 
 

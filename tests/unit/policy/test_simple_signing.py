@@ -30,7 +30,7 @@ def payload(**changes: object) -> bytes:
 
 def check(reference: str, identity: dict[str, str], raw: bytes = MANIFEST) -> None:
     attestation = Attestation("openpgp:ABC", Claim(reference, digest_of(MANIFEST)))
-    verify_claim(attestation, parse_identity(identity, "signedIdentity"), IMAGE, raw)
+    verify_claim(attestation, parse_identity(identity), IMAGE, raw)
 
 
 def test_a_claim_is_read_whole() -> None:
@@ -102,11 +102,9 @@ def test_a_claim_for_other_content_is_refused() -> None:
 def test_an_image_without_a_name_is_told() -> None:
     attestation = Attestation("openpgp:ABC", Claim("quay.io/example/os:1", digest_of(MANIFEST)))
     with pytest.raises(SignatureRejectedError, match="no name"):
-        verify_claim(attestation, parse_identity({"type": "matchExact"}, ""), None, MANIFEST)
+        verify_claim(attestation, parse_identity({"type": "matchExact"}), None, MANIFEST)
 
 
 def test_a_sha512_digest_may_be_claimed() -> None:
     digest = digest_of(MANIFEST, "sha512")
-    verify_claim(
-        Attestation("x", Claim(str(IMAGE), digest)), parse_identity({"type": "matchExact"}, ""), IMAGE, MANIFEST
-    )
+    verify_claim(Attestation("x", Claim(str(IMAGE), digest)), parse_identity({"type": "matchExact"}), IMAGE, MANIFEST)

@@ -67,6 +67,7 @@ _TABLE: Final = (
     _Row(errors.SizeMismatchError, HTTPStatus.BAD_GATEWAY, "SIZE_MISMATCH"),
     _Row(errors.InvalidManifestError, HTTPStatus.BAD_GATEWAY, "MANIFEST_INVALID"),
     _Row(errors.IntegrityError, HTTPStatus.BAD_GATEWAY, "INTEGRITY"),
+    _Row(errors.MalformedDocumentError, HTTPStatus.BAD_GATEWAY, "INTEGRITY"),
     _Row(errors.ConfigurationError, HTTPStatus.INTERNAL_SERVER_ERROR, "CONFIGURATION"),
 )
 

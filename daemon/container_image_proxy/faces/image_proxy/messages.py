@@ -8,12 +8,13 @@ members count without regard to case, the last of equal ones counts, and unknown
 from __future__ import annotations
 
 import json
-from typing import Final
+from typing import Any, Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from container_image_proxy import errors
-from container_image_proxy.image.strict_json import as_object, parse_json
+from container_image_proxy.image.documents import convert, fold_keys
+from container_image_proxy.image.strict_json import parse_json
 
 PROTOCOL_VERSION: Final = "0.2.8"
 MAX_MESSAGE: Final = 32 * 1024
@@ -37,8 +38,8 @@ class ReaderStalledError(errors.Error):
 class Request(Struct, frozen=True):
     """What a client asks for."""
 
-    method: str
-    arguments: tuple[object, ...]
+    method: str = ""
+    arguments: tuple[Any, ...] = field(name="args", default=())
 
 
 def parse_request(message: bytes) -> Request:
@@ -46,19 +47,9 @@ def parse_request(message: bytes) -> Request:
     if len(message) > MAX_MESSAGE:
         raise InvalidRequestError(f"the request is larger than {MAX_MESSAGE} bytes")
     try:
-        members = {name.casefold(): value for name, value in as_object(_parse(message), "the request").items()}
-    except errors.InvalidManifestError as error:
-        raise InvalidRequestError(str(error)) from error
-    method, arguments = members.get("method") or "", members.get("args")
-    if not isinstance(method, str):
-        raise InvalidRequestError("the request's method is not text")
-    if not isinstance(arguments, list | None):
-        raise InvalidRequestError("the request's args are not an array")
-    return Request(method, tuple(arguments or ()))
-
-
-def _parse(message: bytes) -> object:
-    return parse_json(message, "the request")
+        return convert(fold_keys(parse_json(message, "the message"), Request), Request)
+    except errors.MalformedDocumentError as error:
+        raise InvalidRequestError(f"the request is malformed: {error}") from error
 
 
 def read_integer(value: object, what: str) -> int:

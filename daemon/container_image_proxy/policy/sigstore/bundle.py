@@ -6,26 +6,39 @@ protobuf-specs, sigstore_bundle.proto, in the JSON form of protocol buffers; DSS
 
 from __future__ import annotations
 
-from typing import Final
+import base64
+from typing import Annotated, Any, ClassVar, Final, Self
 
-from msgspec import Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
-from container_image_proxy.errors import IntegrityError, InvalidInputError, SignatureRejectedError
+from container_image_proxy.errors import MalformedDocumentError, SignatureRejectedError, rejected_because, shown
+from container_image_proxy.image.documents import Base64, Int64, Strict, convert
 from container_image_proxy.image.media_types import BUNDLE_MEDIA_TYPE
-from container_image_proxy.image.strict_json import parse_strict_object
-from container_image_proxy.policy.fields import Fields
+from container_image_proxy.image.strict_json import parse_strict_json
+from container_image_proxy.policy.sigstore.rekor import LogEntry
 
 _MEDIA_TYPES: Final = frozenset({BUNDLE_MEDIA_TYPE, "application/vnd.dev.sigstore.bundle+json;version=0.3"})
 _HASH: Final = "SHA2_256"
 _MAX_INT64_DIGITS: Final = 19
+"""Digits of a number of 64 bits: to read one of thousands takes time by the square of its length."""
 
 
-class Envelope(Struct, frozen=True):
+class _EnvelopeSignature(Strict, frozen=True):
+    sig: Base64
+    keyid: Any = None
+
+
+class Envelope(Strict, frozen=True, rename="camel"):
     """A DSSE envelope: a typed payload and the signature of both."""
 
-    payload: bytes
+    payload: Base64
     payload_type: str
-    signature: bytes
+    signatures: Annotated[tuple[_EnvelopeSignature, ...], Meta(min_length=1)]
+
+    @property
+    def signature(self) -> bytes:
+        """The first of the signatures; :func:`parse_bundle` sees to it that there is no other."""
+        return self.signatures[0].sig
 
     @property
     def signed_bytes(self) -> bytes:
@@ -34,20 +47,95 @@ class Envelope(Struct, frozen=True):
         return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(self.payload), self.payload)
 
 
-class MessageSignature(Struct, frozen=True):
-    """A signature of content that lies elsewhere; ``sha256`` is what the signer says the content's is."""
+class _MessageDigest(Strict, frozen=True):
+    algorithm: str
+    digest: Base64
 
-    sha256: bytes
-    signature: bytes
+
+class MessageSignature(Strict, frozen=True, rename="camel"):
+    """A signature of content that lies elsewhere."""
+
+    message_digest: _MessageDigest
+    signature: Base64
+
+    @property
+    def sha256(self) -> bytes:
+        """What the signer says the content's SHA-256 is."""
+        return self.message_digest.digest
+
+
+class _Certificate(Strict, frozen=True, rename="camel"):
+    raw_bytes: Base64
+
+
+class _PublicKey(Strict, frozen=True):
+    """The hint is not looked at: a policy says which keys count, and a signature is by one of them or not."""
+
+    hint: Any = None
+
+
+class _Material(Strict, frozen=True, rename="camel"):
+    """RFC 3161 timestamps may stand there: nothing here relies on one."""
+
+    certificate: _Certificate | UnsetType = UNSET
+    public_key: _PublicKey | UnsetType = UNSET
+    x509_certificate_chain: Any = UNSET
+    tlog_entries: tuple[Any, ...] = ()
+    timestamp_verification_data: Any = None
+
+
+class _Written(Strict, frozen=True, rename="camel"):
+    media_type: str
+    verification_material: _Material
+    dsse_envelope: Envelope | UnsetType = UNSET
+    message_signature: MessageSignature | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        if (self.dsse_envelope is UNSET) == (self.message_signature is UNSET):
+            raise MalformedDocumentError("exactly one of dsseEnvelope and messageSignature must be given")
+
+
+class _MediaType(Struct, frozen=True, rename="camel"):
+    media_type: str
+
+
+class _DecimalText(Int64):
+    """An integer as the JSON form of protocol buffers has it, which is as text."""
+
+    WRITTEN: ClassVar[Any] = str
+
+    @classmethod
+    def read(cls, text: Any) -> Self:
+        if not text.isascii() or not text.isdecimal() or len(text) > _MAX_INT64_DIGITS:
+            raise MalformedDocumentError("must be a whole number")
+        return cls(text)
+
+
+class _InclusionPromise(Strict, frozen=True, rename="camel"):
+    signed_entry_timestamp: Base64
+
+
+class _LogId(Strict, frozen=True, rename="camel"):
+    key_id: Base64
+
+
+class _TransparencyLogEntry(Strict, frozen=True, rename="camel"):
+    """An inclusion proof is no substitute for the promise, which alone says when; it may stand beside it."""
+
+    canonicalized_body: Base64
+    log_id: _LogId
+    inclusion_promise: _InclusionPromise | UnsetType = UNSET
+    integrated_time: _DecimalText = _DecimalText(0)  # as everything that is zero, it may be left out
+    log_index: _DecimalText = _DecimalText(0)
+    inclusion_proof: Any = None
+    kind_version: Any = None
 
 
 class Promise(Struct, frozen=True):
-    """A log's promise about one entry of it: ``body`` is the entry, ``signature`` the signed entry timestamp."""
+    """A log's promise about one entry of it: ``signature`` is the signed entry timestamp, ``body`` the entry's own."""
 
+    entry: LogEntry
     body: bytes
-    integrated_time: int
-    log_id: bytes
-    log_index: int
     signature: bytes
 
 
@@ -65,120 +153,52 @@ class Bundle(Struct, frozen=True):
         """The only log entry; :class:`SignatureRejectedError` if there is none, another, or one without a promise."""
         if len(self.log_entries) != 1:
             raise SignatureRejectedError(f"it has {len(self.log_entries)} log entries, where exactly one is supported")
-        try:
-            return _parse_promise(Fields(self.log_entries[0], "tlogEntries[0]"))
-        except InvalidInputError as error:
-            raise SignatureRejectedError(f"it is malformed: {error}") from error
+        with rejected_because("it is malformed"):
+            written = convert(self.log_entries[0], _TransparencyLogEntry, ("tlogEntries", 0))
+        if written.inclusion_promise is UNSET:
+            raise SignatureRejectedError(
+                "it is not supported: its log entry has no signed entry timestamp, as those of Rekor 2 have none"
+            )
+        body = written.canonicalized_body
+        entry = LogEntry(
+            body=base64.b64encode(body).decode(),
+            integrated_time=written.integrated_time,
+            log_id=written.log_id.key_id.hex(),
+            log_index=written.log_index,
+        )
+        return Promise(entry, body, written.inclusion_promise.signed_entry_timestamp)
 
 
 def parse_bundle(raw: bytes) -> Bundle:
     """Read a bundle; :class:`SignatureRejectedError` for anything that is not exactly one that is supported."""
-    try:
-        return _parse_bundle(Fields(parse_strict_object(raw, "the bundle"), ""))
-    except (IntegrityError, InvalidInputError) as error:
-        raise SignatureRejectedError(f"it is malformed: {error}") from error
+    with rejected_because("it is malformed"):
+        value = parse_strict_json(raw, "the bundle")
+        media_type = convert(value, _MediaType).media_type
+        if media_type not in _MEDIA_TYPES:
+            raise SignatureRejectedError(f"it is not supported: a bundle of type {shown(media_type)}")
+        written = convert(value, _Written)
+        return Bundle(_read_content(written), _read_certificate(written), written.verification_material.tlog_entries)
 
 
-def _parse_bundle(fields: Fields) -> Bundle:
-    media_type = fields.text("mediaType")
-    if media_type not in _MEDIA_TYPES:
-        raise SignatureRejectedError(f"it is not supported: a bundle of type {media_type[:100]!r}")
-    material = fields.fields("verificationMaterial")
-    bundle = Bundle(_parse_content(fields), _parse_certificate(material), _parse_log_entries(material))
-    material.done()
-    fields.done()
-    return bundle
-
-
-def _parse_content(fields: Fields) -> Envelope | MessageSignature:
-    if fields.has("dsseEnvelope") == fields.has("messageSignature"):
-        raise InvalidInputError("exactly one of dsseEnvelope and messageSignature must be given")
-    if fields.has("dsseEnvelope"):
-        return _parse_envelope(fields.fields("dsseEnvelope"))
-    return _parse_message_signature(fields.fields("messageSignature"))
-
-
-def _parse_envelope(fields: Fields) -> Envelope:
-    signatures = fields.items("signatures")
-    if len(signatures) != 1:
-        raise SignatureRejectedError(f"it is not supported: an envelope with {len(signatures)} signatures")
-    signature = Fields(signatures[0], "dsseEnvelope.signatures[0]")
-    _ignore(signature, "keyid")
-    envelope = Envelope(fields.data("payload"), fields.text("payloadType"), signature.data("sig"))
-    signature.done()
-    fields.done()
-    return envelope
-
-
-def _parse_message_signature(fields: Fields) -> MessageSignature:
-    digest = fields.fields("messageDigest")
-    algorithm = digest.text("algorithm")
+def _read_content(written: _Written) -> Envelope | MessageSignature:
+    if (envelope := written.dsse_envelope) is not UNSET:
+        if len(envelope.signatures) != 1:
+            raise SignatureRejectedError(f"it is not supported: an envelope with {len(envelope.signatures)} signatures")
+        return envelope
+    assert written.message_signature is not UNSET  # noqa: S101 - one of the two is there: for mypy
+    algorithm = written.message_signature.message_digest.algorithm
     if algorithm != _HASH:
-        raise SignatureRejectedError(f"it is not supported: a message digest of algorithm {algorithm[:100]!r}")
-    message = MessageSignature(digest.data("digest"), fields.data("signature"))
-    digest.done()
-    fields.done()
-    return message
+        raise SignatureRejectedError(f"it is not supported: a message digest of algorithm {shown(algorithm)}")
+    return written.message_signature
 
 
-def _parse_certificate(material: Fields) -> bytes | None:
-    """The key's hint is not looked at: a policy says which keys count, and a signature is by one of them or not."""
-    if material.has("x509CertificateChain"):
+def _read_certificate(written: _Written) -> bytes | None:
+    material = written.verification_material
+    if material.x509_certificate_chain is not UNSET:
         raise SignatureRejectedError(
             "it is not supported: a chain of certificates (version 0.3 has the signer's alone)"
         )
-    if material.has("certificate") == material.has("publicKey"):
-        raise InvalidInputError("verificationMaterial: exactly one of certificate and publicKey must be given")
-    if not material.has("certificate"):
-        public_key = material.fields("publicKey")
-        _ignore(public_key, "hint")
-        public_key.done()
-        return None
-    certificate = material.fields("certificate")
-    der = certificate.data("rawBytes")
-    certificate.done()
-    return der
-
-
-def _parse_log_entries(material: Fields) -> tuple[object, ...]:
-    """RFC 3161 timestamps may stand beside them: nothing here relies on one."""
-    _ignore(material, "timestampVerificationData")
-    entries = material.take("tlogEntries") if material.has("tlogEntries") else []
-    if not isinstance(entries, list):
-        raise InvalidInputError("verificationMaterial.tlogEntries: must be an array")
-    return tuple(entries)
-
-
-def _parse_promise(fields: Fields) -> Promise:
-    """An inclusion proof is no substitute for the promise, which alone says when; it may stand beside it."""
-    if not fields.has("inclusionPromise"):
-        raise SignatureRejectedError(
-            "it is not supported: its log entry has no signed entry timestamp, as those of Rekor 2 have none"
-        )
-    given = fields.fields("inclusionPromise")
-    log_id = fields.fields("logId")
-    promise = Promise(
-        body=fields.data("canonicalizedBody"),
-        integrated_time=_parse_int64(fields, "integratedTime"),
-        log_id=log_id.data("keyId"),
-        log_index=_parse_int64(fields, "logIndex"),
-        signature=given.data("signedEntryTimestamp"),
-    )
-    for name in ("inclusionProof", "kindVersion"):
-        _ignore(fields, name)
-    for part in (given, log_id, fields):
-        part.done()
-    return promise
-
-
-def _parse_int64(fields: Fields, key: str) -> int:
-    """A number that is written as text, as the JSON form of protocol buffers has it; 0 may be left out."""
-    text = fields.text(key) if fields.has(key) else "0"
-    if not text.isascii() or not text.isdecimal() or len(text) > _MAX_INT64_DIGITS:
-        raise InvalidInputError(f"{fields.place}.{key}: must be a whole number")
-    return int(text)
-
-
-def _ignore(fields: Fields, key: str) -> None:
-    if fields.has(key):
-        fields.take(key)
+    if (material.certificate is UNSET) == (material.public_key is UNSET):
+        reason = "exactly one of certificate and publicKey must be given"
+        raise MalformedDocumentError(reason, ("verificationMaterial",))
+    return material.certificate.raw_bytes if material.certificate else None

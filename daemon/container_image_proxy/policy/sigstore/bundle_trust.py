@@ -8,26 +8,17 @@ its digest. Nothing that is signed is read before its signature is known to be a
 
 from __future__ import annotations
 
-import base64
 import hashlib
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from container_image_proxy.errors import IntegrityError, InvalidInputError, SignatureRejectedError
+from container_image_proxy.errors import SignatureRejectedError, shown
 from container_image_proxy.image.digest import digest_of
-from container_image_proxy.image.strict_json import parse_strict_object
-from container_image_proxy.policy.fields import Fields
 from container_image_proxy.policy.pem import to_pem
 from container_image_proxy.policy.sigstore.bundle import Envelope, MessageSignature, parse_bundle
 from container_image_proxy.policy.sigstore.certificate_identity import UntrustedCertificate
-from container_image_proxy.policy.sigstore.rekor import (
-    HashedRekord,
-    LogEntry,
-    parse_hashed_rekord,
-    verify_about,
-    verify_promise,
-)
+from container_image_proxy.policy.sigstore.rekor import parse_body, verify_about, verify_promise
 from container_image_proxy.policy.sigstore.statement import PAYLOAD_TYPE, parse_signing_statement
 from container_image_proxy.policy.simple_signing import Attestation, Claim
 
@@ -40,9 +31,6 @@ if TYPE_CHECKING:
     from container_image_proxy.policy.sigstore.bundle import Bundle
     from container_image_proxy.policy.sigstore.public_key import PublicKey
     from container_image_proxy.policy.sigstore.trust import SigstoreTrust
-
-_DSSE: Final = ("dsse", "0.0.1")
-_HASHED_REKORD: Final = ("hashedrekord", "0.0.1")
 
 
 class _Bundled(Struct, frozen=True):
@@ -69,12 +57,11 @@ class _Bundled(Struct, frozen=True):
     def verify_logged(self, logs: Sequence[PublicKey], signer: bytes, budget: Budget) -> datetime:
         """See :class:`Material`. The body of an entry is read only once a trusted log is known to have signed it."""
         promise, content = self.bundle.promise, self.bundle.content
-        entry = LogEntry(
-            base64.b64encode(promise.body).decode(), promise.integrated_time, promise.log_id.hex(), promise.log_index
-        )
-        integrated = verify_promise(entry, promise.signature, logs, budget)
-        payload = content.payload if isinstance(content, Envelope) else self.manifest
-        verify_about(_parse_body(promise.body, content), signer, content.signature, payload)
+        integrated = verify_promise(promise.entry, promise.signature, logs, budget)
+        if isinstance(content, Envelope):
+            verify_about(parse_body(promise.body, "dsse"), signer, content.signature, content.payload)
+        else:
+            verify_about(parse_body(promise.body, "hashedrekord"), signer, content.signature, self.manifest)
         return integrated
 
 
@@ -109,7 +96,7 @@ def _signed_name(content: Envelope | MessageSignature, manifest: bytes, signer: 
         return ""
     if content.payload_type != PAYLOAD_TYPE:
         raise SignatureRejectedError(
-            f"it is valid and by {signer}, but of a payload of type {content.payload_type[:100]!r}"
+            f"it is valid and by {signer}, but of a payload of type {shown(content.payload_type)}"
         )
     subjects = parse_signing_statement(content.payload)
     names = [subject.name for subject in subjects if subject.sha256 == sha256.hexdigest()]
@@ -117,27 +104,3 @@ def _signed_name(content: Envelope | MessageSignature, manifest: bytes, signer: 
         reason = "for other content" if not names else "its statement is about this content more than once"
         raise SignatureRejectedError(f"it is valid and by {signer}, but {reason}")
     return names[0]
-
-
-def _parse_body(body: bytes, content: Envelope | MessageSignature) -> HashedRekord:
-    """What a log entry is about, if it is of the kind that belongs to such content."""
-    try:
-        fields = Fields(parse_strict_object(body, "the log entry"), "body")
-        kind = (fields.text("kind"), fields.text("apiVersion"))
-        if kind != (_DSSE if isinstance(content, Envelope) else _HASHED_REKORD):
-            raise SignatureRejectedError(f"it is not supported: its log entry is a {' '.join(kind)[:100]}")
-        return _parse_dsse(fields) if isinstance(content, Envelope) else parse_hashed_rekord(body)
-    except (IntegrityError, InvalidInputError) as error:
-        raise SignatureRejectedError(f"it has a malformed log entry: {error}") from error
-
-
-def _parse_dsse(fields: Fields) -> HashedRekord:
-    """A ``dsse`` entry. The hash of the envelope is of a text that nobody kept: payload, signature and signer bind."""
-    spec = fields.fields("spec")
-    digest, signatures = spec.fields("payloadHash"), spec.items("signatures")
-    if digest.text("algorithm") != "sha256":
-        raise InvalidInputError("the payload's hash is not SHA-256")
-    if len(signatures) != 1:
-        raise InvalidInputError(f"{len(signatures)} signatures where exactly one is supported")
-    signature = Fields(signatures[0], "spec.signatures[0]")
-    return HashedRekord(digest.text("value").lower(), signature.data("signature"), signature.data("verifier"))

@@ -2,7 +2,7 @@
 
 A SET counts only if a trusted log signed it and its entry is about this payload, this signature and this key: a promise
 for another artefact proves nothing (CVE-2022-36056). Format: what cosign stores as bundle; entries are hashedrekord
-0.0.1.
+or dsse 0.0.1.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-from msgspec import Struct
+from msgspec import Struct, field
+from msgspec.structs import astuple
 
-from container_image_proxy.errors import IntegrityError, InvalidInputError, SignatureRejectedError
-from container_image_proxy.image.documents import decode_base64
-from container_image_proxy.image.strict_json import parse_strict_object
-from container_image_proxy.policy.fields import Fields
+from container_image_proxy.errors import MalformedDocumentError, SignatureRejectedError, rejected_because, shown
+from container_image_proxy.image.documents import Base64, Int64, Strict, convert, decode_base64, parse_strict
+from container_image_proxy.image.strict_json import parse_strict_json
 from container_image_proxy.policy.pem import parse_single_pem
 from container_image_proxy.policy.sigstore.public_key import PublicKey, find_signing_key
 
@@ -26,39 +26,35 @@ if TYPE_CHECKING:
 
     from container_image_proxy.policy.budget import Budget
 
-_KIND: Final = "hashedrekord"
-_VERSION: Final = "0.0.1"
 _MAX_TIME: Final = 1 << 35
+"""Seconds since 1970 that a calendar can have in every format here; this is the year 3058."""
+_VERSION: Final = "0.0.1"
+EntryKind: TypeAlias = Literal["hashedrekord", "dsse"]
 
 
-class SignedEntryTimestamp(Struct, frozen=True):
+class SignedEntryTimestamp(Strict, frozen=True):
     """A SET as it came: the log's signature and the entry that it signs, as JSON."""
 
-    signature: bytes
-    payload: object
+    signature: Base64 = field(name="SignedEntryTimestamp")
+    payload: Any = field(name="Payload")
 
 
-class LogEntry(Struct, frozen=True):
+class LogEntry(Strict, frozen=True):
     """What a SET promises: ``body`` (base64) is in log ``log_id`` at ``log_index`` since ``integrated_time`` (Unix)."""
 
     body: str
-    integrated_time: int
-    log_id: str
-    log_index: int
+    integrated_time: Int64 = field(name="integratedTime")
+    log_id: str = field(name="logID")
+    log_index: Int64 = field(name="logIndex")
 
     @property
     def signed_bytes(self) -> bytes:
         """The canonical JSON (RFC 8785) that the log signs."""
-        entry = {
-            "body": self.body,
-            "integratedTime": self.integrated_time,
-            "logID": self.log_id,
-            "logIndex": self.log_index,
-        }
+        entry = dict(zip(self.__struct_encode_fields__, astuple(self), strict=True))
         return json.dumps(entry, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
 
 
-class HashedRekord(Struct, frozen=True):
+class EntryBody(Struct, frozen=True):
     """What an entry is about: an artefact's SHA-256 (hex), a signature, and the signer's key or certificate (PEM)."""
 
     sha256: str
@@ -66,38 +62,94 @@ class HashedRekord(Struct, frozen=True):
     public_key: bytes
 
 
+# Members that are not needed here may stand beside the others of a body, for which the log vouches.
+
+
+class _Kind(Struct, frozen=True, rename="camel"):
+    kind: str
+    api_version: str
+
+
+class _Hash(Struct, frozen=True):
+    algorithm: str
+    value: str
+
+    def __post_init__(self) -> None:
+        if self.algorithm != "sha256":
+            raise MalformedDocumentError("the hash is not SHA-256")
+
+
+class _Data(Struct, frozen=True):
+    hash: _Hash
+
+
+class _PublicKey(Struct, frozen=True):
+    content: Base64
+
+
+class _Signature(Struct, frozen=True, rename="camel"):
+    content: Base64
+    public_key: _PublicKey
+
+
+class _HashedRekordSpec(Struct, frozen=True):
+    data: _Data
+    signature: _Signature
+
+
+class _HashedRekord(Struct, frozen=True):
+    spec: _HashedRekordSpec
+
+    def read(self) -> EntryBody:
+        signature = self.spec.signature
+        return EntryBody(self.spec.data.hash.value.lower(), signature.content, signature.public_key.content)
+
+
+class _EnvelopeSignature(Struct, frozen=True):
+    signature: Base64
+    verifier: Base64
+
+
+class _DsseSpec(Struct, frozen=True, rename="camel"):
+    """The hash of the envelope is of a text that nobody kept: payload, signature and signer bind."""
+
+    payload_hash: _Hash
+    signatures: tuple[_EnvelopeSignature, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.signatures) != 1:
+            raise MalformedDocumentError(f"{len(self.signatures)} signatures where exactly one is supported")
+
+
+class _Dsse(Struct, frozen=True):
+    spec: _DsseSpec
+
+    def read(self) -> EntryBody:
+        (signature,) = self.spec.signatures
+        return EntryBody(self.spec.payload_hash.value.lower(), signature.signature, signature.verifier)
+
+
 def parse_set(raw: bytes) -> SignedEntryTimestamp:
-    """Read a bundle; :class:`InvalidInputError` or :class:`IntegrityError` for anything that is not exactly one."""
-    fields = Fields(parse_strict_object(raw, "the Rekor bundle"), "")
-    parsed = SignedEntryTimestamp(fields.data("SignedEntryTimestamp"), fields.take("Payload"))
-    fields.done()
-    return parsed
+    """Read a bundle; :class:`MalformedDocumentError` for anything that is not exactly one."""
+    return parse_strict(raw, SignedEntryTimestamp, "the Rekor bundle")
 
 
 def parse_log_entry(payload: object) -> LogEntry:
-    """Read a SET's payload; :class:`InvalidInputError` for anything that is not exactly one."""
-    fields = Fields(payload, "Payload")
-    entry = LogEntry(
-        fields.text("body"), fields.integer("integratedTime"), fields.text("logID"), fields.integer("logIndex")
-    )
-    fields.done()
-    return entry
+    """Read a SET's payload; :class:`MalformedDocumentError` for anything that is not exactly one."""
+    return convert(payload, LogEntry, ("Payload",))
 
 
-def parse_hashed_rekord(body: bytes) -> HashedRekord:
-    """Read an entry's body; fields that are not needed here may stand beside the others."""
-    fields = Fields(parse_strict_object(body, "the log entry"), "body")
-    if (fields.text("kind"), fields.text("apiVersion")) != (_KIND, _VERSION):
-        raise InvalidInputError(f"the log entry is no {_KIND} {_VERSION}")
-    spec = fields.fields("spec")
-    digest, signature = spec.fields("data").fields("hash"), spec.fields("signature")
-    if digest.text("algorithm") != "sha256":
-        raise InvalidInputError("the log entry's hash is not SHA-256")
-    return HashedRekord(
-        sha256=digest.text("value").lower(),
-        signature=signature.data("content"),
-        public_key=signature.fields("publicKey").data("content"),
-    )
+def parse_body(body: bytes, kind: EntryKind) -> EntryBody:
+    """What an entry of this kind is about; :class:`SignatureRejectedError` if it is of another one, or malformed."""
+    with rejected_because("the log entry is malformed"):
+        value = parse_strict_json(body, "it")
+        found = convert(value, _Kind)
+        if (found.kind, found.api_version) != (kind, _VERSION):
+            other = shown(f"{found.kind} {found.api_version}")
+            raise SignatureRejectedError(f"the log entry is a {other}, where only {kind} {_VERSION} is supported")
+        if kind == "dsse":
+            return convert(value, _Dsse, ("body",)).read()
+        return convert(value, _HashedRekord, ("body",)).read()
 
 
 def verify_set(
@@ -113,13 +165,12 @@ def verify_set(
 
     :class:`SignatureRejectedError` if the SET is malformed, by no trusted log, or about something else.
     """
-    try:
+    with rejected_because("the Rekor bundle is malformed"):
         signed = parse_set(untrusted_set)
         entry = parse_log_entry(signed.payload)
         integrated = verify_promise(entry, signed.signature, logs, budget)
-        verify_about(parse_hashed_rekord(decode_base64(entry.body, "Payload.body")), signer, signature, payload)
-    except (IntegrityError, InvalidInputError) as error:
-        raise SignatureRejectedError(f"the Rekor bundle is malformed: {error}") from error
+        body = decode_base64(entry.body)
+    verify_about(parse_body(body, "hashedrekord"), signer, signature, payload)
     return integrated
 
 
@@ -132,7 +183,7 @@ def verify_promise(entry: LogEntry, promise: bytes, logs: Sequence[PublicKey], b
     return datetime.fromtimestamp(entry.integrated_time, UTC)
 
 
-def verify_about(entry: HashedRekord, signer: bytes, signature: bytes, payload: bytes) -> None:
+def verify_about(entry: EntryBody, signer: bytes, signature: bytes, payload: bytes) -> None:
     """Raise :class:`SignatureRejectedError` unless the entry is about this payload, signature and signer (DER)."""
     if parse_single_pem(entry.public_key, "the log entry's key") != signer:
         raise SignatureRejectedError("the Rekor bundle is about another key")

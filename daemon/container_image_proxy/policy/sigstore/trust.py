@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from cryptography.hazmat.primitives.asymmetric import ec
 from msgspec import Struct
 
-from container_image_proxy.errors import InvalidInputError, SignatureRejectedError
+from container_image_proxy.errors import SignatureRejectedError, rejected_because, shown
 from container_image_proxy.image.documents import decode_base64
 from container_image_proxy.image.signature import SIGNATURE_MEDIA_TYPE
 from container_image_proxy.policy.key_source import KeySource, load_keys
@@ -77,32 +77,39 @@ class SigstoreTrust(Struct, frozen=True):
         """What a trusted signer says in this signature; :class:`SignatureRejectedError` if it is none of theirs."""
         if untrusted.media_type != SIGNATURE_MEDIA_TYPE:
             raise SignatureRejectedError(
-                f"it is of the media type {untrusted.media_type[:100]!r}, which is no signature's"
+                f"it is of the media type {shown(untrusted.media_type)}, which is no signature's"
             )
         signer = self.identify(_Attachment(untrusted, _decode_signature(untrusted)), budget)
         return Attestation(signer, parse_claim(untrusted.blob, COSIGN))
 
     def identify(self, material: Material, budget: Budget) -> str:
-        """Which trusted signer made the signature, as receipts name signers; the content is not looked at."""
+        """Which trusted signer made the signature, as receipts name signers; the content is not looked at.
+
+        The steps of belief, each of which trusts what the ones before it found and nothing else:
+
+        1. A signer by key: one of the policy's keys made the signature.
+        2. If the policy names logs, one of them promises that it took in this signature by this signer.
+        3. A signer by certificate: the certificate leads to the policy's authorities, at the time that counts, and is
+           for whom the policy names. For Fulcio, whose certificates live for minutes, that time is the log's, so that
+           step 2 comes first; for an ordinary PKI it is now.
+        4. The certificate's key made the signature.
+        """
         if isinstance(self.signers, tuple):
-            return self._identify_key(self.signers, material, budget)
-        return self._identify_holder(self.signers, material, budget)
-
-    def _identify_key(self, keys: tuple[PublicKey, ...], material: Material, budget: Budget) -> str:
-        key = find_signing_key(keys, material.signature, material.signed_bytes, budget)
-        if key is None:
-            raise SignatureRejectedError("it is by no trusted key, or what it signs was changed")
-        if self.logs:
-            material.verify_logged(self.logs, public_der(key), budget)
-        return name_key(key)
-
-    def _identify_holder(self, root: FulcioRoot | PkiRoot, material: Material, budget: Budget) -> str:
-        certificate = material.certificate
-        at = self.now
-        if isinstance(root, FulcioRoot):
-            # Its certificates live for minutes: what counts is when the log saw the signature.
+            # 1.
+            key = find_signing_key(self.signers, material.signature, material.signed_bytes, budget)
+            if key is None:
+                raise SignatureRejectedError("it is by no trusted key, or what it signs was changed")
+            # 2.
+            if self.logs:
+                material.verify_logged(self.logs, public_der(key), budget)
+            return name_key(key)
+        certificate, at = material.certificate, self.now
+        # 2. What the log vouches for is this very certificate, which is not trusted yet.
+        if isinstance(self.signers, FulcioRoot):
             at = material.verify_logged(self.logs, parse_single_pem(certificate.leaf, "the certificate"), budget)
-        holder = root.verify(certificate, at, budget)
+        # 3.
+        holder = self.signers.verify(certificate, at, budget)
+        # 4.
         if not is_signed_by(holder.key, material.signature, material.signed_bytes):
             raise SignatureRejectedError("it is not by its certificate's key, or what it signs was changed")
         return holder.name
@@ -182,10 +189,8 @@ def _load_intermediates(source: KeySource, budget: Budget) -> tuple[Certificate,
 
 
 def _decode_signature(untrusted: UntrustedSignature) -> bytes:
-    try:
-        return decode_base64(_require_annotation(untrusted, _SIGNATURE).decode(), "the signature")
-    except InvalidInputError as error:
-        raise SignatureRejectedError(f"it is malformed: {error}") from error
+    with rejected_because("it is malformed"):
+        return decode_base64(_require_annotation(untrusted, _SIGNATURE).decode())
 
 
 def _require_annotation(untrusted: UntrustedSignature, name: str) -> bytes:

@@ -27,9 +27,13 @@ if TYPE_CHECKING:
 
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 MAX_CERTIFICATES: Final = 16
-"""That a signature may come with; those that a policy names are as many as it names."""
-_MAX_CERTIFICATE_SIZE: Final = 64 << 10  # bytes; a name of megabytes takes seconds to read, and certificates have 2 KiB
+"""That a signature may come with: to hold each against each other takes time by the square of their number. A chain has
+three; those that a policy names are as many as it names.
+"""
+_MAX_CERTIFICATE_SIZE: Final = 64 << 10
+"""Bytes: a name of megabytes takes seconds to read. Certificates have 2 KiB."""
 _MAX_INTERMEDIATES: Final = 5
+"""Authorities between a signer and a root, each of which adds to what is tried: Fulcio has one, PKIs up to three."""
 _UNDERSTOOD: Final = frozenset(
     {
         ExtensionOID.AUTHORITY_INFORMATION_ACCESS,

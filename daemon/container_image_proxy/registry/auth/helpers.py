@@ -18,8 +18,9 @@ import subprocess
 import time
 from typing import TYPE_CHECKING, Final
 
-from container_image_proxy.errors import ConfigurationError, InvalidManifestError, InvalidReferenceError
+from container_image_proxy.errors import ConfigurationError, InvalidReferenceError, blamed_on
 from container_image_proxy.image.confidential import Confidential
+from container_image_proxy.image.documents import convert, fold_keys
 from container_image_proxy.image.reference import is_domain
 from container_image_proxy.image.strict_json import parse_json
 
@@ -28,11 +29,14 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 MAX_OUTPUT: Final = 64 << 10
+"""Bytes that a helper may write: an identity token of 16 KiB is a long one."""
 TIMEOUT: Final = 10.0
+"""Seconds: helpers of clouds ask a service of theirs, while a client waits."""
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NOT_FOUND: Final = b"credentials not found in native keychain"  # the protocol's own words for "none"
 DOCKER_HUB_URL: Final = "https://index.docker.io/v1/"  # what docker login calls Docker Hub towards a helper
 _MAX_SERVER: Final = 255
+"""Characters of a name in the DNS (RFC 1035), which is written to the helper at once."""
 _IDENTITY_TOKEN_USER: Final = "<token>"  # noqa: S105 - the protocol's user name for a secret that is a token
 _DEFAULT_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 _KEPT: Final = frozenset({"PATH", "HOME", "USER", "LOGNAME", "LANG", "TMPDIR", "TZ", "GNUPGHOME", "PASSWORD_STORE_DIR"})
@@ -157,18 +161,16 @@ def _converse(process: subprocess.Popen[bytes], server: str, deadline: float) ->
     raise OverflowError
 
 
+class _Answer(Confidential, frozen=True, rename="pascal"):
+    username: str = ""
+    secret: str = ""
+
+
 def _parse_answer(raw: bytes, program: str) -> HelperAnswer | None:
-    try:
-        answer = parse_json(raw, "its answer")
-    except InvalidManifestError as error:
-        raise ConfigurationError(program, str(error)) from error
-    if not isinstance(answer, dict):
-        answer = {"Username": answer}
-    # Names count without regard to case, as in the programs that helpers are tested with.
-    values = {name.lower(): value for name, value in answer.items()}
-    username, secret = values.get("username", ""), values.get("secret", "")
-    if not isinstance(username, str) or not isinstance(secret, str):
-        raise ConfigurationError(program, "its answer is not an object with the strings Username and Secret")
-    if not (username or secret):
+    with blamed_on(program):
+        answer = convert(fold_keys(parse_json(raw, "its answer"), _Answer), _Answer)
+    if not (answer.username or answer.secret):
         return None
-    return HelperAnswer(identity_token=secret) if username == _IDENTITY_TOKEN_USER else HelperAnswer(username, secret)
+    if answer.username == _IDENTITY_TOKEN_USER:
+        return HelperAnswer(identity_token=answer.secret)
+    return HelperAnswer(answer.username, answer.secret)

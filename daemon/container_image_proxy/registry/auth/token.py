@@ -7,21 +7,28 @@ clock. Which token services may have credentials is told by ``realms``.
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 import time
 from base64 import b64encode
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from container_image_proxy.concurrency.single_flight import SingleFlight
-from container_image_proxy.errors import RegistryAuthError, RegistryError, UpstreamError, UpstreamTimeoutError
+from container_image_proxy.errors import (
+    MalformedDocumentError,
+    RegistryAuthError,
+    RegistryError,
+    UpstreamError,
+    UpstreamTimeoutError,
+)
 from container_image_proxy.image.confidential import Confidential
+from container_image_proxy.image.documents import convert, fold_keys, text_of
+from container_image_proxy.image.strict_json import parse_json
 from container_image_proxy.registry.auth.denials import denied_by_token_service, untrusted_realm
 from container_image_proxy.registry.auth.realms import TokenRealms
 from container_image_proxy.registry.http.request import Request
@@ -41,7 +48,9 @@ if TYPE_CHECKING:
 _CLIENT_ID: Final = "container-image-proxy"
 _TOKEN: Final = re.compile(r"[\x21-\x7e]{1,65536}")
 _MOST_TOKENS: Final = 64
+"""Tokens in hand: an image takes one for each registry; what an upstream makes up takes no more memory than this."""
 _LONGEST_LIFE: Final = 24 * 3600
+"""Seconds: a token of which a service says that it never ends is still asked for anew each day."""
 _PHASE: Final = "token"
 _WITHOUT_OAUTH2: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
 
@@ -218,19 +227,24 @@ def _refusal(context: Context, wanted: TokenRequest, reply: Reply) -> UpstreamEr
     return error
 
 
+class _Answer(Confidential, frozen=True):
+    """What a token service sends; there are two names for the token, and services for each of them."""
+
+    token: Any = None
+    access_token: Any = None
+    expires_in: Any = None
+
+
 def _parse_token(body: bytes | None, reply: Reply) -> tuple[str, float]:
     """The token and its life in seconds (0 if not told); nothing of the answer gets into an error."""
     try:
-        document = json.loads(body or b"")
-        # Names count without regard to case, as in the programs that token services are tested with.
-        members = {name.lower(): value for name, value in document.items()} | document
-    except (ValueError, AttributeError, RecursionError):
-        members = {}
-    value = members.get("token") or members.get("access_token")
-    token = value.strip() if isinstance(value, str) else ""
+        answer = convert(fold_keys(parse_json(body or b"", "the answer"), _Answer), _Answer)
+    except MalformedDocumentError:
+        answer = _Answer()
+    token = text_of(answer.token or answer.access_token).strip()
     if not _TOKEN.fullmatch(token):
         raise reply.fault(RegistryError, f"the token service at {reply.endpoint} sent no usable token")
-    return token, _life(members.get("expires_in"))
+    return token, _life(answer.expires_in)
 
 
 def _life(value: object) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import email.utils
 import re
-import time
 from typing import Final
 
 from msgspec import Struct
@@ -73,19 +72,18 @@ def parse_next_link(value: str) -> str | None:
     return next((link[1] for link in _LINK.finditer(value) if _IS_NEXT.search(link[2])), None)
 
 
-def parse_retry_after(value: str | None) -> float | None:
-    """Seconds from now that a ``Retry-After`` asks for, at most a day; None for none, junk or the past."""
+def parse_retry_after(value: str | None, now: float) -> float | None:
+    """Seconds that a ``Retry-After`` asks for ``now`` (Unix time), at most a day; None for none, junk or the past."""
     if value is None:
         return None
-    seconds = float(value) if _SECONDS.fullmatch(value) else _seconds_until(value)
+    seconds = float(value) if _SECONDS.fullmatch(value) else _seconds_until(value, now)
     return min(seconds, _LONGEST_RETRY_AFTER) if seconds is not None and seconds >= 0 else None
 
 
-def _seconds_until(date: str) -> float | None:
-    """A date is wall-clock time by definition, the one place here that asks for it."""
+def _seconds_until(date: str, now: float) -> float | None:
     try:
         moment = email.utils.parsedate_to_datetime(date)
         # The oldest of the three formats names no zone: all are in UTC (RFC 9110 section 5.6.7).
-        return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp() - time.time()
+        return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp() - now
     except (ValueError, OverflowError):
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from http.client import HTTPException
-from time import monotonic
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from urllib3.exceptions import HTTPError
@@ -133,7 +133,7 @@ class Reply:
                 parse_error_codes(self._error_body(context)),
                 phase=self.request.phase,
                 endpoint=self.endpoint,
-                retry_after=parse_retry_after(self.header("Retry-After")),
+                retry_after=parse_retry_after(self.header("Retry-After"), time()),
             )
         return self._error
 

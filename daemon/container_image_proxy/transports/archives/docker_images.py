@@ -16,7 +16,9 @@ from container_image_proxy.errors import (
     AmbiguousImageError,
     InvalidInputError,
     InvalidManifestError,
+    MalformedDocumentError,
     UnknownManifestError,
+    shown,
 )
 from container_image_proxy.image.convert import serialise
 from container_image_proxy.image.diff_ids import parse_diff_ids
@@ -37,7 +39,8 @@ if TYPE_CHECKING:
 MANIFEST: Final = "manifest.json"
 MAX_MANIFEST_SIZE: Final = 1 << 20
 """Bytes of manifest.json, as in containers/image."""
-_SHOWN: Final = 20
+_MAX_NAMES: Final = 20
+"""Names that a message lists: a readable line."""
 
 
 class ArchivedImage(Struct, frozen=True):
@@ -53,8 +56,8 @@ def parse_images(raw: bytes) -> tuple[ArchivedImage, ...]:
     if len(raw) > MAX_MANIFEST_SIZE:
         raise InvalidManifestError(f"{MANIFEST} is larger than {MAX_MANIFEST_SIZE} bytes")
     try:
-        return convert(parse_json(raw, MANIFEST), tuple[ArchivedImage, ...], MANIFEST)
-    except InvalidInputError as error:
+        return convert(parse_json(raw, MANIFEST), tuple[ArchivedImage, ...], (MANIFEST,))
+    except MalformedDocumentError as error:
         raise InvalidManifestError(str(error)) from error
 
 
@@ -88,7 +91,7 @@ def _reference(name: str) -> Reference | None:
 
 def _names(images: Sequence[ArchivedImage]) -> str:
     names = [(image.names or (f"@{position}",))[0][:100] for position, image in enumerate(images)]
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    return ", ".join(names[:_MAX_NAMES]) + (", ..." if len(names) > _MAX_NAMES else "")
 
 
 def layers_of(image: ArchivedImage, config: bytes) -> tuple[tuple[Digest, str], ...]:
@@ -100,12 +103,12 @@ def layers_of(image: ArchivedImage, config: bytes) -> tuple[tuple[Digest, str], 
     try:
         diff_ids = parse_diff_ids(config)
     except InvalidManifestError as error:
-        raise error.retold(f"{image.config[:100]!r}: {error}") from error
+        raise error.retold(f"{shown(image.config)}: {error}") from error
     if len(diff_ids) > MAX_DESCRIPTORS:
-        raise InvalidManifestError(f"{image.config[:100]!r} has more than {MAX_DESCRIPTORS} layers")
+        raise InvalidManifestError(f"{shown(image.config)} has more than {MAX_DESCRIPTORS} layers")
     if len(members) != len(diff_ids):
         raise InvalidManifestError(
-            f"{MANIFEST} has {len(members)} layers, and the configuration in {image.config[:100]!r} has {len(diff_ids)}"
+            f"{MANIFEST} has {len(members)} layers, and the configuration in {shown(image.config)} has {len(diff_ids)}"
         )
     found: dict[Digest, str] = {}
     for diff_id, member in zip(diff_ids, members, strict=True):

@@ -73,7 +73,7 @@ def test_a_hash_that_is_not_sha256_is_refused() -> None:
 
 
 def test_an_entry_of_another_kind_is_refused() -> None:
-    with pytest.raises(SignatureRejectedError, match=r"no hashedrekord 0\.0\.1"):
+    with pytest.raises(SignatureRejectedError, match=r"only hashedrekord 0\.0\.1 is supported"):
         verify(signed_entry({"kind": "intoto", "apiVersion": "0.0.1", "spec": {}}))
 
 

@@ -63,10 +63,10 @@ def test_an_archive_without_images_has_none() -> None:
 @pytest.mark.parametrize(
     ("raw", "reason"),
     [
-        (b"{}", "manifest.json: Expected `array`"),
-        (b"[1]", r"manifest.json\[0\]: Expected `object`"),
-        (b'[{"RepoTags": []}]', "missing required field `Config`"),
-        (b'[{"Config": "c", "Layers": [1]}]', r"manifest.json\[0\].Layers\[0\]: Expected `str`"),
+        (b"{}", "manifest.json: must be an array, not an object"),
+        (b"[1]", r"manifest.json\[0\]: must be an object, not an integer"),
+        (b'[{"RepoTags": []}]', "Config: missing"),
+        (b'[{"Config": "c", "Layers": [1]}]', r"manifest.json\[0\].Layers\[0\]: must be a string, not an integer"),
         (b"[", "manifest.json is not valid JSON"),
         (b"[" + b" " * (1 << 20) + b"]", "manifest.json is larger than 1048576 bytes"),
     ],
@@ -94,7 +94,7 @@ def test_layers_are_matched_with_their_diff_ids_and_equal_ones_are_one_member() 
         (["a", "./a"], config(diff_id(1), diff_id(2)), "one member for two layers that differ"),
         ([], b"{}", "'c.json': the image's configuration: rootfs"),
         (["a"], config("sha256:abc"), r"'c.json': .*diff_ids\[0\]: 'sha256:abc' is not"),
-        ([], b"[]", "'c.json': the image's configuration is not a JSON object"),
+        ([], b"[]", "'c.json': the image's configuration: the document: must be an object, not an array"),
     ],
 )
 def test_layers_that_do_not_fit_are_an_error(layers: list[str], raw: bytes, reason: str) -> None:
