@@ -251,7 +251,7 @@ class RegistryClient:
         finally:
             reply.close()
         if size is None:
-            raise RegistryError(f"{reply.endpoint} does not say how large {digest} is", phase="blob")
+            raise reply.fault(RegistryError, f"{reply.endpoint} does not say how large {digest} is")
         return size
 
     def fetch_referrers(
