@@ -151,7 +151,11 @@ class Attempts(Generic[_E]):
 
     def _next_round(self) -> list[_E]:
         """Those of whom something can be hoped, after a pause; none if it is enough."""
-        hopeful = [endpoint for endpoint in self._endpoints if _is_retryable(self._failures.get(endpoint))]
+        hopeful = [
+            endpoint
+            for endpoint in self._endpoints
+            if isinstance(error := self._failures.get(endpoint), UpstreamError) and error.retryable
+        ]
         decisive = bool(hopeful) if self._persists else self._endpoints[-1] in hopeful
         if not decisive or self._is_out_of_time:
             return []
@@ -176,7 +180,3 @@ class Attempts(Generic[_E]):
         asked = max((error.retry_after or 0.0 for error in errors if isinstance(error, UpstreamError)), default=0.0)
         backoff: float = self._limits.backoff * 2**self._rounds * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
         return min(max(backoff, asked), self._limits.longest_pause)
-
-
-def _is_retryable(error: Error | None) -> bool:
-    return isinstance(error, UpstreamError) and error.retryable

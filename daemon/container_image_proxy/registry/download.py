@@ -138,14 +138,11 @@ class Download(Generic[_E]):
 
     def _recover(self, error: Error) -> None:
         """Go on where it broke: at the same endpoint if it had got somewhere, else as the attempts say."""
-        is_further = self._has_progressed()
+        is_further = self.offset > self._first_offset and has_progressed(
+            self.offset, self._last_retry_offset, self._clock.now() - self._opened_at, self._limits.minimum_rate
+        )
         if is_further:
             self._attempts.progressed()
         if not (is_further and isinstance(error, ConnectionLostError)):
             self._attempts.failed(error, persist=self.offset > self._first_offset)
         self._last_retry_offset = self.offset
-
-    def _has_progressed(self) -> bool:
-        since = self._clock.now() - self._opened_at
-        rate = self._limits.minimum_rate
-        return self.offset > self._first_offset and has_progressed(self.offset, self._last_retry_offset, since, rate)

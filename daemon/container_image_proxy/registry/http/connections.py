@@ -133,19 +133,16 @@ class Connections:
 
     def _tls_files(self, request: Request) -> TlsFiles:
         """The registry's authorities hold for where it sends us, client certificates only for whom they are meant."""
-        own = self._own_files(request.endpoint.domain)
+        domain = request.endpoint.domain
+        if domain not in self._files:  # other hosts are not remembered: they are as many as upstream can name
+            self._files[domain] = self._files_for(domain)
+        own = self._files[domain]
         if request.endpoint.is_at(request.target.origin):
             return own
         theirs = self._files_for(request.target.origin.authority)
         is_known = request.trusts_target or request.target.origin.host == request.endpoint.host
         authorities = tuple(dict.fromkeys((*own.authorities, *theirs.authorities)))
         return TlsFiles(authorities, theirs.client if is_known else ())
-
-    def _own_files(self, domain: str) -> TlsFiles:
-        """Those of a configured place, remembered; for other hosts that would be as many as upstream can name."""
-        if domain not in self._files:
-            self._files[domain] = self._files_for(domain)
-        return self._files[domain]
 
     def _files_for(self, domain: str) -> TlsFiles:
         with suppress(InvalidReferenceError):  # a host that an upstream named need not be a registry's

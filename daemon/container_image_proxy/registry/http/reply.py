@@ -128,19 +128,17 @@ class Reply:
     def error(self, context: Context) -> UpstreamError:
         """The error that this answer stands for; its body is read once, for error codes, and the reply is closed."""
         if self._error is None:
+            body = b""
+            with suppress(UpstreamError):
+                body = self.read_all(context, self._limits.error_size) or b""
             self._error = error_for_status(
                 self.status,
-                parse_error_codes(self._error_body(context)),
+                parse_error_codes(body),
                 phase=self.request.phase,
                 endpoint=self.endpoint,
                 retry_after=parse_retry_after(self.header("Retry-After"), time()),
             )
         return self._error
-
-    def _error_body(self, context: Context) -> bytes:
-        with suppress(UpstreamError):
-            return self.read_all(context, self._limits.error_size) or b""
-        return b""
 
     def discard(self, context: Context) -> None:
         """Be done with the reply; the connection survives if what is left is small."""

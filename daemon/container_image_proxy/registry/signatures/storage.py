@@ -107,8 +107,9 @@ class SignatureStorage(
         except OverloadedError:
             raise
         except Error as error:  # the end of this place; what it gave before counts
-            is_late = context.deadline.left <= 0
-            failures.append(_late(reference) if is_late else error)
+            reason = f"the signatures of {reference} did not come within {MAX_TIME:g} s"
+            late = UpstreamTimeoutError(reason, phase="signature", retryable=True)
+            failures.append(late if context.deadline.left <= 0 else error)
         finally:
             self.time_left -= monotonic() - began
         return Findings(tuple(signatures), tuple(SignatureFailure(error, kinds) for error in failures))
@@ -175,12 +176,6 @@ class SignatureStorage(
         if len(tag) > MAX_TAG_LENGTH:  # that of a longer digest, which thus cannot exist
             return iter(())
         return fetch_attached(context, self.registry, repository.with_tag(tag), SIGNATURE_MEDIA_TYPE)
-
-
-def _late(reference: Reference) -> UpstreamTimeoutError:
-    return UpstreamTimeoutError(
-        f"the signatures of {reference} did not come within {MAX_TIME:g} s", phase="signature", retryable=True
-    )
 
 
 class _Budget(
