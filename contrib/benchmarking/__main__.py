@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from benchmarking import manifests, stores, transfers  # noqa: F401 - they enter their measurements
+from benchmarking import manifests, pulls, stores, transfers  # noqa: F401 - they enter their measurements
 from benchmarking.bench import set_up
 from benchmarking.chart import draw, format_markdown
 from benchmarking.measurement import MEASUREMENTS

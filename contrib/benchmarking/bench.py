@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from benchmarking.images import Image, make_image
-from benchmarking.nginx import lay_out, serving_nginx
+from benchmarking.nginx import SENT, lay_out, serving_nginx
 from benchmarking.registries import Registry, make_authority, push, serving_registry
 
 if TYPE_CHECKING:
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """A large and a small image, in docker-registry and in nginx, behind HTTP and HTTPS; ``skopeo`` is its program."""
+    """A large and a small image, in docker-registry and in nginx, behind HTTP and HTTPS; ``skopeo`` is its program.
+
+    ``counted`` is an nginx of which ``sent`` says what was taken; ``directory`` is for large files.
+    """
 
     image: Image
     small: Image
@@ -28,6 +31,9 @@ class Bench:
     nginx: Registry
     nginx_tls: Registry
     skopeo: str
+    counted: Registry
+    sent: Path
+    directory: Path
 
 
 @contextmanager
@@ -44,5 +50,7 @@ def set_up(directory: Path, size: int, skopeo: str) -> Iterator[Bench]:
         push(image, http)
         push(small, http, "2")
         lay_out(directory / "www", (image, small))
-        nginx, nginx_tls = stack.enter_context(serving_nginx(directory / "nginx", directory / "www", cert_dir))
-        yield Bench(image, small, policy, http, https, nginx, nginx_tls, skopeo)
+        nginx, nginx_tls, counted = stack.enter_context(serving_nginx(directory / "nginx", directory / "www", cert_dir))
+        yield Bench(
+            image, small, policy, http, https, nginx, nginx_tls, skopeo, counted, directory / "nginx" / SENT, directory
+        )

@@ -86,3 +86,19 @@ def serving_daemon(
             running(command, stdin=listener.fileno(), stderr=log.fileno(), environ=environ) as process,
         ):
             yield Daemon(process.pid, directory / "socket", started)
+
+
+@contextmanager
+def serving_port(reference: str, policy: Path) -> Iterator[int]:
+    """The daemon on a port of 127.0.0.1, ready, in front of a registry that speaks plain HTTP."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = int(probe.getsockname()[1])
+    options = ["--port", str(port), "--policy", str(policy), "--tls-verify=false", "--no-creds", "--log-level=error"]
+    with running([sys.executable, "-m", "container_image_proxy", *options, reference]) as process:
+        while process.poll() is None:
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except ConnectionRefusedError:
+                time.sleep(0.01)
+        yield port

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from benchmarking.images import Image
 
+SENT = "sent"
+"""A file in nginx's directory: a line for each request, its target and how many bytes of body left for it."""
 _TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
@@ -35,17 +37,21 @@ def lay_out(directory: Path, images: Sequence[Image]) -> None:
 
 
 @contextmanager
-def serving_nginx(directory: Path, root: Path, cert_dir: Path) -> Iterator[tuple[Registry, Registry]]:
-    """What :func:`lay_out` made, over HTTP and over HTTPS."""
+def serving_nginx(directory: Path, root: Path, cert_dir: Path) -> Iterator[tuple[Registry, Registry, Registry]]:
+    """What :func:`lay_out` made, over HTTP, over HTTPS, and over HTTP with hardly a buffer: what is sent there has been
+    taken.
+    """
     directory.mkdir()
-    ports = _free_ports(2)
+    ports = _free_ports(3)
     user = "user root;" if os.geteuid() == 0 else ""  # a directory of mktemp(1) is for its owner only
     (directory / "nginx.conf").write_text(
         f"daemon off; worker_processes auto; pid {directory}/pid; error_log stderr; {user}\n"
         "events { worker_connections 512; }\n"
-        f"http {{ access_log off; sendfile on; default_type application/octet-stream; root {root};\n"
+        "http { sendfile on; default_type application/octet-stream;\n"
+        f"root {root}; log_format sent '$request_uri $body_bytes_sent'; access_log {directory / SENT} sent;\n"
         + "".join(f"{name}_temp_path {directory}/{name};\n" for name in _TEMPORARY)
         + f"server {{ listen 127.0.0.1:{ports[0]}; listen 127.0.0.1:{ports[1]} ssl;\n"
+        f"listen 127.0.0.1:{ports[2]} sndbuf=128k;\n"
         f"ssl_certificate {cert_dir}/ca.crt; ssl_certificate_key {cert_dir}/ca.pem;\n"
         "location = /v2/ { return 200 '{}'; }\n"
         f"location ~ /manifests/ {{ default_type {MANIFEST}; }} }} }}\n"
@@ -59,7 +65,7 @@ def serving_nginx(directory: Path, root: Path, cert_dir: Path) -> Iterator[tuple
                     break
                 except ConnectionRefusedError:
                     time.sleep(0.01)
-        yield Registry(ports[0], None), Registry(ports[1], cert_dir)
+        yield Registry(ports[0], None), Registry(ports[1], cert_dir), Registry(ports[2], None)
 
 
 def _free_ports(count: int) -> list[int]:

@@ -34,6 +34,8 @@ def test_one_small_run_measures_every_row_for_every_contender(tmp_path: Path) ->
         "https": {*relayed, "direct"},
         "many": relayed,
         "many-registry": relayed,
+        "resume": {"proxy"},
+        "pull": {"proxy", "direct"},
         "gpg": {"proxy", "skopeo"},
         "sigstore": {"proxy"},  # Debian 12 builds skopeo without sigstore
     } | ({"store": {"proxy", "skopeo"}, "store-files": {"proxy", "skopeo"}} if os.geteuid() == 0 else {})
