@@ -15,7 +15,7 @@ from container_image_proxy.errors import MalformedDocumentError, SignatureReject
 from container_image_proxy.image.documents import Base64, Int64, Strict, convert
 from container_image_proxy.image.media_types import BUNDLE_MEDIA_TYPE
 from container_image_proxy.image.strict_json import parse_strict_json
-from container_image_proxy.policy.sigstore.rekor import LogEntry
+from container_image_proxy.policy.sigstore.rekor import UntrustedLogEntry, UntrustedPromise
 
 _MEDIA_TYPES: Final = frozenset({BUNDLE_MEDIA_TYPE, "application/vnd.dev.sigstore.bundle+json;version=0.3"})
 _HASH: Final = "SHA2_256"
@@ -28,7 +28,7 @@ class _EnvelopeSignature(Strict, frozen=True):
     keyid: Any = None
 
 
-class Envelope(Strict, frozen=True, rename="camel"):
+class UntrustedEnvelope(Strict, frozen=True, rename="camel"):
     """A DSSE envelope: a typed payload and the signature of both."""
 
     payload: Base64
@@ -52,7 +52,7 @@ class _MessageDigest(Strict, frozen=True):
     digest: Base64
 
 
-class MessageSignature(Strict, frozen=True, rename="camel"):
+class UntrustedMessageSignature(Strict, frozen=True, rename="camel"):
     """A signature of content that lies elsewhere."""
 
     message_digest: _MessageDigest
@@ -87,8 +87,8 @@ class _Material(Strict, frozen=True, rename="camel"):
 class _Written(Strict, frozen=True, rename="camel"):
     media_type: str
     verification_material: _Material
-    dsse_envelope: Envelope | UnsetType = UNSET
-    message_signature: MessageSignature | UnsetType = UNSET
+    dsse_envelope: UntrustedEnvelope | UnsetType = UNSET
+    message_signature: UntrustedMessageSignature | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         if (self.dsse_envelope is UNSET) == (self.message_signature is UNSET):
@@ -131,25 +131,17 @@ class _TransparencyLogEntry(Strict, frozen=True, rename="camel"):
     kind_version: Any = None
 
 
-class Promise(Struct, frozen=True):
-    """A log's promise about one entry of it: ``signature`` is the signed entry timestamp, ``body`` the entry's own."""
-
-    entry: LogEntry
-    body: bytes
-    signature: bytes
-
-
-class Bundle(Struct, frozen=True):
+class UntrustedBundle(Struct, frozen=True):
     """A bundle as it came. ``certificate`` is DER, None for a signature by a bare key; ``log_entries`` are read when a
     log is asked for (:meth:`promise`).
     """
 
-    content: Envelope | MessageSignature
+    content: UntrustedEnvelope | UntrustedMessageSignature
     certificate: bytes | None
     log_entries: tuple[object, ...]
 
     @property
-    def promise(self) -> Promise:
+    def promise(self) -> UntrustedPromise:
         """The only log entry; :class:`SignatureRejectedError` if there is none, another, or one without a promise."""
         if len(self.log_entries) != 1:
             raise SignatureRejectedError(f"it has {len(self.log_entries)} log entries, where exactly one is supported")
@@ -159,17 +151,16 @@ class Bundle(Struct, frozen=True):
             raise SignatureRejectedError(
                 "it is not supported: its log entry has no signed entry timestamp, as those of Rekor 2 have none"
             )
-        body = written.canonicalized_body
-        entry = LogEntry(
-            body=base64.b64encode(body).decode(),
+        entry = UntrustedLogEntry(
+            body=base64.b64encode(written.canonicalized_body).decode(),
             integrated_time=written.integrated_time,
             log_id=written.log_id.key_id.hex(),
             log_index=written.log_index,
         )
-        return Promise(entry, body, written.inclusion_promise.signed_entry_timestamp)
+        return UntrustedPromise(entry, written.inclusion_promise.signed_entry_timestamp)
 
 
-def parse_bundle(raw: bytes) -> Bundle:
+def parse_bundle(raw: bytes) -> UntrustedBundle:
     """Read a bundle; :class:`SignatureRejectedError` for anything that is not exactly one that is supported."""
     with rejected_because("it is malformed"):
         value = parse_strict_json(raw, "the bundle")
@@ -177,10 +168,12 @@ def parse_bundle(raw: bytes) -> Bundle:
         if media_type not in _MEDIA_TYPES:
             raise SignatureRejectedError(f"it is not supported: a bundle of type {shown(media_type)}")
         written = convert(value, _Written)
-        return Bundle(_read_content(written), _read_certificate(written), written.verification_material.tlog_entries)
+        return UntrustedBundle(
+            _read_content(written), _read_certificate(written), written.verification_material.tlog_entries
+        )
 
 
-def _read_content(written: _Written) -> Envelope | MessageSignature:
+def _read_content(written: _Written) -> UntrustedEnvelope | UntrustedMessageSignature:
     if (envelope := written.dsse_envelope) is not UNSET:
         if len(envelope.signatures) != 1:
             raise SignatureRejectedError(f"it is not supported: an envelope with {len(envelope.signatures)} signatures")

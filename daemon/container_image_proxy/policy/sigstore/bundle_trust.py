@@ -16,9 +16,9 @@ from msgspec import Struct
 from container_image_proxy.errors import SignatureRejectedError, shown
 from container_image_proxy.image.digest import digest_of
 from container_image_proxy.policy.pem import to_pem
-from container_image_proxy.policy.sigstore.bundle import Envelope, MessageSignature, parse_bundle
+from container_image_proxy.policy.sigstore.bundle import UntrustedEnvelope, UntrustedMessageSignature, parse_bundle
 from container_image_proxy.policy.sigstore.certificate_identity import UntrustedCertificate
-from container_image_proxy.policy.sigstore.rekor import parse_body, verify_about, verify_promise
+from container_image_proxy.policy.sigstore.rekor import verify_promise
 from container_image_proxy.policy.sigstore.statement import PAYLOAD_TYPE, parse_signing_statement
 from container_image_proxy.policy.simple_signing import Attestation, Claim
 
@@ -28,15 +28,16 @@ if TYPE_CHECKING:
 
     from container_image_proxy.image.reference import Reference
     from container_image_proxy.policy.budget import Budget
-    from container_image_proxy.policy.sigstore.bundle import Bundle
+    from container_image_proxy.policy.sigstore.bundle import UntrustedBundle
     from container_image_proxy.policy.sigstore.public_key import PublicKey
+    from container_image_proxy.policy.sigstore.rekor import EntryKind
     from container_image_proxy.policy.sigstore.trust import SigstoreTrust
 
 
 class _Bundled(Struct, frozen=True):
     """A bundle's signature for :meth:`SigstoreTrust.identify`; ``manifest`` is what a bare signature would be of."""
 
-    bundle: Bundle
+    bundle: UntrustedBundle
     manifest: bytes
 
     @property
@@ -46,7 +47,7 @@ class _Bundled(Struct, frozen=True):
     @property
     def signed_bytes(self) -> bytes:
         content = self.bundle.content
-        return content.signed_bytes if isinstance(content, Envelope) else self.manifest
+        return content.signed_bytes if isinstance(content, UntrustedEnvelope) else self.manifest
 
     @property
     def certificate(self) -> UntrustedCertificate:
@@ -55,14 +56,15 @@ class _Bundled(Struct, frozen=True):
         return UntrustedCertificate(to_pem(self.bundle.certificate), b"")
 
     def verify_logged(self, logs: Sequence[PublicKey], signer: bytes, budget: Budget) -> datetime:
-        """See :class:`Material`. The body of an entry is read only once a trusted log is known to have signed it."""
+        """See :class:`Material`."""
         promise, content = self.bundle.promise, self.bundle.content
-        integrated = verify_promise(promise.entry, promise.signature, logs, budget)
-        if isinstance(content, Envelope):
-            verify_about(parse_body(promise.body, "dsse"), signer, content.signature, content.payload)
-        else:
-            verify_about(parse_body(promise.body, "hashedrekord"), signer, content.signature, self.manifest)
-        return integrated
+        kind: EntryKind = "hashedrekord"
+        payload = self.manifest
+        if isinstance(content, UntrustedEnvelope):
+            kind, payload = "dsse", content.payload
+        return verify_promise(
+            promise, kind, logs, signer=signer, signature=content.signature, payload=payload, budget=budget
+        )
 
 
 def verify_bundle(
@@ -87,10 +89,10 @@ def verify_bundle(
     return Attestation(signer, Claim(f"{unnamed_as.name}@{digest}", digest), is_named=False)
 
 
-def _signed_name(content: Envelope | MessageSignature, manifest: bytes, signer: str) -> str:
+def _signed_name(content: UntrustedEnvelope | UntrustedMessageSignature, manifest: bytes, signer: str) -> str:
     """The name under which verified content is about the manifest; "" if it gives none."""
     sha256 = hashlib.sha256(manifest)
-    if isinstance(content, MessageSignature):
+    if isinstance(content, UntrustedMessageSignature):
         if content.sha256 != sha256.digest():
             raise SignatureRejectedError(f"it is valid and by {signer}, but its message digest is of other content")
         return ""

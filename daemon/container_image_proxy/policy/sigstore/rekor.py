@@ -32,14 +32,14 @@ _VERSION: Final = "0.0.1"
 EntryKind: TypeAlias = Literal["hashedrekord", "dsse"]
 
 
-class SignedEntryTimestamp(Strict, frozen=True):
-    """A SET as it came: the log's signature and the entry that it signs, as JSON."""
+class UntrustedSet(Strict, frozen=True):
+    """A SET as it came: a signature, said to be the log's, and the entry that it signs, as JSON."""
 
     signature: Base64 = field(name="SignedEntryTimestamp")
     payload: Any = field(name="Payload")
 
 
-class LogEntry(Strict, frozen=True):
+class UntrustedLogEntry(Strict, frozen=True):
     """What a SET promises: ``body`` (base64) is in log ``log_id`` at ``log_index`` since ``integrated_time`` (Unix)."""
 
     body: str
@@ -54,7 +54,14 @@ class LogEntry(Strict, frozen=True):
         return json.dumps(entry, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
 
 
-class EntryBody(Struct, frozen=True):
+class UntrustedPromise(Struct, frozen=True):
+    """An entry with the signature by which a log is said to promise it, from whichever format."""
+
+    entry: UntrustedLogEntry
+    signature: bytes
+
+
+class _About(Struct, frozen=True):
     """What an entry is about: an artefact's SHA-256 (hex), a signature, and the signer's key or certificate (PEM)."""
 
     sha256: str
@@ -100,9 +107,9 @@ class _HashedRekordSpec(Struct, frozen=True):
 class _HashedRekord(Struct, frozen=True):
     spec: _HashedRekordSpec
 
-    def read(self) -> EntryBody:
+    def read(self) -> _About:
         signature = self.spec.signature
-        return EntryBody(self.spec.data.hash.value.lower(), signature.content, signature.public_key.content)
+        return _About(self.spec.data.hash.value.lower(), signature.content, signature.public_key.content)
 
 
 class _EnvelopeSignature(Struct, frozen=True):
@@ -124,32 +131,19 @@ class _DsseSpec(Struct, frozen=True, rename="camel"):
 class _Dsse(Struct, frozen=True):
     spec: _DsseSpec
 
-    def read(self) -> EntryBody:
+    def read(self) -> _About:
         (signature,) = self.spec.signatures
-        return EntryBody(self.spec.payload_hash.value.lower(), signature.signature, signature.verifier)
+        return _About(self.spec.payload_hash.value.lower(), signature.signature, signature.verifier)
 
 
-def parse_set(raw: bytes) -> SignedEntryTimestamp:
+def parse_set(raw: bytes) -> UntrustedSet:
     """Read a bundle; :class:`MalformedDocumentError` for anything that is not exactly one."""
-    return parse_strict(raw, SignedEntryTimestamp, "the Rekor bundle")
+    return parse_strict(raw, UntrustedSet, "the Rekor bundle")
 
 
-def parse_log_entry(payload: object) -> LogEntry:
+def parse_log_entry(payload: object) -> UntrustedLogEntry:
     """Read a SET's payload; :class:`MalformedDocumentError` for anything that is not exactly one."""
-    return convert(payload, LogEntry, ("Payload",))
-
-
-def parse_body(body: bytes, kind: EntryKind) -> EntryBody:
-    """What an entry of this kind is about; :class:`SignatureRejectedError` if it is of another one, or malformed."""
-    with rejected_because("the log entry is malformed"):
-        value = parse_strict_json(body, "it")
-        found = convert(value, _Kind)
-        if (found.kind, found.api_version) != (kind, _VERSION):
-            other = shown(f"{found.kind} {found.api_version}")
-            raise SignatureRejectedError(f"the log entry is a {other}, where only {kind} {_VERSION} is supported")
-        if kind == "dsse":
-            return convert(value, _Dsse, ("body",)).read()
-        return convert(value, _HashedRekord, ("body",)).read()
+    return convert(payload, UntrustedLogEntry, ("Payload",))
 
 
 def verify_set(
@@ -161,33 +155,52 @@ def verify_set(
     payload: bytes,
     budget: Budget,
 ) -> datetime:
+    """As :func:`verify_promise`, of a SET; :class:`SignatureRejectedError` also if it is malformed."""
+    with rejected_because("the Rekor bundle is malformed"):
+        untrusted = parse_set(untrusted_set)
+        promise = UntrustedPromise(parse_log_entry(untrusted.payload), untrusted.signature)
+    return verify_promise(
+        promise, "hashedrekord", logs, signer=signer, signature=signature, payload=payload, budget=budget
+    )
+
+
+def verify_promise(
+    untrusted: UntrustedPromise,
+    kind: EntryKind,
+    logs: Sequence[PublicKey],
+    *,
+    signer: bytes,
+    signature: bytes,
+    payload: bytes,
+    budget: Budget,
+) -> datetime:
     """When one of the trusted logs took in this signature of ``payload`` by ``signer`` (DER of a key or certificate).
 
-    :class:`SignatureRejectedError` if the SET is malformed, by no trusted log, or about something else.
+    :class:`SignatureRejectedError` if no trusted log did, or if its entry is about something else. What the entry is
+    about is read only once a trusted log is known to have signed it.
     """
-    with rejected_because("the Rekor bundle is malformed"):
-        signed = parse_set(untrusted_set)
-        entry = parse_log_entry(signed.payload)
-        integrated = verify_promise(entry, signed.signature, logs, budget)
-        body = decode_base64(entry.body)
-    verify_about(parse_body(body, "hashedrekord"), signer, signature, payload)
-    return integrated
-
-
-def verify_promise(entry: LogEntry, promise: bytes, logs: Sequence[PublicKey], budget: Budget) -> datetime:
-    """When one of the trusted logs took in the entry, as its signature ``promise`` says."""
-    if find_signing_key(logs, promise, entry.signed_bytes, budget) is None:
-        raise SignatureRejectedError("the Rekor bundle is not signed by a trusted log")
+    entry = untrusted.entry
+    if find_signing_key(logs, untrusted.signature, entry.signed_bytes, budget) is None:
+        raise SignatureRejectedError("its log entry is not signed by a trusted log")
     if not 0 <= entry.integrated_time < _MAX_TIME:
-        raise SignatureRejectedError("the Rekor bundle has an impossible time")
+        raise SignatureRejectedError("its log entry has an impossible time")
+    about = _parse_body(entry.body, kind)
+    if parse_single_pem(about.public_key, "the log entry's key") != signer:
+        raise SignatureRejectedError("its log entry is about another key")
+    if about.signature != signature:
+        raise SignatureRejectedError("its log entry is about another signature")
+    if about.sha256 != hashlib.sha256(payload).hexdigest():
+        raise SignatureRejectedError("its log entry is about other content")
     return datetime.fromtimestamp(entry.integrated_time, UTC)
 
 
-def verify_about(entry: EntryBody, signer: bytes, signature: bytes, payload: bytes) -> None:
-    """Raise :class:`SignatureRejectedError` unless the entry is about this payload, signature and signer (DER)."""
-    if parse_single_pem(entry.public_key, "the log entry's key") != signer:
-        raise SignatureRejectedError("the Rekor bundle is about another key")
-    if entry.signature != signature:
-        raise SignatureRejectedError("the Rekor bundle is about another signature")
-    if entry.sha256 != hashlib.sha256(payload).hexdigest():
-        raise SignatureRejectedError("the Rekor bundle is about other content")
+def _parse_body(body: str, kind: EntryKind) -> _About:
+    with rejected_because("its log entry is malformed"):
+        value = parse_strict_json(decode_base64(body), "the body")
+        found = convert(value, _Kind)
+        if (found.kind, found.api_version) != (kind, _VERSION):
+            other = shown(f"{found.kind} {found.api_version}")
+            raise SignatureRejectedError(f"its log entry is a {other}, where only {kind} {_VERSION} is supported")
+        if kind == "dsse":
+            return convert(value, _Dsse, ("body",)).read()
+        return convert(value, _HashedRekord, ("body",)).read()

@@ -301,11 +301,11 @@ def body_of(made: JSON) -> JSON:
 @pytest.mark.parametrize(
     ("path", "value", "complaint"),
     [
-        (("kind",), "hashedrekord", "the log entry is a 'hashedrekord 0.0.1', where only dsse 0.0.1 is supported"),
-        (("kind",), "intoto", "the log entry is a 'intoto 0.0.1'"),
-        (("apiVersion",), "0.0.2", "the log entry is a 'dsse 0.0.2', where only"),
-        (("kind",), 1, "the log entry is malformed"),
-        (("spec",), ..., "the log entry is malformed"),
+        (("kind",), "hashedrekord", "its log entry is a 'hashedrekord 0.0.1', where only dsse 0.0.1 is supported"),
+        (("kind",), "intoto", "its log entry is a 'intoto 0.0.1'"),
+        (("apiVersion",), "0.0.2", "its log entry is a 'dsse 0.0.2', where only"),
+        (("kind",), 1, "its log entry is malformed"),
+        (("spec",), ..., "its log entry is malformed"),
         (("spec", "payloadHash", "algorithm"), "sha512", "the hash is not SHA-256"),
         (("spec", "signatures"), body_of(LOGGED)["spec"]["signatures"] * 2, "2 signatures"),
         (("spec", "signatures", 0, "verifier"), "!", "not base64"),
@@ -320,7 +320,7 @@ def test_a_log_entry_of_another_kind_is_refused(path: tuple[str | int, ...], val
 def test_a_bare_signature_is_logged_as_such() -> None:
     content = message(KEY, RAW)
     made = bundle(content, entries=[log_entry(LOG, CONTENT, public_pem(KEY))])
-    assert "the log entry is a 'dsse 0.0.1'" in rejection(keyed(KEY, logs=(LOG,)), made)
+    assert "its log entry is a 'dsse 0.0.1'" in rejection(keyed(KEY, logs=(LOG,)), made)
 
 
 def certified(leaf: Certificate = LEAF, *, key: PrivateKey | None = None, days: int = 0) -> JSON:
