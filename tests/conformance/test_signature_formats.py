@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from container_image_proxy.errors import Error, IntegrityError, SignatureRejectedError
+from container_image_proxy.errors import Error, SignatureRejectedError, UnreadableSignatureError
 from container_image_proxy.image.documents import decode_base64
 from container_image_proxy.image.signature import SIGNATURE_MEDIA_TYPE, UntrustedSignature, parse_signature_blob
 from container_image_proxy.image.strict_json import parse_json
@@ -81,7 +81,7 @@ def check_claim(row: dict[str, Any], kind: str) -> None:
 @rows("signature/signature_blob_format")
 def test_signature_blob_format(row: dict[str, Any]) -> None:
     if row["error"] is not None:
-        with pytest.raises(IntegrityError):
+        with pytest.raises(UnreadableSignatureError):
             parse_signature_blob(to_bytes(row["blob"]), "signature-1")
         return
     kinds = {"signature.SimpleSigning": "simple", "signature.Sigstore": "sigstore"}

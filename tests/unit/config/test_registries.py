@@ -12,7 +12,7 @@ from container_image_proxy.config.registries import (
     match_prefix,
     rewrite_reference,
 )
-from container_image_proxy.errors import ConfigurationError, InvalidReferenceError, PolicyRejectedError
+from container_image_proxy.errors import ConfigurationError, InvalidReferenceError, RegistryBlockedError
 from container_image_proxy.image.reference import parse_reference
 
 DIGEST = "sha256:" + "a" * 64
@@ -75,7 +75,7 @@ def test_a_blocked_location_is_left_out_and_its_mirrors_are_used():
 @pytest.mark.parametrize("location", ["example.com", "elsewhere.example"])
 def test_a_blocked_registry_without_mirrors_is_refused_whether_rewritten_or_not(location):
     registries = Registries((Registry("example.com", location, blocked=True, file="/etc/r.conf"),))
-    with pytest.raises(PolicyRejectedError, match="blocked") as raised:
+    with pytest.raises(RegistryBlockedError, match="blocked") as raised:
         registries.pull_sources(TAGGED)
     assert raised.value.reasons == ('/etc/r.conf: the registry with prefix "example.com" is blocked',)
 
@@ -91,7 +91,7 @@ def test_a_mirror_or_location_that_is_blocked_under_its_own_name_is_left_out():
 def test_what_blocks_is_told_be_it_another_table_than_the_images():
     place = Registry("bad.example", "bad.example", blocked=True, file="/etc/b.conf")
     registries = Registries((place, Registry("example.com", "bad.example", file="/etc/a.conf")))
-    with pytest.raises(PolicyRejectedError) as raised:
+    with pytest.raises(RegistryBlockedError) as raised:
         registries.pull_sources(TAGGED)
     assert raised.value.reasons == ('/etc/b.conf: the registry with prefix "bad.example" is blocked',)
     assert str(raised.value) == (
@@ -106,7 +106,7 @@ def test_a_namespace_within_a_blocked_registry_can_be_let_through():
         (Registry("example.com", "example.com", blocked=True), Registry("example.com/ns", "example.com/ns"))
     )
     assert hosts(registries, "example.com/ns/os:1") == ["example.com"]
-    with pytest.raises(PolicyRejectedError):
+    with pytest.raises(RegistryBlockedError):
         hosts(registries, "example.com/nsx/os:1")
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from container_image_proxy.errors import IntegrityError
+from container_image_proxy.errors import UnreadableSignatureError
 from container_image_proxy.image.signature import parse_signature_blob
 
 SIGSTORE = b"\0sigstore-json\n"
@@ -58,11 +58,11 @@ def test_a_named_simple_signature_is_what_follows_the_name() -> None:
     ],
 )
 def test_anything_else_is_an_error(blob: bytes) -> None:
-    with pytest.raises(IntegrityError, match="signature-9"):
+    with pytest.raises(UnreadableSignatureError, match="signature-9"):
         parse_signature_blob(blob, "signature-9")
 
 
 @given(st.binary(max_size=200) | st.binary(max_size=200).map(lambda tail: SIGSTORE + tail))
 def test_any_bytes_are_a_signature_or_our_error(blob: bytes) -> None:
-    with contextlib.suppress(IntegrityError):
+    with contextlib.suppress(UnreadableSignatureError):
         assert parse_signature_blob(blob, "x").kind in {"simple", "sigstore"}
