@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 RING_SIZE: Final = 1 * MIB
 ALONE_SIZE: Final = 256 * KIB
+FIRST_SIZE: Final = 64 * KIB
+"""Of the first piece, for which a client waits: more memory, more to hash or a thread to start would double that."""
 _PRIVATE: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 _MOMENT: Final = 0.1
 """In seconds. A source that is too slow to fill half a ring in that time is passed on as it comes."""
@@ -66,6 +68,7 @@ class VerifiedBlob:
         self._digest = _RunningDigest(hashed)
         self._ring = page_aligned(min(left, RING_SIZE))
         self._half = 0
+        self._is_first = True
         self._first: memoryview | None = None
         try:
             self._first = self._read()
@@ -126,6 +129,9 @@ class VerifiedBlob:
         """Memory whose content has been sent, and hashed."""
         if self._is_one_piece:
             return self._ring
+        if self._is_first:
+            self._is_first = False
+            return self._ring[:FIRST_SIZE]
         if not self._digest.is_helped:
             return self._ring[:ALONE_SIZE]
         self._digest.wait(1)
@@ -178,7 +184,7 @@ class _RunningDigest:
 
     def update(self, piece: memoryview) -> None:
         """Have ``piece`` hashed soon; until :meth:`wait` says so its memory must stay as it is."""
-        if self._thread is None:
+        if self._thread is None and len(piece) > FIRST_SIZE:
             self._thread = self._find_helper()
         if self._thread is None:
             self._hash.update(piece)

@@ -42,6 +42,7 @@ def small_sizes() -> Iterator[None]:
         patch.setattr(stream_module, "RING_SIZE", RING_SIZE)
         patch.setattr(part_module, "RING_SIZE", RING_SIZE)
         patch.setattr(stream_module, "ALONE_SIZE", ALONE_SIZE)
+        patch.setattr(stream_module, "FIRST_SIZE", ALONE_SIZE)
         yield
 
 

@@ -20,6 +20,7 @@ from tests.support.readers import ScriptedReader
 
 RING_SIZE = 64
 ALONE_SIZE = 16
+FIRST_SIZE = 10
 CONTENT = bytes(range(256)) * 40
 WRONG = CONTENT[:-1] + b"!"
 
@@ -30,6 +31,7 @@ def small_ring() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stream, "RING_SIZE", RING_SIZE)
         patch.setattr(stream, "ALONE_SIZE", ALONE_SIZE)
+        patch.setattr(stream, "FIRST_SIZE", FIRST_SIZE)
         yield
 
 
@@ -102,7 +104,7 @@ def test_a_blob_that_fits_the_ring_is_one_piece_and_a_larger_one_comes_in_severa
         assert [bytes(piece) for piece in blob] == [small]
     with closing(VerifiedBlob(ScriptedReader(parts(large, 10)), describe(large))) as blob:
         sizes = [len(piece) for piece in blob]
-    assert sizes == [ALONE_SIZE, RING_SIZE // 2, RING_SIZE + 1 - ALONE_SIZE - RING_SIZE // 2]
+    assert sizes == [FIRST_SIZE, ALONE_SIZE, RING_SIZE // 2, RING_SIZE + 1 - FIRST_SIZE - ALONE_SIZE - RING_SIZE // 2]
 
 
 def test_a_source_that_is_slow_is_passed_on_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +165,7 @@ def test_a_stream_without_a_helper_hashes_in_its_own_thread() -> None:
     with all_helpers_taken():
         with closing(VerifiedBlob(ScriptedReader([CONTENT]), describe(CONTENT))) as blob:
             started = bytes(next(blob)) + bytes(next(blob))
-            assert len(started) == 2 * ALONE_SIZE
+            assert len(started) == FIRST_SIZE + ALONE_SIZE
             assert threading.active_count() == before
             assert started + blob.read_all() == CONTENT
         assert isinstance(drain([WRONG], describe(CONTENT))[1], DigestMismatchError)
@@ -191,8 +193,8 @@ def test_a_system_without_threads_to_spare_costs_no_stream(monkeypatch: pytest.M
 
 
 def test_an_error_of_the_reader_passes_through() -> None:
-    received, error = drain([b"x" * ALONE_SIZE, SizeMismatchError("from below")], describe(CONTENT))
-    assert (received, str(error)) == (b"x" * ALONE_SIZE, "from below")
+    received, error = drain([b"x" * FIRST_SIZE, SizeMismatchError("from below")], describe(CONTENT))
+    assert (received, str(error)) == (b"x" * FIRST_SIZE, "from below")
 
 
 @given(sent=st.lists(st.binary(min_size=1, max_size=50), max_size=8), expected=st.binary(max_size=200))
