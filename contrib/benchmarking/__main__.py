@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from benchmarking import manifests, pulls, stores, transfers  # noqa: F401 - they enter their measurements
+from benchmarking import archives, manifests, pulls, stores, transfers  # noqa: F401 - they enter their measurements
 from benchmarking.bench import set_up
 from benchmarking.chart import draw, format_markdown
 from benchmarking.measurement import MEASUREMENTS
@@ -33,7 +33,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="default 5")
     parser.add_argument("--only", action="append", choices=MEASUREMENTS, metavar="NAME", help="may be repeated")
     parser.add_argument("--json", type=Path, default=Path("benchmark.json"), metavar="FILE", help="default %(default)s")
-    parser.add_argument("--directory", type=Path, metavar="DIR", help="for twice the size; default $TMPDIR or /tmp")
+    parser.add_argument(
+        "--directory", type=Path, metavar="DIR", help="for five times the size; default $TMPDIR or /tmp"
+    )
     parser.add_argument("--chart", type=Path, metavar="FILE", help="draw throughput as SVG, print a table in Markdown")
     parser.add_argument("--skopeo", default="skopeo", metavar="PATH", help="another skopeo than the installed one")
     return parser.parse_args()

@@ -18,6 +18,8 @@ OURS: Final = "proxy"
 SKOPEO: Final = "skopeo"
 RELAY: Final = "relay"
 """The bare relay of ``relay.py``: what Python can do at best."""
+HASH: Final = "sha256"
+"""SHA-256 over the same bytes, and nothing else."""
 DIRECT: Final = "direct"
 """The registry asked by curl, or by the smallest client that keeps its connection."""
 

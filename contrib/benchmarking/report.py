@@ -11,14 +11,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from benchmarking.measurement import DIRECT, OURS, RELAY, SKOPEO, Figure, Measurement
+from benchmarking.measurement import DIRECT, HASH, OURS, RELAY, SKOPEO, Figure, Measurement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from benchmarking.bench import Bench
 
-_OTHERS: Final = (SKOPEO, RELAY, DIRECT)
+_OTHERS: Final = (SKOPEO, RELAY, DIRECT, HASH)
 _HEAD: Final = (
     f"{'':<40}"
     + "".join(f"{name:>10}" for name in (OURS, *_OTHERS))

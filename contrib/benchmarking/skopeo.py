@@ -50,6 +50,15 @@ class SkopeoProxy:
             raise RuntimeError(f"skopeo sent {received} of {size} bytes")
         return Transfer(size, seconds, cpu, peak_rss(self.pid))
 
+    def first_byte(self, image: int, digest: str, size: int) -> float:
+        """Seconds until the first byte of a blob is there; the rest of it is read, too."""
+        start = time.perf_counter()
+        _, pipe, descriptor = self._call("GetBlob", image, digest, size)
+        os.readv(descriptor, [self._buffer])
+        seconds = time.perf_counter() - start
+        self._drain(pipe, descriptor)
+        return seconds
+
     def fetch_blobs(self, image: int, digest: str, size: int, count: int) -> Transfer:
         """Read a blob ``count`` times at once, each from a pipe of its own."""
         cpu, start = cpu_seconds(self.pid), time.perf_counter()
