@@ -40,11 +40,12 @@ class Content(Protocol):
 
 
 class Pipe:
-    """A pipe whose ``reader`` is for the client. One thread writes and closes it."""
+    """A pipe whose ``reader`` is for the client. One thread writes and closes it. ``written`` is in bytes."""
 
     def __init__(self, patience: float, context: Context) -> None:
         self._patience = patience
         self._context = context
+        self.written = 0
         self.reader, self._writer = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._writer, False)  # the client's end is another open file, and stays blocking
         self._writable = select.poll()
@@ -58,12 +59,14 @@ class Pipe:
     def write(self, data: bytes | memoryview) -> int:
         """Write what there is room for now; :class:`ReaderGoneError` if nobody can read it any more."""
         try:
-            return os.write(self._writer, data)
+            count = os.write(self._writer, data)
         except BlockingIOError:
             return 0
         except BrokenPipeError:
             # Programs know this end of the message from other proxies, and then report their own error instead.
             raise ReaderGoneError("the client closed the pipe before its end: broken pipe") from None
+        self.written += count
+        return count
 
     def write_all(self, data: bytes | memoryview) -> None:
         """Write everything; :class:`ReaderStalledError` if there is no room for anything within the patience."""
@@ -141,7 +144,7 @@ class Transfer:
             except ReaderGoneError:
                 # What fits into a pipe may be in it when its reader leaves. Whether it got there in time shall make no
                 # difference: who has read all but that much is told whether the content was right.
-                if self._size - self.sent > PIPE_SIZE:
+                if self._size - self._pipe.written > PIPE_SIZE:
                     raise
                 for _ in pieces:
                     pass
