@@ -22,6 +22,7 @@ from tests.support.engine import (
     simulated,
     simulated_on_tcp,
 )
+from tests.support.image_proxy import initialized
 from tests.support.layouts import OCI_MANIFEST, Layout, StoredImage, layer_tar
 from tests.support.makers.archives import NAME, new_layout, old_layout, unpacked, write_tar
 
@@ -153,6 +154,13 @@ def test_check_tells_the_id_and_exports_nothing(tmp_path: Path, fake: SimulatedE
     (tmp_path / "sock").unlink()
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert (done.returncode, "No such file or directory" in done.stderr) == (78, True)
+
+
+def test_skopeo_s_protocol_takes_the_option_too(tmp_path: Path, fake: SimulatedEngine) -> None:
+    with simulated(fake, tmp_path / "sock") as host:
+        options = ["--policy", write_policy(tmp_path), "--daemon-host", host, "--tmpdir", tmp_path]
+        with initialized(options) as proxy:
+            assert proxy.call("OpenImage", f"docker-daemon:{NAME}").success
 
 
 @pytest.mark.parametrize("by", ["option", "DOCKER_HOST"])
