@@ -55,13 +55,13 @@ def _layer(bench: Bench, image: Image) -> Probes:
     """
     with tempfile.TemporaryDirectory(dir=bench.policy.parent) as name:
         place = f"[vfs@{name}/root+{name}/run]localhost/os:latest"
-        copy = [bench.skopeo, "--policy", str(bench.policy), "copy", "--quiet"]
+        copy = ["--policy", str(bench.policy), "copy", "--quiet"]
         reference = f"containers-storage:{place}"
-        subprocess.run([*copy, f"oci:{image.layout}:latest", reference], check=True)
+        subprocess.run(["skopeo", *copy, f"oci:{image.layout}:latest", reference], check=True)
 
         def export() -> Transfer:
             start = time.perf_counter()
-            _, usage = run_measured([*copy, reference, f"dir:{name}/copy"])
+            _, usage = run_measured([bench.skopeo, *copy, reference, f"dir:{name}/copy"])
             seconds, cpu = time.perf_counter() - start, usage.ru_utime + usage.ru_stime
             size = Path(name, "copy", image.diff_id.partition(":")[2]).stat().st_size
             shutil.rmtree(f"{name}/copy")
