@@ -13,6 +13,7 @@ import io
 import json
 import os
 import subprocess
+import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,6 +28,13 @@ from tests.support.requirements import require_root
 
 JSONObject = dict[str, Any]
 _GZIP = b"\x1f\x8b"
+_HOLD = """
+import fcntl, os, sys
+number = os.open(sys.argv[1], os.O_RDWR)
+fcntl.lockf(number, getattr(fcntl, sys.argv[2]))
+print("held", flush=True)
+sys.stdin.read()
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,3 +239,15 @@ def _as_root(*command: str) -> str:
 def unmount(root: Path) -> None:
     """Undo the mount that the overlay driver leaves at its directory."""
     subprocess.run(["umount", "-q", str(root / "overlay")], check=False, capture_output=True)
+
+
+@contextmanager
+def held_by_another(path: Path, kind: str = "LOCK_EX") -> Iterator[subprocess.Popen[bytes]]:
+    """Another process has the lock meanwhile, as podman takes it: by record locks of the process."""
+    command = [sys.executable, "-c", _HOLD, str(path), kind]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        yield process
+        process.stdin.close()

@@ -6,13 +6,11 @@ files outside of itself, or make the daemon wait on a FIFO. Knows no format.
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 import threading
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Final, Self
+from typing import TYPE_CHECKING, ClassVar
 
 from msgspec import Struct
 
@@ -20,6 +18,7 @@ from container_image_proxy.config.obstacle import find_obstacle
 from container_image_proxy.errors import InvalidReferenceError, SourceError
 from container_image_proxy.image.convert import to_oci
 from container_image_proxy.image.manifest import MAX_MANIFEST_SIZE
+from container_image_proxy.transports.beneath import DIRECTORY, PASSING, explain, open_beneath
 from container_image_proxy.transports.readers import FileReader
 
 if TYPE_CHECKING:
@@ -29,12 +28,6 @@ if TYPE_CHECKING:
     from container_image_proxy.image.manifest import Manifest
     from container_image_proxy.image.reference import Reference
     from container_image_proxy.transports.source import Access
-
-_PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
-_LINK: Final = frozenset({errno.ELOOP, errno.ENOTDIR})  # open(2), O_NOFOLLOW, of a file and of a directory
-_DENIED: Final = frozenset({errno.EACCES, errno.EPERM})
-_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-_FILE: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # O_NONBLOCK: opening a FIFO must not wait for its writer
 
 
 class PathReference(Struct, frozen=True):
@@ -162,7 +155,7 @@ class Directory:
 
     def _open_place(self) -> int:
         try:
-            number = os.open(self._given, _DIRECTORY)
+            number = os.open(self._given, DIRECTORY)
         except OSError as error:
             raise self._unreachable(error) from error
         if os.path.realpath(self._given) != self.path:
@@ -175,19 +168,27 @@ class Directory:
     def _open(self, components: tuple[str, ...]) -> Iterator[int]:
         """A descriptor of the regular file, reached without following a link below the directory."""
         try:
-            with _Descriptor(self._duplicate_root()) as current:
-                try:
-                    self._descend(current, components)
-                except FileNotFoundError:
-                    if self.is_current:
-                        raise
-                    # The directory was replaced, and files that both have may be left in the new one alone.
-                    self.close()
-                    current.replace(self._duplicate_root())
-                    self._descend(current, components)
-                yield current.number
+            try:
+                number = self._open_beneath(components)
+            except FileNotFoundError:
+                if self.is_current:
+                    raise
+                # The directory was replaced, and files that both have may be left in the new one alone.
+                self.close()
+                number = self._open_beneath(components)
+            try:
+                yield number
+            finally:
+                os.close(number)
         except OSError as error:
             raise self._failure(components, error) from error
+
+    def _open_beneath(self, components: tuple[str, ...]) -> int:
+        root = self._duplicate_root()
+        try:
+            return open_beneath(root, components)
+        finally:
+            os.close(root)
 
     def _duplicate_root(self) -> int:
         with self._lock:
@@ -195,50 +196,12 @@ class Directory:
                 self._number = self._open_place()
             return os.dup(self._number)
 
-    def _descend(self, current: _Descriptor, components: tuple[str, ...]) -> None:
-        for name in components[:-1]:
-            current.replace(os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=current.number))
-        current.replace(os.open(components[-1], _FILE | os.O_NOFOLLOW, dir_fd=current.number))
-        if not stat.S_ISREG(os.fstat(current.number).st_mode):
-            raise SourceError(f"{self.path}/{'/'.join(components)} is not a regular file", endpoint=self.path)
-
     def _unreachable(self, error: OSError) -> SourceError:
         obstacle = find_obstacle(Path(self._given), error)
         remedy = f" ({obstacle.remedy})" if obstacle.remedy else ""
         reason = f"there is no {self._what} to be read at {self._given}: {obstacle.reason}{remedy}"
-        return SourceError(reason, endpoint=self._given, retryable=error.errno in _PASSING)
+        return SourceError(reason, endpoint=self._given, retryable=error.errno in PASSING)
 
     def _failure(self, components: tuple[str, ...], error: OSError) -> SourceError:
         """Why a file in the directory cannot be opened or read."""
-        place = Path(self.path, *components)
-        if error.errno in _LINK:
-            link = next((one for one in (*reversed(place.parents), place) if one.is_symlink()), None)
-            if link is not None:
-                return SourceError(f"{link} is a symbolic link, which is not followed", endpoint=self.path)
-        obstacle = find_obstacle(place, error)
-        if error.errno in _PASSING:
-            return SourceError(f"{place}: {obstacle.reason}", endpoint=self.path, retryable=True)
-        if error.errno in _DENIED:
-            remedy = f" ({obstacle.remedy})" if obstacle.remedy else ""
-            return SourceError(
-                f"the {self._what} cannot be read: {place}: {obstacle.reason}{remedy}", endpoint=self.path
-            )
-        return SourceError(f"the {self._what} is broken: {place}: {obstacle.reason}", endpoint=self.path)
-
-
-class _Descriptor:
-    """An open descriptor on its way down a path: each step closes the one before."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self.number)
-
-    def replace(self, number: int) -> None:
-        """Go on with ``number``."""
-        os.close(self.number)
-        self.number = number
+        return explain(Path(self.path), components, error, self._what)

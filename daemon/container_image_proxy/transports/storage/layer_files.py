@@ -12,8 +12,8 @@ import os
 import stat
 from typing import Final
 
-_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a FIFO must not wait for its writer
+from container_image_proxy.transports.beneath import DIRECTORY, FILE
+
 _MAX_LINKS: Final = 40  # as many as the kernel follows, path_resolution(7)
 
 
@@ -34,7 +34,7 @@ class LayerFiles:
             directory = self._find(names)
             os.close(self._directory)
             self._directory, self._names = directory, names
-        number = os.open(last, _FILE, dir_fd=self._directory)
+        number = os.open(last, FILE | os.O_NOFOLLOW, dir_fd=self._directory)
         if not stat.S_ISREG(os.fstat(number).st_mode):
             os.close(number)
             raise OSError(errno.EINVAL, "not a regular file")
@@ -74,7 +74,7 @@ class _LinkError(Exception):
 
 def _step(directory: int, name: bytes) -> int:
     try:
-        return os.open(name, _DIRECTORY, dir_fd=directory)
+        return os.open(name, DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
     except OSError as error:
         if error.errno not in {errno.ELOOP, errno.ENOTDIR}:
             raise

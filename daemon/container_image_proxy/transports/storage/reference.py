@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 _ID: Final = re.compile(r"[0-9a-f]{64}")
 _BEGINNING: Final = re.compile(r"[0-9a-f]{3,64}")
 _SHOWN: Final = 200
+_PATIENCE: Final = 5.0
+"""Seconds that reading a configuration may wait for a store."""
 
 
 class StorageReference(Struct, frozen=True):
@@ -176,7 +178,7 @@ def _complete(beginning: str, location: StoreLocation) -> str | None:
     if _ID.fullmatch(beginning):
         return beginning
     try:
-        found = find_by_key(Store(location).images(Context(Cancellation())), beginning)
+        found = find_by_key(Store(location).images(Context(Cancellation()).within(_PATIENCE)), beginning)
     except UpstreamError:  # told when the image is wanted: other images of the instance need not suffer
         return None
     return found.record.id if found is not None and found.record.id.startswith(beginning) else None

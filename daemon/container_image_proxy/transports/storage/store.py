@@ -8,15 +8,14 @@ images.
 from __future__ import annotations
 
 import base64
-import errno
 import os
 import re
-import stat
 import threading
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from container_image_proxy.config.obstacle import find_obstacle
 from container_image_proxy.errors import SourceError, UnknownBlobError
+from container_image_proxy.transports.beneath import DIRECTORY, FILE, explain, open_beneath
 from container_image_proxy.transports.storage.layer_files import LayerFiles
 from container_image_proxy.transports.storage.layer_reader import LayerReader
 from container_image_proxy.transports.storage.lock import locked
@@ -33,11 +32,7 @@ if TYPE_CHECKING:
     from container_image_proxy.transports.storage.records import LayerRecord
 
 DRIVERS: Final = ("overlay", "vfs")
-_PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
-_DENIED: Final = frozenset({errno.EACCES, errno.EPERM})
-_LINK: Final = frozenset({errno.ELOOP, errno.ENOTDIR})  # open(2), O_NOFOLLOW, of a file and of a directory
-_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-_FILE: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # O_NONBLOCK: opening a FIFO must not wait for its writer
+_REMEDY: Final = "a drop-in with CAP_DAC_READ_SEARCH lets an instance read it, see container-image-proxy(1)"
 _PLAIN_KEY: Final = re.compile(r"[.0-9a-z]+")
 _reading: Final = threading.Lock()
 """One list is in memory at a time."""
@@ -65,9 +60,10 @@ class Store:
             )
         images = (f"{self._driver}-images",)
         try:
-            os.close(self._open(self._image_roots[0], images, _DIRECTORY))
+            os.close(self._open(self._image_roots[0], images, DIRECTORY))
         except FileNotFoundError as error:
-            raise self._failure(self._image_roots[0], images, error) from error
+            reason = find_obstacle(self._image_roots[0].joinpath(*images), error).reason
+            raise SourceError(f"there is no store to be read at {root}: {reason}", endpoint=str(root)) from error
 
     def images(self, context: Context) -> tuple[tuple[Image, ...], ...]:
         """The images of each store, in the order in which they count."""
@@ -114,10 +110,10 @@ class Store:
 
     def open_layer(self, layer: LayerRecord, offset: int = 0) -> LayerReader:
         """A reader of the layer's tar; :class:`UnknownBlobError` if it is not there any more."""
-        tar_split = self._open_anywhere(layer, self._tar_split(layer), _FILE)
+        tar_split = self._open_anywhere(layer, self._tar_split(layer), FILE)
         place = ("overlay", layer.id, "diff") if self._driver == "overlay" else ("vfs", "dir", layer.id)
         try:
-            files = LayerFiles(self._open_anywhere(layer, place, _DIRECTORY))
+            files = LayerFiles(self._open_anywhere(layer, place, DIRECTORY))
         except BaseException:
             os.close(tar_split)
             raise
@@ -127,7 +123,7 @@ class Store:
         """The size of the layer's tar in bytes: as it was recorded, or else as its tar-split has it."""
         if layer.diff_size is not None and layer.diff_size > 0:
             return layer.diff_size
-        with os.fdopen(self._open_anywhere(layer, self._tar_split(layer), _FILE), "rb") as file:
+        with os.fdopen(self._open_anywhere(layer, self._tar_split(layer), FILE), "rb") as file:
             entries = read_entries(file, f"{self._location.graph_root}: the tar-split of layer {layer.id}")
             return sum(len(entry) if isinstance(entry, bytes) else entry.size for entry in entries)
 
@@ -147,7 +143,7 @@ class Store:
         """The records of a list, read under the lock of its kind. What is not there has none: stores begin empty."""
         directory, locked_at = f"{self._driver}-{kind}", locked_at or root
         try:
-            lock = self._open(locked_at, (directory, f"{kind}.lock"), _FILE)
+            lock = self._open(locked_at, (directory, f"{kind}.lock"), FILE)
         except FileNotFoundError:
             lock = None  # on a medium that nobody writes to
         with locked(lock, locked_at / directory / f"{kind}.lock", context), _reading:
@@ -180,7 +176,7 @@ class Store:
 
     def _read(self, root: Path, components: tuple[str, ...], limit: int, take: Callable[[int], object]) -> bytes:
         """A whole file, with one byte beyond the limit; raises as :meth:`_open` does."""
-        with os.fdopen(self._open(root, components, _FILE), "rb") as file:
+        with os.fdopen(self._open(root, components, FILE), "rb") as file:
             size = min(os.fstat(file.fileno()).st_size, limit) + 1
             take(size)
             try:
@@ -194,36 +190,17 @@ class Store:
         ``FileNotFoundError`` if there is no such file; :class:`SourceError` for whatever else is in the way.
         """
         try:
-            current = os.open(root, _DIRECTORY)
+            directory = os.open(root, DIRECTORY)
             try:
-                for name in components[:-1]:
-                    below = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=current)
-                    os.close(current)
-                    current = below
-                number = os.open(components[-1], flags | os.O_NOFOLLOW, dir_fd=current)
+                return open_beneath(directory, components, flags)
             finally:
-                os.close(current)
-            if flags == _FILE and not stat.S_ISREG(os.fstat(number).st_mode):
-                os.close(number)
-                raise OSError(errno.EINVAL, "not a regular file")  # noqa: TRY301 - the same error as for the others
+                os.close(directory)
         except FileNotFoundError:
             raise
         except OSError as error:
             raise self._failure(root, components, error) from error
-        return number
 
     def _failure(self, root: Path, components: tuple[str, ...], error: OSError) -> SourceError:
         """Why something in the store cannot be opened or read."""
-        place = root.joinpath(*components)
-        obstacle = find_obstacle(place, error)
-        if error.errno in _LINK:
-            link = next((one for one in (*reversed(place.parents), place) if one != root and one.is_symlink()), None)
-            if link is not None:
-                return SourceError(f"{link} is a symbolic link, which is not followed", endpoint=str(root))
-        if error.errno in _PASSING:
-            return SourceError(f"{place}: {obstacle.reason}", endpoint=str(root), retryable=True)
-        if error.errno in _DENIED:
-            # No remedy of the obstacle's: the rights in a store are its owner's, and podman counts on them.
-            remedy = "a drop-in with CAP_DAC_READ_SEARCH lets an instance read it, see container-image-proxy(1)"
-            return SourceError(f"the store cannot be read: {place}: {obstacle.reason} ({remedy})", endpoint=str(root))
-        return SourceError(f"there is no store to be read at {root}: {place}: {obstacle.reason}", endpoint=str(root))
+        # No change of modes: the rights in a store are its owner's, and podman counts on them.
+        return explain(root, components, error, "store", _REMEDY)

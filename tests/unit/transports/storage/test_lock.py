@@ -6,8 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,26 +15,7 @@ from container_image_proxy.concurrency.context import Context
 from container_image_proxy.errors import UpstreamTimeoutError
 from container_image_proxy.transports.storage.lock import PATIENCE, locked
 from tests.support.contexts import CONTEXT
-
-_HOLD = """
-import fcntl, os, sys
-number = os.open(sys.argv[1], os.O_RDWR)
-fcntl.lockf(number, getattr(fcntl, sys.argv[2]))
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-
-@contextmanager
-def held_by_another(path: Path, kind: str = "LOCK_EX") -> Iterator[subprocess.Popen[bytes]]:
-    """Another process has the lock meanwhile, as podman takes it: by record locks of the process."""
-    command = [sys.executable, "-c", _HOLD, str(path), kind]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"held\n"
-        yield process
-        process.stdin.close()
+from tests.support.stores import held_by_another
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from container_image_proxy.config.storage_conf import StoreLocation
 from container_image_proxy.errors import (
     Error,
     IntegrityError,
@@ -19,11 +20,13 @@ from container_image_proxy.errors import (
     SourceError,
     UnknownBlobError,
     UnknownManifestError,
+    UpstreamTimeoutError,
 )
 from container_image_proxy.image.digest import digest_of, parse_digest
 from container_image_proxy.image.manifest import Descriptor, Manifest, UntrustedManifest, parse_manifest
 from container_image_proxy.image.signature import Findings
 from container_image_proxy.transports.storage import records
+from container_image_proxy.transports.storage.reference import StorageReference
 from container_image_proxy.transports.storage.source import StorageSource
 from container_image_proxy.transports.storage.store import Store as OpenStore
 from container_image_proxy.transports.storage.tar_layers import decode_state
@@ -31,7 +34,7 @@ from container_image_proxy.transports.table import parse_image_reference
 from tests.support.contexts import CONTEXT
 from tests.support.layouts import Layout, StoredImage, layer_tar, multi_arch, single_image
 from tests.support.privilege import needs_root, ordinary_user, public_directory
-from tests.support.stores import Store, pack
+from tests.support.stores import Store, held_by_another, pack
 
 NAME = "localhost/os:1"
 
@@ -348,6 +351,57 @@ def test_what_is_no_file_is_not_waited_for(store: Store, image: StoredImage, kin
     os.mkfifo(path)
     with pytest.raises(SourceError, match="not a regular file"):
         served(store)
+
+
+@pytest.mark.demand("containers-storage-lock")
+@pytest.mark.parametrize("kind", ["images", "layers"])
+def test_a_list_that_stays_locked_is_told_and_the_store_is_not_touched(
+    store: Store, image: StoredImage, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    store.image(image, [NAME])
+    before = _state(store.root)
+    monkeypatch.setattr("container_image_proxy.transports.storage.lock.PATIENCE", 0.0)
+    lock = store.folder(kind) / f"{kind}.lock"
+    with held_by_another(lock), pytest.raises(UpstreamTimeoutError, match=f"{lock} stays locked") as caught:
+        served(store)
+    assert caught.value.retryable
+    assert _state(store.root) == before
+    assert served(store)
+
+
+@pytest.mark.demand("containers-storage-lock")
+def test_other_locks_of_podman_s_keep_nobody_waiting(store: Store, image: StoredImage) -> None:
+    store.image(image, [NAME])
+    (store.root / "storage.lock").touch()
+    with held_by_another(store.root / "storage.lock"):
+        assert served(store)
+
+
+def test_layers_of_a_transient_store_are_listed_in_its_run_root(
+    store: Store, image: StoredImage, tmp_path: Path
+) -> None:
+    store.image(image, [NAME])
+    run = tmp_path / "run" / f"{store.driver}-layers"
+    run.mkdir(parents=True)
+    (store.folder("layers") / "layers.json").rename(run / "volatile-layers.json")
+    location = StoreLocation(store.driver, store.root, tmp_path / "run", is_transient=True)
+    reference = StorageReference.parse(NAME, lambda: location)
+    opened = reference.open_source(None)  # type: ignore[arg-type] # it needs nothing
+    assert isinstance(opened, StorageSource)
+    oci = reference.to_oci(fetch(opened), opened.state)
+    assert all(blob.digest.matches(read(opened, blob)) for blob in oci.blobs)
+
+
+def test_an_image_store_of_its_own_has_images_and_layers(store: Store, image: StoredImage, tmp_path: Path) -> None:
+    images = Store(tmp_path / "images", store.driver)
+    images.image(image, [NAME])
+    for layer in images.records("layers"):  # tar-splits lie with the graph root, whatever lists the layer
+        images.tar_split_of(layer["id"]).rename(store.tar_split_of(layer["id"]))
+    reference = StorageReference.parse(NAME, lambda: StoreLocation(store.driver, store.root, image_store=images.root))
+    opened = reference.open_source(None)  # type: ignore[arg-type] # it needs nothing
+    assert isinstance(opened, StorageSource)
+    oci = reference.to_oci(fetch(opened), opened.state)
+    assert all(blob.digest.matches(read(opened, blob)) for blob in oci.blobs)
 
 
 def test_records_that_are_none_of_ours_are_passed_over(store: Store, image: StoredImage) -> None:
