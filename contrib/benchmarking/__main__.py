@@ -11,7 +11,14 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from benchmarking import archives, manifests, pulls, stores, transfers  # noqa: F401 - they enter their measurements
+from benchmarking import (  # noqa: F401 - they enter their measurements
+    archives,
+    image_proxies,
+    manifests,
+    pulls,
+    stores,
+    transfers,
+)
 from benchmarking.bench import set_up
 from benchmarking.chart import draw, format_markdown
 from benchmarking.measurement import MEASUREMENTS

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from benchmarking.processes import MIB, Transfer, cpu_seconds, drain_all, peak_rss, running
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 _MAX_MESSAGE: Final = 32 * 1024
@@ -27,7 +27,8 @@ class SkopeoProxy:
         self.pid = pid
         self._connection = connection
         self._buffer = bytearray(MIB)
-        self._call("Initialize")
+        self.version = tuple(map(int, self._call("Initialize")[0].split(".")))
+        """Of the protocol."""
 
     def open_image(self, reference: str) -> int:
         """The number that later calls know the image by."""
@@ -59,6 +60,19 @@ class SkopeoProxy:
         self._drain(pipe, descriptor)
         return seconds
 
+    def fetch_raw_blob(self, image: int, digest: str, size: int) -> Transfer:
+        """Read a blob that comes with a second pipe for errors."""
+        cpu, start = cpu_seconds(self.pid), time.perf_counter()
+        self._send("GetRawBlob", image, digest)
+        data, errors = self._receive_descriptors("GetRawBlob", 2)[2]
+        received = sum(self._read(data))
+        failure = b"".join(iter(lambda: os.read(errors, _MAX_MESSAGE), b""))
+        os.close(errors)
+        seconds, cpu = time.perf_counter() - start, cpu_seconds(self.pid) - cpu
+        if received != size or failure:
+            raise RuntimeError(f"{received} of {size} bytes came: {failure.decode()}")
+        return Transfer(size, seconds, cpu, peak_rss(self.pid))
+
     def fetch_blobs(self, image: int, digest: str, size: int, count: int) -> Transfer:
         """Read a blob ``count`` times at once, each from a pipe of its own."""
         cpu, start = cpu_seconds(self.pid), time.perf_counter()
@@ -79,34 +93,42 @@ class SkopeoProxy:
         self._connection.send(json.dumps({"method": method, "args": arguments}).encode())
 
     def _receive(self, method: str) -> tuple[Any, int, int]:
-        raw, descriptors, _, _ = socket.recv_fds(self._connection, _MAX_MESSAGE, 1)
+        value, pipe, descriptors = self._receive_descriptors(method, 1)
+        return value, pipe, descriptors[0] if descriptors else -1
+
+    def _receive_descriptors(self, method: str, most: int) -> tuple[Any, int, list[int]]:
+        raw, descriptors, _, _ = socket.recv_fds(self._connection, _MAX_MESSAGE, most)
         answer = json.loads(raw)
         if not answer["success"]:
-            raise RuntimeError(f"skopeo: {method}: {answer['error']}")
-        return answer["value"], answer["pipeid"], descriptors[0] if descriptors else -1
+            raise RuntimeError(f"{method}: {answer['error']}")
+        return answer["value"], answer["pipeid"], descriptors
 
     def _drain(self, pipe: int, descriptor: int) -> int:
         """Read to the end, which comes only after FinishPipe has been asked for."""
         self._send("FinishPipe", pipe)
-        received = 0
-        try:
-            while count := os.readv(descriptor, [self._buffer]):
-                received += count
-        finally:
-            os.close(descriptor)
+        received = sum(self._read(descriptor))
         self._receive("FinishPipe")
         return received
+
+    def _read(self, descriptor: int) -> Iterator[int]:
+        """Read a pipe into nothing: how much came each time."""
+        try:
+            while count := os.readv(descriptor, [self._buffer]):
+                yield count
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager
 def serving_skopeo(
-    program: str, policy: Path, cert_dir: Path | None, *, registries_d: Path | None = None
+    program: str | Sequence[str], policy: Path, cert_dir: Path | None, *, registries_d: Path | None = None
 ) -> Iterator[SkopeoProxy]:
     """A proxy that trusts the CA in ``cert_dir``, or speaks plain HTTP without one."""
     transport = f"--cert-dir={cert_dir}" if cert_dir else "--tls-verify=false"
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     lookaside = ["--registries.d", str(registries_d)] if registries_d else []
-    command = [program, "--policy", str(policy), *lookaside, "experimental-image-proxy", transport]
+    words = [program] if isinstance(program, str) else program
+    command = [*words, "--policy", str(policy), *lookaside, "experimental-image-proxy", transport]
     with ours, theirs, running([*command, f"--sockfd={theirs.fileno()}"], pass_fds=[theirs.fileno()]) as process:
         theirs.close()
         yield SkopeoProxy(process.pid, ours)

@@ -6,13 +6,15 @@ names. An open image stays what it was when it was opened, whatever becomes of i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from msgspec import Struct
 
 from container_image_proxy.core.proxy import Proxy, ServedImage
 from container_image_proxy.core.snapshot_store import SnapshotStore
 from container_image_proxy.errors import (
+    Error,
     InvalidInputError,
     InvalidManifestError,
     MalformedDocumentError,
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.platform import Platform
     from container_image_proxy.transports.source import SourceReference
+
+
+_ANY_REGISTRY: Final = "docker://localhost/warm-up"
 
 
 class _Configuration(Struct, frozen=True):
@@ -111,8 +116,14 @@ class AnyImages:
         return OpenImage(proxy, proxy.resolve(context, name), is_own=True)
 
     def warm_up(self) -> None:
-        """Load what the first image will need, while the client is still at asking for it."""
-        self._serving.sources.registry()
+        """Load what the first image will wait for: the HTTP library, and the authorities of most registries.
+
+        Nothing is contacted.
+        """
+        reference, sources = self._parse(_ANY_REGISTRY), self._serving.sources
+        with suppress(Error):  # an image that needs it will meet it again and tell
+            reference.prepare(sources)
+            reference.open_source(sources).close()
 
     def close(self) -> None:
         """Close the connections to registries."""

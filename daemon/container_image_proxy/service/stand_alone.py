@@ -30,19 +30,26 @@ def serve_parent(sock: socket.socket, load: Callable[[], AnyImages]) -> None:
     except ConfigurationError as error:
         loaded = error
 
+    warming = threading.Thread(target=_warm_up, args=(loaded,), name="warm-up", daemon=True)
+
     def usable() -> AnyImages:
         if isinstance(loaded, ConfigurationError):
             raise loaded.retold(str(loaded))
+        warming.join()  # who says hello waits for it, and no image does
         return loaded
 
     server = Server([], packets=ImageProxyFace(usable, STAND_ALONE))
     for number in (signal.SIGTERM, signal.SIGINT):  # the first is what clients have the kernel send when they end
         signal.signal(number, lambda *_: server.stop())
-    if not isinstance(loaded, ConfigurationError):
-        threading.Thread(target=loaded.warm_up, name="warm-up", daemon=True).start()
-    gc.enable()
+    warming.start()
     try:
         server.serve_connection(sock, read_peer(sock))
     finally:
         if not isinstance(loaded, ConfigurationError):
             loaded.close()
+
+
+def _warm_up(loaded: AnyImages | ConfigurationError) -> None:
+    if not isinstance(loaded, ConfigurationError):
+        loaded.warm_up()
+    gc.enable()  # the start does without, see __main__
