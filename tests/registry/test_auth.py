@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from container_image_proxy.concurrency.context import Context
-from container_image_proxy.config.registries import Endpoint, Registries, Registry
+from container_image_proxy.config.registries import Mirror, Registries, Registry
 from container_image_proxy.errors import RegistryAuthError, RegistryError, UpstreamError
 from container_image_proxy.image.manifest import Descriptor
 from container_image_proxy.registry.auth.keychain import Credentials
@@ -416,7 +416,7 @@ def test_a_mirror_does_not_get_what_belongs_to_the_registry(world: World) -> Non
     serve = basic(by_path(world.routes))
     with Upstream(serve, host="127.0.0.4") as mirror, Upstream(serve, host="127.0.0.2") as registry:
         origin, other = f"{REGISTRY}:{registry.port}", f"{FOREIGN}:{mirror.port}"
-        table = Registry(origin, origin, mirrors=(Endpoint(other),))
+        table = Registry(origin, origin, mirrors=(Mirror(other),))
         with registry_client(registries=Registries((table,)), credentials={origin: LOGIN}) as client:
             assert client.fetch_manifest(CONTEXT, at(registry, REGISTRY)) is not None
         assert mirror.requests

@@ -13,7 +13,7 @@ import pytest
 
 from container_image_proxy.concurrency.context import Context
 from container_image_proxy.config.limits import MIB, Limits
-from container_image_proxy.config.registries import Endpoint, Registries, Registry
+from container_image_proxy.config.registries import Mirror, Registries, Registry
 from container_image_proxy.errors import (
     DigestMismatchError,
     RegistryError,
@@ -62,7 +62,7 @@ def stored(tmp_path: Path) -> StoredImage:
 
 def mirrored(origin: str, *mirrors: str) -> Registries:
     """The image's registry is at ``origin`` (host:port), with mirrors before it."""
-    endpoints = tuple(Endpoint(f"{mirror}/some/image") for mirror in mirrors)
+    endpoints = tuple(Mirror(f"{mirror}/some/image") for mirror in mirrors)
     return Registries((Registry(NAME, f"{origin}/some/image", mirrors=endpoints),))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from container_image_proxy.config.registries import Endpoint, Registries, Registry
+from container_image_proxy.config.registries import Mirror, Registries, Registry
 from container_image_proxy.errors import InvalidManifestError, RegistryAuthError, RegistryError, UpstreamError
 from container_image_proxy.image.digest import digest_of
 from container_image_proxy.image.manifest import Descriptor
@@ -141,7 +141,7 @@ def test_every_other_failure_is_one(api: Handler, tag: Handler | None, expected:
 def test_a_mirror_without_the_api_is_no_answer_for_the_origin() -> None:
     name = "origin.example.org/some/os"
     with Upstream(by_path({})) as mirror, Upstream(by_path({PATH: listing("a")})) as origin:
-        endpoints = (Endpoint(f"{mirror.authority}/some/os"),)
+        endpoints = (Mirror(f"{mirror.authority}/some/os"),)
         registries = Registries((Registry(name, f"{origin.authority}/some/os", mirrors=endpoints),))
         with registry_client(registries=registries) as client:
             assert names(client.fetch_referrers(CONTEXT, parse_reference(f"{name}:1"), SUBJECT, BUNDLE)) == {"a"}

@@ -15,6 +15,7 @@ from msgspec import Struct, field
 
 from container_image_proxy.config.once import warn_once
 from container_image_proxy.errors import ConfigurationError, InvalidReferenceError, blamed_on
+from container_image_proxy.image import docker_hub
 from container_image_proxy.image.confidential import Confidential
 from container_image_proxy.image.documents import convert, fold_keys, text_of
 from container_image_proxy.image.strict_json import parse_json
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from container_image_proxy.errors import KeyPath
 
 _log = logging.getLogger(__name__)
-DOCKER_HUB_KEY: Final = "index.docker.io"
-_DOCKER_HUB_NAMES: Final = frozenset({"docker.io", "registry-1.docker.io"})
 _BASE64: Final = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 _SCHEMES: Final = ("http://", "https://")
 
@@ -122,13 +121,8 @@ def normalize_key(key: str, *, is_legacy: bool = False) -> str:
     return _normalize_registry(stripped.partition("/")[0] if is_legacy or stripped != key else stripped)
 
 
-def is_docker_hub(registry: str) -> bool:
-    """Whether ``registry`` is one of the names of Docker Hub."""
-    return _normalize_registry(registry) == DOCKER_HUB_KEY
-
-
 def _normalize_registry(registry: str) -> str:
-    return DOCKER_HUB_KEY if registry in _DOCKER_HUB_NAMES else registry
+    return docker_hub.OLD_DOMAIN if docker_hub.is_docker_hub(registry) else registry
 
 
 def decode_auth(entry: AuthEntry, file: str, key: str) -> tuple[str, str]:

@@ -26,8 +26,8 @@ _HOST: Final = re.compile(r"[^/:@]*")
 _SEPARATORS: Final = frozenset({"", "/", ":", "@"})
 
 
-class Endpoint(Struct, frozen=True):
-    """A mirror: a location (``host[:port][/path]``) and the pulls that it is meant for."""
+class Mirror(Struct, frozen=True):
+    """A location (``host[:port][/path]``) and the pulls that it is meant for."""
 
     location: str
     insecure: bool = False
@@ -58,7 +58,7 @@ class Registry(Struct, frozen=True):
     location: str
     insecure: bool = False
     blocked: bool = False
-    mirrors: tuple[Endpoint, ...] = ()
+    mirrors: tuple[Mirror, ...] = ()
     mirror_by_digest_only: bool = False
     file: str = ""
 

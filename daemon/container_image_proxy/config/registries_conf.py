@@ -20,7 +20,7 @@ from container_image_proxy.config.locations import ROOT, find_registries_files
 from container_image_proxy.config.registries import (
     AUTH_FILES,
     WILDCARD,
-    Endpoint,
+    Mirror,
     PullFromMirror,
     Registries,
     Registry,
@@ -137,10 +137,10 @@ class _Mirror(Written, frozen=True, rename="kebab"):
     insecure: bool = False
     pull_from_mirror: PullFromMirror | Literal[""] = ""
 
-    def read(self) -> Endpoint:
+    def read(self) -> Mirror:
         if not self.location:
             raise MalformedDocumentError("missing", ("location",), remedy="a mirror is host[:port][/path]")
-        return Endpoint(self.location, self.insecure, self.pull_from_mirror or "all")
+        return Mirror(self.location, self.insecure, self.pull_from_mirror or "all")
 
 
 class _Registry(Written, frozen=True, rename="kebab"):

@@ -13,20 +13,19 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from container_image_proxy.errors import InvalidDigestError, InvalidReferenceError, shown
+from container_image_proxy.image import docker_hub
 from container_image_proxy.image.digest import Digest, parse_digest
 
-DEFAULT_DOMAIN: Final = "docker.io"
 DEFAULT_TAG: Final = "latest"
-_LEGACY_DEFAULT_DOMAIN: Final = "index.docker.io"
-_OFFICIAL_NAMESPACE: Final = "library"
 _MAX_NAME: Final = 255
 """Characters of a name, as distribution/reference has it: registries keep names in paths of a file system."""
 
 _DOMAIN_COMPONENT = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
+DOMAIN_NAME: Final = rf"{_DOMAIN_COMPONENT}(?:\.{_DOMAIN_COMPONENT})*"
 _ADDRESS = r"\[[a-fA-F0-9:]+\]"  # IPv6, which contains what separates a port
-_DOMAIN = rf"(?:{_DOMAIN_COMPONENT}(?:\.{_DOMAIN_COMPONENT})*|{_ADDRESS})(?::[0-9]+)?"
-_PATH_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
-_PATH = rf"{_PATH_COMPONENT}(?:/{_PATH_COMPONENT})*"
+_DOMAIN = rf"(?:{DOMAIN_NAME}|{_ADDRESS})(?::[0-9]+)?"
+PATH_COMPONENT: Final = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_PATH = rf"{PATH_COMPONENT}(?:/{PATH_COMPONENT})*"
 MAX_TAG_LENGTH: Final = 128
 """Characters of a tag (OCI distribution-spec, "Pulling manifests")."""
 _TAG = rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{MAX_TAG_LENGTH - 1}}}"
@@ -57,10 +56,10 @@ class Reference(Struct, frozen=True):
     @property
     def familiar(self) -> str:
         """The short form that people type: ``busybox:1`` for ``docker.io/library/busybox:1``."""
-        if self.domain != DEFAULT_DOMAIN:
+        if self.domain != docker_hub.DOMAIN:
             return str(self)
         namespace, _, rest = self.path.partition("/")
-        short = rest if namespace == _OFFICIAL_NAMESPACE and rest and "/" not in rest else self.path
+        short = rest if namespace == docker_hub.OFFICIAL_NAMESPACE and rest and "/" not in rest else self.path
         return short + self._suffix
 
     @property
@@ -124,11 +123,11 @@ def names_domain(text: str) -> bool:
 
 def _split_domain(text: str) -> tuple[str, str]:
     first, _, rest = text.partition("/")
-    domain, remainder = (first, rest) if names_domain(text) else (DEFAULT_DOMAIN, text)
-    if domain == _LEGACY_DEFAULT_DOMAIN:
-        domain = DEFAULT_DOMAIN
-    if domain == DEFAULT_DOMAIN and "/" not in remainder:
-        remainder = f"{_OFFICIAL_NAMESPACE}/{remainder}"
+    domain, remainder = (first, rest) if names_domain(text) else (docker_hub.DOMAIN, text)
+    if domain == docker_hub.OLD_DOMAIN:
+        domain = docker_hub.DOMAIN
+    if domain == docker_hub.DOMAIN and "/" not in remainder:
+        remainder = f"{docker_hub.OFFICIAL_NAMESPACE}/{remainder}"
     return domain, remainder
 
 

@@ -14,16 +14,14 @@ from msgspec import Struct
 
 from container_image_proxy.errors import InvalidReferenceError, MalformedDocumentError, shown
 from container_image_proxy.image.documents import Written, convert
-from container_image_proxy.image.reference import Reference, parse_reference
+from container_image_proxy.image.reference import DOMAIN_NAME, PATH_COMPONENT, Reference, parse_reference
 
 if TYPE_CHECKING:
     from container_image_proxy.errors import KeyPath
 
 Comparison: TypeAlias = Callable[[Reference, Reference], bool]
 
-_LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
-_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
-_PREFIX: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*(?::[0-9]+)?(?:/{_COMPONENT})*")
+_PREFIX: Final = re.compile(rf"{DOMAIN_NAME}(?::[0-9]+)?(?:/{PATH_COMPONENT})*")
 
 
 class Remapping(Struct, frozen=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -17,6 +17,7 @@ from container_image_proxy.errors import (
     SizeMismatchError,
     UpstreamTimeoutError,
 )
+from container_image_proxy.image import docker_hub
 from container_image_proxy.registry.http.failures import ConnectionLostError
 from container_image_proxy.registry.http.origin import DEFAULT_PORTS, split_authority
 
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from container_image_proxy.image.reference import Reference
     from container_image_proxy.registry.http.origin import Origin
 
-_DOCKER_HUB: Final = "docker.io"
-_DOCKER_HUB_REGISTRY: Final = "registry-1.docker.io"
-
 
 class Endpoint(Struct, frozen=True, kw_only=True):
     """A configured place. ``domain`` (``host[:port]``) is its name in certs.d, auth.json and messages."""
@@ -44,7 +42,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     @property
     def authority(self) -> str:
         """The ``host[:port]`` that is really contacted."""
-        return _DOCKER_HUB_REGISTRY if self.domain == _DOCKER_HUB else self.domain
+        return docker_hub.REGISTRY if self.domain == docker_hub.DOMAIN else self.domain
 
     @property
     def host(self) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from container_image_proxy.errors import ConfigurationError, InvalidReferenceError
+from container_image_proxy.image import docker_hub
 from container_image_proxy.registry.auth.helpers import (
-    DOCKER_HUB_URL,
     MAX_OUTPUT,
     CredentialHelpers,
     HelperAnswer,
@@ -35,8 +35,8 @@ def test_the_registry_goes_in_and_credentials_come_out(helper, tmp_path):
     """)
     assert helpers.get("test", "a.example:5000") == HelperAnswer("u", "s")
     assert (tmp_path / "asked").read_text() == "a.example:5000"
-    assert helpers.get("test", DOCKER_HUB_URL) == HelperAnswer("u", "s")
-    assert (tmp_path / "asked").read_text() == DOCKER_HUB_URL
+    assert helpers.get("test", docker_hub.SERVER_URL) == HelperAnswer("u", "s")
+    assert (tmp_path / "asked").read_text() == docker_hub.SERVER_URL
 
 
 def test_a_token_comes_as_a_secret_of_a_special_user(helper):
@@ -79,7 +79,7 @@ def test_a_helper_name_that_is_none_is_refused_before_anything_runs(name):
 @pytest.mark.parametrize(
     "server",
     ["a.example\nb.example", "a.example\n", "..", "a..b", "-a.example", "--help", "a.example/x", "https://a.example",
-     "", "a b", "x." * 200 + "x", f"{DOCKER_HUB_URL}\n"],
+     "", "a b", "x." * 200 + "x", f"{docker_hub.SERVER_URL}\n"],
 )  # fmt: skip
 def test_a_registry_name_that_is_none_is_refused_before_anything_runs(helper, tmp_path, server):
     helpers = helper(f"touch {tmp_path}/ran; echo '{{}}'")

@@ -11,7 +11,7 @@ import pytest
 
 from container_image_proxy.config import trusted_file
 from container_image_proxy.config.once import warn_once
-from container_image_proxy.config.registries import Endpoint, Registries, Registry
+from container_image_proxy.config.registries import Mirror, Registries, Registry
 from container_image_proxy.errors import ConfigurationError
 from container_image_proxy.image.reference import parse_reference
 from container_image_proxy.registry.auth.keychain import Credentials, Keychain, load_keychain
@@ -290,7 +290,7 @@ def test_credentials_name_their_origin_and_show_no_secret(tmp_path):
 
 @pytest.mark.demand("AUTH-mirror-isolation")
 def test_a_mirror_gets_its_own_credentials_and_never_the_registrys(tmp_path):
-    mirrors = Endpoint("mirror.example/registry.example"), Endpoint("own.example")
+    mirrors = Mirror("mirror.example/registry.example"), Mirror("own.example")
     registries = Registries((Registry("registry.example", "registry.example", mirrors=mirrors),))
     file = write(tmp_path / "auth.json", auths(registry_example="primary", own_example="own"))
     keychain = load(tmp_path, authfile=file)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from container_image_proxy.config.registries import (
-    Endpoint,
+    Mirror,
     PullSource,
     Registries,
     Registry,
@@ -29,7 +29,7 @@ def test_an_unknown_registry_is_its_own_and_secure():
 
 
 def test_mirrors_come_first_in_their_order_and_the_location_last():
-    mirrors = Endpoint("b.example/x"), Endpoint("a.example")
+    mirrors = Mirror("b.example/x"), Mirror("a.example")
     registries = Registries((Registry("example.com", "real.example:5000", mirrors=mirrors),))
     sources = registries.pull_sources(PINNED)
     assert [str(source.reference) for source in sources] == [
@@ -42,7 +42,7 @@ def test_mirrors_come_first_in_their_order_and_the_location_last():
 
 @pytest.mark.demand("TLS-basics")
 def test_insecure_holds_for_the_one_place_that_says_so():
-    mirrors = Endpoint("a.example", insecure=True), Endpoint("b.example")
+    mirrors = Mirror("a.example", insecure=True), Mirror("b.example")
     registries = Registries((Registry("example.com", "example.com", mirrors=mirrors),))
     assert [source.insecure for source in registries.pull_sources(TAGGED)] == [True, False, False]
 
@@ -54,20 +54,20 @@ def test_insecure_holds_for_the_one_place_that_says_so():
 )
 def test_mirrors_serve_the_pulls_that_they_are_meant_for(reference, expected):
     uses = ("digest-only", "all", "tag-only")
-    mirrors = tuple(Endpoint(f"{use}.example", pull_from_mirror=use) for use in uses)
+    mirrors = tuple(Mirror(f"{use}.example", pull_from_mirror=use) for use in uses)
     sources = Registry("example.com", "example.com", mirrors=mirrors).pull_sources(reference)
     assert {source.domain for source in sources if source.is_mirror} == {f"{use}.example" for use in expected}
 
 
 def test_mirror_by_digest_only_keeps_tags_off_all_mirrors():
-    registry = Registry("example.com", "example.com", mirrors=(Endpoint("m.example"),), mirror_by_digest_only=True)
+    registry = Registry("example.com", "example.com", mirrors=(Mirror("m.example"),), mirror_by_digest_only=True)
     assert [source.domain for source in registry.pull_sources(TAGGED)] == ["example.com"]
     assert [source.domain for source in registry.pull_sources(PINNED)] == ["m.example", "example.com"]
 
 
 @pytest.mark.demand("BLOCK-semantics")
 def test_a_blocked_location_is_left_out_and_its_mirrors_are_used():
-    registries = Registries((Registry("example.com", "example.com", blocked=True, mirrors=(Endpoint("m.example"),)),))
+    registries = Registries((Registry("example.com", "example.com", blocked=True, mirrors=(Mirror("m.example"),)),))
     assert hosts(registries, "example.com/os:1") == ["m.example"]
 
 
@@ -83,7 +83,7 @@ def test_a_blocked_registry_without_mirrors_is_refused_whether_rewritten_or_not(
 @pytest.mark.demand("BLOCK-semantics")
 def test_a_mirror_or_location_that_is_blocked_under_its_own_name_is_left_out():
     blocked = Registry("bad.example", "bad.example", blocked=True)
-    mirrors = Endpoint("bad.example/mirror"), Endpoint("good.example")
+    mirrors = Mirror("bad.example/mirror"), Mirror("good.example")
     registries = Registries((blocked, Registry("example.com", "bad.example", mirrors=mirrors)))
     assert hosts(registries, "example.com/os:1") == ["good.example"]
 
@@ -139,7 +139,7 @@ def test_nothing_is_completed_when_a_location_makes_no_full_reference(location):
 @pytest.mark.parametrize("name", ["example.com/os:1", "example.com/os@sha256:" + "a" * 64])
 def test_a_prefix_that_takes_tag_or_digest_needs_a_location_that_gives_one(name):
     reference = parse_reference(name)
-    for registry in (Registry(name, "a.b/os"), Registry(name, "a.b/os:2", mirrors=(Endpoint("m.b/os"),))):
+    for registry in (Registry(name, "a.b/os"), Registry(name, "a.b/os:2", mirrors=(Mirror("m.b/os"),))):
         with pytest.raises(ConfigurationError, match="which says neither tag nor digest"):
             Registries((registry,)).pull_sources(reference)
     (source,) = Registries((Registry(name, "a.b/os:2"),)).pull_sources(reference)

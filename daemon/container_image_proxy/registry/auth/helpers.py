@@ -19,6 +19,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.errors import ConfigurationError, InvalidReferenceError, blamed_on
+from container_image_proxy.image import docker_hub
 from container_image_proxy.image.confidential import Confidential
 from container_image_proxy.image.documents import convert, fold_keys
 from container_image_proxy.image.reference import is_domain
@@ -34,7 +35,6 @@ TIMEOUT: Final = 10.0
 """Seconds: helpers of clouds ask a service of theirs, while a client waits."""
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NOT_FOUND: Final = b"credentials not found in native keychain"  # the protocol's own words for "none"
-DOCKER_HUB_URL: Final = "https://index.docker.io/v1/"  # what docker login calls Docker Hub towards a helper
 _MAX_SERVER: Final = 255
 """Characters of a name in the DNS (RFC 1035), which is written to the helper at once."""
 _IDENTITY_TOKEN_USER: Final = "<token>"  # noqa: S105 - the protocol's user name for a secret that is a token
@@ -114,7 +114,7 @@ class CredentialHelpers(Confidential, frozen=True):
 
 
 def _check_server(server: str) -> None:
-    if len(server) > _MAX_SERVER or not (is_domain(server) or server == DOCKER_HUB_URL):
+    if len(server) > _MAX_SERVER or not (is_domain(server) or server == docker_hub.SERVER_URL):
         raise InvalidReferenceError(f"{server[:_MAX_SERVER]!r} is not the host[:port] of a registry")
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct, field
 
-from container_image_proxy.config.auth_file import decode_auth, find_entry, is_docker_hub, lookup_keys, parse_auth_file
+from container_image_proxy.config.auth_file import decode_auth, find_entry, lookup_keys, parse_auth_file
 from container_image_proxy.config.locations import (
     ROOT,
     find_auth_credential,
@@ -29,8 +29,9 @@ from container_image_proxy.config.trusted_file import (
     load_trusted_file_if_readable,
 )
 from container_image_proxy.errors import ConfigurationError
+from container_image_proxy.image import docker_hub
 from container_image_proxy.image.confidential import Confidential
-from container_image_proxy.registry.auth.helpers import DOCKER_HUB_URL, CredentialHelpers
+from container_image_proxy.registry.auth.helpers import CredentialHelpers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -138,7 +139,7 @@ class Keychain(Struct, frozen=True):
         """``credsStore`` is Docker's; podman ignores it, so that one that is not here, or not for us, stops nobody."""
         if not content.store:
             return None
-        server = DOCKER_HUB_URL if is_docker_hub(registry) else registry
+        server = docker_hub.SERVER_URL if docker_hub.is_docker_hub(registry) else registry
         try:
             return self._ask(content.store, server, f"credsStore in {file.path}")
         except ConfigurationError as error:
