@@ -31,6 +31,8 @@ from container_image_proxy.policy.simple_signing import parse_claim
 from container_image_proxy.registry.auth.challenge import parse_challenges
 from container_image_proxy.registry.http.headers import parse_content_range, parse_media_type, parse_retry_after
 from container_image_proxy.registry.http.target import parse_target
+from container_image_proxy.transports.archives.docker_images import layers_of, parse_images
+from container_image_proxy.transports.archives.index import TarIndex
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,9 +100,17 @@ def signatures(data: bytes) -> None:
         unpack_signed_message(data)
 
 
+def archives(data: bytes) -> None:
+    """A tar archive, and the manifest.json of one."""
+    with suppress(Error):
+        TarIndex(lambda offset, count: data[offset : offset + count], len(data), "archive").find("index.json")
+    for image in parse_images(data):
+        layers_of(image, data)
+
+
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     target.__name__.replace("_", "-"): target
-    for target in (manifest, request_head, response_headers, words, configuration, signatures)
+    for target in (manifest, request_head, response_headers, words, configuration, signatures, archives)
 }
 
 

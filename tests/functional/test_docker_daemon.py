@@ -81,6 +81,19 @@ def test_an_image_of_a_real_engine_is_served_by_name_and_by_id(tmp_path: Path, e
 
 
 @ENGINES
+def test_what_the_engine_saves_is_a_docker_archive(tmp_path: Path, engine: Start) -> None:
+    image = an_image(tmp_path / "layout", large=100_000)
+    with engine() as running:
+        running.load(an_archive(tmp_path, image), NAME)
+        status, saved = running.request("GET", f"/v1.40/images/get?names={NAME}")
+    assert status == 200
+    (tmp_path / "saved.tar").write_bytes(saved)
+    options = ["--policy", str(write_policy(tmp_path)), "--override-arch", "amd64"]
+    with stand_alone(tmp_path / "run", [*options, f"docker-archive:{tmp_path}/saved.tar:{NAME}"]) as daemon:
+        assert_served(daemon, image)
+
+
+@ENGINES
 def test_a_name_that_moves_is_another_image_and_the_old_ones_blobs_stay(tmp_path: Path, engine: Start) -> None:
     old, new = an_image(tmp_path / "old"), an_image(tmp_path / "new", b"new\n")
     with engine() as running:
