@@ -19,7 +19,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from container_image_proxy.registry.http.pools import Adapter, Connection, Exchange, Patience
+from container_image_proxy.registry.http.pools import Adapter, Patience, PlainConnection, RoundTrip
 from container_image_proxy.registry.http.response import FramedResponse
 from tests.support.contexts import CONTEXT
 from tests.support.upstream import Upstream, answering
@@ -28,8 +28,8 @@ HERE = "see registry/http/pools.py"
 
 
 @pytest.fixture
-def exchange() -> Exchange:
-    return Exchange(CONTEXT, idle=10.0, request_target="/as%2Fit%20is?x=%7e")
+def trip() -> RoundTrip:
+    return RoundTrip(CONTEXT, idle=10.0, request_target="/as%2Fit%20is?x=%7e")
 
 
 @pytest.fixture
@@ -39,30 +39,30 @@ def adapter() -> Iterator[Adapter]:
     adapter.close()
 
 
-def send(adapter: Adapter, url: str, exchange: Exchange) -> Any:
+def send(adapter: Adapter, url: str, trip: RoundTrip) -> Any:
     import requests  # noqa: PLC0415 - as everywhere in these tests but here the library is a detail
 
-    patience = Patience.of(exchange, 10.0)
+    patience = Patience.of(trip, 10.0)
     return adapter.send(requests.Request("GET", url).prepare(), stream=True, timeout=(patience, patience))
 
 
 def test_the_time_out_that_brings_the_exchange_along_arrives_at_the_connection(
-    exchange: Exchange, adapter: Adapter
+    trip: RoundTrip, adapter: Adapter
 ) -> None:
     with Upstream(answering(200, b"x")) as upstream:
-        send(adapter, upstream.url, exchange).raw.release_conn()
-        seen = (exchange.has_connected, exchange.answer is not None)
+        send(adapter, upstream.url, trip).raw.release_conn()
+        seen = (trip.has_connected, trip.answer is not None)
         assert seen == (True, True), f"urllib3 {urllib3.__version__} does not hand time-outs on as they are: {HERE}"
 
 
-def test_the_request_target_is_the_exchanges_byte_for_byte(exchange: Exchange, adapter: Adapter) -> None:
+def test_the_request_target_is_the_exchanges_byte_for_byte(trip: RoundTrip, adapter: Adapter) -> None:
     with Upstream(answering(200)) as upstream:
-        send(adapter, upstream.url, exchange).close()
-        assert upstream.requests[0].target == exchange.request_target, f"urllib3 asks for another target: {HERE}"
+        send(adapter, upstream.url, trip).close()
+        assert upstream.requests[0].target == trip.request_target, f"urllib3 asks for another target: {HERE}"
 
 
 def test_a_connection_without_an_exchange_does_nothing() -> None:
-    connection = Connection("127.0.0.1", 1, timeout=1.0)
+    connection = PlainConnection("127.0.0.1", 1, timeout=1.0)
     with pytest.raises(TypeError, match="did not hand on"):
         connection.connect()
 

@@ -21,7 +21,7 @@ from container_image_proxy.faces.http.exchange import TAKES_VIEWS
 from container_image_proxy.faces.http.large_answers import HeldBody, LargeAnswers
 from container_image_proxy.faces.http.problem import Answer, is_expected, problem, problem_of, reason_of
 from container_image_proxy.faces.http.representation import OCTETS, blob_answer, document_answer
-from container_image_proxy.faces.http.request import Request, choose_image
+from container_image_proxy.faces.http.request import ClientRequest, choose_image
 from container_image_proxy.faces.http.router import MethodNotAllowedError, Route, find_route
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Application:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes | memoryview]:
         """Answer one request."""
-        request = Request.of(environ)
+        request = ClientRequest.of(environ)
         answer, body = self._answer(request)
         start_response(f"{answer.status.value} {answer.status.phrase}", list(answer.headers))
         if isinstance(body, bytes):
@@ -63,7 +63,7 @@ class Application:
             return body
         return body if environ.get(TAKES_VIEWS) else _as_bytes(body)
 
-    def _answer(self, request: Request) -> tuple[Answer, bytes | HeldBody | VerifiedBlob | PartOfBlob]:
+    def _answer(self, request: ClientRequest) -> tuple[Answer, bytes | HeldBody | VerifiedBlob | PartOfBlob]:
         """The answer, and what of it is sent."""
         try:
             _refuse_web_pages(request)
@@ -85,7 +85,7 @@ class Application:
         told = distribution.retell(told) if distribution.is_distribution(request.path) else told
         return told, self._body(request, told)
 
-    def _body(self, request: Request, answer: Answer) -> bytes | HeldBody | VerifiedBlob | PartOfBlob:
+    def _body(self, request: ClientRequest, answer: Answer) -> bytes | HeldBody | VerifiedBlob | PartOfBlob:
         """The body as it is sent: none to HEAD, a blob opened, a large document if there is room for it."""
         if request.method == "HEAD":  # to handlers it is GET
             return b""
@@ -93,7 +93,7 @@ class Application:
             return self._large.hold(answer.body)
         return answer.body() if callable(answer.body) else answer.body
 
-    def _quit(self, request: Request, stop: Callable[[], None]) -> Answer:
+    def _quit(self, request: ClientRequest, stop: Callable[[], None]) -> Answer:
         if request.method != "POST":
             raise MethodNotAllowedError(request.method, request.path, ("POST",))
         if request.peer.uid not in (0, self._owner):
@@ -105,7 +105,7 @@ class Application:
 # --- handlers ---------------------------------------------------------------------------------------------------------
 
 
-def list_images(request: Request, serving: Serving) -> Answer:
+def list_images(request: ClientRequest, serving: Serving) -> Answer:
     """``GET /images``: those that the peer may have."""
     images = [
         {
@@ -120,7 +120,7 @@ def list_images(request: Request, serving: Serving) -> Answer:
     return document_answer(request, json.dumps(images, indent=2).encode() + b"\n", "application/json")
 
 
-def get_manifest(request: Request, serving: Serving, name: str | None = None) -> Answer:
+def get_manifest(request: ClientRequest, serving: Serving, name: str | None = None) -> Answer:
     """``GET /manifest``: the manifest in OCI form, resolved anew unless it is fresh."""
     chosen = choose_image(request, serving, name)
     snapshot = serving.proxy.resolve(request.context, chosen, request.platform())
@@ -133,7 +133,7 @@ def get_manifest(request: Request, serving: Serving, name: str | None = None) ->
     return document_answer(request, manifest.raw, manifest.media_type, headers, digest=manifest.digest)
 
 
-def get_config(request: Request, serving: Serving, name: str | None = None) -> Answer:
+def get_config(request: ClientRequest, serving: Serving, name: str | None = None) -> Answer:
     """``GET /config``: the image configuration, byte for byte; verified as any of the image's blobs."""
     chosen = choose_image(request, serving, name)
     snapshot = serving.proxy.current(request.context, chosen, request.platform())
@@ -142,7 +142,7 @@ def get_config(request: Request, serving: Serving, name: str | None = None) -> A
     return blob_answer(request, serving, snapshot, config, (*headers, ("Content-Type", config.media_type)))
 
 
-def get_verification(request: Request, serving: Serving, name: str | None = None) -> Answer:
+def get_verification(request: ClientRequest, serving: Serving, name: str | None = None) -> Answer:
     """``GET /verification``: why the image may be served, as the receipt of the decision says it."""
     chosen = choose_image(request, serving, name)
     snapshot = serving.proxy.current(request.context, chosen, request.platform())
@@ -150,7 +150,7 @@ def get_verification(request: Request, serving: Serving, name: str | None = None
     return document_answer(request, body, "application/json", _image_headers(request, serving, snapshot))
 
 
-def get_blob(request: Request, serving: Serving, digest: str, name: str | None = None) -> Answer:
+def get_blob(request: ClientRequest, serving: Serving, digest: str, name: str | None = None) -> Answer:
     """``GET /blobs/DIGEST``: one of the image's own blobs; verified before the status line if it is small, while it
     flows if not.
     """
@@ -183,13 +183,13 @@ def _as_bytes(blob: VerifiedBlob | PartOfBlob) -> Iterator[bytes]:
 # --- what they share --------------------------------------------------------------------------------------------------
 
 
-def _refuse_web_pages(request: Request) -> None:
+def _refuse_web_pages(request: ClientRequest) -> None:
     """Over TCP a browser may ask for a web page whose host name leads to 127.0.0.1 (DNS rebinding)."""
     if request.peer.over_tcp and not _LOCAL_HOST.fullmatch(request.host):
         raise PeerDeniedError("over TCP only requests for 127.0.0.1, [::1] or localhost are answered")
 
 
-def _image_headers(request: Request, serving: Serving, snapshot: Snapshot) -> tuple[tuple[str, str], ...]:
+def _image_headers(request: ClientRequest, serving: Serving, snapshot: Snapshot) -> tuple[tuple[str, str], ...]:
     reference = str(serving.images[snapshot.name].reference)
     request.log["REFERENCE"] = reference
     request.log.setdefault("DIGEST", str(snapshot.manifest_digest))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from container_image_proxy.core.distribution import Document
     from container_image_proxy.core.serving import Serving
-    from container_image_proxy.faces.http.request import Request
+    from container_image_proxy.faces.http.request import ClientRequest
 
 ROOT: Final = "/v2"
 _JSON: Final = "application/json"
@@ -37,25 +37,25 @@ _NUMBER: Final = re.compile(r"[0-9]{1,9}")
 _FROM_PROBLEM: Final = frozenset({"type", "title", "status", "detail", "code"})
 
 
-def get_root(request: Request, serving: Serving) -> Answer:  # noqa: ARG001 - a handler's
+def get_root(request: ClientRequest, serving: Serving) -> Answer:  # noqa: ARG001 - a handler's
     """``GET /v2/``: that the API is spoken here, and no login is asked for."""
     return document_answer(request, b"{}", _JSON, (_VERSION,))
 
 
-def list_repositories(request: Request, serving: Serving) -> Answer:
+def list_repositories(request: ClientRequest, serving: Serving) -> Answer:
     """``GET /v2/_catalog``: those that the peer may have."""
     names = sorted(name for name in serving.images if serving.permits(request.peer, name))
     return _listing(request, "repositories", names, {}, f"{ROOT}/_catalog")
 
 
-def list_tags(request: Request, serving: Serving, name: str) -> Answer:
+def list_tags(request: ClientRequest, serving: Serving, name: str) -> Answer:
     """``GET /v2/NAME/tags/list``: the one tag that the image has."""
     chosen = _choose(request, serving, name)
     tags = [tag_of(serving.images[chosen])]
     return _listing(request, "tags", tags, {"name": name}, f"{ROOT}/{quote(name)}/tags/list")
 
 
-def get_manifest(request: Request, serving: Serving, name: str, reference: str) -> Answer:
+def get_manifest(request: ClientRequest, serving: Serving, name: str, reference: str) -> Answer:
     """``GET /v2/NAME/manifests/TAG`` or ``DIGEST``: a manifest or index, byte for byte."""
     chosen = _choose(request, serving, name)
     find = serving.distribution
@@ -68,7 +68,7 @@ def get_manifest(request: Request, serving: Serving, name: str, reference: str) 
     return _document(request, serving, document)
 
 
-def get_blob(request: Request, serving: Serving, name: str, digest: str) -> Answer:
+def get_blob(request: ClientRequest, serving: Serving, name: str, digest: str) -> Answer:
     """``GET /v2/NAME/blobs/DIGEST``: a blob, or a part of it, verified while it flows."""
     chosen = _choose(request, serving, name)
     snapshot, descriptor = serving.distribution.find_blob(request.context, chosen, parse_digest(digest))
@@ -77,7 +77,7 @@ def get_blob(request: Request, serving: Serving, name: str, digest: str) -> Answ
     return blob_answer(request, serving, snapshot, descriptor, headers)
 
 
-def list_referrers(request: Request, serving: Serving, name: str, digest: str) -> Answer:
+def list_referrers(request: ClientRequest, serving: Serving, name: str, digest: str) -> Answer:
     """``GET /v2/NAME/referrers/DIGEST``: an index of what says that it is about that manifest."""
     chosen = _choose(request, serving, name)
     artifact_type = _query(request).get("artifactType", "")
@@ -120,7 +120,7 @@ def retell(answer: Answer) -> Answer:
 # --- what they share --------------------------------------------------------------------------------------------------
 
 
-def _choose(request: Request, serving: Serving, name: str) -> str:
+def _choose(request: ClientRequest, serving: Serving, name: str) -> str:
     """The image that a repository's name means; it must exist and the peer must be on its list."""
     if name in serving.images:
         return choose_image(request, serving, name)
@@ -132,14 +132,14 @@ def _choose(request: Request, serving: Serving, name: str) -> str:
     raise UnknownImageError(f"there is no repository {name[:100]!r}; {ROOT}/_catalog lists those that there are")
 
 
-def _document(request: Request, serving: Serving, document: Document) -> Answer:
+def _document(request: ClientRequest, serving: Serving, document: Document) -> Answer:
     request.log["REFERENCE"] = str(serving.images[document.snapshot.name].reference)
     request.log["DIGEST"] = str(document.digest)
     headers = (_VERSION, ("Docker-Content-Digest", str(document.digest)), ("ETag", f'"{document.digest}"'))
     return document_answer(request, document.raw, document.media_type, headers, digest=document.digest)
 
 
-def _listing(request: Request, key: str, values: list[str], members: dict[str, Any], path: str) -> Answer:
+def _listing(request: ClientRequest, key: str, values: list[str], members: dict[str, Any], path: str) -> Answer:
     """A list, or the page of it that ``n`` and ``last`` ask for, with a link to the next one."""
     query = _query(request)
     values = [value for value in values if value > query.get("last", "")]
@@ -155,7 +155,7 @@ def _listing(request: Request, key: str, values: list[str], members: dict[str, A
     return document_answer(request, body, _JSON, (_VERSION, *link))
 
 
-def _query(request: Request) -> dict[str, str]:
+def _query(request: ClientRequest) -> dict[str, str]:
     """The parameters; clients add some that are not the specification's, which mean nothing here."""
     try:
         parameters = parse_qs(request.query, keep_blank_values=True, max_num_fields=16)

@@ -18,7 +18,7 @@ from container_image_proxy.image.digest import digest_of
 if TYPE_CHECKING:
     from container_image_proxy.core.serving import Serving
     from container_image_proxy.core.snapshots import Snapshot
-    from container_image_proxy.faces.http.request import Request
+    from container_image_proxy.faces.http.request import ClientRequest
     from container_image_proxy.image.descriptor import Descriptor
     from container_image_proxy.image.digest import Digest
 
@@ -27,7 +27,11 @@ _HTTP_DIGEST_NAMES: Final = {"sha256": "sha-256", "sha512": "sha-512"}
 
 
 def blob_answer(
-    request: Request, serving: Serving, snapshot: Snapshot, descriptor: Descriptor, headers: tuple[tuple[str, str], ...]
+    request: ClientRequest,
+    serving: Serving,
+    snapshot: Snapshot,
+    descriptor: Descriptor,
+    headers: tuple[tuple[str, str], ...],
 ) -> Answer:
     """The blob, or the part of it that is asked for, as a stream; or 304 if the client has it."""
     etag = f'"{descriptor.digest}"'
@@ -49,7 +53,7 @@ def blob_answer(
 
 
 def document_answer(
-    request: Request,
+    request: ClientRequest,
     body: bytes,
     media_type: str,
     headers: tuple[tuple[str, str], ...] = (),
@@ -67,7 +71,7 @@ def document_answer(
     return Answer(HTTPStatus.OK, (*headers, *described), body)
 
 
-def is_known(request: Request, headers: tuple[tuple[str, str], ...]) -> bool:
+def is_known(request: ClientRequest, headers: tuple[tuple[str, str], ...]) -> bool:
     """Whether ``If-None-Match`` names the answer's entity tag (RFC 9110 section 13.1.2, weak comparison)."""
     etag = dict(headers).get("ETag")
     if request.if_none_match is None or etag is None:

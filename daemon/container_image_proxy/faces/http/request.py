@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from container_image_proxy.image.platform import Platform
 
 
-class Request(Struct, frozen=True):
+class ClientRequest(Struct, frozen=True):
     """What a handler needs to know of a request. ``log`` takes fields for the server's record of it."""
 
     method: str
@@ -37,7 +37,7 @@ class Request(Struct, frozen=True):
     log: MutableMapping[str, str]
 
     @classmethod
-    def of(cls, environ: WSGIEnvironment) -> Request:
+    def of(cls, environ: WSGIEnvironment) -> ClientRequest:
         """The request in a WSGI environment that our server made."""
         return cls(
             method=environ["REQUEST_METHOD"],
@@ -67,7 +67,7 @@ class Request(Struct, frozen=True):
         return parse_platform(parameters[0][1])
 
 
-def choose_image(request: Request, serving: Serving, name: str | None) -> str:
+def choose_image(request: ClientRequest, serving: Serving, name: str | None) -> str:
     """The image that the request is about; it must exist and the peer must be on its list."""
     if name is not None and not is_image_name(name):
         raise InvalidInputError(f"{name[:100]!r} cannot be the name of an image")

@@ -35,19 +35,19 @@ class ReaderStalledError(errors.Error):
     """The client did not read its pipe for so long that it was given up."""
 
 
-class Request(Struct, frozen=True):
+class Call(Struct, frozen=True):
     """What a client asks for."""
 
     method: str = ""
     arguments: tuple[Any, ...] = field(name="args", default=())
 
 
-def parse_request(message: bytes) -> Request:
+def parse_request(message: bytes) -> Call:
     """Read a message; :class:`InvalidRequestError` if it is no request."""
     if len(message) > MAX_MESSAGE:
         raise InvalidRequestError(f"the request is larger than {MAX_MESSAGE} bytes")
     try:
-        return convert(fold_keys(parse_json(message, "the message"), Request), Request)
+        return convert(fold_keys(parse_json(message, "the message"), Call), Call)
     except errors.MalformedDocumentError as error:
         raise InvalidRequestError(f"the request is malformed: {error}") from error
 

@@ -70,7 +70,7 @@ class Session:
         """Whether the client has still something to finish."""
         return self._pipes.is_busy
 
-    def call(self, request: messages.Request) -> Answer:
+    def call(self, request: messages.Call) -> Answer:
         """Do what is asked for; raises what stands against it."""
         method = _METHODS.get(request.method)
         if method is None:

@@ -22,7 +22,7 @@ from container_image_proxy.errors import InvalidReferenceError
 from container_image_proxy.registry.http.address_policy import is_private, verify_address
 from container_image_proxy.registry.http.connect import resolve
 from container_image_proxy.registry.http.failures import error_for_exception
-from container_image_proxy.registry.http.pools import Adapter, Exchange, Patience
+from container_image_proxy.registry.http.pools import Adapter, Patience, RoundTrip
 from container_image_proxy.registry.http.reply import Reply
 from container_image_proxy.registry.http.request import Request
 from container_image_proxy.registry.http.socks import parse_socks_proxy
@@ -82,7 +82,7 @@ class Connections:
         if profile.socks is not None:
             proxy = None  # it is part of how connections are made, of which the HTTP library need not know
         is_forwarded = proxy is not None and target.origin.scheme == "http"
-        exchange = Exchange(
+        trip = RoundTrip(
             context.towards(profile.addresses),
             idle=limits.first_byte_timeout,
             request_target=target.url if is_forwarded else target.request_target,
@@ -93,16 +93,16 @@ class Connections:
             response = self._adapter(profile).send(
                 _prepare(request, self._user_agent),
                 stream=True,
-                timeout=(Patience.of(exchange, limits.connect_timeout), Patience.of(exchange, exchange.idle)),
+                timeout=(Patience.of(trip, limits.connect_timeout), Patience.of(trip, trip.idle)),
                 verify=profile.verify,
                 proxies={target.origin.scheme: proxy} if proxy is not None else {},
             )
         except (requests.RequestException, HTTPError, TimeoutError) as error:
-            phase = request.phase if exchange.has_connected else "connect"
+            phase = request.phase if trip.has_connected else "connect"
             endpoint = target.origin.authority
-            raise error_for_exception(exchange.failure or error, phase=phase, endpoint=endpoint) from None
-        assert exchange.answer is not None  # noqa: S101 - the connection read this answer: for mypy
-        return Reply(response, exchange.answer, request, limits)
+            raise error_for_exception(trip.failure or error, phase=phase, endpoint=endpoint) from None
+        assert trip.answer is not None  # noqa: S101 - the connection read this answer: for mypy
+        return Reply(response, trip.answer, request, limits)
 
     def _profile(self, request: Request, addresses: AddressPolicy) -> _Profile:
         origin, endpoint = request.target.origin, request.endpoint

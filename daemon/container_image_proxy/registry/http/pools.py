@@ -41,7 +41,7 @@ logging.getLogger("urllib3").setLevel(logging.ERROR)
 _HOSTS: Final = 16  # whose idle connections are kept: a registry may redirect to any number of hosts
 
 
-class Exchange:
+class RoundTrip:
     """One request and the head of its answer: what its connection is told of it beside the HTTP library, and tells.
 
     ``context`` and ``idle`` (seconds) bound its waits. ``request_target`` is asked for byte for byte, where the library
@@ -64,52 +64,52 @@ class Exchange:
 
 
 class Patience(float):
-    """Seconds, and the exchange that waits no longer: as a time-out the library hands both down to the connection."""
+    """Seconds, and the trip that waits no longer: as a time-out the library hands both down to the connection."""
 
-    exchange: Exchange
+    trip: RoundTrip
 
     @classmethod
-    def of(cls, exchange: Exchange, seconds: float) -> Self:
-        """``seconds`` for ``exchange``."""
+    def of(cls, trip: RoundTrip, seconds: float) -> Self:
+        """``seconds`` for ``trip``."""
         patience = cls(seconds)
-        patience.exchange = exchange
+        patience.trip = trip
         return patience
 
 
-class Connection(HTTPConnection):
+class PlainConnection(HTTPConnection):
     """Opens its connections by :func:`connect`, a proxy's included, and reads answers by :class:`FramedResponse`."""
 
     @property
-    def exchange(self) -> Exchange:
+    def trip(self) -> RoundTrip:
         """The one under way."""
         if not isinstance(self.timeout, Patience):
             raise TypeError("urllib3 did not hand on the time-out that it was given")
-        return self.timeout.exchange
+        return self.timeout.trip
 
     def connect(self) -> None:
         """Connect, and note that it went well."""
         super().connect()
-        self.exchange.has_connected = True
+        self.trip.has_connected = True
 
     def request(self, method: str, url: str, *arguments: Any, **options: Any) -> None:  # noqa: ARG002 - urllib3's
-        """Ask for the exchange's target; ``url`` is the same after the pool has rewritten its percent-encoding."""
+        """Ask for the trip's target; ``url`` is the same after the pool has rewritten its percent-encoding."""
         if not self.is_closed:
-            self.exchange.has_connected = True
+            self.trip.has_connected = True
         try:
-            super().request(method, self.exchange.request_target, *arguments, **options)
+            super().request(method, self.trip.request_target, *arguments, **options)
         except ssl.SSLEOFError as error:
             # The server said why it closes before it did: this is the one error after which the pool reads on.
             raise BrokenPipeError(errno.EPIPE, "the server closed the connection") from error
 
     def response_class(self, sock: Any, *arguments: Any, **options: Any) -> FramedResponse:  # type: ignore[override]  # callable
-        """The reader of the next answer, a proxy's included. It receives under the exchange's context."""
-        exchange = self.exchange
+        """The reader of the next answer, a proxy's included. It receives under the trip's context."""
+        trip = self.trip
         # Of TLS within TLS, which is an object of urllib3's, the outer socket is what waits.
         receiving = sock if isinstance(sock, PunctualSocket | PunctualTLSSocket) else sock.socket
-        receiving.wait_under(exchange.context, idle=exchange.idle)
-        exchange.answer = FramedResponse(sock, *arguments, **options)
-        exchange.answer.socket = receiving
-        return exchange.answer
+        receiving.wait_under(trip.context, idle=trip.idle)
+        trip.answer = FramedResponse(sock, *arguments, **options)
+        trip.answer.socket = receiving
+        return trip.answer
 
     def _tunnel(self) -> None:
         """Have the proxy open the way. Its answer came in slices of time, and what follows has a time of its own."""
@@ -117,10 +117,10 @@ class Connection(HTTPConnection):
         self.sock.settimeout(float(self.timeout or 0.0))
 
     def _new_conn(self) -> socket.socket:
-        exchange, seconds, host = self.exchange, float(self.timeout or 0.0), self.host.strip("[]")
-        if exchange.socks is not None:
-            return _connect_by_way_of(exchange.socks, host, self.port, exchange.context, seconds)
-        context = exchange.context.within(seconds)
+        trip, seconds, host = self.trip, float(self.timeout or 0.0), self.host.strip("[]")
+        if trip.socks is not None:
+            return _connect_by_way_of(trip.socks, host, self.port, trip.context, seconds)
+        context = trip.context.within(seconds)
         # The proxy is the administrator's choice; what lies behind it is the proxy's to resolve.
         if self.proxy is not None:
             context = context.towards(AddressPolicy.ANYWHERE)
@@ -152,12 +152,12 @@ def _connect_by_way_of(proxy: SocksProxy, host: str, port: int, context: Context
     return connection
 
 
-class TLSConnection(Connection, HTTPSConnection):
+class TLSConnection(PlainConnection, HTTPSConnection):
     """The same under TLS."""
 
 
 class _Pool(HTTPConnectionPool):
-    ConnectionCls = Connection
+    ConnectionCls = PlainConnection
 
 
 class _TLSPool(HTTPSConnectionPool):
