@@ -136,10 +136,12 @@ class NewDirectory:
 class NewFile:
     """A file that gets its name by ``commit``, and is removed without. A context manager.
 
-    In place of a file of that name. A device or FIFO is written to as it is.
+    In place of a file of that name. A device or FIFO is written to as it is. With ``sync`` the content is on the disk
+    before the name.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, sync: bool = False) -> None:
+        self._sync = sync
         self._path = Path(os.path.realpath(path))
         self._temporary: Path | None = None
         self.file: BinaryIO
@@ -161,10 +163,11 @@ class NewFile:
             self._temporary.unlink(missing_ok=True)
 
     def commit(self) -> None:
-        """Give the file its name, after its content has reached the disk."""
+        """Give the file its name."""
         self.file.flush()
         if self._temporary:
-            os.fsync(self.file.fileno())
+            if self._sync:
+                os.fsync(self.file.fileno())
             self._temporary.rename(self._path)
             self._temporary = None
 

@@ -116,17 +116,20 @@ class Pulled:
     kept: tuple[Descriptor, ...]
 
 
-def pull(client: Client, layout: LayoutPath, *, verify: bool = False, progress: Progress = SILENT) -> Pulled:
+def pull(
+    client: Client, layout: LayoutPath, *, verify: bool = False, sync: bool = False, progress: Progress = SILENT
+) -> Pulled:
     """Fetch what the layout lacks of the image, and enter the image into it.
 
     What arrives complete is verified by the daemon; with ``verify`` it is hashed here as well, and so are the blobs
-    that are there already.
+    that are there already. With ``sync`` all of it is on the disk before the image has its name. Without, a power cut
+    soon afterwards may leave short blobs, which the next pull fetches again.
     """
     with _at_work(layout) as work:
         manifest = client.manifest()
-        pull = _Pull(client, layout, work, progress, verify=verify)
+        pull = _Pull(client, layout, work, progress, verify=verify, sync=sync)
         fetched = pull.fetch(manifest.blobs)
-        _enter(layout, manifest)
+        _enter(layout, manifest, sync=sync)
     kept = tuple(blob for blob in manifest.blobs if blob not in fetched)
     return Pulled(manifest, fetched, kept)
 
@@ -134,12 +137,15 @@ def pull(client: Client, layout: LayoutPath, *, verify: bool = False, progress: 
 class _Pull:
     """The transfers of one pull."""
 
-    def __init__(self, client: Client, layout: LayoutPath, work: Path, progress: Progress, *, verify: bool) -> None:
+    def __init__(
+        self, client: Client, layout: LayoutPath, work: Path, progress: Progress, *, verify: bool, sync: bool
+    ) -> None:
         self._client = client
         self._layout = layout
         self._work = work
         self._progress = progress
         self._verify = verify
+        self._sync = sync
         self._readers: set[BlobReader] = set()
         self._is_over = False
 
@@ -209,7 +215,8 @@ class _Pull:
                     offset = blob.size  # what was left is wrong; begin anew
             if offset >= blob.size and not self._is_whole(blob, descriptor):
                 self._receive(label, blob, descriptor, 0)
-            os.fdatasync(descriptor)
+            if self._sync:
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
         target = self._layout.blob(blob.digest)
@@ -233,9 +240,9 @@ class _Pull:
                 offset=offset,
                 digest_before=lambda end: _hash_of(descriptor, blob.digest, end).digest(),
             ) as reader,
-            mmap.mmap(-1, _BUFFER) as memory,
-            memoryview(memory) as buffer,
         ):
+            # Not closed here: the traceback of an error may still hold a part of it.
+            buffer = memoryview(mmap.mmap(-1, _BUFFER))
             self._readers.add(reader)
             while not self._is_over and (count := reader.readinto(buffer)):
                 write_all(descriptor, buffer[:count])
@@ -276,11 +283,11 @@ def _at_work(layout: LayoutPath) -> Iterator[Path]:
         os.close(lock)
 
 
-def _enter(layout: LayoutPath, manifest: Manifest) -> None:
+def _enter(layout: LayoutPath, manifest: Manifest, *, sync: bool) -> None:
     """Put the manifest into the layout, and then its name: with that the image is there."""
     digest = f"sha256:{hashlib.sha256(manifest.raw).hexdigest()}"
     layout.blob(digest).parent.mkdir(parents=True, exist_ok=True)
-    _write(layout.blob(digest), manifest.raw)
+    _write(layout.blob(digest), manifest.raw, sync=sync)
     entry: dict[str, Any] = {
         "mediaType": manifest.media_type or _MANIFEST_TYPE,
         "digest": digest,
@@ -292,8 +299,9 @@ def _enter(layout: LayoutPath, manifest: Manifest) -> None:
     index = layout.index() if index_path.exists() else {"schemaVersion": 2, "mediaType": _INDEX_TYPE}
     # A name moves to the newest image, and so does having none.
     others = [other for other in _entries(index) if _name_of(other) != layout.name]
-    _write(layout.directory / "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
-    _write(index_path, json.dumps(index | {"manifests": [*others, entry]}, separators=(",", ":")).encode())
+    _write(layout.directory / "oci-layout", b'{"imageLayoutVersion":"1.0.0"}', sync=sync)
+    index["manifests"] = [*others, entry]
+    _write(index_path, json.dumps(index, separators=(",", ":")).encode(), sync=sync)
 
 
 def _entries(index: dict[str, Any]) -> list[dict[str, Any]]:
@@ -315,8 +323,8 @@ def _read(path: Path) -> bytes:
     return raw
 
 
-def _write(path: Path, content: bytes) -> None:
-    with NewFile(path) as new:
+def _write(path: Path, content: bytes, *, sync: bool) -> None:
+    with NewFile(path, sync=sync) as new:
         new.file.write(content)
         new.commit()
 

@@ -184,7 +184,8 @@ class Tree:
             if found is None or found[0].kind is not tar.HARD_LINK:
                 break
             target, number = b"/".join(path_of(found[0].target)), found[1]
-            found = self.find(target, below=number + 1)
+            # The layer itself may hide what it has linked before.
+            found = self.find(target, below=number + 1) or self.find(target, below=number)
         if found is None or found[0].kind is not tar.FILE:
             kind = found[0].kind if found else tar.HARD_LINK + " to nothing"
             raise PathInImageError(f"{shown(path)} is no file in this image, but a {kind}")

@@ -124,7 +124,8 @@ def _blob(session: Session) -> int:
 
 def _pull(session: Session) -> int:
     layout = LayoutPath.parse(session.options.layout)
-    pulled = pull(session.client(), layout, verify=session.options.verify, progress=session.progress())
+    options = session.options
+    pulled = pull(session.client(), layout, verify=options.verify, sync=options.sync, progress=session.progress())
     size = sum(blob.size for blob in pulled.fetched)
     document = {
         **_image_as_json(pulled.manifest),

@@ -42,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     pull = command("pull", "fetch the image into an OCI layout; what is there is kept")
     pull.add_argument("layout", metavar="oci:DIR[:NAME]")
     pull.add_argument("--verify", action="store_true", help="hash everything here, too, also what is there")
+    pull.add_argument("--sync", action="store_true", help="have all of it on the disk before the image has its name")
 
     unpack = command("unpack", "make the image's root file system in a directory")
     unpack.add_argument("directory", metavar="DIR")
