@@ -36,6 +36,7 @@ def test_tool_is_content(command: list[str]) -> None:
         "tests/support/boot",
         ".ci/run",
         "contrib/completions/container-image-proxy.bash",
+        "contrib/completions/cip.bash",
         "contrib/skopeo-shim/skopeo",
     ],
 )

@@ -67,6 +67,8 @@ class _Index:
         if before and before.kind is tar.DIRECTORY and member.kind is not tar.DIRECTORY:
             for below in [one for one in self.entries if one.startswith(joined + b"/")]:
                 del self.entries[below]
+        if before and before.kind is not tar.DIRECTORY and member.kind is tar.DIRECTORY:
+            self._opaque.add(joined)  # what took the place of a lower directory has hidden all that was in it
         self.entries[joined] = Entry(
             joined,
             member.kind,

@@ -141,7 +141,6 @@ class Unpacker:
             parent = self._walk.enter(parents, create=False)
         except (FileNotFoundError, NotADirectoryHereError):
             return  # there is nothing below it
-        self._note(parents)
         if not hidden:
             self._hide_lower(parents)
         elif b"/".join([*parents, hidden]) not in self._of_this_layer:

@@ -441,9 +441,10 @@ def test_a_plan_tells_layers_added_kept_and_removed_and_fetches_manifests_only(b
     (tmp_path / "manifest.json").write_bytes(bench.image.manifest)
     newer = bench.layout.image([LOWER, archive(entry("new", b"n" * 5000))], name="1")
     bench.move_to(newer)
+    have_digest = bench.image.digest  # of a snapshot that the daemon still has
     for digest in newer.blobs:
         bench.layout.blob_path(digest).unlink()  # a plan that fetched one would fail
-    for have in (f"oci:{tmp_path}/have", str(tmp_path / "manifest.json")):
+    for have in (f"oci:{tmp_path}/have", str(tmp_path / "manifest.json"), have_digest):
         plan = json.loads(ok(bench.cip("plan", "--json", "--have", have)))
         changes = {word: [layer["digest"] for layer in plan[word]] for word in ("added", "kept", "removed")}
         assert changes == {
@@ -455,6 +456,10 @@ def test_a_plan_tells_layers_added_kept_and_removed_and_fetches_manifests_only(b
         assert [line.split()[0] for line in ok(bench.cip("plan", "--have", have)).splitlines()] == [
             *("add", "keep", "remove", "to"),
         ]
+
+
+def test_a_digest_that_the_daemon_does_not_know_any_more_is_not_found(bench: Bench) -> None:
+    assert bench.cip("plan", "--have", f"sha256:{64 * '0'}").returncode == 6
 
 
 def test_a_plan_for_a_layout_counts_what_it_lacks(bench: Bench, tmp_path: Path) -> None:

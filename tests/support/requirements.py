@@ -23,6 +23,7 @@ _PACKAGES = {
     "curl": "curl",
     "docker-registry": "docker-registry",
     "dockerd": "docker.io",
+    "fish": "fish",
     "gpg": "gnupg",
     "gpgconf": "gnupg",
     "groff": "groff",
@@ -41,6 +42,7 @@ _PACKAGES = {
     "tar": "tar",
     "umoci": "umoci",
     "wget": "wget",
+    "zsh": "zsh",
     "zstd": "zstd",
 }
 _SYSTEMD = ("systemd", "systemd.daemon", "systemd.journal")

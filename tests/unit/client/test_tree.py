@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from container_image_client.documents import Descriptor, Layer
@@ -48,7 +48,7 @@ members = st.one_of(
 )
 
 
-def unpacked(layers: list[bytes]) -> dict[str, tuple[str, int, bytes]]:
+def unpacked(layers: list[bytes]) -> dict[str, tuple[str, bytes]]:
     with tempfile.TemporaryDirectory() as name:
         descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -60,13 +60,14 @@ def unpacked(layers: list[bytes]) -> dict[str, tuple[str, int, bytes]]:
         found = {}
         for path in Path(name).rglob("*"):
             kind = "symbolic link" if path.is_symlink() else "directory" if path.is_dir() else "file"
-            mode = path.lstat().st_mode & 0o7777 if kind == "directory" else 0
-            found[str(path.relative_to(name))] = (kind, mode, path.read_bytes() if kind == "file" else b"")
+            found[str(path.relative_to(name))] = (kind, path.read_bytes() if kind == "file" else b"")
         shutil.rmtree(name)
         Path(name).mkdir()
         return found
 
 
+@settings(deadline=None)
+@example([[directory("a"), entry("a/b", b"lower")], [entry("a", b""), directory("a")]])
 @given(st.lists(st.lists(members, max_size=6), min_size=1, max_size=4))
 def test_both_show_the_same(layers: list[list[Entry]]) -> None:
     archives = [archive(*entries) for entries in layers]
@@ -82,9 +83,14 @@ def test_both_show_the_same(layers: list[list[Entry]]) -> None:
         content = io.BytesIO()
         if one.kind == "file":
             tree.read(one.path, content)
-        found[os.fsdecode(one.path)] = (one.kind, one.mode if one.kind == "directory" else 0, content.getvalue())
+        found[os.fsdecode(one.path)] = (one.kind, content.getvalue())
         assert tree.find(one.path) is not None
     assert found == expected
+
+
+def test_attributes_of_a_directory_are_those_of_the_highest_layer_that_has_a_member_for_it() -> None:
+    layers = [archive(directory("d", 0o700)), archive(directory("d", 0o710)), archive(entry("d/x"))]
+    assert tree_of(*layers).resolve(b"d").mode == tree_of(*layers).entries()[0].mode == 0o710
 
 
 def test_only_the_layers_that_decide_are_read() -> None:
