@@ -5,7 +5,8 @@ had the right digest proves all of its states. States that are not proved decide
 compares the digest at the blob's end, as the first run would have done. They are in memory only, bounded in number,
 size and age.
 
-A blob that proved wrong loses the states of that run, and is suspect for a while: clients may hold its beginning.
+A blob that proved wrong loses the states of that run, and is suspect for a while: clients may hold its beginning. It is
+suspect, too, when a run comes by where another one was broken off, and has read something else until there.
 Must not read or send anything. Decisions: contrib/adr/0030.
 """
 
@@ -21,7 +22,7 @@ from container_image_proxy.config.limits import MIB
 from container_image_proxy.image.digest import Digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from hashlib import _Hash
 
     from container_image_proxy.image.descriptor import Descriptor
@@ -33,6 +34,8 @@ MAX_PER_BLOB: Final = 4096
 MAX_CHECKPOINTS: Final = 8192
 """Of all blobs together: 3 MiB of memory, for 350 bytes each were measured."""
 MAX_BLOBS: Final = 256
+MAX_ENDS: Final = 16
+"""Of each blob: the places where runs were broken off."""
 MAX_AGE: Final = 3600.0
 """Seconds. A client that did not come back by then has given up, or begins anew."""
 
@@ -48,6 +51,9 @@ class BlobHash:
         self._algorithm = algorithm
         self.offset = offset
 
+        self.is_contradicted = False
+        """Whether another run had read something else before it was broken off."""
+
     def update(self, piece: memoryview) -> None:
         """Add what follows."""
         self._state.update(piece)
@@ -62,6 +68,9 @@ class BlobHash:
 
     def refute(self) -> None:
         """Take note that the blob was wrong."""
+
+    def leave(self) -> None:
+        """Take note that no more is read. Without effect after one of the other two."""
 
 
 def blob_hash(digest: Digest) -> BlobHash:
@@ -86,6 +95,7 @@ class Checkpoints:
         self._lock = threading.Lock()
         self._runs: dict[Key, _Run] = {}  # the least recently used first
         self._suspects: dict[Key, float] = {}  # until when; the oldest first
+        self._ends: dict[Key, dict[int, tuple[Digest, float]]] = {}  # by offset, and until when; the oldest first
 
     def record(self, image: str, descriptor: Descriptor) -> BlobRecord:
         """What is known of the blob now."""
@@ -96,8 +106,10 @@ class Checkpoints:
                 self._runs[key] = run
             else:
                 run = _Run(_spacing(descriptor.size), self._clock())
-            is_suspect = self._suspects.get(key, 0.0) > self._clock()
-        return BlobRecord(self, key, run, is_suspect=is_suspect)
+            now = self._clock()
+            is_suspect = self._suspects.get(key, 0.0) > now
+            ends = {offset: digest for offset, (digest, until) in self._ends.get(key, {}).items() if until > now}
+        return BlobRecord(self, key, run, ends, is_suspect=is_suspect)
 
     def publish(self, key: Key, run: _Run) -> None:
         """Keep the run if nothing better is known of the blob: one that is proved, or that came further."""
@@ -116,18 +128,38 @@ class Checkpoints:
             known = self._runs.get(key)
             if known is not None and not known.is_proved:
                 del self._runs[key]
+        self.suspect(key)
+
+    def suspect(self, key: Key) -> None:
+        """Clients may hold a wrong beginning of the blob."""
+        with self._lock:
             self._suspects.pop(key, None)
             self._suspects[key] = self._clock() + MAX_AGE
             while len(self._suspects) > MAX_BLOBS:
                 del self._suspects[next(iter(self._suspects))]
 
+    def note_end(self, key: Key, offset: int, digest: Digest) -> None:
+        """A run was broken off there: whoever comes by compares."""
+        with self._lock:
+            ends = self._ends.pop(key, {})
+            self._ends[key] = ends
+            ends.pop(offset, None)
+            ends[offset] = digest, self._clock() + MAX_AGE
+            while len(ends) > MAX_ENDS:
+                del ends[next(iter(ends))]
+            while len(self._ends) > MAX_BLOBS:
+                del self._ends[next(iter(self._ends))]
+
 
 class BlobRecord:
     """What was known of a blob at one moment. A thread that streams the blob meanwhile adds no more to it."""
 
-    def __init__(self, checkpoints: Checkpoints, key: Key, run: _Run, *, is_suspect: bool) -> None:
+    def __init__(
+        self, checkpoints: Checkpoints, key: Key, run: _Run, ends: dict[int, Digest], *, is_suspect: bool
+    ) -> None:
         self._checkpoints = checkpoints
         self._key = key
+        self._ends = ends
         self._run = run
         self._states = tuple(run.states)
         self._is_proved = run.is_proved
@@ -140,7 +172,7 @@ class BlobRecord:
         count = min(offset // self._run.spacing, len(self._states))
         state = self._states[count - 1].copy() if count else digest.hasher()
         run = _Run(self._run.spacing, self._run.extended, list(self._states[:count]))
-        return _RecordingHash(state, self._key, run, self._checkpoints)
+        return _RecordingHash(state, self._key, run, self._ends, self._checkpoints)
 
     def decision(self, stop: int) -> tuple[int, Digest]:
         """Where it is decided whether what lies before ``stop`` is right, and the digest of all before that place.
@@ -155,34 +187,53 @@ class BlobRecord:
 
 
 class _RecordingHash(BlobHash):
-    """A blob's hash that keeps its state at each checkpoint."""
+    """A blob's hash that keeps its state at each checkpoint, and compares where others were broken off."""
 
-    def __init__(self, state: _Hash, key: Key, run: _Run, checkpoints: Checkpoints) -> None:
+    def __init__(self, state: _Hash, key: Key, run: _Run, ends: Mapping[int, Digest], checkpoints: Checkpoints) -> None:
         super().__init__(state, key[1].algorithm, len(run.states) * run.spacing)
         self._key = key
         self._run = run
+        self._ends = ends
         self._checkpoints = checkpoints
+        self._waymarks = sorted(end for end in ends if end > self.offset)
+        self._is_settled = False
 
     def update(self, piece: memoryview) -> None:
-        """Add what follows, in parts that end at checkpoints."""
-        spacing, last = self._run.spacing, self._key[2]
+        """Add what follows, in parts that end where there is something to do."""
         while piece:
-            count = min(len(piece), spacing - self.offset % spacing)
+            checkpoint = (self.offset // self._run.spacing + 1) * self._run.spacing
+            stop = min(checkpoint, *self._waymarks[:1], self.offset + len(piece))
+            count = stop - self.offset
             super().update(piece[:count])
             piece = piece[count:]
-            if self.offset % spacing == 0 and self.offset < last:
+            if self._waymarks[:1] == [stop]:
+                self._compare(self._ends[self._waymarks.pop(0)])
+            if stop == checkpoint < self._key[2]:
                 self._run.states.append(self._state.copy())
                 self._checkpoints.publish(self._key, self._run)
 
+    def _compare(self, digest: Digest) -> None:
+        if self.digest() != digest:
+            self.is_contradicted = True
+            self._checkpoints.suspect(self._key)
+
     def confirm(self) -> None:
         """The digest at the end of the blob was right, and so was everything before it."""
+        self._is_settled = True
         self._run.is_proved = True
         if self._run.states:  # nothing is to be known of a small blob
             self._checkpoints.publish(self._key, self._run)
 
     def refute(self) -> None:
         """The blob was wrong."""
+        self._is_settled = True
         self._checkpoints.refute(self._key)
+
+    def leave(self) -> None:
+        """No more is read of the blob."""
+        if not self._is_settled and self.offset:
+            self._checkpoints.note_end(self._key, self.offset, self.digest())
+        self._is_settled = True
 
 
 def _spacing(size: int) -> int:

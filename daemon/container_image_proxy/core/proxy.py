@@ -158,7 +158,7 @@ class Proxy:
     ) -> VerifiedPart | None:
         """The bytes of the blob in ``span``, verified, which the caller closes; None if it takes the whole instead."""
         known = self._checkpoints.record(snapshot.name, descriptor)
-        return open_part(partial(snapshot.open_part, context, descriptor), descriptor, known, span)
+        return open_part(context, partial(snapshot.open_part, context, descriptor), descriptor, known, span)
 
     def verify_instance(self, context: Context, snapshot: Snapshot, index: Index, entry: IndexEntry) -> Snapshot:
         """The manifest that one of the snapshot's indexes names, if policy allows that, too; nothing keeps it.

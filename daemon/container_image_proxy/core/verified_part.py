@@ -23,6 +23,7 @@ from container_image_proxy.image.digest import Digest, digest_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from container_image_proxy.concurrency.context import Context
     from container_image_proxy.core.checkpoints import BlobHash, BlobRecord
     from container_image_proxy.image.descriptor import Descriptor
     from container_image_proxy.transports.source import BlobReader
@@ -50,7 +51,13 @@ class VerifiedPart(Struct, frozen=True):
 
 
 def open_part(
-    open_blob: OpenBlob, descriptor: Descriptor, known: BlobRecord, span: range, *, use_checkpoints: bool = True
+    context: Context,
+    open_blob: OpenBlob,
+    descriptor: Descriptor,
+    known: BlobRecord,
+    span: range,
+    *,
+    use_checkpoints: bool = True,
 ) -> VerifiedPart | None:
     """The bytes of the blob in ``span``; None if the whole is to be sent instead.
 
@@ -71,7 +78,7 @@ def open_part(
     began_at = hashed.offset
     reader = open_blob(began_at, decided_at)
     try:
-        _advance(reader, hashed, span.start, descriptor)
+        _advance(context, reader, hashed, span.start, descriptor)
         prefix = hashed.digest()
         with _telling_of(descriptor.digest):
             blob = VerifiedBlob(reader, replace(descriptor, digest=digest, size=decided_at), hashed)
@@ -79,20 +86,21 @@ def open_part(
         reader.close()
         if began_at == 0:
             raise
-        return open_part(open_blob, descriptor, known, span, use_checkpoints=False)
+        return open_part(context, open_blob, descriptor, known, span, use_checkpoints=False)
     except BaseException:
         reader.close()
         raise
-    if span.stop == descriptor.size:
+    if span.start == 0 and span.stop == descriptor.size:
         return VerifiedPart(span, prefix, blob)
-    return VerifiedPart(span, prefix, PartOfBlob(_decided_at_end(blob, len(span), descriptor.digest)))
+    return VerifiedPart(span, prefix, PartOfBlob(_decided_at_end(blob, len(span), descriptor.digest, hashed)))
 
 
-def _advance(reader: BlobReader, hashed: BlobHash, offset: int, descriptor: Descriptor) -> None:
+def _advance(context: Context, reader: BlobReader, hashed: BlobHash, offset: int, descriptor: Descriptor) -> None:
     """Read and hash what lies before ``offset``."""
     buffer = page_aligned(_PIECE)
     try:
         while left := offset - hashed.offset:
+            context.check()
             count = reader.readinto(buffer[:left])
             if count == 0:
                 raise SizeMismatchError(f"{descriptor.digest} ended after {hashed.offset} of {descriptor.size} bytes")
@@ -102,19 +110,24 @@ def _advance(reader: BlobReader, hashed: BlobHash, offset: int, descriptor: Desc
         raise
 
 
-def _decided_at_end(blob: VerifiedBlob, length: int, digest: Digest) -> Iterator[memoryview]:
-    """The first ``length`` bytes of ``blob``, the last piece of them only when all of it has proved right."""
-    with closing(blob), _telling_of(digest):
-        for piece in blob:
-            if len(piece) < length:
-                length -= len(piece)
-                yield piece
-            else:
-                last = memoryview(bytes(piece[:length]))  # the stream needs its memory again
-                for _ in blob:
-                    pass
-                yield last
-                return
+def _decided_at_end(blob: VerifiedBlob, length: int, digest: Digest, hashed: BlobHash) -> Iterator[memoryview]:
+    """The first ``length`` bytes of ``blob``, the last piece of them only when all of it has proved right.
+
+    Not so, however, if what was sent to somebody before does not go with it, who may go on from there now.
+    """
+    last = memoryview(b"")
+    with closing(blob):
+        with _telling_of(digest):
+            for piece in blob:
+                if len(piece) < length:
+                    length -= len(piece)
+                    yield piece
+                elif length:
+                    last = memoryview(bytes(piece[:length]))  # the stream needs its memory again
+                    length = 0
+        if hashed.is_contradicted:
+            raise DigestMismatchError(f"an earlier transfer of {digest} began with other content")
+        yield last
 
 
 @contextmanager

@@ -98,6 +98,7 @@ class VerifiedBlob:
     def close(self) -> None:
         """End the helping thread and close the reader. May be called again."""
         self._digest.close()
+        self._digest.leave()
         self._reader.close()
 
     def _read(self) -> memoryview:
@@ -207,6 +208,10 @@ class _RunningDigest:
     def confirm(self) -> None:
         """The digest of everything was right."""
         self._hash.confirm()
+
+    def leave(self) -> None:
+        """Nobody wants any more, be it complete or not."""
+        self._hash.leave()
 
     def refute(self) -> None:
         """The blob is wrong; what waits is hashed before, so that nothing is noted of it afterwards."""

@@ -143,6 +143,28 @@ def test_blobs_are_bounded_in_number() -> None:
     assert sum(checkpoints.record(f"wrong{number}", BLOB).is_suspect for number in range(20)) == 4
 
 
+def test_where_a_run_was_broken_off_others_compare_for_a_while() -> None:
+    clock = Clock()
+    checkpoints = Checkpoints(clock)
+    stream(checkpoints, b"!" + CONTENT[1:50]).leave()
+    clock.now = module.MAX_AGE + 1
+    assert not stream(checkpoints, CONTENT).is_contradicted
+    stream(checkpoints, b"!" + CONTENT[1:50]).leave()
+    stream(checkpoints, CONTENT[:60]).leave()
+    assert checkpoints.record("os", BLOB).is_suspect
+    assert stream(checkpoints, CONTENT).is_contradicted
+    assert not stream(checkpoints, CONTENT, image="other").is_contradicted
+
+
+def test_what_was_read_through_or_proved_wrong_is_no_place_to_compare() -> None:
+    checkpoints = Checkpoints()
+    for settle in (BlobHash.confirm, BlobHash.refute):
+        hashed = stream(checkpoints, b"!" + CONTENT[1:250])
+        getattr(hashed, settle.__name__)()
+        hashed.leave()
+    assert not stream(checkpoints, CONTENT).is_contradicted
+
+
 def test_a_huge_blob_has_its_checkpoints_further_apart() -> None:
     checkpoints = Checkpoints()
     content = bytes(SPACING * 60)

@@ -26,6 +26,7 @@ from container_image_proxy.errors import (
 )
 from container_image_proxy.image.descriptor import Descriptor
 from container_image_proxy.image.digest import digest_of
+from tests.support.contexts import CONTEXT
 from tests.support.readers import ScriptedReader
 
 SPACING, RING_SIZE, ALONE_SIZE, MAX_VAIN = 400, 64, 16, 1000
@@ -67,7 +68,7 @@ class Source:
 
 
 def part_of(source: Source, checkpoints: Checkpoints, first: int, stop: int) -> VerifiedPart | None:
-    return open_part(source, BLOB, checkpoints.record("os", BLOB), range(first, stop))
+    return open_part(CONTEXT, source, BLOB, checkpoints.record("os", BLOB), range(first, stop))
 
 
 def take(part: VerifiedPart | None) -> bytes:
@@ -210,6 +211,30 @@ def test_a_client_with_a_wrong_beginning_sees_by_the_digest_that_it_is_wrong() -
     part.pieces.close()
 
 
+@pytest.mark.demand("mirror-corrupt-blob")
+@pytest.mark.parametrize("cut", [100, 1000])
+def test_a_client_that_does_not_compare_gets_no_end_that_does_not_go_with_its_beginning(cut: int) -> None:
+    """Whether the wrong beginning was cut before its first checkpoint, or the right blob came through meanwhile."""
+    checkpoints = Checkpoints()
+    stream(checkpoints, FINE_BUT_FOR_THE_BEGINNING, up_to=cut)
+    if cut > SPACING:
+        stream(checkpoints)
+        assert part_of(Source(), checkpoints, cut - 50, len(CONTENT)) is None
+        return
+    received, error = drain(part_of(Source(), checkpoints, cut - 50, len(CONTENT)))
+    assert isinstance(error, DigestMismatchError)
+    assert "began with other content" in str(error)
+    assert len(received) < len(CONTENT) - cut + 50
+    assert part_of(Source(), checkpoints, cut - 50, len(CONTENT)) is None
+
+
+def test_who_goes_on_from_a_right_beginning_is_not_kept_from_it() -> None:
+    checkpoints = Checkpoints()
+    for cut in (100, 500, 1900, 4000):
+        stream(checkpoints, up_to=cut)
+        assert take(part_of(Source(), checkpoints, cut - 50, len(CONTENT))) == CONTENT[cut - 50 :]
+
+
 def test_from_its_first_byte_on_a_suspect_blob_is_sent_as_any_other() -> None:
     checkpoints = Checkpoints()
     stream(checkpoints, FINE_BUT_FOR_THE_BEGINNING)
@@ -238,17 +263,17 @@ def test_of_a_blob_that_fits_the_ring_a_part_is_verified_before_it_leaves() -> N
     content = CONTENT[:RING_SIZE]
     blob = Descriptor("", digest_of(content), len(content))
     known = Checkpoints().record("os", blob)
-    part = open_part(Source(content), blob, known, range(10, 20))
+    part = open_part(CONTEXT, Source(content), blob, known, range(10, 20))
     assert part is not None
     assert (take(part), part.prefix) == (content[10:20], digest_of(content[:10]))
     with pytest.raises(DigestMismatchError):
-        open_part(Source(b"!" + content[1:]), blob, known, range(10, 20))
+        open_part(CONTEXT, Source(b"!" + content[1:]), blob, known, range(10, 20))
 
 
 @pytest.mark.demand("DIG-sha512")
 def test_the_digests_are_of_the_blobs_own_algorithm() -> None:
     blob = Descriptor("", digest_of(CONTENT, "sha512"), len(CONTENT))
-    part = open_part(Source(), blob, Checkpoints().record("os", blob), range(700, 5000))
+    part = open_part(CONTEXT, Source(), blob, Checkpoints().record("os", blob), range(700, 5000))
     assert part is not None
     assert part.prefix.hex == hashlib.sha512(CONTENT[:700]).hexdigest()
     assert take(part) == CONTENT[700:]
