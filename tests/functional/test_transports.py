@@ -188,9 +188,8 @@ def test_an_image_that_is_replaced_is_another_image(tmp_path: Path, maker: Maker
     with serving(tmp_path, first.reference) as daemon:
         old = daemon.get("/manifest").headers["manifest-digest"]
         (tmp_path / "made").rename(tmp_path / "old")
-        second = maker.make(
-            tmp_path / "two", stored(tmp_path / "two", layers=[layer_tar({"b": b"2"})]), tmp_path / "made"
-        )
+        other = stored(tmp_path / "two", layers=[layer_tar({"b": b"2"}), layer_tar({"c": b"3"})])
+        second = maker.make(tmp_path / "two", other, tmp_path / "made")
         assert daemon.get(f"/blobs/{digest_of(first.layers[0])}").body == first.layers[0], "what is open stays"
         while (reply := daemon.get("/manifest")).headers["manifest-digest"] == old:
             pass  # until the snapshot is no longer fresh

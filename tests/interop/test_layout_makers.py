@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemon import RunningDaemon, stand_alone, write_policy
-from tests.support.layouts import OCI_MANIFEST, multi_arch, single_image, skopeo_copy, umoci_image
+from tests.support.layouts import OCI_MANIFEST, layer_tar, multi_arch, single_image, skopeo_copy, umoci_image
 
 
 def assert_served_whole(daemon: RunningDaemon) -> dict[str, object]:
@@ -68,3 +69,20 @@ def test_a_multi_arch_layout_that_skopeo_copied_is_resolved_as_skopeo_does(tmp_p
 
 def _skopeo(*arguments: str) -> str:
     return subprocess.run(["skopeo", *arguments], capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def test_tar_files_become_the_image_that_skopeo_makes_of_them(tmp_path: Path) -> None:
+    paths = []
+    for number, compress in enumerate((lambda tar: tar, gzip.compress)):
+        paths.append(tmp_path / f"{number}.tar")
+        paths[-1].write_bytes(compress(layer_tar({f"file-{number}": b"x"})))
+    source = f"tarball:{':'.join(map(str, paths))}"
+    recorded = json.loads(_skopeo("inspect", "--config", source))
+    with stand_alone(tmp_path / "run", ["--policy", str(write_policy(tmp_path)), source]) as daemon:
+        manifest = assert_served_whole(daemon)
+        config = daemon.get("/config").json
+    assert config == recorded
+    layers = manifest["layers"]
+    assert isinstance(layers, list)
+    inspected = json.loads(_skopeo("inspect", "--raw", source))
+    assert [layer["digest"] for layer in layers] == [layer["digest"] for layer in inspected["layers"]]

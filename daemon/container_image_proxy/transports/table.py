@@ -23,9 +23,16 @@ TRANSPORTS: Final[Mapping[str, str]] = {
     "oci-archive": "oci_archive.OciArchiveReference",
     "docker-archive": "docker_archive.DockerArchiveReference",
     "docker-daemon": "docker_daemon.DockerDaemonReference",
+    "tarball": "tarball.TarballReference",
     _STORAGE: "storage.reference.StorageReference",
 }
 """The reference type of each, by its place in this room: a transport is loaded when an image of it is named."""
+INSTEAD: Final[Mapping[str, str]] = {
+    "atomic": "OpenShift's own API is no more: name the registry, as in docker://registry.example/namespace/name",
+    "ostree": "export the commit by 'ostree export --repo=REPO -o FILE BRANCH', and name that as tarball:FILE",
+    "sif": "copy it by 'skopeo copy sif:FILE oci:DIRECTORY', and name that as oci:DIRECTORY",
+}
+"""What to use instead of those of containers-transports(5) that are not served."""
 
 
 def names_transport(text: str) -> bool:
@@ -47,6 +54,8 @@ def parse_image_reference(text: str, default_store: Callable[[], StoreLocation] 
         from container_image_proxy.transports.storage.reference import StorageReference  # noqa: PLC0415 - as the others
 
         return StorageReference.parse(within, default_store)
+    if name in INSTEAD:
+        raise InvalidReferenceError(f"transport {name!r} is not supported: {INSTEAD[name]}")
     if name not in TRANSPORTS:
         *others, last = TRANSPORTS
         raise InvalidReferenceError(f"transport {name[:100]!r} is not supported; {', '.join(others)} and {last} are")

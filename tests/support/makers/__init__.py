@@ -16,7 +16,7 @@ from tests.support.requirements import needs_programs
 
 __all__ = ["MAKERS", "Made", "Maker", "Spot", "makers"]
 
-_MODULES = ("oci", "directory", "archives", "storage")
+_MODULES = ("oci", "directory", "archives", "storage", "tarball")
 
 
 def _all() -> Iterator[Maker]:

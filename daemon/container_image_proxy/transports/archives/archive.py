@@ -103,16 +103,26 @@ class ArchiveFile:
         """Raise :class:`SourceError` if there is no file that may be read, or policy knows it by another path."""
         os.close(self._open())
 
-    def load(self, context: Context, spools: SpoolDirectory) -> tuple[Region, Spool | None]:
-        """See :class:`ArchiveInput`."""
+    @property
+    def identity(self) -> Identity | None:
+        """Which file is open, and as what; None if none is."""
+        return self._identity
+
+    def open(self) -> Region:
+        """The whole file as it is, or :class:`SourceError`."""
         self._number = number = self._open()
         self._identity = identity_of(os.fstat(number))
-        compression = detect_compression(self._read_at(0, MAGIC_SIZE))
+        return Region(number, 0, self._identity.size)
+
+    def load(self, context: Context, spools: SpoolDirectory) -> tuple[Region, Spool | None]:
+        """See :class:`ArchiveInput`."""
+        whole = self.open()
+        compression = detect_compression(read_fully(whole.number, 0, MAGIC_SIZE, self.place))
         if compression is None:
-            return Region(number, 0, self._identity.size), None
+            return whole, None
         spool = spools.create(self.place)
         try:
-            unpack(context, Region(number, 0, self._identity.size), compression, spool, self.place)
+            unpack(context, whole, compression, spool, self.place)
             self.verify_unchanged()
         except BaseException:
             spool.close()
@@ -131,10 +141,6 @@ class ArchiveFile:
         if self._number is not None:
             os.close(self._number)
         self._number, self._identity, self._is_unpacked = None, None, False
-
-    def _read_at(self, offset: int, count: int) -> bytes:
-        assert self._number is not None  # noqa: S101 - for mypy
-        return read_fully(self._number, offset, count, self.place)
 
     def _open(self) -> int:
         try:
