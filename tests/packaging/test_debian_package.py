@@ -59,8 +59,6 @@ def machine(suite: str, packages: list[Path], tmp_path_factory: pytest.TempPathF
     bare = BareDebian.make(suite, place / "system", place, *needed)
     with booted(bare.directory) as machine:
         machine.write("/etc/containers/policy.json", '{"default": [{"type": "insecureAcceptAnything"}]}')
-        for package in packages:
-            (machine.root / "root" / package.name).write_bytes(package.read_bytes())
         yield machine
 
 
@@ -81,7 +79,8 @@ def image(instance: Instance) -> StoredImage:
 def test_the_program_its_manual_and_its_completions_are_where_they_are_looked_for(machine: Machine) -> None:
     assert machine.run("container-image-proxy", "--version").stdout.startswith("container-image-proxy ")
     machine.run("test", "-e", "/usr/share/bash-completion/completions/container-image-proxy")
-    for page in ("container-image-proxy.1", "container-image-proxy.toml.5"):
+    assert machine.run("cip", "--help").stdout
+    for page in ("cip.1", "container-image-proxy.1", "container-image-proxy.toml.5"):
         assert list(machine.root.glob(f"usr/share/man/man?/{page}*"))
 
 
@@ -92,6 +91,12 @@ def test_the_modules_of_the_daemon_are_nobodys_library(machine: Machine) -> None
 
 def test_an_instance_serves_through_the_installed_units(instance: Instance, image: StoredImage) -> None:
     assert instance.get("/manifest").headers["manifest-digest"] == image.descriptor["digest"]
+
+
+def test_the_installed_client_fetches_from_it(machine: Machine, instance: Instance, image: StoredImage) -> None:
+    assert machine.run("cip", "--instance", instance.name, "manifest").stdout
+    machine.run("cip", "--instance", instance.name, "pull", "oci:/root/pulled")
+    assert (machine.root / "root/pulled/index.json").exists()
 
 
 def test_an_upgrade_loses_no_client_that_is_connected(machine: Machine, instance: Instance, image: StoredImage) -> None:
@@ -113,7 +118,7 @@ def test_an_upgrade_loses_no_client_that_is_connected(machine: Machine, instance
 def test_a_purge_stops_what_runs_and_leaves_nothing_behind(machine: Machine, instance: Instance) -> None:
     instance.get("/manifest")
     machine.systemctl("enable", instance.socket)
-    machine.run("dpkg", "--purge", "container-image-proxy")
+    machine.run("sh", "-c", "dpkg --purge $(dpkg-query --show --showformat='${Package} ' 'container-image-*')")
     assert f"{UNIT}{instance.name}" not in machine.systemctl("list-units", "--all", f"{UNIT}*")
     find = ["find", "/", "-xdev", "-name", "*container-image-proxy*", "-not", "-path", "/root/*"]
     administrators_own = str(Path(instance.file).parent)
