@@ -5,8 +5,11 @@ These are the places where somebody else's bytes are parsed: a client's, a regis
 
 from __future__ import annotations
 
+import gzip
+from collections import deque
 from contextlib import suppress
 from functools import partial
+from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.concurrency.cancellation import Cancellation
@@ -16,6 +19,7 @@ from container_image_proxy.config.registries_conf import parse_registries
 from container_image_proxy.errors import Error
 from container_image_proxy.faces.http.request_head import HeadBuffer
 from container_image_proxy.image.convert import to_oci
+from container_image_proxy.image.diff_ids import parse_diff_ids
 from container_image_proxy.image.manifest import Manifest, UntrustedManifest, parse_manifest
 from container_image_proxy.image.platform import parse_platform
 from container_image_proxy.image.reference import parse_reference
@@ -33,6 +37,9 @@ from container_image_proxy.registry.http.headers import parse_content_range, par
 from container_image_proxy.registry.http.target import parse_target
 from container_image_proxy.transports.archives.docker_images import layers_of, parse_images
 from container_image_proxy.transports.archives.index import TarIndex
+from container_image_proxy.transports.storage import records
+from container_image_proxy.transports.storage.tar_layers import decode_state
+from container_image_proxy.transports.storage.tar_split import read_entries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,9 +115,22 @@ def archives(data: bytes) -> None:
         layers_of(image, data)
 
 
+def store(data: bytes) -> None:
+    """What a store of containers-storage keeps: lists, configurations, tar-splits; and what we keep of it."""
+    for parse in (records.parse_images, records.parse_layers):
+        with suppress(Error):
+            parse(data, "list")
+    with suppress(Error):
+        parse_diff_ids(data)
+    for raw in (data, gzip.compress(data, 0)):
+        with suppress(Error):
+            deque(read_entries(BytesIO(raw), "tar-split"), 0)
+    decode_state(data)
+
+
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     target.__name__.replace("_", "-"): target
-    for target in (manifest, request_head, response_headers, words, configuration, signatures, archives)
+    for target in (manifest, request_head, response_headers, words, configuration, signatures, archives, store)
 }
 
 

@@ -14,9 +14,8 @@ from msgspec.structs import replace
 
 from container_image_proxy.errors import InvalidManifestError, MalformedDocumentError
 from container_image_proxy.image.descriptor import read_digest
-from container_image_proxy.image.digest import digest_of
 from container_image_proxy.image.documents import convert
-from container_image_proxy.image.manifest import Descriptor, Manifest
+from container_image_proxy.image.manifest import Descriptor, Manifest, UntrustedManifest, parse_manifest
 from container_image_proxy.image.media_types import DOCKER_MANIFEST, OCI_CONFIG, OCI_LAYER_TAR, OCI_MANIFEST
 from container_image_proxy.image.strict_json import parse_tolerant_json, verify_keys
 
@@ -70,7 +69,10 @@ def with_tar_layers(manifest: Manifest, diff_ids: Sequence[Digest], sizes: Seque
         document |= convert(parse_tolerant_json(manifest.raw, "the manifest"), dict[str, Any])
     document["layers"] = [_fields(layer) for layer in layers]
     raw = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-    return Manifest(raw, OCI_MANIFEST, digest_of(raw), config, layers)
+    made = parse_manifest(UntrustedManifest(raw, OCI_MANIFEST))  # which refuses sizes that cannot be
+    if not isinstance(made, Manifest):
+        raise InvalidManifestError("the manifest is an index")
+    return made
 
 
 def _fields(descriptor: Descriptor) -> dict[str, object]:

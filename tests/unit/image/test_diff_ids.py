@@ -82,3 +82,9 @@ def test_a_docker_manifest_becomes_one_of_oci() -> None:
 def test_as_many_tars_as_layers_or_nothing(tars: tuple[Digest, ...], sizes: tuple[int, ...]) -> None:
     with pytest.raises(InvalidManifestError, match="the manifest has 2 layers"):
         with_tar_layers(manifest_of(), tars, sizes)
+
+
+@pytest.mark.parametrize("size", [-1, 1 << 63])
+def test_a_size_that_cannot_be_is_refused(size: int) -> None:
+    with pytest.raises(InvalidManifestError, match="size"):
+        with_tar_layers(manifest_of(layers=1), TARS[:1], (size,))

@@ -118,11 +118,12 @@ class StorageReference(Struct, frozen=True):
     def open_source(
         self,
         access: Access,  # noqa: ARG002 - the protocol's
-        earlier: ImageSource | None = None,  # noqa: ARG002 - a source has nothing open
+        earlier: ImageSource | None = None,
         state: bytes = b"",
     ) -> ImageSource:
         """See :class:`SourceReference`."""
-        return StorageSource(Store(self.location), self, state)
+        known = earlier if isinstance(earlier, StorageSource) else None
+        return StorageSource(Store(self.location), self, state, known)
 
     def to_oci(self, manifest: Manifest, state: bytes) -> Manifest:
         """With tars as layers: a store keeps no compressed ones."""

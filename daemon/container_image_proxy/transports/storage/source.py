@@ -8,6 +8,7 @@ by its digest and which lists the digests of the tars, and the sizes of these.
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -15,16 +16,24 @@ import msgspec
 from container_image_proxy.concurrency.memory import unmetered
 from container_image_proxy.errors import (
     IntegrityError,
+    InvalidDigestError,
     SourceError,
     UnknownBlobError,
     UnknownManifestError,
 )
 from container_image_proxy.image.diff_ids import parse_diff_ids
+from container_image_proxy.image.digest import parse_digest
 from container_image_proxy.image.manifest import MAX_CONFIG_SIZE, MAX_MANIFEST_SIZE, UntrustedManifest
 from container_image_proxy.image.signature import MAX_SIGNATURES, Findings, SignatureFailure, parse_signature_blob
 from container_image_proxy.transports.readers import BytesReader
 from container_image_proxy.transports.storage.lookup import find_former, find_images
-from container_image_proxy.transports.storage.tar_layers import MAX_LAYERS, TarLayers, decode_state, encode_state
+from container_image_proxy.transports.storage.tar_layers import (
+    MAX_IMAGES,
+    MAX_LAYERS,
+    TarLayers,
+    decode_state,
+    encode_state,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -64,15 +73,25 @@ class _Metadata(msgspec.Struct, frozen=True):
 
 
 class StorageSource:
-    """An :class:`ImageSource` over a store, in which it holds nothing open."""
+    """An :class:`ImageSource` over a store, in which it holds nothing open.
 
-    def __init__(self, store: Store, reference: StorageReference, state: bytes = b"") -> None:
-        self._known = decode_state(state)
+    It begins with the layers that ``earlier`` knows, so that their blobs need no list, nor its lock.
+    """
+
+    def __init__(
+        self, store: Store, reference: StorageReference, state: bytes = b"", earlier: StorageSource | None = None
+    ) -> None:
         self._store = store
         self._reference = reference
         self._lock = threading.Lock()
-        self._images: tuple[Image, ...] = ()
-        self._layers: dict[str, LayerRecord] = {}  # of the images that were asked for, by the digests of their tars
+        self._known = decode_state(state)
+        self._images: tuple[Image, ...] = ()  # that the reference names, found once
+        self._layers: dict[str, LayerRecord] = earlier.layers if earlier is not None else {}
+
+    @property
+    def layers(self) -> dict[str, LayerRecord]:
+        """Those of the image that was asked for last, by the digests of their tars."""
+        return self._layers
 
     @property
     def state(self) -> bytes:
@@ -100,16 +119,15 @@ class StorageSource:
     def open_blob(self, context: Context, descriptor: Descriptor, offset: int = 0) -> BlobReader:
         """As in :class:`ImageSource`."""
         wanted = str(descriptor.digest)
-        known = self._known.get(wanted)
-        if known is not None:
+        if known := self._known.get(wanted):
             return BytesReader(known.config, offset)
-        layer = self._layers.get(wanted)
-        if layer is None:
-            layers = self._store.layers(context).values()
-            layer = next((one for one in layers if one.diff_digest == wanted and not one.is_incomplete), None)
-        if layer is None:
-            raise UnknownBlobError(f"{self._reference}: the store has no layer with the digest {wanted} any more")
-        return self._store.open_layer(layer, offset)
+        if layer := self._layers.get(wanted):
+            with suppress(UnknownBlobError):  # it may have been pulled again since, and be another layer
+                return self._store.open_layer(layer, offset)
+        for layer in self._store.layers(context).values():
+            if layer.diff_digest == wanted and not layer.is_incomplete:
+                return self._store.open_layer(layer, offset)
+        raise UnknownBlobError(f"{self._reference}: the store has no layer with the digest {wanted} any more")
 
     def fetch_signatures(
         self,
@@ -132,11 +150,9 @@ class StorageSource:
         """Nothing is held."""
 
     def _resolve(self, context: Context) -> tuple[Image, ...]:
-        """The images that the reference names, found once; never none."""
-        with self._lock:
-            if not self._images:
-                self._images = self._find_images(context)
-            return self._images
+        """The images that the reference names; never none."""
+        self._images = self._images or self._find_images(context)
+        return self._images
 
     def _find_images(self, context: Context) -> tuple[Image, ...]:
         reference = self._reference
@@ -171,16 +187,12 @@ class StorageSource:
     def _learn_layers(self, context: Context, image: Image, raw: bytes, take: Callable[[int], object]) -> None:
         """Find the tars, if ``raw`` is an image's manifest; what it names is in ``image``."""
         try:
-            digest = msgspec.json.decode(raw, type=_Shape).config.digest
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-            return  # whoever parses it says what is wrong
-        if not digest:
-            return
+            digest = str(parse_digest(msgspec.json.decode(raw, type=_Shape).config.digest))
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, InvalidDigestError):
+            return  # an index, or nothing that can be used; whoever parses it says so
         config = self._store.read_data(image, digest, MAX_CONFIG_SIZE, take)
         if config is None or len(config) > MAX_CONFIG_SIZE:
-            raise SourceError(
-                f"{self._reference}: the store has no configuration {digest[:100]}", endpoint=str(image.root)
-            )
+            raise SourceError(f"{self._reference}: the store has no configuration {digest}", endpoint=str(image.root))
         diff_ids = parse_diff_ids(config)
         layers = self._chain(context, image)
         if [layer.diff_digest for layer in layers] != [str(one) for one in diff_ids]:
@@ -193,8 +205,8 @@ class StorageSource:
         if not decode_state(encode_state({digest: found})):
             raise SourceError(f"{self._reference}: its configuration is too large to be kept", endpoint=str(image.root))
         with self._lock:
-            self._known = {**self._known, digest: found}
-            self._layers = {**self._layers, **dict(zip(map(str, diff_ids), layers, strict=True))}
+            self._known = dict([*self._known.items(), (digest, found)][-MAX_IMAGES:])
+            self._layers = dict(zip(map(str, diff_ids), layers, strict=True))
 
     def _chain(self, context: Context, image: Image) -> list[LayerRecord]:
         """The image's layers from the lowest up; :class:`SourceError` if one of them cannot be served."""
@@ -203,10 +215,10 @@ class StorageSource:
         following = image.record.top_layer
         while following:
             layer = known.get(following)
-            obstacle = "is not in the store" if layer is None else self._store.find_obstacle(layer)
-            if layer is None or obstacle or len(chain) == MAX_LAYERS:
+            refusal = "is not in the store" if layer is None else self._store.find_refusal(layer)
+            if layer is None or refusal or len(chain) == MAX_LAYERS:
                 raise SourceError(
-                    f"{self._reference}: layer {following[:_ID_LENGTH]} {obstacle or 'has too many below it'}",
+                    f"{self._reference}: layer {following[:_ID_LENGTH]} {refusal or 'has too many below it'}",
                     endpoint=str(image.root),
                 )
             chain.append(layer)
@@ -219,7 +231,7 @@ class StorageSource:
         place = f"{self._reference}: the signatures of {digest}"
         try:
             metadata = msgspec.json.decode(image.record.metadata or "{}", type=_Metadata)
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             raise SourceError(f"{place}: {error}", endpoint=str(image.root)) from error
         key, sizes = f"signature-{digest.hex}", (metadata.sizes_of or {}).get(str(digest))
         if sizes is None and (image.record.big_data or {}).get("manifest") == str(digest):

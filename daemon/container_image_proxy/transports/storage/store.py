@@ -94,7 +94,7 @@ class Store:
         except FileNotFoundError:
             return None
 
-    def find_obstacle(self, layer: LayerRecord) -> str | None:
+    def find_refusal(self, layer: LayerRecord) -> str | None:
         """Why the layer's tar cannot be put together again; None if nothing is known to be in the way."""
         if layer.is_incomplete:
             return "was not unpacked to its end: pull the image again"

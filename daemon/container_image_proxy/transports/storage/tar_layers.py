@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from container_image_proxy.image.manifest import Manifest
 
 MAX_LAYERS: Final = 10_000
-_MAX_IMAGES: Final = 8
+MAX_IMAGES: Final = 8
 """As many as an instance keeps snapshots of an image."""
 _MAX_DECODED: Final = 2 * (MAX_CONFIG_SIZE + 16 * MAX_LAYERS)
 """Bytes; there is room for one image in any case."""
@@ -37,7 +37,7 @@ class TarLayers(msgspec.Struct, frozen=True):
 
 def encode_state(known: Mapping[str, TarLayers]) -> bytes:
     """Images by the digests of their configurations as a source's state; the last ones, if there is no room for all."""
-    kept = dict([*known.items()][-_MAX_IMAGES:])
+    kept = dict([*known.items()][-MAX_IMAGES:])
     while kept:
         state = zlib.compress(msgspec.msgpack.encode(kept), level=1)
         if len(state) <= MAX_STATE_SIZE:
@@ -51,7 +51,7 @@ def decode_state(state: bytes) -> dict[str, TarLayers]:
     try:
         raw = zlib.decompressobj().decompress(state, _MAX_DECODED)
         return msgspec.msgpack.decode(raw, type=dict[str, TarLayers])
-    except (zlib.error, msgspec.MsgspecError):
+    except (zlib.error, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return {}
 
 

@@ -66,6 +66,6 @@ def read_entries(file: IO[bytes], place: str) -> Iterator[bytes | FileContent]:
                 yield entry.payload
             elif entry.type == _FILE and entry.size:
                 yield FileContent(entry.name_raw or entry.name.encode(), entry.size)
-    except (EOFError, gzip.BadGzipFile, zlib.error, msgspec.MsgspecError) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise IntegrityError(f"{where} is damaged: {error}") from error
     raise IntegrityError(f"{place} has more than {MAX_ENTRIES} entries")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ def test_a_later_source_serves_what_an_earlier_one_found(store: Store, image: St
         assert blob.digest.matches(read(later, blob))
 
 
-@pytest.mark.parametrize("state", [b"", b"x", b"x\x9c"])
+@pytest.mark.parametrize("state", [b"", b"x", b"x\x9c", zlib.compress(b"\x81\xa1\xff\x80")])
 def test_a_state_that_is_none_is_told(store: Store, image: StoredImage, state: bytes) -> None:
     store.image(image, [NAME])
     with pytest.raises(InvalidManifestError, match="not known which tars"):
@@ -369,7 +370,32 @@ def test_a_list_that_stays_locked_is_told_and_the_store_is_not_touched(
     assert served(store)
 
 
-@pytest.mark.demand("containers-storage-lock")
+def test_blobs_of_an_image_that_was_resolved_need_no_list(
+    store: Store, image: StoredImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.image(image, [NAME])
+    reference = parse_image_reference(store.reference(NAME))
+    earlier, oci = served(store)
+    later = reference.open_source(None, earlier, earlier.state)  # type: ignore[arg-type] # it needs nothing
+    assert isinstance(later, StorageSource)
+    assert later.fetch_manifest(CONTEXT, unless=digest_of(image.manifest)) is None
+    monkeypatch.setattr("container_image_proxy.transports.storage.lock.PATIENCE", 0.0)
+    with held_by_another(store.folder("layers") / "layers.lock"):
+        assert all(blob.digest.matches(read(later, blob)) for blob in oci.blobs)
+
+
+def test_a_layer_that_was_pulled_again_is_found(store: Store, image: StoredImage) -> None:
+    store.image(image, [NAME])
+    opened, oci = served(store)
+    new = hashlib.sha256(b"another id").hexdigest()
+    top = store.records("layers")[-1]
+    store.files_of(new).parent.mkdir(exist_ok=True)
+    store.files_of(top["id"]).rename(store.files_of(new))
+    store.tar_split_of(top["id"]).rename(store.tar_split_of(new))
+    store.record("layers", [*store.records("layers")[:-1], top | {"id": new}])
+    assert oci.layers[-1].digest.matches(read(opened, oci.layers[-1]))
+
+
 def test_other_locks_of_podman_s_keep_nobody_waiting(store: Store, image: StoredImage) -> None:
     store.image(image, [NAME])
     (store.root / "storage.lock").touch()
