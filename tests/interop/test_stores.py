@@ -275,6 +275,19 @@ def test_the_default_store_and_its_additional_ones(tmp_path: Path, own: tuple[St
     assert f"{NAME} true" in seen.stdout
 
 
+def test_the_manual_s_example(tmp_path: Path, own: tuple[Store, bytes]) -> None:
+    store, tar = own
+    name = "quay.io/cgwalters/exampleos:latest"
+    reference = f"containers-storage:{name}"
+    manual = (Path(__file__).parents[2] / "contrib/man/container-image-proxy.1").read_text()
+    assert f"podman pull {name}\ncontainer-image-proxy --socket /tmp/image.sock {reference} &\n" in manual
+    store.record("images", [image | {"names": [name]} for image in store.records("images")])
+    (tmp_path / "storage.conf").write_text(f'[storage]\ngraphroot = "{store.root}"\nrunroot = "{tmp_path}/run-root"\n')
+    environ = {"CONTAINERS_STORAGE_CONF": str(tmp_path / "storage.conf")}
+    with stand_alone(tmp_path / "run", [*daemon_options(tmp_path), reference], environ=environ) as daemon:
+        assert get_blobs(daemon) == [tar]
+
+
 def test_a_daemon_that_starts_again_serves_what_it_knew(tmp_path: Path, own: tuple[Store, bytes]) -> None:
     store, tar = own
     text = f'[images.os]\nreference = "{store.reference(NAME)}"\n[trust]\npolicy = "{write_policy(tmp_path)}"\n'
