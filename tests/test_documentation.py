@@ -132,7 +132,7 @@ def test_the_readme_points_at_files_that_exist() -> None:
 def test_the_readme_names_the_packages_that_set_up_installs() -> None:
     setup = (CONTRIB / "setup").read_text()
     (packages,) = re.findall(r"^run_packages=\((.*)\)$", setup, re.MULTILINE)
-    named = set(re.findall(r"[\w-]+", "".join(blocks("Install"))))
+    named = set(re.findall(r"[\w-]+", "".join(blocks("Without a package"))))
     assert set(packages.split()) - named == set()
 
 
@@ -148,7 +148,7 @@ def test_no_command_of_the_readme_meets_a_daemon_that_does_not_listen_yet() -> N
 
 
 def test_no_command_of_the_readme_asks_a_question() -> None:
-    titles = ["Try it", "Install", "Where /usr is read-only", "Uninstall", "Add an instance"]
+    titles = ["Try it", "Install", "Without a package", "Where /usr is read-only", "Uninstall", "Add an instance"]
     lines = [line for title in titles for block in blocks(title) for line in block.splitlines()]
     assert [line for line in lines if "apt-get install" in line and "--yes" not in line] == []
     assert [line for line in lines if "systemctl edit" in line] == []  # an editor; --stdin is not in Debian 12

@@ -7,12 +7,38 @@ Must not print, and must not choose exit codes: cli does. Spec: RFC 9457.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_LONGEST = 2000  # characters of a text that came from outside
+_LONGEST: Final = 2000  # characters of a text that came from outside
+
+_LOG: Final = "the daemon's log says more: journalctl -u 'container-image-proxy@*'"
+_LATER: Final = "try again later"
+# What to do next about a problem of this code, where the daemon itself does not say it.
+_REMEDIES: Final[Mapping[str, str]] = {
+    "BLOB_UNKNOWN": "cip manifest shows the blobs of the image",
+    "CONFIGURATION": "container-image-proxy --check --instance NAME shows what is wrong",
+    "DENIED": "who may have an image is said by [access] in the instance file, container-image-proxy.toml(5)",
+    "DIGEST_INVALID": "cip manifest shows the blobs of the image",
+    "DIGEST_MISMATCH": _LOG,
+    "INTEGRITY": _LOG,
+    "INTERNAL": _LOG,
+    "MANIFEST_INVALID": _LOG,
+    "MANIFEST_UNKNOWN": "look whether the reference in the instance file is right, and whether it has this platform",
+    "NAME_INVALID": "cip images lists the images that you may have",
+    "NAME_UNKNOWN": "cip images lists the images that you may have",
+    "POLICY_REJECTED": "which signatures an image needs is said by policy.json, containers-policy.json(5)",
+    "QUERY_INVALID": "write a platform as linux/arm64/v8",
+    "SIZE_MISMATCH": _LOG,
+    "SOURCE_ERROR": _LOG,
+    "TOOMANYREQUESTS": _LATER,
+    "UNAUTHORIZED": "log in to the registry, or say where its credentials are: authfile in the instance file",
+    "UPSTREAM_ERROR": _LOG,
+    "UPSTREAM_TIMEOUT": _LATER,
+    "UPSTREAM_UNAVAILABLE": _LATER,
+}
 
 
 class ImageClientError(Exception):
@@ -56,10 +82,10 @@ class ProblemError(ImageClientError):
 
     def __init__(self, status: int, members: Mapping[str, Any], *, retry_after: float | None = None) -> None:
         detail = members.get("detail") or members.get("title") or f"status {status}"
-        remedy = members.get("remedy")
-        super().__init__(str(detail)[:_LONGEST], remedy=str(remedy)[:_LONGEST] if remedy else "")
-        self.status = status
         self.code = str(members.get("code", ""))
+        remedy = members.get("remedy") or _REMEDIES.get(self.code, "")
+        super().__init__(str(detail)[:_LONGEST], remedy=str(remedy)[:_LONGEST])
+        self.status = status
         self.retryable = members.get("retryable") is True
         self.retry_after = retry_after
         self.members = dict(members)

@@ -17,8 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import RunningDaemon, activated, stand_alone, write_instance, write_policy
-from tests.support.layouts import Layout, StoredImage, layer_tar, multi_arch
+from tests.support.daemon import RunningDaemon, activated, on_port, stand_alone, write_instance, write_policy
+from tests.support.gpg import Signer
+from tests.support.layouts import Layout, StoredImage, layer_tar, multi_arch, single_image
+from tests.support.makers.directory import write
+from tests.support.privilege import ORDINARY_UID, needs_root, open_the_way
 from tests.support.requirements import needs_programs
 from tests.unit.client.test_unpack import archive, directory, entry, hard_link, symlink
 
@@ -520,9 +523,12 @@ def test_watch_survives_what_fails_later(bench: Bench, tmp_path: Path) -> None:
 # --- what all have in common ------------------------------------------------------------------------------------------
 
 
-def test_over_tcp_the_same_is_served(bench: Bench, tmp_path: Path) -> None:
-    done = run_cip("--url", "ftp://x", "images")
-    assert (done.returncode, "write http://127.0.0.1:PORT" in done.stderr) == (3, True)
+def test_over_tcp_the_same_is_served(tmp_path: Path) -> None:
+    image = Layout(tmp_path / "layout").image([LOWER], name="1")
+    policy = write_policy(tmp_path)
+    with on_port(tmp_path / "daemon", ["--policy", str(policy), f"oci:{tmp_path}/layout:1"]) as (_, port):
+        done = run_cip("--url", f"http://127.0.0.1:{port}", "manifest")
+    assert ok(done).encode() == image.manifest
 
 
 @pytest.mark.parametrize(
@@ -531,15 +537,16 @@ def test_over_tcp_the_same_is_served(bench: Bench, tmp_path: Path) -> None:
         (["--socket", "/nowhere", "images"], 3, "start the daemon"),
         (["--instance", "no-such", "images"], 3, "systemctl enable --now container-image-proxy@no-such.socket"),
         (["--url", "http://127.0.0.1:1", "images"], 3, "container-image-proxy --port"),
+        (["--url", "ftp://x", "images"], 3, "write http://127.0.0.1:PORT"),
         (["images"], 3, "--instance NAME"),
-        (["pull", "nowhere"], 2, "which"),
+        (["--socket", "/nowhere", "pull", "nowhere"], 1, "write oci:DIR"),
         (["nonsense"], 2, "invalid choice"),
+        (["watch", "--interval", "-1"], 2, "invalid"),
     ],
 )
 def test_what_cannot_be_done_says_what_to_do_next(arguments: list[str], code: int, says: str) -> None:
     done = run_cip(*arguments)
-    if code == 3:
-        assert (done.returncode, says in done.stderr) == (code, True), done.stderr
+    assert (done.returncode, says in done.stderr) == (code, True), done.stderr
 
 
 def test_errors_are_json_for_programs(bench: Bench) -> None:
@@ -555,6 +562,45 @@ def test_who_is_not_allowed_and_what_policy_rejects_have_codes_of_their_own(tmp_
         done = run_cip("--socket", daemon.socket, "verify")
     assert done.returncode == 5
     assert "reject" in done.stderr
+
+
+@needs_root
+def test_a_user_whom_nobody_allowed_is_told(bench: Bench) -> None:
+    bench.daemon.socket.chmod(0o666)
+    open_the_way(bench.daemon)
+    done = bench.cip("manifest", user=ORDINARY_UID, group=ORDINARY_UID, extra_groups=[])
+    assert (done.returncode, "[access]" in done.stderr) == (4, True), done.stderr
+
+
+def test_a_configuration_that_cannot_be_used_is_told_with_its_remedy(tmp_path: Path) -> None:
+    write_instance(tmp_path / "config", "test", "[images.os]\nreferense = 1\n")
+    arguments = ["--instance", "test", "--config-dir", str(tmp_path / "config")]
+    with activated(tmp_path / "run", arguments) as daemon:
+        done = run_cip("--socket", daemon.socket, "manifest")
+    assert (done.returncode, "referense" in done.stderr) == (8, True), done.stderr
+
+
+def test_verify_says_who_signed(tmp_path: Path, signer: Signer) -> None:
+    name = "example.com/os:1"
+    write(tmp_path / "image", image := single_image(tmp_path / "layout"))
+    (tmp_path / "image/signature-1").write_bytes(signer.sign_image(name, image.digest))
+    (tmp_path / "key.gpg").write_bytes(signer.public_key)
+    identity = {"type": "exactReference", "dockerReference": name}
+    requirement = {
+        "type": "signedBy",
+        "keyType": "GPGKeys",
+        "keyPath": f"{tmp_path}/key.gpg",
+        "signedIdentity": identity,
+    }
+    policy = write_policy(tmp_path, {"default": [{"type": "reject"}], "transports": {"dir": {"": [requirement]}}})
+    with stand_alone(tmp_path / "run", ["--policy", str(policy), f"dir:{tmp_path}/image"]) as daemon:
+        words = ok(run_cip("--socket", daemon.socket, "verify")).splitlines()
+        (line,) = [one for one in words if one.startswith("it is signed by ")]
+        who = line.removeprefix("it is signed by ")
+        assert signer.fingerprint.lower() in who.lower()
+        assert any(one.startswith("  signedBy is met: ") for one in words)
+        assert run_cip("--socket", daemon.socket, "verify", "--signed-by", who).returncode == 0
+        assert run_cip("--socket", daemon.socket, "verify", "--signed-by", "other").returncode == 5
 
 
 def test_on_a_terminal_there_are_bars_with_rate_and_time_left(bench: Bench, tmp_path: Path) -> None:

@@ -89,20 +89,22 @@ def test_an_ordinary_user_with_sudo_installs_nothing_by_hand(bare: BareDebian) -
 
 
 def test_the_lines_that_install_need_no_compiler(bare: BareDebian) -> None:
-    output = bare.run(f"{CLONE}\n{NO_SYSTEMD_RUNS}\n{as_root(blocks('Install')[0])}\n{INSTALLED}\n! command -v gcc")
+    output = bare.run(
+        f"{CLONE}\n{NO_SYSTEMD_RUNS}\n{as_root(blocks('Without a package')[0])}\n{INSTALLED}\n! command -v gcc"
+    )
     assert "/opt/container-image-proxy/bin/container-image-proxy --instance" in output
 
 
 def test_systemd_python_can_be_compiled_instead(bare: BareDebian) -> None:
-    lines = [line for line in blocks("Install")[0].splitlines() if "python3 -m venv" not in line]
+    lines = [line for line in blocks("Without a package")[0].splitlines() if "python3 -m venv" not in line]
     position = lines.index("sudo /opt/container-image-proxy/bin/pip install .")
-    lines[position:position] = blocks("Install")[1].splitlines()
+    lines[position:position] = blocks("Without a package")[1].splitlines()
     without_debians = "\n".join(lines).replace("python3-systemd ", "")
     bare.run(f"{CLONE}\n{NO_SYSTEMD_RUNS}\n{as_root(without_debians)}\n{INSTALLED}")
 
 
 def test_the_lines_for_an_image_install_below_usr(bare: BareDebian) -> None:
-    packages = [line for line in blocks("Install")[0].splitlines() if "apt-get" in line]
+    packages = [line for line in blocks("Without a package")[0].splitlines() if "apt-get" in line]
     (containerfile,) = blocks("Where /usr is read-only", "dockerfile")
     build = containerfile.replace("COPY . ", "cp -r . ").replace("RUN ", "")
     units = "cat /usr/lib/systemd/system/container-image-proxy@.service"

@@ -105,7 +105,7 @@ def test_installing_and_uninstalling_leaves_what_the_administrator_wrote(bare_ho
     instance = Instance(bare_host, "os")
     instance.add_image()
     before = files_of_the_project(bare_host) - {"/opt/container-image-proxy", PROGRAM}
-    paste(bare_host, without_packages(blocks("Install")[0]) + blocks("Install")[2])
+    paste(bare_host, without_packages(blocks("Without a package")[0]) + blocks("Without a package")[2])
     paste(bare_host, blocks("Add an instance")[0], instance.reference())
     assert PROGRAM in instance.show("ExecStart")
     bare_host.systemctl("reload", instance.service)
@@ -120,7 +120,7 @@ def test_a_host_with_a_read_only_usr_is_installed_on_without_the_link(bare_host:
     bare_host.run("mount", "-o", "remount,bind,ro", "/usr")
     instance = Instance(bare_host, "os")
     instance.add_image()
-    lines = without_packages(blocks("Install")[0]).splitlines(keepends=True)
+    lines = without_packages(blocks("Without a package")[0]).splitlines(keepends=True)
     paste(bare_host, "".join(line for line in lines if "/usr/local/bin" not in line))
     assert "schemaVersion" in paste(bare_host, blocks("Add an instance")[0], instance.reference())
     assert "os.toml" in paste(bare_host, shlex.join([PROGRAM, "--check", "--instance", "os"]))
