@@ -18,6 +18,7 @@ from container_image_proxy.config.lookaside import parse_registries_d
 from container_image_proxy.config.registries_conf import parse_registries
 from container_image_proxy.errors import Error
 from container_image_proxy.faces.http.request_head import HeadBuffer
+from container_image_proxy.faces.image_proxy.messages import parse_request
 from container_image_proxy.image.convert import to_oci
 from container_image_proxy.image.diff_ids import parse_diff_ids
 from container_image_proxy.image.manifest import Manifest, UntrustedManifest, parse_manifest
@@ -64,6 +65,11 @@ def request_head(data: bytes) -> None:
         buffer.feed(piece)
         while buffer.take() is not None:
             pass
+
+
+def message(data: bytes) -> None:
+    """What a client of skopeo's image proxy protocol sends."""
+    parse_request(data)
 
 
 def response_headers(data: bytes) -> None:
@@ -130,7 +136,7 @@ def store(data: bytes) -> None:
 
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     target.__name__.replace("_", "-"): target
-    for target in (manifest, request_head, response_headers, words, configuration, signatures, archives, store)
+    for target in (manifest, request_head, message, response_headers, words, configuration, signatures, archives, store)
 }
 
 

@@ -163,18 +163,18 @@ class Connection:
             if method == _SHUTDOWN:
                 return False
             answer = self._session.call(request)
-            reply = messages.success(answer.value, answer.pipe)
+            reply = messages.success(answer.value, answer.number)
         except Exception as failed:  # noqa: BLE001 - whatever goes wrong has an answer
             if not isinstance(failed, Error):
                 _log.exception("a request failed for a reason that should not exist")
             reply, error = messages.failure(failed), failed
         try:
             self.channel.send(
-                reply, [one.reader for one in answer.transfers] if error is None else [], self._limits.send_seconds
+                reply, [pipe.reader for pipe in answer.pipes] if error is None else [], self._limits.send_seconds
             )
         finally:
-            for transfer in answer.transfers:
-                transfer.close_reader()
+            for pipe in answer.pipes:
+                pipe.close_reader()
         self._log(method, error, time.monotonic() - began)
         return True
 

@@ -14,7 +14,7 @@ import os
 import select
 import threading
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from container_image_proxy.concurrency.cancellation import SLICE, CancelledError
 from container_image_proxy.errors import Error, OverloadedError
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from container_image_proxy.concurrency.context import Context
     from container_image_proxy.faces.image_proxy.limits import ImageProxyLimits
 
+_LAST_SECONDS: Final = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -86,36 +87,27 @@ class Pipe:
         os.close(self.reader)
 
     def close(self) -> None:
-        """Close the end that is written."""
-        os.close(self._writer)
+        """Close the end that is written. May be called again."""
+        writer, self._writer = self._writer, -1
+        if writer != -1:
+            os.close(writer)
 
 
 class Transfer:
-    """Content on its way into a pipe. ``tell`` gets the error or None, and the number of bytes sent, at the end."""
+    """Content on its way into ``pipe``. ``tell`` is called at the end, with the error if there was one."""
 
-    def __init__(self, pipe: Pipe, size: int, tell: Callable[[BaseException | None, int], None]) -> None:
-        self._pipe = pipe
+    def __init__(self, pipe: Pipe, size: int, tell: Callable[[BaseException | None], None] = lambda _: None) -> None:
+        self.pipe = pipe
         self._size = size
         self._tell = tell
-        self.sent = 0
         self.error: BaseException | None = None
         self.opened = threading.Event()
         """The content has begun to come, or never will."""
         self.ended = threading.Event()
 
-    @property
-    def reader(self) -> int:
-        """The descriptor for the client."""
-        return self._pipe.reader
-
-    def close_reader(self) -> None:
-        """The client has its own, or will get none."""
-        self._pipe.close_reader()
-
     def try_at_once(self, data: bytes) -> bool:
         """Whether all of ``data`` went into the pipe without waiting; the transfer has ended then."""
-        self.sent = self._pipe.write(data)
-        if self.sent < len(data):
+        if self.pipe.write(data) < len(data):
             return False
         self._end(None)
         return True
@@ -133,32 +125,33 @@ class Transfer:
 
     def fail(self, error: Error) -> None:
         """End what never began."""
+        self.pipe.close_reader()
         self._end(error)
-        self._pipe.close_reader()
 
     def _send(self, content: Content) -> None:
         pieces = iter(content)
         for piece in pieces:
             try:
-                self._pipe.write_all(piece)
+                self.pipe.write_all(piece)
             except ReaderGoneError:
                 # What fits into a pipe may be in it when its reader leaves. Whether it got there in time shall make no
                 # difference: who has read all but that much is told whether the content was right.
-                if self._size - self._pipe.written > PIPE_SIZE:
+                if self._size - self.pipe.written > PIPE_SIZE:
                     raise
                 for _ in pieces:
                     pass
                 return
-            self.sent += len(piece)
 
     def _end(self, error: BaseException | None) -> None:
-        if error is not None and not isinstance(error, Error | CancelledError):
-            _log.error("a transfer failed for a reason that should not exist", exc_info=error)
-        self.error = None if error is None else _bare(error)
-        self._tell(self.error, self.sent)
-        self._pipe.close()
-        self.opened.set()
-        self.ended.set()
+        try:
+            if error is not None and not isinstance(error, Error | CancelledError):
+                _log.error("a transfer failed for a reason that should not exist", exc_info=error)
+            self.error = None if error is None else _bare(error)
+            self._tell(self.error)
+        finally:
+            self.pipe.close()
+            self.opened.set()
+            self.ended.set()
 
 
 class Pipes:
@@ -219,6 +212,12 @@ class Pipes:
         for number in [number for number, _ in zip(ended, range(surplus), strict=False)]:
             del self._transfers[number]
         return self._last
+
+    def close(self) -> None:
+        """Wait a moment for the transfers of a client that is gone, which have been cancelled, to end and be logged."""
+        until = time.monotonic() + _LAST_SECONDS
+        for transfer in (*self._transfers.values(), *self._apart):
+            transfer.ended.wait(max(0.0, until - time.monotonic()))
 
     def keep_apart(self, transfer: Transfer) -> None:
         """Count a transfer that the client learns the end of by itself."""

@@ -10,6 +10,7 @@ import functools
 import json
 import logging
 import time
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
@@ -17,8 +18,13 @@ from msgspec import Struct
 from container_image_proxy.errors import Error, ImageNotFoundError, IntegrityError, OverloadedError, UpstreamError
 from container_image_proxy.faces.image_proxy import messages
 from container_image_proxy.faces.image_proxy.limits import SMALL_PIPE
-from container_image_proxy.faces.image_proxy.messages import InvalidRequestError, read_integer, read_text
-from container_image_proxy.faces.image_proxy.pipes import Pipes, Transfer
+from container_image_proxy.faces.image_proxy.messages import (
+    InvalidRequestError,
+    ReaderGoneError,
+    read_integer,
+    read_text,
+)
+from container_image_proxy.faces.image_proxy.pipes import Pipe, Pipes, Transfer
 
 if TYPE_CHECKING:
     import threading
@@ -45,11 +51,11 @@ class Shared(Struct, frozen=True):
 
 
 class Answer(Struct, frozen=True):
-    """A value, and the transfers whose pipes go along; ``pipe`` is the number to finish the first one by."""
+    """A value, and pipes whose readers go along; ``number`` is what the first one is finished by."""
 
     value: object = None
-    pipe: int = 0
-    transfers: tuple[Transfer, ...] = ()
+    number: int = 0
+    pipes: tuple[Pipe, ...] = ()
 
 
 class Session:
@@ -80,7 +86,8 @@ class Session:
         return method(self, request.arguments)
 
     def close(self) -> None:
-        """Close all images. Transfers end by the cancellation."""
+        """Close all images. Transfers have been cancelled."""
+        self._pipes.close()
         while self._images:
             self._close(self._images.popitem()[1])
 
@@ -164,19 +171,19 @@ class Session:
 
     def _document(self, content: bytes, value: object = None) -> Answer:
         """Content that is at hand: most fits into the pipe, and needs no thread."""
-        transfer = Transfer(self._pipes.make(), len(content), lambda *_: None)
+        transfer = Transfer(self._pipes.make(), len(content))
         if not transfer.try_at_once(content):
             try:
                 self._send_rest(transfer, content)
             except Error as error:
                 transfer.fail(error)
                 raise
-        return Answer(value, self._pipes.keep(transfer), (transfer,))
+        return Answer(value, self._pipes.keep(transfer), (transfer.pipe,))
 
     def _send_rest(self, transfer: Transfer, content: bytes) -> None:
         room = self._shared.room
         room.take(len(content))
-        rest = _Held(memoryview(content)[transfer.sent :], room, len(content))
+        rest = _Held(memoryview(content)[transfer.pipe.written :], room, len(content))
         try:
             self._pipes.start(transfer, lambda: rest)
         except Error:
@@ -191,38 +198,42 @@ class Session:
         image, wanted = self._image(number), read_text(digest, "the digest")
         descriptor = image.find_blob(wanted, read_integer(size, "the size"))
         transfer = self._start_blob(image, descriptor)
-        return Answer(descriptor.size, self._pipes.keep(transfer), (transfer,))
+        return Answer(descriptor.size, self._pipes.keep(transfer), (transfer.pipe,))
 
     def get_raw_blob(self, arguments: tuple[object, ...]) -> Answer:
         """``GetRawBlob``: the size, the blob, and a second pipe that has the error if there is one."""
         number, digest = _expect(arguments, "image", "digest")
         image = self._image(number)
         descriptor = image.find_blob(read_text(digest, "the digest"))
-        record = Transfer(self._pipes.make(), 0, lambda *_: None)
+        errors = self._pipes.make()
 
         def tell(error: BaseException | None) -> None:
-            # A record is smaller than an empty pipe. A client that does not want it has closed its end.
-            record.try_at_once(b"" if error is None else messages.error_record(error))
+            with closing(errors), suppress(ReaderGoneError):  # by a client that does not want to know
+                if error is not None:
+                    errors.write(messages.error_record(error))  # smaller than an empty pipe
 
         try:
             transfer = self._start_blob(image, descriptor, tell)
-        except BaseException:
-            record.close_reader()
+        except BaseException as error:
+            errors.close_reader()
+            if isinstance(error, Error):  # else the transfer goes on, and closes it
+                errors.close()
             raise
         self._pipes.keep_apart(transfer)
-        return Answer(descriptor.size, 0, (transfer, record))
+        return Answer(descriptor.size, 0, (transfer.pipe, errors))
 
     def _start_blob(
         self, image: OpenImage, descriptor: Descriptor, tell: Callable[[BaseException | None], None] = lambda _: None
     ) -> Transfer:
         """A transfer that has begun, or is given time to; raises what went wrong at once."""
         began = time.monotonic()
+        pipe = self._pipes.make(wide=descriptor.size > SMALL_PIPE)
 
-        def end(error: BaseException | None, sent: int) -> None:
-            _log_transfer(self._peer, image, descriptor, error, sent, time.monotonic() - began)
+        def end(error: BaseException | None) -> None:
+            _log_transfer(self._peer, image, descriptor, error, pipe.written, time.monotonic() - began)
             tell(error)
 
-        transfer = Transfer(self._pipes.make(wide=descriptor.size > SMALL_PIPE), descriptor.size, end)
+        transfer = Transfer(pipe, descriptor.size, end)
         try:
             self._pipes.start(transfer, functools.partial(image.open_blob, self._context, descriptor))
         except Error as error:
@@ -231,7 +242,7 @@ class Session:
         try:
             self._pipes.wait_opened(transfer)
         except BaseException:
-            transfer.close_reader()
+            pipe.close_reader()
             raise
         return transfer
 
