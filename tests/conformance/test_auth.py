@@ -14,6 +14,7 @@ from container_image_proxy.errors import Error, InvalidReferenceError
 from container_image_proxy.registry.auth.helpers import CredentialHelpers
 from container_image_proxy.registry.auth.keychain import AuthFile, Keychain, find_auth_files, load_keychain
 from tests.support.conformance import DIRECTORY, deviation, rows
+from tests.support.contexts import CONTEXT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,7 +60,7 @@ def expected(row: dict[str, Any]) -> tuple[str, str, str] | None:
 
 
 def found(row: dict[str, Any], directory: Path) -> tuple[str, str, str] | None:
-    credentials = keychain(row["files"], directory).find(row["key"])
+    credentials = keychain(row["files"], directory).find(CONTEXT, row["key"])
     return (credentials.username, credentials.password, credentials.identity_token) if credentials else None
 
 

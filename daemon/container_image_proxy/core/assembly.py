@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
+from container_image_proxy.concurrency.cancellation import Cancellation
+from container_image_proxy.concurrency.context import Context
 from container_image_proxy.concurrency.lazy import Lazy
 from container_image_proxy.config.certificates import load_certificates
 from container_image_proxy.config.engine import load_engine_address
@@ -170,7 +172,7 @@ def _verify_without_login(
         if image.reference.registry is None or image.reference.docker_reference is None:
             continue
         for source in registries.pull_sources(image.reference.docker_reference):
-            if credentials := keychain.credentials_for(source.reference):
+            if credentials := keychain.credentials_for(Context(Cancellation()), source.reference):
                 raise ConfigurationError(
                     COMMAND_LINE,
                     f"any local user can connect to {place}, and would have an image that is fetched from "

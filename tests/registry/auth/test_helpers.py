@@ -3,10 +3,13 @@
 import os
 import stat
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from container_image_proxy.concurrency.cancellation import Cancellation, CancelledError
+from container_image_proxy.concurrency.context import Context
 from container_image_proxy.errors import ConfigurationError, InvalidReferenceError
 from container_image_proxy.image import docker_hub
 from container_image_proxy.registry.auth.helpers import (
@@ -14,6 +17,9 @@ from container_image_proxy.registry.auth.helpers import (
     CredentialHelpers,
     HelperAnswer,
 )
+from tests.support.contexts import CONTEXT
+
+PATIENCE = 10.0
 
 
 @pytest.fixture
@@ -33,21 +39,21 @@ def test_the_registry_goes_in_and_credentials_come_out(helper, tmp_path):
     helpers = helper(f"""
         [ "$#:$1" = 1:get ] && cat > {tmp_path}/asked && echo '{{"ServerURL":"x","Username":"u","Secret":"s"}}'
     """)
-    assert helpers.get("test", "a.example:5000") == HelperAnswer("u", "s")
+    assert helpers.get(CONTEXT, "test", "a.example:5000") == HelperAnswer("u", "s")
     assert (tmp_path / "asked").read_text() == "a.example:5000"
-    assert helpers.get("test", docker_hub.SERVER_URL) == HelperAnswer("u", "s")
+    assert helpers.get(CONTEXT, "test", docker_hub.SERVER_URL) == HelperAnswer("u", "s")
     assert (tmp_path / "asked").read_text() == docker_hub.SERVER_URL
 
 
 def test_a_token_comes_as_a_secret_of_a_special_user(helper):
     helpers = helper("""echo '{"username":"<token>","SECRET":"t"}'""")
-    assert helpers.get("test", "a.example") == HelperAnswer(identity_token="t")
-    assert "'t'" not in repr(helpers.get("test", "a.example"))
+    assert helpers.get(CONTEXT, "test", "a.example") == HelperAnswer(identity_token="t")
+    assert "'t'" not in repr(helpers.get(CONTEXT, "test", "a.example"))
 
 
 @pytest.mark.parametrize("script", ["echo '{}'", "echo credentials not found in native keychain; exit 1"])
 def test_to_have_nothing_is_no_failure(helper, script):
-    assert helper(script).get("test", "a.example") is None
+    assert helper(script).get(CONTEXT, "test", "a.example") is None
 
 
 @pytest.mark.parametrize(
@@ -63,7 +69,7 @@ def test_to_have_nothing_is_no_failure(helper, script):
 )
 def test_a_failing_helper_is_named_and_not_quoted(helper, script, complaint, capfd):
     with pytest.raises(ConfigurationError, match=f"docker-credential-test: .*{complaint}") as raised:
-        helper(script + "\necho s3cret >&2").get("test", "a.example")
+        helper(script + "\necho s3cret >&2").get(CONTEXT, "test", "a.example")
     assert "s3cret" not in str(raised.value)
     assert "s3cret" not in "".join(capfd.readouterr())
 
@@ -72,7 +78,7 @@ def test_a_failing_helper_is_named_and_not_quoted(helper, script, complaint, cap
 @pytest.mark.parametrize("name", ["../evil", "/bin/sh", "a/b", "", "-x", "..", "a b", "a\n", "x" * 65, "a;b", "$(id)"])
 def test_a_helper_name_that_is_none_is_refused_before_anything_runs(name):
     with pytest.raises(ConfigurationError, match="not the name of a credential helper"):
-        CredentialHelpers({"PATH": "/bin"}).get(name, "a.example")
+        CredentialHelpers({"PATH": "/bin"}).get(CONTEXT, name, "a.example")
 
 
 @pytest.mark.demand("AUTH-helper-injection")
@@ -84,7 +90,7 @@ def test_a_helper_name_that_is_none_is_refused_before_anything_runs(name):
 def test_a_registry_name_that_is_none_is_refused_before_anything_runs(helper, tmp_path, server):
     helpers = helper(f"touch {tmp_path}/ran; echo '{{}}'")
     with pytest.raises(InvalidReferenceError):
-        helpers.get("test", server)
+        helpers.get(CONTEXT, "test", server)
     assert not (tmp_path / "ran").exists()
 
 
@@ -92,16 +98,30 @@ def test_a_registry_name_that_is_none_is_refused_before_anything_runs(helper, tm
 @pytest.mark.parametrize("endless", ["yes s3cret", "cat /dev/zero"])
 def test_a_helper_that_says_too_much_is_cut_off(helper, endless):
     with pytest.raises(ConfigurationError, match=f"more than {MAX_OUTPUT} bytes"):
-        helper(endless).get("test", "a.example")
+        helper(endless).get(CONTEXT, "test", "a.example")
 
 
 @pytest.mark.demand("AUTH-helper-injection")
 def test_an_answer_of_the_full_size_is_read_whole(helper):
     password = "x" * (MAX_OUTPUT - 100)
     helpers = helper(f"""printf '{{"Username":"u","Secret":"%0{len(password)}d"}}' 7""")
-    answer = helpers.get("test", "a.example")
+    answer = helpers.get(CONTEXT, "test", "a.example")
     assert answer is not None
     assert len(answer.password) == len(password)
+
+
+@pytest.mark.demand("client-disconnect")
+def test_a_helper_is_killed_when_nobody_waits_for_its_answer_any_more(helper, tmp_path):
+    fifo = tmp_path / "alive"
+    os.mkfifo(fifo)
+    token = Cancellation()
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(helper(f"exec 9>{fifo}\nexec sleep 600").get, Context(token), "test", "a.example")
+        with fifo.open("rb") as reader:  # once the helper has opened it, too
+            token.cancel()
+            with pytest.raises(CancelledError):
+                asked.result(PATIENCE)
+            assert reader.read() == b""  # its end: no process is left that holds it open
 
 
 @pytest.mark.demand("AUTH-helper-injection")
@@ -120,7 +140,7 @@ def test_a_helper_that_takes_too_long_is_killed_with_its_children(helper, tmp_pa
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     try:
         with pytest.raises(ConfigurationError, match=r"no answer within 0\.3 s"):
-            helper(f"exec 9>{fifo}\n{script}", timeout=0.3).get("test", "a.example")
+            helper(f"exec 9>{fifo}\n{script}", timeout=0.3).get(CONTEXT, "test", "a.example")
         os.set_blocking(reader, True)
         assert os.read(reader, 1) == b""  # the end of the FIFO: no process is left that holds it open
     finally:
@@ -132,7 +152,7 @@ def test_a_helper_knows_its_user_but_not_what_systemd_told_the_daemon(helper):
         """printf '{"Username":"%s","Secret":"%s"}' "$HOME" "$NOTIFY_SOCKET$LISTEN_FDS$CREDENTIALS_DIRECTORY$MINE" """,
         HOME="/home/me", NOTIFY_SOCKET="/run/notify", LISTEN_FDS="1", CREDENTIALS_DIRECTORY="/run/c", MINE="x",
     )  # fmt: skip
-    assert helpers.get("test", "a.example") == HelperAnswer("/home/me", "")
+    assert helpers.get(CONTEXT, "test", "a.example") == HelperAnswer("/home/me", "")
 
 
 def test_only_absolute_directories_of_the_path_are_searched(helper, tmp_path, monkeypatch):
@@ -140,7 +160,7 @@ def test_only_absolute_directories_of_the_path_are_searched(helper, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     assert CredentialHelpers({"PATH": ".::relative"}).find("test") is None
     with pytest.raises(ConfigurationError, match="docker-credential-test: not found in PATH"):
-        CredentialHelpers({"PATH": "."}).get("test", "a.example")
+        CredentialHelpers({"PATH": "."}).get(CONTEXT, "test", "a.example")
     assert CredentialHelpers({"PATH": f".:{tmp_path}"}).find("test") == str(tmp_path / "docker-credential-test")
 
 
@@ -149,4 +169,4 @@ def test_a_program_that_cannot_be_run_is_a_configuration_error(tmp_path):
     program.write_bytes(b"\x7fELF, but no program")
     program.chmod(stat.S_IRWXU)
     with pytest.raises(ConfigurationError, match="docker-credential-test: cannot be run"):
-        CredentialHelpers({"PATH": str(tmp_path)}).get("test", "a.example")
+        CredentialHelpers({"PATH": str(tmp_path)}).get(CONTEXT, "test", "a.example")

@@ -16,6 +16,7 @@ from container_image_proxy.errors import ConfigurationError
 from container_image_proxy.image.reference import parse_reference
 from container_image_proxy.registry.auth.keychain import Credentials, Keychain, load_keychain
 from container_image_proxy.registry.auth.token import basic_authorization
+from tests.support.contexts import CONTEXT
 from tests.support.privilege import ordinary_user, public_directory
 
 SECRET = "hunter2"
@@ -49,7 +50,7 @@ def load(root: Path, **arguments) -> Keychain:
 
 
 def user_for(keychain: Keychain, text: str = str(IMAGE)) -> str | None:
-    credentials = keychain.credentials_for(parse_reference(text))
+    credentials = keychain.credentials_for(CONTEXT, parse_reference(text))
     return credentials.username if credentials else None
 
 
@@ -282,7 +283,7 @@ def test_credentials_that_others_can_read_are_used_with_a_warning_once(tmp_path,
 @pytest.mark.demand("AUTH-logs")
 def test_credentials_name_their_origin_and_show_no_secret(tmp_path):
     file = write(tmp_path / "auth.json", auths(registry_example="u"))
-    credentials = load(tmp_path, authfile=file).credentials_for(IMAGE)
+    credentials = load(tmp_path, authfile=file).credentials_for(CONTEXT, IMAGE)
     assert credentials == Credentials("u", SECRET, "", str(file))
     assert SECRET not in repr(credentials)
     assert SECRET not in repr(Credentials("u", "", SECRET))
@@ -329,7 +330,7 @@ def test_a_registrys_helper_counts_before_its_entry_and_the_store_after_all(tmp_
     content = json.loads(auths(registry_example="entry", other_example="entry")) | {"credsStore": "all"}
     content["credHelpers"] = {"registry.example": "one"}
     keychain = load(tmp_path, authfile=write(tmp_path / "auth.json", json.dumps(content)))
-    found = keychain.credentials_for(IMAGE)
+    found = keychain.credentials_for(CONTEXT, IMAGE)
     assert found is not None
     assert found.username == "one for registry.example"
     assert found.origin == f"docker-credential-one (credHelpers in {tmp_path}/auth.json)"
@@ -446,7 +447,7 @@ def test_forms_of_entries(tmp_path, entry, expected):
     if entry.get("auth"):
         entry = entry | {"auth": base64.b64encode(entry["auth"].encode()).decode()}
     file = write(tmp_path / "auth.json", json.dumps({"auths": {"registry.example": entry}}))
-    found = load(tmp_path, authfile=file).credentials_for(IMAGE)
+    found = load(tmp_path, authfile=file).credentials_for(CONTEXT, IMAGE)
     fields = ("username", "password", "identity_token", "registry_token")
     assert (found and tuple(getattr(found, field) for field in fields)) == expected
 
@@ -464,7 +465,7 @@ def test_what_is_ignored_is_told_once_without_showing_it(tmp_path, caplog, entry
     file = write(tmp_path / "auth.json", json.dumps({"auths": {"registry.example": entry}}))
     keychain = load(tmp_path, authfile=file)
     for _ in range(2):
-        keychain.credentials_for(IMAGE)
+        keychain.credentials_for(CONTEXT, IMAGE)
     (message,) = caplog.messages
     assert told in message
     assert "registry.example" in message
@@ -475,6 +476,6 @@ def test_what_is_ignored_is_told_once_without_showing_it(tmp_path, caplog, entry
 def test_a_password_is_the_bytes_that_the_file_has(tmp_path):
     entry = {"auth": base64.b64encode(b"u:\xfc").decode()}
     file = write(tmp_path / "auth.json", json.dumps({"auths": {"registry.example": entry}}))
-    found = load(tmp_path, authfile=file).credentials_for(IMAGE)
+    found = load(tmp_path, authfile=file).credentials_for(CONTEXT, IMAGE)
     assert found is not None
     assert basic_authorization(found) == f"Basic {entry['auth']}"

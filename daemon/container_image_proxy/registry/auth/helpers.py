@@ -15,9 +15,9 @@ import selectors
 import shutil
 import signal
 import subprocess
-import time
 from typing import TYPE_CHECKING, Final
 
+from container_image_proxy.concurrency.cancellation import SLICE
 from container_image_proxy.errors import ConfigurationError, InvalidReferenceError, blamed_on
 from container_image_proxy.image import docker_hub
 from container_image_proxy.image.confidential import Confidential
@@ -27,6 +27,8 @@ from container_image_proxy.image.strict_json import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from container_image_proxy.concurrency.context import Context
 
 _log = logging.getLogger(__name__)
 MAX_OUTPUT: Final = 64 << 10
@@ -78,7 +80,7 @@ class CredentialHelpers(Confidential, frozen=True):
         path = os.pathsep.join(directory for directory in directories if directory.startswith("/"))
         return shutil.which(f"docker-credential-{name}", path=path)
 
-    def get(self, name: str, server: str) -> HelperAnswer | None:
+    def get(self, context: Context, name: str, server: str) -> HelperAnswer | None:
         """Ask NAME for the credentials of ``server``, ``host[:port]`` or Docker Hub's URL; None if it has none.
 
         :class:`ConfigurationError` if it is not installed, fails, or does not answer within the bounds.
@@ -90,22 +92,23 @@ class CredentialHelpers(Confidential, frozen=True):
                 f"docker-credential-{name}", "not found in PATH", remedy="install it or remove its entry"
             )
         _log.debug("asking %s for the credentials of %s", program, server)
-        output = self._run(program, server)
+        output = self._run(context, program, server)
         return None if output is None else _parse_answer(output, program)
 
-    def _run(self, program: str, server: str) -> bytes | None:
+    def _run(self, context: Context, program: str, server: str) -> bytes | None:
         """What the helper wrote, None if it says that it has nothing. Its standard error may hold anything: dropped."""
-        deadline = time.monotonic() + self.timeout
+        context = context.within(self.timeout)
         with _start(program, self.environ) as process:
             try:
-                output = _converse(process, server, deadline)
-                status = process.wait(max(0.0, deadline - time.monotonic()))
-            except (TimeoutError, subprocess.TimeoutExpired):
+                output = _converse(process, server, context)
+                status = _wait(process, context)
+            except BaseException as error:
                 os.killpg(process.pid, signal.SIGKILL)
-                raise ConfigurationError(program, f"gave no answer within {self.timeout:g} s") from None
-            except OverflowError:
-                os.killpg(process.pid, signal.SIGKILL)
-                raise ConfigurationError(program, f"answered with more than {MAX_OUTPUT} bytes") from None
+                if isinstance(error, TimeoutError):
+                    raise ConfigurationError(program, f"gave no answer within {self.timeout:g} s") from None
+                if isinstance(error, OverflowError):
+                    raise ConfigurationError(program, f"answered with more than {MAX_OUTPUT} bytes") from None
+                raise
         if status == 0:
             return output
         if output.strip() == _NOT_FOUND:
@@ -143,8 +146,8 @@ def _select_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return {"PATH": _DEFAULT_PATH} | kept
 
 
-def _converse(process: subprocess.Popen[bytes], server: str, deadline: float) -> bytes:
-    """Send the question, read the answer to its end; TimeoutError or OverflowError beyond the bounds."""
+def _converse(process: subprocess.Popen[bytes], server: str, context: Context) -> bytes:
+    """Send the question, read the answer to its end; OverflowError for one that is too long."""
     assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018 - both are pipes: for mypy
     with contextlib.suppress(BrokenPipeError), process.stdin as pipe:  # it may answer without having read
         pipe.write(server.encode())
@@ -152,13 +155,22 @@ def _converse(process: subprocess.Popen[bytes], server: str, deadline: float) ->
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         while len(output) <= MAX_OUTPUT:
-            if not selector.select(max(0.0, deadline - time.monotonic())):
-                raise TimeoutError
+            while not selector.select(max(0.0, min(context.deadline.left, SLICE))):
+                context.check()
             chunk = os.read(process.stdout.fileno(), MAX_OUTPUT)
             if not chunk:
                 return bytes(output)
             output += chunk
     raise OverflowError
+
+
+def _wait(process: subprocess.Popen[bytes], context: Context) -> int:
+    """Its status, once it has ended."""
+    while True:
+        try:
+            return process.wait(max(0.0, min(context.deadline.left, SLICE)))
+        except subprocess.TimeoutExpired:
+            context.check()
 
 
 class _Answer(Confidential, frozen=True, rename="pascal"):

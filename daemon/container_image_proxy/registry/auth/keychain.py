@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from container_image_proxy.concurrency.context import Context
     from container_image_proxy.config.auth_file import AuthFileContent
     from container_image_proxy.image.reference import Reference
 
@@ -92,14 +93,14 @@ class Keychain(Struct, frozen=True):
     programs: CredentialHelpers = field(default_factory=lambda: CredentialHelpers({}))
     given: Mapping[str, Credentials] = field(default_factory=lambda: MappingProxyType({}))
 
-    def credentials_for(self, reference: Reference) -> Credentials | None:
+    def credentials_for(self, context: Context, reference: Reference) -> Credentials | None:
         """The credentials for the place where ``reference`` is pulled from (``PullSource.reference``); None: anonymous.
 
         :class:`ConfigurationError` if a file is broken or a helper fails, and no other source has any.
         """
-        return self.find(reference.name)
+        return self.find(context, reference.name)
 
-    def find(self, name: str) -> Credentials | None:
+    def find(self, context: Context, name: str) -> Credentials | None:
         """The credentials for ``registry[/path]``, the most specific entry of the first source that has any."""
         registry = lookup_keys(name)[-1]
         if registry in self.given:
@@ -108,9 +109,9 @@ class Keychain(Struct, frozen=True):
         for helper in self.helpers:
             try:
                 if helper == AUTH_FILES:
-                    found = self._find_in_files(name)
+                    found = self._find_in_files(context, name)
                 else:
-                    found = self._ask(helper, registry, "registries.conf")
+                    found = self._ask(context, helper, registry, "registries.conf")
             except ConfigurationError as error:
                 failures.append(error)
                 continue
@@ -122,32 +123,34 @@ class Keychain(Struct, frozen=True):
             raise failures[0].retold("; ".join(map(str, failures)))
         return None
 
-    def _find_in_files(self, name: str) -> Credentials | None:
-        return next((found for file in self.files if (found := self._find_in_file(file, name))), None)
+    def _find_in_files(self, context: Context, name: str) -> Credentials | None:
+        return next((found for file in self.files if (found := self._find_in_file(context, file, name))), None)
 
-    def _find_in_file(self, file: AuthFile, name: str) -> Credentials | None:
+    def _find_in_file(self, context: Context, file: AuthFile, name: str) -> Credentials | None:
         """An entry's helper counts before the entry itself, and both before the helper for everything."""
         content = file.load()
         if content is None:
             return None
         registry = lookup_keys(name)[-1]
         if registry in content.helpers:
-            return self._ask(content.helpers[registry], registry, f"credHelpers in {file.path}")
-        return _decode(file, content, name) or self._ask_store(file, content, registry)
+            return self._ask(context, content.helpers[registry], registry, f"credHelpers in {file.path}")
+        return _decode(file, content, name) or self._ask_store(context, file, content, registry)
 
-    def _ask_store(self, file: AuthFile, content: AuthFileContent, registry: str) -> Credentials | None:
+    def _ask_store(
+        self, context: Context, file: AuthFile, content: AuthFileContent, registry: str
+    ) -> Credentials | None:
         """``credsStore`` is Docker's; podman ignores it, so that one that is not here, or not for us, stops nobody."""
         if not content.store:
             return None
         server = docker_hub.SERVER_URL if docker_hub.is_docker_hub(registry) else registry
         try:
-            return self._ask(content.store, server, f"credsStore in {file.path}")
+            return self._ask(context, content.store, server, f"credsStore in {file.path}")
         except ConfigurationError as error:
             warn_once(_log, f"{file.path}: credsStore: ignored: {error}")
             return None
 
-    def _ask(self, helper: str, server: str, said_by: str) -> Credentials | None:
-        answer = self.programs.get(helper, server)
+    def _ask(self, context: Context, helper: str, server: str, said_by: str) -> Credentials | None:
+        answer = self.programs.get(context, helper, server)
         if answer is None:
             return None
         origin = f"docker-credential-{helper} ({said_by})"

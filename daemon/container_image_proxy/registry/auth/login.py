@@ -98,7 +98,7 @@ class Login:
             request.endpoint,
             request.repository,
             context,
-            self._keychain.find(f"{request.endpoint.domain}/{request.repository}"),
+            self._keychain.find(context, f"{request.endpoint.domain}/{request.repository}"),
             [TokenScope("repository", request.repository, "pull")],
         )
         visit.authorization = self._recall(visit)
