@@ -110,9 +110,19 @@ class Spool:
     def append(self, context: Context, content: Decompressed) -> int:
         """Put all of ``content`` behind what is there: how many bytes it has.
 
-        Raises :class:`SourceError`, and what ``content`` raises; the file is good for nothing then but to be closed.
+        Raises :class:`SourceError`, and what ``content`` raises; the file is then what it was before.
         """
         began = self.size
+        try:
+            self._append(context, content)
+        except BaseException:
+            os.ftruncate(self.number, began)
+            self._directory.give_back(self.size - began)
+            self.size = began
+            raise
+        return self.size - began
+
+    def _append(self, context: Context, content: Decompressed) -> None:
         buffer = memoryview(mmap.mmap(-1, _PIECE))
         while count := content.readinto(buffer):
             context.check()
@@ -122,7 +132,6 @@ class Spool:
                 self._write(buffer[:count], self.size - count)
             except OSError as error:
                 raise self._directory.failure(error, self._place, self.size - count) from error
-        return self.size - began
 
     def close(self) -> None:
         """Let it go, and with it the room that it takes once the last reader is closed."""

@@ -152,6 +152,20 @@ def test_the_limit_holds_for_all_archives_together(tmp_path: Path) -> None:
         assert second.find(CONTEXT, "a")
 
 
+def test_a_member_that_cannot_be_unpacked_takes_no_space_however_often_it_is_tried(
+    tmp_path: Path, spools: SpoolDirectory
+) -> None:
+    damaged = gzip.compress(os.urandom(3 << 20))[:-100_000]
+    path = write_tar(tmp_path / "x", {"good": gzip.compress(CONTENT), "bad": damaged})
+    with opened(path, spools) as archive:
+        assert read(archive, "good") == CONTENT
+        for _ in range(3):
+            with pytest.raises(SourceError, match=r"'bad'.*the gzip data is damaged before byte"):
+                archive.unpack(CONTEXT, "bad")
+            assert spools.used == len(CONTENT)
+        assert read(archive, "good") == CONTENT
+
+
 def test_a_window_that_takes_too_much_memory_is_refused(tmp_path: Path, spools: SpoolDirectory) -> None:
     parameters = zstandard.ZstdCompressionParameters(window_log=28, compression_level=1, write_content_size=False)
     packed = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
