@@ -12,8 +12,10 @@ import resource
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -21,8 +23,10 @@ import zstandard
 from container_image_proxy.concurrency.cancellation import Cancellation, CancelledError
 from container_image_proxy.concurrency.context import Context
 from container_image_proxy.errors import SourceError
+from container_image_proxy.transports.archives import archive as archive_module
 from container_image_proxy.transports.archives import spool as spool_module
 from container_image_proxy.transports.archives.archive import Archive, ArchiveFile
+from container_image_proxy.transports.archives.index import TarIndex
 from container_image_proxy.transports.archives.spool import SpoolDirectory
 from tests.support.contexts import CONTEXT
 
@@ -79,6 +83,23 @@ def test_an_archive_is_read_whatever_it_is_compressed_with(
         assert archive.unpack(CONTEXT, "c") is None
         assert archive.is_current
     assert list((tmp_path / "cache").glob("*")) == []
+
+
+def test_an_archive_is_indexed_once_for_all_who_ask(
+    tmp_path: Path, spools: SpoolDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def counting(*arguments: Any, **options: Any) -> TarIndex:
+        made.append(arguments[2])
+        return TarIndex(*arguments, **options)
+
+    monkeypatch.setattr(archive_module, "TarIndex", counting)
+    path = write_tar(tmp_path / "x", {"a": CONTENT, "b": b"b"}, gzip.compress)
+    with opened(path, spools) as archive, ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(lambda _: read(archive, "a"), range(20))) == {CONTENT}
+        assert read(archive, "b") == b"b"
+    assert made == [str(path)]
 
 
 @pytest.mark.parametrize("outer", ["", "gzip"])
