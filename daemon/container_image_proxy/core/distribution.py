@@ -29,7 +29,7 @@ from container_image_proxy.errors import (
 from container_image_proxy.image.descriptor import Descriptor, parse_descriptor
 from container_image_proxy.image.digest import Digest, digest_of, parse_digest
 from container_image_proxy.image.manifest import Manifest, list_entries, parse_manifest
-from container_image_proxy.image.media_types import IMAGE_TYPES, OCI_INDEX
+from container_image_proxy.image.media_types import OCI_INDEX
 from container_image_proxy.image.reference import DEFAULT_TAG, MAX_TAG_LENGTH
 from container_image_proxy.transports.source import AttachmentSource
 
@@ -52,8 +52,6 @@ that was forgotten meanwhile has to begin anew.
 _MAX_COUNT: Final = 1024
 _ATTACHMENT_TAG: Final = re.compile(r"(sha256|sha512)-([0-9a-f]{64}|[0-9a-f]{128})(?:\.(?:sig|att|sbom))?")
 """As cosign names them, and the referrers tag schema of the specification."""
-_MADE_HERE: Final = frozenset({"docker-archive", "docker-daemon", "tarball", "containers-storage"})
-"""Transports that have no manifest which any registry ever had."""
 _DESCRIPTOR_KEYS: Final = ("mediaType", "digest", "size", "artifactType", "annotations")
 
 
@@ -141,12 +139,9 @@ class Distribution:
         Their bytes are the original ones, unless the source has none that a registry could have had: then it is the
         manifest that is served otherwise, too.
         """
-        original, served = snapshot.verified.manifest, snapshot.manifest
-        transport = self._proxy.image(snapshot.name).reference.transport
-        has_original = transport not in _MADE_HERE and original.media_type in IMAGE_TYPES
-        documents: tuple[Index | Manifest, ...] = (served,)
-        if has_original and isinstance(original, Manifest):
-            documents = (*snapshot.stored.indexes, original)
+        documents: tuple[Index | Manifest, ...] = (snapshot.manifest,)
+        if snapshot.original is not None:
+            documents = (*snapshot.stored.indexes, snapshot.original)
         return tuple(Document(one.raw, one.media_type, one.digest, snapshot) for one in documents)
 
     def _find_among(

@@ -25,8 +25,7 @@ from container_image_proxy.errors import (
 from container_image_proxy.image.convert import to_oci
 from container_image_proxy.image.digest import parse_digest
 from container_image_proxy.image.documents import convert
-from container_image_proxy.image.manifest import Manifest, Schema1Manifest
-from container_image_proxy.image.media_types import IMAGE_TYPES
+from container_image_proxy.image.manifest import Manifest
 from container_image_proxy.image.strict_json import parse_tolerant_json
 
 if TYPE_CHECKING:
@@ -160,23 +159,15 @@ class OpenImage:
     @property
     def manifest(self) -> bytes:
         """The manifest that the source has, in OCI form. A store has its layers in another form, see :attr:`layers`."""
-        original, served = self._snapshot.verified.manifest, self._snapshot.manifest
-        if isinstance(original, Manifest) and original.media_type in IMAGE_TYPES and not self._has_original_layers:
-            return to_oci(original).raw
-        return served.raw
+        verified = self._snapshot.verified.manifest
+        if self._snapshot.original is None and isinstance(verified, Manifest):
+            return to_oci(verified).raw
+        return self._snapshot.manifest.raw
 
     @property
     def layers(self) -> tuple[Descriptor, ...]:
         """The layers as the source has them: those of a store are uncompressed."""
-        original, served = self._snapshot.verified.manifest, self._snapshot.manifest
-        return original.layers if isinstance(original, Manifest) and self._has_original_layers else served.layers
-
-    @property
-    def _has_original_layers(self) -> bool:
-        """Whether what the manifest calls the layers is what the source can give."""
-        original, served = self._snapshot.verified.manifest, self._snapshot.manifest
-        layers = original.layers if isinstance(original, Schema1Manifest) else [one.digest for one in original.layers]
-        return list(layers) == [layer.digest for layer in served.layers]
+        return (self._snapshot.original or self._snapshot.manifest).layers
 
     def read_config(self, context: Context) -> bytes:
         """The configuration, byte for byte."""

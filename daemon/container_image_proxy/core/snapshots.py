@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from container_image_proxy.concurrency.single_flight import SingleFlight
 from container_image_proxy.errors import Error, VerificationTimeoutError
+from container_image_proxy.image.manifest import Schema1Manifest
 from container_image_proxy.transports.readers import BytesReader
 
 if TYPE_CHECKING:
@@ -58,6 +59,17 @@ class Snapshot(Struct, frozen=True):
         if self.made is not None and descriptor == self.manifest.config:
             return BytesReader(self.made[:stop], offset)
         return self.lease.open_part(context, descriptor, offset, stop)
+
+    @property
+    def original(self) -> Manifest | None:
+        """The manifest that the source has, if what it calls the layers is what is served: those of a store are
+        unpacked, and Docker's schema 1 has no configuration.
+        """
+        original = self.verified.manifest
+        if isinstance(original, Schema1Manifest):
+            return None
+        is_whole = [layer.digest for layer in original.layers] == [layer.digest for layer in self.manifest.layers]
+        return original if is_whole else None
 
     @property
     def name(self) -> str:
