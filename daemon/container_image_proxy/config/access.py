@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import grp
 import pwd
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _ALL_IDS: Final = 2**32 - 1
 """The id that stands for none (chown(2)), and so is the number of ids that there can be."""
+_NUMBER: Final = re.compile(r"[0-9]{1,10}")  # of 32 bits
 _PROC: Final = Path("/proc")
 
 
@@ -58,31 +60,19 @@ def resolve_groups(entries: Iterable[str | int], file: str, key: str) -> frozens
 
 
 def _resolve(entry: str | int, kind: str, look_up: Callable[[str], int], file: str, key: str) -> int:
-    number = _number(entry)
-    if number is None:
-        number = _named(str(entry), kind, look_up, file, key)
+    try:
+        number = entry if isinstance(entry, int) else int(entry) if _NUMBER.fullmatch(entry) else look_up(entry)
+    except (KeyError, ValueError):  # ValueError: a NUL in the name
+        remedy = f"create the {kind}, or write its number"
+        raise ConfigurationError(file, f"there is no {kind} {entry!r}", key=key, remedy=remedy) from None
     identifier = "uid" if kind == "user" else "gid"
     if number == overflow_id(identifier):
         reason = f"{kind} {entry!r} is the overflow {identifier}, which stands for every {kind} unknown here"
         raise ConfigurationError(file, reason, key=key, remedy=f"allow a {kind} of its own")
-    if not _is_mapped(number, load_id_map(identifier)):
+    if not any(number in span for span in load_id_map(identifier)):
         reason = f"{kind} {entry!r} cannot be told apart from others in this user namespace"
         raise ConfigurationError(file, reason, key=key, remedy="leave PrivateUsers= out of the unit")
     return number
-
-
-def _number(entry: str | int) -> int | None:
-    if isinstance(entry, int):
-        return entry
-    return int(entry) if entry.isascii() and entry.isdigit() and len(entry) <= len(str(_ALL_IDS)) else None
-
-
-def _named(name: str, kind: str, look_up: Callable[[str], int], file: str, key: str) -> int:
-    try:
-        return look_up(name)
-    except (KeyError, ValueError):  # ValueError: a NUL in the name
-        remedy = f"create the {kind}, or write its number"
-        raise ConfigurationError(file, f"there is no {kind} {name!r}", key=key, remedy=remedy) from None
 
 
 @functools.cache
@@ -103,7 +93,3 @@ def load_id_map(identifier: str) -> tuple[range, ...]:
         return (range(_ALL_IDS),)
     rows = ([int(field) for field in line.split()] for line in lines)
     return tuple(range(inside, inside + length) for inside, _outside, length in rows)
-
-
-def _is_mapped(number: int, id_map: tuple[range, ...]) -> bool:
-    return any(number in span for span in id_map)

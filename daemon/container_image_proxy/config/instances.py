@@ -240,7 +240,8 @@ def _load_document(name: str, directories: Sequence[Path]) -> TomlDocument:
     for directory in reversed(directories):
         drop_ins |= {path.name: path for path in list_files(directory / f"{name}.toml.d") if path.suffix == ".toml"}
     files = [main, *(drop_ins[key] for key in sorted(drop_ins) if not _is_mask(drop_ins[key]))]
-    return merge_documents([(str(path), parse_toml(_read(path), str(path))) for path in files])
+    contents = [(str(path), load_trusted_file(path, limit=_MAX_FILE, refuse_writable_by_others=True)) for path in files]
+    return merge_documents([(path, parse_toml(raw, path)) for path, raw in contents])
 
 
 def _is_there(path: Path) -> bool:
@@ -256,10 +257,6 @@ def _is_there(path: Path) -> bool:
 
 def _is_mask(path: Path) -> bool:
     return path.is_symlink() and os.path.realpath(path) == "/dev/null"
-
-
-def _read(path: Path) -> bytes:
-    return load_trusted_file(path, limit=_MAX_FILE, refuse_writable_by_others=True)
 
 
 def parse_instance(name: str, document: TomlDocument, *, uid: int) -> InstanceSettings:

@@ -37,12 +37,16 @@ def find_registries_files(
     system, user = root / _CONTAINERS, home / _USER
     named = path or _named_by(environ, "CONTAINERS_REGISTRIES_CONF")
     has_own = named is None and exists(user / "registries.conf")
-    directories = (user,) if has_own else (system, user)
+    bases = (user,) if has_own else (system, user)
+    drop_ins = [directory] if directory else [base / "registries.conf.d" for base in bases]
+    # Where podman and its kin write down the aliases that their users chose.
+    own_cache = _named_by(environ, "XDG_CACHE_HOME") or home / ".cache"
+    learned = root / "var/cache/containers" if uid == 0 else own_cache / "containers"
     return RegistriesFiles(
         main=named or (user if has_own else system) / "registries.conf",
         main_is_required=named is not None,
-        drop_ins=_list_drop_ins([directory] if directory else [base / "registries.conf.d" for base in directories]),
-        short_name_aliases=_short_name_aliases(environ, home, uid, root),
+        drop_ins=tuple(file for place in drop_ins for file in list_files(place) if file.name.endswith(".conf")),
+        short_name_aliases=learned / "short-name-aliases.conf",
     )
 
 
@@ -71,12 +75,6 @@ def find_certificate_directories(*, home: Path, root: Path = ROOT) -> tuple[Path
     return home / _USER / "certs.d", root / _CONTAINERS / "certs.d", root / "etc/docker/certs.d"
 
 
-def _short_name_aliases(environ: Mapping[str, str], home: Path, uid: int, root: Path) -> Path:
-    """Where podman and its kin write down the aliases that their users chose."""
-    own_cache = _named_by(environ, "XDG_CACHE_HOME") or home / ".cache"
-    return (root / "var/cache/containers" if uid == 0 else own_cache / "containers") / "short-name-aliases.conf"
-
-
 def _named_by(environ: Mapping[str, str], variable: str) -> Path | None:
     """The path in an environment variable; empty is as good as unset."""
     return Path(environ[variable]) if environ.get(variable) else None
@@ -91,10 +89,6 @@ def exists(path: Path) -> bool:
     except OSError as error:
         raise unreadable(path, error) from error
     return True
-
-
-def _list_drop_ins(directories: list[Path]) -> tuple[Path, ...]:
-    return tuple(file for directory in directories for file in list_files(directory) if file.name.endswith(".conf"))
 
 
 def list_files(directory: Path) -> list[Path]:

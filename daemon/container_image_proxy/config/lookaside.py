@@ -76,7 +76,10 @@ def load_lookaside(*, directory: Path | None, home: Path | None, uid: int, root:
     :class:`ConfigurationError` names file, place and reason; a scope that two files configure is one, too.
     """
     merged = LookasideConfiguration(built_in=str(_built_in_storage(home, uid, root)))
-    for file in list_files(directory or _default_directory(home, root)):
+    if directory is None:
+        user = home / ".config/containers/registries.d" if home is not None else None
+        directory = user if user is not None and exists(user) else root / "etc/containers/registries.d"
+    for file in list_files(directory):
         if file.suffix == ".yaml":
             merged = _merge(
                 merged, parse_registries_d(load_trusted_file(file, limit=MAX_FILE_SIZE), str(file)), str(file)
@@ -89,11 +92,6 @@ def _built_in_storage(home: Path | None, uid: int, root: Path) -> Path:
     if home is None or home == root or uid == 0:
         return root / _SYSTEM_STORAGE
     return home / _USER_STORAGE
-
-
-def _default_directory(home: Path | None, root: Path) -> Path:
-    user = home / ".config/containers/registries.d" if home is not None else None
-    return user if user is not None and exists(user) else root / "etc/containers/registries.d"
 
 
 def _merge(one: LookasideConfiguration, other: LookasideConfiguration, file: str) -> LookasideConfiguration:
@@ -160,12 +158,10 @@ def parse_yaml(raw: bytes, file: str) -> object:
     try:
         return yaml.load(raw, Loader)  # noqa: S506 - the loader is a safe one
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise ConfigurationError(file, f"is not usable YAML: {_explain(error)}") from error
-
-
-def _explain(error: Exception) -> str:
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    return (problem or type(error).__name__) + (f" in line {mark.line + 1}" if mark is not None else "")
+        problem = getattr(error, "problem", None) or type(error).__name__
+        mark = getattr(error, "problem_mark", None)
+        place = f" in line {mark.line + 1}" if mark is not None else ""
+        raise ConfigurationError(file, f"is not usable YAML: {problem}{place}") from error
 
 
 def signature_url(base: str, digest: Digest, index: int) -> str:

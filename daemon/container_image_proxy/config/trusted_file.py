@@ -75,7 +75,7 @@ def load_trusted_file_if_readable(path: Path, *, limit: int, remedy: str, secret
 def _load(path: Path, limit: int, refuse: bool, secret: bool) -> bytes:  # noqa: FBT001 - for the functions above
     """See :func:`load_trusted_file`; ``OSError`` if the file cannot be opened or read."""
     try:
-        with open(path, "rb", opener=_open) as file:
+        with open(path, "rb", opener=lambda name, _: os.open(name, _OPEN_FLAGS)) as file:
             _check(path, os.fstat(file.fileno()), refuse=refuse, secret=secret)
             content = file.read(limit + 1)
     except ValueError as error:
@@ -89,10 +89,6 @@ def _explained(path: Path, error: OSError) -> ConfigurationError:
     if error.errno in _PASSING:
         return ConfigurationError(str(path), f"cannot be read: {error.strerror}")
     return unreadable(path, error)
-
-
-def _open(path: str, _flags: int) -> int:
-    return os.open(path, _OPEN_FLAGS)
 
 
 def _check(path: Path, status: os.stat_result, *, refuse: bool, secret: bool) -> None:

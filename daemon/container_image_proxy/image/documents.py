@@ -174,7 +174,8 @@ def _explain(text: str, cause: BaseException | None, place: _Place, notation: No
     if match := _MISSING.fullmatch(text):
         reason, below = "missing", (match[1],)
     elif match := _UNKNOWN.fullmatch(text):
-        reason, below = "unknown key", (_legible(match[1]),)
+        is_legible = match[1].isprintable() and len(match[1]) <= _LONGEST_KEY
+        reason, below = "unknown key", (match[1] if is_legible else shown(match[1]),)
         remedy = f"known here: {', '.join(known)}" if (known := place.known_keys()) else None
     elif match := _MISMATCH.fullmatch(text):
         kinds = [kind for kind in match[1].split(" | ") if kind != "null"]
@@ -186,10 +187,6 @@ def _explain(text: str, cause: BaseException | None, place: _Place, notation: No
     elif text.startswith("Invalid"):
         reason = f"{shown(str(place.found))} is none of {', '.join(place.known_values())}"
     return MalformedDocumentError(reason, below, remedy=remedy)
-
-
-def _legible(key: str) -> str:
-    return key if key.isprintable() and len(key) <= _LONGEST_KEY else shown(key)
 
 
 # --- types of values --------------------------------------------------------------------------------------------------

@@ -130,11 +130,11 @@ def choose_manifest(index: Index, platform: Platform) -> IndexEntry:
     fitting = [entry for entry in index.manifests if entry.platform in ranks]
     if not fitting:
         raise UnknownManifestError(f"the index has no image for {platform}{_available(index)}")
-    return min(fitting, key=lambda entry: (ranks[entry.platform], is_oci and not _is_zstd(entry)))
 
+    def rank(entry: IndexEntry) -> tuple[int, bool]:
+        return ranks[entry.platform], is_oci and entry.annotations.get(_ZSTD_ANNOTATION) != "true"
 
-def _is_zstd(entry: IndexEntry) -> bool:
-    return entry.annotations.get(_ZSTD_ANNOTATION) == "true"
+    return min(fitting, key=rank)
 
 
 def _available(index: Index) -> str:

@@ -62,13 +62,11 @@ def kernel_platform(system: str, machine: str) -> Platform:
 
 def wanted_platforms(platform: Platform) -> tuple[Platform, ...]:
     """Every platform whose images do for ``platform``, best first: the variant, those it includes, then none."""
-    return tuple(Platform(platform.os, platform.architecture, variant) for variant in _wanted_variants(platform))
-
-
-def _wanted_variants(platform: Platform) -> tuple[str, ...]:
     known = _VARIANTS.get(platform.architecture, ())
     if not platform.variant:
-        return ("", *known)
-    if platform.variant not in known:
-        return (platform.variant, "")
-    return (*known[known.index(platform.variant) :], "")
+        variants = ("", *known)
+    elif platform.variant not in known:
+        variants = (platform.variant, "")
+    else:
+        variants = (*known[known.index(platform.variant) :], "")
+    return tuple(Platform(platform.os, platform.architecture, variant) for variant in variants)

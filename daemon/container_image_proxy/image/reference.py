@@ -101,7 +101,11 @@ def parse_reference(text: str) -> Reference:
     match = _REMAINDER.fullmatch(remainder)
     if not match or not _DOMAIN_PATTERN.fullmatch(domain):
         raise InvalidReferenceError(_complaint(text, remainder))
-    reference = Reference(domain, match["path"], match["tag"], _parse_reference_digest(match["digest"]))
+    try:
+        digest = parse_digest(match["digest"]) if match["digest"] is not None else None
+    except InvalidDigestError as error:
+        raise InvalidReferenceError(str(error)) from error
+    reference = Reference(domain, match["path"], match["tag"], digest)
     if len(reference.name) > _MAX_NAME:
         raise InvalidReferenceError(f"{shown(text)}: the name is longer than {_MAX_NAME} characters")
     return reference
@@ -129,13 +133,6 @@ def _split_domain(text: str) -> tuple[str, str]:
     if domain == docker_hub.DOMAIN and "/" not in remainder:
         remainder = f"{docker_hub.OFFICIAL_NAMESPACE}/{remainder}"
     return domain, remainder
-
-
-def _parse_reference_digest(text: str | None) -> Digest | None:
-    try:
-        return parse_digest(text) if text is not None else None
-    except InvalidDigestError as error:
-        raise InvalidReferenceError(str(error)) from error
 
 
 def _complaint(text: str, remainder: str) -> str:

@@ -94,7 +94,8 @@ class Gpg(Struct, frozen=True):
                 said = os.pread(status.fileno(), job.most_status + 1, 0)
                 if len(said) > job.most_status:
                     raise SignatureRejectedError("it makes gpg say more than a signature is worth")
-                return Run(returncode, output, _parse_status(said), _read_if_there(home, job.result))
+                result = (home / job.result).read_bytes() if job.result and (home / job.result).exists() else b""
+                return Run(returncode, output, _parse_status(said), result)
         except OSError as error:
             raise SignatureRejectedError(f"gpg cannot be run: {_reason(error)}") from error
 
@@ -228,10 +229,6 @@ def _read_output(process: subprocess.Popen[bytes], budget: Budget) -> bytes:
 def _parse_status(raw: bytes) -> tuple[tuple[str, str], ...]:
     lines = (line.removeprefix("[GNUPG:] ") for line in raw.decode("utf-8", "replace").split("\n"))
     return tuple((keyword, rest) for keyword, _, rest in (line.partition(" ") for line in lines) if keyword)
-
-
-def _read_if_there(home: Path, name: str) -> bytes:
-    return (home / name).read_bytes() if name and (home / name).exists() else b""
 
 
 def _reason(error: OSError) -> str:

@@ -13,7 +13,7 @@ from container_image_proxy.errors import MalformedDocumentError, SignatureReject
 from container_image_proxy.image.documents import Base64
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 MAX_KEY_FILE_SIZE: Final = 4 << 20
 """Bytes of a file, which is held in memory: a key ring of 5,000 OpenPGP keys has half of this."""
@@ -42,10 +42,9 @@ def find_source(written: Struct, *members: str) -> KeySource | None:
 
     Files are texts there, and bytes of its own :class:`Base64`; a list of either is allowed where it is declared.
     """
-    keys = dict(zip(written.__struct_fields__, written.__struct_encode_fields__, strict=True))
-    given = {keys[member]: value for member in members if (value := getattr(written, member)) is not UNSET}
+    given = {member: value for member in members if (value := getattr(written, member)) is not UNSET}
     if len(given) > 1:
-        raise MalformedDocumentError(f"only one of {', '.join(given)} can be used")
+        raise MalformedDocumentError(f"only one of {', '.join(_keys_of(written, given))} can be used")
     for value in given.values():
         values = value if isinstance(value, tuple) else (value,)
         is_data = any(isinstance(one, Base64) for one in values)
@@ -57,9 +56,13 @@ def require_source(written: Struct, *members: str) -> KeySource:
     """The same, but one must be there."""
     source = find_source(written, *members)
     if source is None:
-        keys = dict(zip(written.__struct_fields__, written.__struct_encode_fields__, strict=True))
-        raise MalformedDocumentError(f"exactly one of {', '.join(keys[member] for member in members)} must be given")
+        raise MalformedDocumentError(f"exactly one of {', '.join(_keys_of(written, members))} must be given")
     return source
+
+
+def _keys_of(written: Struct, members: Iterable[str]) -> tuple[str, ...]:
+    keys = dict(zip(written.__struct_fields__, written.__struct_encode_fields__, strict=True))
+    return tuple(keys[member] for member in members)
 
 
 def load_keys(source: KeySource) -> tuple[bytes, ...]:

@@ -134,15 +134,12 @@ def _read_verdict(ran: Run) -> str:
     keywords = [keyword for keyword, _ in ran.status]
     for keyword, complaint in _COMPLAINTS.items():
         if keyword in keywords:
-            raise SignatureRejectedError(complaint + _who(ran, keyword))
+            key = next(rest for found, rest in ran.status if found == keyword).partition(" ")[0]
+            who = f" (key 0x{key})" if len(key) in {16, 40} and key.isalnum() else ""
+            raise SignatureRejectedError(complaint + who)
     if ran.returncode != 0 or any(keywords.count(keyword) != 1 for keyword in _EXACTLY_ONE):
         raise SignatureRejectedError("it is not exactly one good signature of one message")
     fields = next(rest for keyword, rest in ran.status if keyword == "VALIDSIG").split(" ")
     if len(fields) < _VALIDSIG_FIELDS:
         raise SignatureRejectedError("gpg reports it in an unknown way")
     return fields[_VALIDSIG_FIELDS - 1]
-
-
-def _who(ran: Run, keyword: str) -> str:
-    key = next(rest for found, rest in ran.status if found == keyword).partition(" ")[0]
-    return f" (key 0x{key})" if len(key) in {16, 40} and key.isalnum() else ""

@@ -77,11 +77,9 @@ class PkiRoot(Struct, frozen=True):
             _verify_hostname(leaf, self.subject_hostname)
         if self.subject_email is not None:
             _verify_email(leaf, self.subject_email)
-        return _holder(leaf, f"{self._subject()} by {root.subject.rfc4514_string()}")
-
-    def _subject(self) -> str:
         wanted = {"mailto": self.subject_email, "dns": self.subject_hostname}
-        return " ".join(f"{kind}:{name}" for kind, name in wanted.items() if name is not None)
+        subject = " ".join(f"{kind}:{name}" for kind, name in wanted.items() if name is not None)
+        return _holder(leaf, f"{subject} by {root.subject.rfc4514_string()}")
 
 
 def _verify_issued(

@@ -79,7 +79,9 @@ class SigstoreTrust(Struct, frozen=True):
             raise SignatureRejectedError(
                 f"it is of the media type {shown(untrusted.media_type)}, which is no signature's"
             )
-        signer = self.identify(_Attachment(untrusted, _decode_signature(untrusted)), budget)
+        with rejected_because("it is malformed"):
+            signature = decode_base64(_require_annotation(untrusted, _SIGNATURE).decode())
+        signer = self.identify(_Attachment(untrusted, signature), budget)
         return Attestation(signer, parse_claim(untrusted.blob, COSIGN))
 
     def identify(self, material: Material, budget: Budget) -> str:
@@ -186,11 +188,6 @@ def _load_intermediates(source: KeySource, budget: Budget) -> tuple[Certificate,
     with source.named_in_errors():
         files = (parse_certificates(pem, "the file of intermediate authorities", budget) for pem in load_keys(source))
         return tuple(certificate for file in files for certificate in file)
-
-
-def _decode_signature(untrusted: UntrustedSignature) -> bytes:
-    with rejected_because("it is malformed"):
-        return decode_base64(_require_annotation(untrusted, _SIGNATURE).decode())
 
 
 def _require_annotation(untrusted: UntrustedSignature, name: str) -> bytes:
