@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from container_image_proxy.config.certificates import ClientCertificate, TlsFiles
 from container_image_proxy.config.locations import exists
-from container_image_proxy.errors import ConfigurationError, InvalidReferenceError
+from container_image_proxy.errors import ConfigurationError, InvalidReferenceError, shown
 from container_image_proxy.image.reference import is_domain
 
 if TYPE_CHECKING:
@@ -45,18 +45,18 @@ def parse_engine_host(text: str, certificates: Path | None = None) -> EngineAddr
     scheme, separator, rest = text.partition("://")
     if separator and scheme == "unix":
         if not rest.startswith("/") or "\0" in rest or len(rest.encode()) > _LONGEST_PATH:
-            raise InvalidReferenceError(f"{text[:200]!r} is no path of a socket, as in {DEFAULT_HOST}")
+            raise InvalidReferenceError(f"{shown(text)} is no path of a socket, as in {DEFAULT_HOST}")
         return EngineAddress(text, path=rest)
     authority = rest.removesuffix("/")
     if not separator or scheme not in _PORTS or not is_domain(authority):
         raise InvalidReferenceError(
-            f"{text[:200]!r} is none of unix:///path, tcp://host[:port], https://host[:port] and http://host[:port]"
+            f"{shown(text)} is none of unix:///path, tcp://host[:port], https://host[:port] and http://host[:port]"
         )
     host, colon, port = authority.rpartition(":") if not authority.endswith("]") else (authority, "", "")
     if not colon:
         host, port = authority, str(_PORTS[scheme])
     if not 0 < int(port[:6]) < 1 << 16:
-        raise InvalidReferenceError(f"{text[:200]!r}: {port[:20]} is no port")
+        raise InvalidReferenceError(f"{shown(text)}: {port[:20]} is no port")
     return EngineAddress(
         text, host=host.strip("[]"), port=int(port), tls=None if scheme == "http" else _find_files(certificates)
     )

@@ -21,6 +21,7 @@ from container_image_proxy.errors import (
     PeerDeniedError,
     UnknownBlobError,
     UnknownImageError,
+    shown,
 )
 from container_image_proxy.image.convert import to_oci
 from container_image_proxy.image.digest import parse_digest
@@ -77,7 +78,7 @@ class NamedImages:
         meant += [one for one in serving.images if name == serving.settings.images[one].reference]
         if not meant:
             allowed = ", ".join(one for one in serving.images if serving.permits(peer, one))
-            raise UnknownImageError(f"this instance has no image {name[:200]!r}; you may open {allowed or 'none'}")
+            raise UnknownImageError(f"this instance has no image {shown(name)}; you may open {allowed or 'none'}")
         chosen = next((one for one in meant if serving.permits(peer, one)), None)
         if chosen is None:
             raise PeerDeniedError(f"{peer} is not allowed to have image {meant[0]!r}")

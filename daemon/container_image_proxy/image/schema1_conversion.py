@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct, field
 
-from container_image_proxy.errors import InvalidManifestError
+from container_image_proxy.errors import InvalidManifestError, shown
 from container_image_proxy.image.convert import serialise
 from container_image_proxy.image.descriptor import Descriptor
 from container_image_proxy.image.digest import Digest, digest_of
@@ -137,7 +137,7 @@ def _time(text: str) -> str:
     """A time of RFC 3339, written as Go writes it: nanoseconds at most, and no zeros behind."""
     match = _TIME.fullmatch(text)
     if match is None:
-        raise InvalidManifestError(f"the manifest has a time that is not RFC 3339: {text[:40]!r}")
+        raise InvalidManifestError(f"the manifest has a time that is not RFC 3339: {shown(text)}")
     fraction = (match[2] or "")[:_NANOSECONDS].rstrip("0")
     return match[1] + (f".{fraction}" if fraction else "") + ("Z" if match[3] == "+00:00" else match[3])
 

@@ -16,6 +16,7 @@ from container_image_proxy.errors import (
     InvalidManifestError,
     InvalidReferenceError,
     UnknownManifestError,
+    shown,
 )
 from container_image_proxy.image.manifest import Index, UntrustedManifest, parse_manifest
 from container_image_proxy.image.media_types import OCI_INDEX
@@ -87,7 +88,7 @@ def check_image_name(name: str) -> str:
     if position := _POSITION.fullmatch(name):
         return f"@{int(position[1])}"
     if name and not _IMAGE_NAME.fullmatch(name):
-        raise InvalidReferenceError(f"{name[:100]!r} is neither an image name of a layout nor @N with N from 0")
+        raise InvalidReferenceError(f"{shown(name)} is neither an image name of a layout nor @N with N from 0")
     return name
 
 

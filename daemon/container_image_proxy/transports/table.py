@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
-from container_image_proxy.errors import InvalidReferenceError
+from container_image_proxy.errors import InvalidReferenceError, shown
 from container_image_proxy.policy import scope
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def parse_image_reference(text: str, default_store: Callable[[], StoreLocation] 
     """
     name, colon, within = text.partition(":")
     if not colon:
-        raise InvalidReferenceError(f"{text[:100]!r} is not transport:reference")
+        raise InvalidReferenceError(f"{shown(text)} is not transport:reference")
     if name == _STORAGE:
         from container_image_proxy.transports.storage.reference import StorageReference  # noqa: PLC0415 - as the others
 
@@ -58,7 +58,7 @@ def parse_image_reference(text: str, default_store: Callable[[], StoreLocation] 
         raise InvalidReferenceError(f"transport {name!r} is not supported: {INSTEAD[name]}")
     if name not in TRANSPORTS:
         *others, last = TRANSPORTS
-        raise InvalidReferenceError(f"transport {name[:100]!r} is not supported; {', '.join(others)} and {last} are")
+        raise InvalidReferenceError(f"transport {shown(name)} is not supported; {', '.join(others)} and {last} are")
     module, _, reference_type = TRANSPORTS[name].rpartition(".")
     parse: Callable[[str], SourceReference] = getattr(import_module(f"{__package__}.{module}"), reference_type).parse
     return parse(within)

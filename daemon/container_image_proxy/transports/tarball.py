@@ -21,7 +21,7 @@ from msgspec import Struct
 from container_image_proxy.concurrency.cancellation import SLICE
 from container_image_proxy.concurrency.memory import unmetered
 from container_image_proxy.config.instances import host_platform
-from container_image_proxy.errors import InvalidReferenceError, UnknownBlobError, UnknownManifestError
+from container_image_proxy.errors import InvalidReferenceError, UnknownBlobError, UnknownManifestError, shown
 from container_image_proxy.image.convert import serialise, to_oci
 from container_image_proxy.image.descriptor import Descriptor
 from container_image_proxy.image.digest import Digest, digest_of, parse_digest
@@ -75,7 +75,7 @@ class TarballReference(Struct, frozen=True):
                 "write it to a file, and name that"
             )
         if "" in paths or "\0" in within:
-            raise InvalidReferenceError(f"tarball:{within[:100]!r}: a path is missing, as in tarball:/srv/os.tar")
+            raise InvalidReferenceError(f"tarball:{shown(within)}: a path is missing, as in tarball:/srv/os.tar")
         if len(paths) > _MAX_FILES:
             raise InvalidReferenceError(f"tarball: an image has at most {_MAX_FILES} layers")
         return cls(paths)

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, quote
 
 from container_image_proxy.config.instances import is_image_name
 from container_image_proxy.core.distribution import tag_of
-from container_image_proxy.errors import InvalidInputError, InvalidQueryError, UnknownImageError
+from container_image_proxy.errors import InvalidInputError, InvalidQueryError, UnknownImageError, shown
 from container_image_proxy.faces.http.problem import Answer
 from container_image_proxy.faces.http.representation import OCTETS, blob_answer, document_answer
 from container_image_proxy.faces.http.request import choose_image
@@ -128,8 +128,8 @@ def _choose(request: ClientRequest, serving: Serving, name: str) -> str:
     if default is not None and name == default.path:
         return choose_image(request, serving, serving.default)
     if not name or not all(map(is_image_name, name.split("/"))):
-        raise InvalidInputError(f"{name[:100]!r} cannot be the name of a repository")
-    raise UnknownImageError(f"there is no repository {name[:100]!r}; {ROOT}/_catalog lists those that there are")
+        raise InvalidInputError(f"{shown(name)} cannot be the name of a repository")
+    raise UnknownImageError(f"there is no repository {shown(name)}; {ROOT}/_catalog lists those that there are")
 
 
 def _document(request: ClientRequest, serving: Serving, document: Document) -> Answer:

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 from msgspec import Struct
 
 from container_image_proxy.config.instances import is_image_name
-from container_image_proxy.errors import InvalidInputError, InvalidQueryError, PeerDeniedError, UnknownImageError
+from container_image_proxy.errors import InvalidInputError, InvalidQueryError, PeerDeniedError, UnknownImageError, shown
 from container_image_proxy.faces.http.exchange import CONTEXT, LOG_FIELDS, PEER, RAW_PATH
 from container_image_proxy.image.platform import parse_platform
 
@@ -70,7 +70,7 @@ class ClientRequest(Struct, frozen=True):
 def choose_image(request: ClientRequest, serving: Serving, name: str | None) -> str:
     """The image that the request is about; it must exist and the peer must be on its list."""
     if name is not None and not is_image_name(name):
-        raise InvalidInputError(f"{name[:100]!r} cannot be the name of an image")
+        raise InvalidInputError(f"{shown(name)} cannot be the name of an image")
     chosen = serving.default if name is None else name
     if chosen is None:
         raise UnknownImageError("this instance has several images and no default: ask for /images/NAME/...")

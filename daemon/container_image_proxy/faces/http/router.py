@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from msgspec import Struct
 
-from container_image_proxy.errors import InvalidInputError, NotFoundError
+from container_image_proxy.errors import InvalidInputError, NotFoundError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,4 +69,4 @@ def find_route(routes: Sequence[Route[Handler]], method: str, path: str) -> tupl
             allowed += route.methods
     if allowed:
         raise MethodNotAllowedError(method[:20], path[:200], tuple(allowed))
-    raise NotFoundError(f"there is nothing at {path[:200]!r}; see container-image-proxy(1) for what there is")
+    raise NotFoundError(f"there is nothing at {shown(path)}; see container-image-proxy(1) for what there is")

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from container_image_proxy.errors import Error, ImageNotFoundError, IntegrityError, OverloadedError, UpstreamError
+from container_image_proxy.errors import (
+    Error,
+    ImageNotFoundError,
+    IntegrityError,
+    OverloadedError,
+    UpstreamError,
+    shown,
+)
 from container_image_proxy.faces.image_proxy import messages
 from container_image_proxy.faces.image_proxy.limits import SMALL_PIPE
 from container_image_proxy.faces.image_proxy.messages import (
@@ -80,7 +87,7 @@ class Session:
         """Do what is asked for; raises what stands against it."""
         method = _METHODS.get(request.method)
         if method is None:
-            raise InvalidRequestError(f"unknown method: {request.method[:100]!r}")
+            raise InvalidRequestError(f"unknown method: {shown(request.method)}")
         if request.method not in _BEFORE_INITIALIZE and not self._is_initialized:
             raise InvalidRequestError("client error: must invoke Initialize")
         return method(self, request.arguments)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from cryptography import x509
 from msgspec import Struct
 
-from container_image_proxy.errors import SignatureRejectedError
+from container_image_proxy.errors import SignatureRejectedError, shown
 from container_image_proxy.policy.sigstore.public_key import PublicKey, check_key_type
 from container_image_proxy.policy.sigstore.x509_chain import (
     find_extension,
@@ -160,4 +160,4 @@ def _matches_hostname(pattern: str, hostname: str) -> bool:
 
 def _show(*names: str | None) -> str:
     """Names out of a certificate, safe and short enough for a message."""
-    return ", ".join(repr(name[:100]) for name in names[:8] if name) or "nobody"
+    return ", ".join(shown(name) for name in names[:8] if name) or "nobody"

@@ -18,7 +18,7 @@ import subprocess
 from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.concurrency.cancellation import SLICE
-from container_image_proxy.errors import ConfigurationError, InvalidReferenceError, blamed_on
+from container_image_proxy.errors import ConfigurationError, InvalidReferenceError, blamed_on, shown
 from container_image_proxy.image import docker_hub
 from container_image_proxy.image.confidential import Confidential
 from container_image_proxy.image.documents import convert, fold_keys
@@ -72,7 +72,7 @@ class CredentialHelpers(Confidential, frozen=True):
         """The absolute path of ``docker-credential-NAME``; :class:`ConfigurationError` if NAME cannot be one."""
         if not _NAME.fullmatch(name):
             raise ConfigurationError(
-                f"docker-credential-{name[:64]!r}",
+                f"docker-credential-{shown(name)}",
                 "not the name of a credential helper",
                 remedy="letters, digits, . _ -",
             )

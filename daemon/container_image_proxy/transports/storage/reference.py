@@ -17,7 +17,7 @@ from msgspec import Struct
 from container_image_proxy.concurrency.cancellation import Cancellation
 from container_image_proxy.concurrency.context import Context
 from container_image_proxy.config.storage_conf import StoreLocation, find_additional_stores, find_driver
-from container_image_proxy.errors import InvalidReferenceError, UpstreamError
+from container_image_proxy.errors import MAX_SHOWN, InvalidReferenceError, UpstreamError, shown
 from container_image_proxy.image.reference import Reference, parse_reference
 from container_image_proxy.transports.storage.lookup import find_by_key
 from container_image_proxy.transports.storage.source import StorageSource
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 _ID: Final = re.compile(r"[0-9a-f]{64}")
 _BEGINNING: Final = re.compile(r"[0-9a-f]{3,64}")
-_SHOWN: Final = 200
 _PATIENCE: Final = 5.0
 """Seconds that reading a configuration may wait for a store."""
 
@@ -62,7 +61,7 @@ class StorageReference(Struct, frozen=True):
         location, options, name = _parse_store(within, default or _no_default)
         name, image_id = _split_id(name, location)
         if not name and not image_id:
-            raise InvalidReferenceError(f"containers-storage:{within[:_SHOWN]} names no image")
+            raise InvalidReferenceError(f"containers-storage:{within[:MAX_SHOWN]} names no image")
         named = parse_reference(name).with_default_tag() if name else None
         return cls(location, named, image_id, options)
 
@@ -145,11 +144,11 @@ def _parse_store(within: str, default: Callable[[], StoreLocation]) -> tuple[Sto
     graph_root, _, run_root = directories.partition("+")
     if not bracket or not store or (at and not driver) or not (graph_root or run_root or options):
         raise InvalidReferenceError(
-            f"containers-storage:{within[:_SHOWN]} does not begin as [driver@graphroot+runroot:options]"
+            f"containers-storage:{within[:MAX_SHOWN]} does not begin as [driver@graphroot+runroot:options]"
         )
     for path in filter(None, (graph_root, run_root)):
         if not path.startswith("/") or "\0" in path:
-            raise InvalidReferenceError(f"containers-storage: the path {path[:_SHOWN]!r} must be absolute")
+            raise InvalidReferenceError(f"containers-storage: the path {shown(path)} must be absolute")
     root = Path(posixpath.normpath(graph_root)) if graph_root else default().graph_root
     location = StoreLocation(
         driver=find_driver(driver, root),
@@ -164,10 +163,10 @@ def _split_id(name: str, location: StoreLocation) -> tuple[str, str]:
     """The name without an id, and the id, whole if the store has the image."""
     front, at, last = name.rpartition("@")
     if at and not last:
-        raise InvalidReferenceError(f"containers-storage: {name[:_SHOWN]!r} ends with an empty digest or id")
+        raise InvalidReferenceError(f"containers-storage: {shown(name)} ends with an empty digest or id")
     if at and ":" not in last:
         if not _BEGINNING.fullmatch(last):
-            raise InvalidReferenceError(f"containers-storage: {last[:_SHOWN]!r} is neither a digest nor an image's id")
+            raise InvalidReferenceError(f"containers-storage: {shown(last)} is neither a digest nor an image's id")
         return front, _complete(last, location) or last
     if not at and _BEGINNING.fullmatch(name) and (image_id := _complete(name, location)):
         return "", image_id

@@ -14,7 +14,7 @@ import threading
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from container_image_proxy.config.obstacle import find_obstacle
-from container_image_proxy.errors import SourceError, UnknownBlobError
+from container_image_proxy.errors import SourceError, UnknownBlobError, shown
 from container_image_proxy.transports.beneath import DIRECTORY, FILE, explain, open_beneath
 from container_image_proxy.transports.storage.layer_files import LayerFiles
 from container_image_proxy.transports.storage.layer_reader import LayerReader
@@ -54,7 +54,7 @@ class Store:
         root = self._location.graph_root
         if self._driver not in DRIVERS:
             raise SourceError(
-                f"the store {root} is one of the driver {self._driver[:100]!r}, of which none can be read "
+                f"the store {root} is one of the driver {shown(self._driver)}, of which none can be read "
                 f"({' and '.join(DRIVERS)} can): copy the image to an oci: layout with skopeo, and serve that",
                 endpoint=str(root),
             )
