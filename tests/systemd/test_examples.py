@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.engine import SimulatedEngine, simulated
 from tests.support.instance import Instance
 from tests.support.layouts import StoredImage, single_image
 from tests.support.machine import Machine
@@ -89,15 +90,23 @@ def test_reading_is_all_that_it_may(instance: Instance, image: StoredImage) -> N
     assert instance.machine.run("stat", "--format=%a", shadow).stdout.strip() == "0"
 
 
-def test_group_of_the_engine(instance: Instance, image: StoredImage) -> None:
-    instance.machine.run("groupadd", "--force", "docker")
-    group = instance.machine.run("getent", "group", "docker").stdout.split(":")[2]
-    instance.start()
-    instance.get("/images")
-    assert group not in status_of(instance, "Groups").split()
-    instance.stop()
-    install(instance, "docker-socket.conf")
-    instance.start()
-    instance.get("/images")
-    assert group in status_of(instance, "Groups").split()
+def test_group_of_the_engine(instance: Instance) -> None:
+    machine = instance.machine
+    machine.run("groupadd", "--force", "docker")
+    reference = '[images.image]\nreference = "docker-daemon:localhost/os:1"\n'
+    machine.write(instance.file, f'{reference}[sources]\ndaemon-host = "unix:///run/engine.sock"\n')
+    engine = SimulatedEngine()
+    with simulated(engine, machine.root / "run/engine.sock"):
+        machine.run("chown", "root:docker", "/run/engine.sock")
+        machine.run("chmod", "0660", "/run/engine.sock")
+        instance.start()
+        refused = instance.get("/manifest")
+        assert (refused.status, "Permission denied" in refused.json()["detail"]) == (502, True)
+        assert not engine.requests
+        instance.stop()
+        install(instance, "docker-socket.conf")
+        instance.start()
+        assert instance.get("/manifest").status == 404, "the engine has no such image, and was asked"
+        assert engine.requests
     assert int(status_of(instance, "CapEff"), 16) == 0
+    machine.run("rm", "/run/engine.sock")

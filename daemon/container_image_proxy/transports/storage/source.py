@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -57,9 +57,10 @@ class _ConfigDescriptor(msgspec.Struct, frozen=True):
 
 
 class _Shape(msgspec.Struct, frozen=True):
-    """As much of a manifest as is needed to find its configuration; an index has none."""
+    """As much of a manifest as is needed to find its configuration. An index has none, nor has Docker schema 1."""
 
     config: _ConfigDescriptor = _ConfigDescriptor()
+    fs_layers: list[Any] | None = msgspec.field(default=None, name="fsLayers")
 
 
 class _Metadata(msgspec.Struct, frozen=True):
@@ -187,7 +188,14 @@ class StorageSource:
     def _learn_layers(self, context: Context, image: Image, raw: bytes, take: Callable[[int], object]) -> None:
         """Find the tars, if ``raw`` is an image's manifest; what it names is in ``image``."""
         try:
-            digest = str(parse_digest(msgspec.json.decode(raw, type=_Shape).config.digest))
+            shape = msgspec.json.decode(raw, type=_Shape)
+            if shape.fs_layers is not None:
+                raise SourceError(
+                    f"{self._reference}: the image was pulled as Docker schema 1, which cannot be served from a store: "
+                    "serve it by docker://, or copy it to an oci: layout with skopeo",
+                    endpoint=str(image.root),
+                )
+            digest = str(parse_digest(shape.config.digest))
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, InvalidDigestError):
             return  # an index, or nothing that can be used; whoever parses it says so
         config = self._store.read_data(image, digest, MAX_CONFIG_SIZE, take)

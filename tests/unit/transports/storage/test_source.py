@@ -275,6 +275,13 @@ def test_a_store_that_cannot_give_the_image_says_why(
         served(store)
 
 
+def test_docker_schema_1_is_refused_with_what_to_do(store: Store, image: StoredImage) -> None:
+    image_id = store.image(image, [NAME])
+    store.data_path(image_id, "manifest").write_text('{"schemaVersion": 1, "fsLayers": [], "history": []}')
+    with pytest.raises(SourceError, match=r"pulled as Docker schema 1, .* docker://, or copy it to an oci: layout"):
+        fetch(source(store))
+
+
 def test_composefs_is_refused_with_what_to_do(image: StoredImage, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     store.image(image, [NAME])
