@@ -422,7 +422,7 @@ def test_a_token_service_without_oauth2_is_asked_with_user_and_password(world: W
         {"token": "good", "expires_in": "soon", "refresh_token": 5},
         {"token": "good", "expires_in": None, "issued_at": None},
         {"token": "good", "expires_in": -5},
-        {"token": "good", "expires_in": 10**400},
+        {"token": "good", "expires_in": 10**60},
         {"token": "good", "expires_in": [], "scope": "x", "errors": []},
     ],
     ids=lambda body: json.dumps(body)[:60],
@@ -436,7 +436,7 @@ def test_forms_of_tokens(world: World, body: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "life"), [("300", 300), (300.9, 300), (10**400, 86400), ("x", 60), (None, 60), (-1, 60)]
+    ("told", "life"), [("300", 300), (300.9, 300), (10**60, 86400), ("x", 60), (None, 60), (-1, 60)]
 )
 def test_a_token_lives_as_long_as_is_told_within_bounds(world: World, told: object, life: int) -> None:
     clock = FakeClock()

@@ -14,13 +14,13 @@ from container_image_proxy.config.lookaside import LookasideConfiguration, Secti
 from container_image_proxy.errors import (
     DigestMismatchError,
     Error,
-    IntegrityError,
     InvalidManifestError,
     RegistryAuthError,
     RegistryError,
     RegistryUnavailableError,
     UnknownBlobError,
     UnknownManifestError,
+    UnreadableSignatureError,
 )
 from container_image_proxy.image.digest import Digest, digest_of
 from container_image_proxy.image.manifest import Descriptor, IndexEntry, UntrustedManifest
@@ -183,7 +183,7 @@ def test_one_that_cannot_be_had_takes_away_none_that_was_and_hides_none_that_fol
 
 def test_one_that_is_no_signature_is_a_failure_like_any_other() -> None:
     found, failed, _ = in_lookaside({"signature-1": GARBAGE, "signature-2": SIGNATURE})
-    assert (found, [type(error) for error in failed]) == (1, [IntegrityError])
+    assert (found, [type(error) for error in failed]) == (1, [UnreadableSignatureError])
     assert str(failed[0]).endswith("/signature-1 holds no signature of a known format")
 
 
