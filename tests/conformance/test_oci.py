@@ -13,7 +13,7 @@ import pytest
 import referencing
 import referencing.jsonschema
 
-from container_image_proxy.errors import InvalidManifestError
+from container_image_proxy.errors import InvalidManifestError, MalformedDocumentError
 from container_image_proxy.image.convert import to_oci
 from container_image_proxy.image.descriptor import parse_descriptor
 from container_image_proxy.image.manifest import UntrustedManifest, parse_manifest
@@ -28,7 +28,7 @@ SCHEMAS = DIRECTORY / "oci" / "schemas"
 
 def _read(kind: str, document: str) -> object:
     if kind == "descriptor":
-        return parse_descriptor(json.loads(document), "row")
+        return parse_descriptor(json.loads(document), ("row",))
     return parse_manifest(UntrustedManifest(document.encode(), {"manifest": OCI_MANIFEST, "index": OCI_INDEX}[kind]))
 
 
@@ -36,7 +36,7 @@ def _read(kind: str, document: str) -> object:
 @rows("oci/schema_cases", keep=lambda row: row["kind"] in {"manifest", "index", "descriptor"})
 def test_schema_cases(row: Row) -> None:
     if expects_error("oci/schema_cases", row, recorded=not row["valid"]):
-        with pytest.raises(InvalidManifestError):
+        with pytest.raises((InvalidManifestError, MalformedDocumentError)):
             _read(row["kind"], row["document"])
     else:
         _read(row["kind"], row["document"])
