@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 import pytest
 from msgspec.structs import replace
 
+from container_image_proxy.concurrency.cancellation import Cancellation
+from container_image_proxy.concurrency.context import Context
 from container_image_proxy.core.proxy import Proxy, ServedImage
 from container_image_proxy.core.snapshot_store import KEPT, SnapshotStore
 from container_image_proxy.errors import (
@@ -81,7 +83,7 @@ class Bench:
     ) -> None:
         self.now = 100.0
         self.opened = 0
-        self.source = LayoutSource
+        self.source: Callable[[LayoutReference], ImageSource] = LayoutSource
         served = ServedImage("os", parse_image_reference(f"oci:{path}:{image}"), AMD64, 1.0)
         self.store = store or SnapshotStore(None)
         self.proxy = Proxy({"os": served}, policy or insecure_policy(), self._open, self.store, clock=lambda: self.now)
@@ -482,21 +484,24 @@ def test_concurrent_requests_share_one_look_at_the_source_and_its_failure(tmp_pa
             assert go_on.wait(20)
             return super().fetch_manifest(*arguments, **named)
 
-    def open_slowly(reference: SourceReference, *_: object) -> ImageSource:
-        bench.opened += 1
-        assert isinstance(reference, LayoutReference)
-        return Slow(reference)
+    class Waiting(Cancellation):
+        """Tells when somebody who has it waits."""
 
-    bench.proxy._open_source = open_slowly
+        def calling(self, callback: Callable[[], object]) -> Any:
+            waiting.release()
+            return super().calling(callback)
+
+    waiting = threading.Semaphore(0)
+    bench.source = Slow
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(bench.proxy.resolve, CONTEXT, "os")
         assert looking.wait(20)
-        others = [pool.submit(bench.proxy.resolve, CONTEXT, "os") for _ in range(3)]
-        while len(bench.proxy._resolutions._flights) == 0 or pool._work_queue.qsize():
-            threading.Event().wait(0.001)
+        others = [pool.submit(bench.proxy.resolve, Context(Waiting()), "os") for _ in range(3)]
+        for _ in others:
+            assert waiting.acquire(timeout=20)
         go_on.set()
         assert {type(one.exception(20)) for one in (first, *others)} == {SourceError}
-    assert bench.opened < 4
+    assert bench.opened == 1
 
 
 def test_a_slow_look_for_one_platform_does_not_hold_up_another(tmp_path: Path) -> None:
@@ -505,13 +510,12 @@ def test_a_slow_look_for_one_platform_does_not_hold_up_another(tmp_path: Path) -
     bench.proxy.resolve(CONTEXT, "os")
     looking, go_on = threading.Event(), threading.Event()
 
-    def open_slowly(reference: SourceReference, *_: object) -> ImageSource:
+    def open_slowly(reference: LayoutReference) -> ImageSource:
         looking.set()
         assert go_on.wait(20)
-        assert isinstance(reference, LayoutReference)
         return LayoutSource(reference)
 
-    bench.proxy._open_source = open_slowly
+    bench.source = open_slowly
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(bench.proxy.resolve, CONTEXT, "os", Platform("linux", "made-up"))
         assert looking.wait(20)
