@@ -112,7 +112,7 @@ def test_a_list_is_resolved_for_the_platform(tmp_path: Path, maker: Maker) -> No
         assert daemon.get("/manifest?platform=linux/s390x").status == 404
 
 
-@makers()
+@makers(own=True)
 def test_an_abbreviated_digest_is_enough_and_an_unknown_one_is_not_found(tmp_path: Path, maker: Maker) -> None:
     made = maker.make(tmp_path / "layout", stored(tmp_path / "layout"), tmp_path / "made")
     with serving(tmp_path, made.reference) as daemon:
@@ -129,7 +129,7 @@ def test_a_layer_without_files_is_served(tmp_path: Path, maker: Maker) -> None:
         assert [daemon.get(f"/blobs/{digest_of(blob)}").body for blob in made.layers] == list(made.layers)
 
 
-@makers()
+@makers(own=True)
 def test_several_blobs_are_read_at_once(tmp_path: Path, maker: Maker) -> None:
     made = maker.make(tmp_path / "layout", stored(tmp_path / "layout", large=LARGE), tmp_path / "made")
     large = made.layers[1]
@@ -145,7 +145,7 @@ def damage_spots(made: Made) -> list[tuple[str, bytes]]:
     return [(digest_of(blob), blob) for blob in made.layers if digest_of(blob) in made.spots]
 
 
-@makers()
+@makers(own=True)
 @pytest.mark.parametrize("damage", ["corrupt", "truncated"])
 def test_a_damaged_blob_never_arrives_whole(tmp_path: Path, maker: Maker, damage: str) -> None:
     made = maker.make(tmp_path / "layout", stored(tmp_path / "layout", large=LARGE), tmp_path / "made")
@@ -164,7 +164,25 @@ def test_a_damaged_blob_never_arrives_whole(tmp_path: Path, maker: Maker, damage
             assert not arrived_whole(daemon, f"/blobs/{digest}"), damage
 
 
-@makers()
+@makers(own=True)
+def test_an_image_whose_file_was_cut_is_never_served_whole(tmp_path: Path, maker: Maker) -> None:
+    made = maker.make(tmp_path / "layout", stored(tmp_path / "layout", large=LARGE), tmp_path / "made")
+    if made.unreadable is None or not made.unreadable.is_file():
+        pytest.skip("the image is not in one file")
+    with serving(tmp_path, made.reference) as daemon:
+        os.truncate(made.unreadable, made.unreadable.stat().st_size // 2)
+        manifest = daemon.get("/manifest")
+        if manifest.status == 200:
+            digests = [one["digest"] for one in manifest.json["layers"]]
+            served = [digest_of(blob) for blob in made.layers]
+            assert digests != served or not all(arrived_whole(daemon, f"/blobs/{digest}") for digest in digests)
+        else:
+            assert manifest.status == 502
+            assert str(made.unreadable.parent) in manifest.json["detail"]
+            assert not manifest.json["retryable"]
+
+
+@makers(own=True)
 def test_a_blob_that_changes_while_it_is_read_never_arrives_whole(tmp_path: Path, maker: Maker) -> None:
     made = maker.make(tmp_path / "layout", stored(tmp_path / "layout", large=LARGE), tmp_path / "made")
     if not made.spots:
@@ -180,7 +198,7 @@ def test_a_blob_that_changes_while_it_is_read_never_arrives_whole(tmp_path: Path
         assert head == blob[:1000]
 
 
-@makers()
+@makers(own=True)
 def test_an_image_that_is_replaced_is_another_image(tmp_path: Path, maker: Maker) -> None:
     first = maker.make(tmp_path / "one", stored(tmp_path / "one"), tmp_path / "made")
     if not first.spots:
@@ -197,7 +215,7 @@ def test_an_image_that_is_replaced_is_another_image(tmp_path: Path, maker: Maker
 
 
 @needs_root
-@makers()
+@makers(own=True)
 def test_what_may_not_be_read_is_named_with_the_reason(tmp_path: Path, maker: Maker) -> None:
     with public_directory() as public:
         made = maker.make(tmp_path / "layout", stored(tmp_path / "layout"), public / "made")

@@ -19,6 +19,7 @@ import pytest
 
 # Program -> Debian package.
 _PACKAGES = {
+    "buildah": "buildah",
     "crane": "crane",
     "curl": "curl",
     "docker-registry": "docker-registry",

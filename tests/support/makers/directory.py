@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
 import os
 import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 
 from tests.support.layouts import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, StoredImage, encode, single_image, skopeo_copy
@@ -35,6 +39,23 @@ def write_former(_: Path, image: StoredImage, place: Path) -> Made:
 def copy_with_skopeo(layout: Path, image: StoredImage, place: Path) -> Made:
     skopeo_copy(f"oci:{layout}:latest", f"dir:{place}")
     return describe(place, image)
+
+
+def push_with_buildah(layout: Path, image: StoredImage, place: Path) -> Made:
+    with tempfile.TemporaryDirectory(prefix="buildah-", dir="/tmp") as store:
+
+        def buildah(*arguments: str) -> str:
+            options = ["--root", f"{store}/root", "--runroot", f"{store}/run", "--storage-driver", "vfs"]
+            done = subprocess.run(["buildah", *options, *arguments], check=True, capture_output=True, text=True)
+            return done.stdout.strip()
+
+        name = buildah("pull", "--quiet", f"oci:{layout}:latest")
+        buildah("push", "--quiet", "--disable-compression", name, f"dir:{place}")
+    tars = tuple(gzip.decompress(layer) for layer in image.layers)
+    manifest = (place / "manifest.json").read_bytes()
+    config = (place / json.loads(manifest)["config"]["digest"].partition(":")[2]).read_bytes()
+    digest = f"sha256:{hashlib.sha256(manifest).hexdigest()}"
+    return Made(f"dir:{place}", digest, config, tars, place / "manifest.json")
 
 
 def write_list(layout: Path, place: Path) -> str:
@@ -120,4 +141,5 @@ MAKERS = (
     ),
     Maker("dir-1.0", write_former),
     Maker("dir-by-skopeo", copy_with_skopeo, ("skopeo",), make_list=copy_list_with_skopeo),
+    Maker("dir-by-buildah", push_with_buildah, ("buildah",)),
 )

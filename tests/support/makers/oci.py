@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 from tests.support.layouts import (
@@ -36,6 +37,12 @@ def copy_layout(layout: Path, image: StoredImage, place: Path) -> Made:
 def copy_with_skopeo(layout: Path, image: StoredImage, place: Path) -> Made:
     skopeo_copy(f"oci:{layout}:latest", f"oci:{place}:latest")
     return describe(f"oci:{place}:latest", place, image)
+
+
+def tag_with_umoci(layout: Path, image: StoredImage, place: Path) -> Made:
+    shutil.copytree(layout, place)
+    subprocess.run(["umoci", "tag", "--image", f"{place}:latest", "tagged"], check=True, capture_output=True)
+    return describe(f"oci:{place}:tagged", place, image)
 
 
 def copy_list(layout: Path, place: Path) -> str:
@@ -121,4 +128,5 @@ MAKERS = (
         },
     ),
     Maker("oci-by-skopeo", copy_with_skopeo, ("skopeo",), make_list=copy_list_with_skopeo),
+    Maker("oci-by-umoci", tag_with_umoci, ("umoci",)),
 )
