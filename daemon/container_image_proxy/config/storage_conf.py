@@ -16,7 +16,7 @@ from msgspec import Struct, field
 from container_image_proxy.config.locations import ROOT, exists
 from container_image_proxy.config.toml_document import parse_toml
 from container_image_proxy.config.trusted_file import load_trusted_file, load_trusted_file_if_present
-from container_image_proxy.errors import blamed_on
+from container_image_proxy.errors import ConfigurationError, blamed_on
 from container_image_proxy.image.documents import TOML, convert
 
 if TYPE_CHECKING:
@@ -140,7 +140,11 @@ def find_additional_stores(options: Iterable[str]) -> tuple[Path, ...]:
 
 def _parse(raw: bytes, file: str) -> _Storage:
     with blamed_on(file):
-        return convert(parse_toml(raw, file), _StorageConf, (), TOML).storage
+        conf = convert(parse_toml(raw, file), _StorageConf, (), TOML).storage
+    paths = (conf.graph_root, conf.run_root, conf.image_store, conf.rootless_storage_path)
+    if any("\0" in path for path in (*paths, *conf.options.additional_image_stores)):
+        raise ConfigurationError(file, "a path has a null character", key="storage")
+    return conf
 
 
 def _expand(text: str, environ: Mapping[str, str], uid: int) -> str:

@@ -91,6 +91,7 @@ def test_the_environment_s_driver_and_options_count(tmp_path: Path) -> None:
     [
         ("[storage", "storage.conf: "),
         ("[storage]\ndriver = 1\n", "storage.driver: must be a string, not an integer"),
+        ('[storage]\ngraphroot = "/a\\u0000b"\n', "a path has a null character"),
         ("storage = 1\n", "storage: must be a table, not an integer"),
         ('[storage.options]\nadditionalimagestores = "/x"\n', "must be an array, not a string"),
     ],

@@ -29,6 +29,8 @@ class LayerFiles:
 
     def open(self, name: bytes) -> int:
         """A descriptor of the regular file ``name``, to be read. Raises ``OSError``."""
+        if b"\0" in name:
+            raise OSError(errno.EINVAL, "no possible name of a file")
         *names, last = _components(name) or [b"."]
         if names != self._names:
             directory = self._find(names)

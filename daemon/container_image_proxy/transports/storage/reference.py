@@ -58,6 +58,8 @@ class StorageReference(Struct, frozen=True):
 
         Raises :class:`InvalidReferenceError`, and :class:`ConfigurationError` if the default cannot be told.
         """
+        if "\0" in within:
+            raise InvalidReferenceError("containers-storage: a reference has no null character")
         location, options, name = _parse_store(within, default or _no_default)
         name, image_id = _split_id(name, location)
         if not name and not image_id:
@@ -147,7 +149,7 @@ def _parse_store(within: str, default: Callable[[], StoreLocation]) -> tuple[Sto
             f"containers-storage:{within[:MAX_SHOWN]} does not begin as [driver@graphroot+runroot:options]"
         )
     for path in filter(None, (graph_root, run_root)):
-        if not path.startswith("/") or "\0" in path:
+        if not path.startswith("/"):
             raise InvalidReferenceError(f"containers-storage: the path {shown(path)} must be absolute")
     root = Path(posixpath.normpath(graph_root)) if graph_root else default().graph_root
     location = StoreLocation(

@@ -73,7 +73,7 @@ def test_no_name_leads_out(root: Path, files: LayerFiles, name: str) -> None:
         read(files, name)
 
 
-@pytest.mark.parametrize("name", ["link", "fifo", "usr", "", ".", "usr/lib/"])
+@pytest.mark.parametrize("name", ["link", "fifo", "usr", "", ".", "usr/lib/", "file\0", "x" * 300])
 def test_only_regular_files_are_opened(root: Path, files: LayerFiles, name: str) -> None:
     (root / "link").symlink_to("file")
     os.mkfifo(root / "fifo")

@@ -72,6 +72,7 @@ def test_the_image(name: str, named: str | None, image_id: str) -> None:
         "[vfs@srv]os",
         "[vfs@/srv+run]os",
         "[vfs@/srv/\0]os",
+        "[vfs@/srv/a:vfs.imagestore=/b\0]os",
         "UPPER",
         "os@",
         "os@xyz",
