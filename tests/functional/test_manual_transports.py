@@ -1,0 +1,44 @@
+"""The examples of TRANSPORTS in the manual page, run as they stand but for places that tests must not use."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import command, write_policy
+from tests.support.layouts import OCI_MANIFEST, single_image
+from tests.support.requirements import needs_programs
+
+PAGE = Path(__file__).resolve().parents[2] / "contrib/man/container-image-proxy.1"
+
+
+def example(transport: str) -> str:
+    """The lines of the transport's example."""
+    section = re.search(rf"^\.BI {transport}: .*?^\.nf\n(.*?)^\.fi", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    assert section is not None
+    return section[1].replace("\\-", "-")
+
+
+@needs_programs("skopeo", "curl", "tar")
+@pytest.mark.parametrize("transport", ["dir", "tarball"])
+def test_the_example_gives_a_manifest(tmp_path: Path, transport: str) -> None:
+    single_image(tmp_path / "layout")
+    (tmp_path / "srv").mkdir()
+    daemon = " ".join([*command("--policy", str(write_policy(tmp_path))), "--socket"])
+    script = example(transport)
+    for theirs, ours in {
+        "docker://quay.io/cgwalters/exampleos:latest": f"oci:{tmp_path}/layout:latest",
+        "container-image-proxy --socket": daemon,
+        "skopeo copy": "skopeo copy --quiet --insecure-policy",
+        "curl": "curl --silent --fail --retry 9 --retry-all-errors",
+        "/srv": f"{tmp_path}/srv",
+        "/tmp/image.sock": f"{tmp_path}/image.sock",
+    }.items():
+        script = script.replace(theirs, ours)
+    stop = "trap 'kill $!; wait' EXIT\n"
+    done = subprocess.run(["bash", "-ec", stop + script], capture_output=True, text=True, check=False, timeout=90)
+    assert json.loads(done.stdout)["mediaType"] == OCI_MANIFEST, done
