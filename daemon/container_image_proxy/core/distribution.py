@@ -119,12 +119,15 @@ class Distribution:
         raise UnknownBlobError(f"{digest} is a blob of no manifest of image {name!r} that was asked for")
 
     def list_referrers(self, context: Context, name: str, digest: Digest, artifact_type: str = "") -> Document:
-        """An index of the manifests that say they are about ``digest``, which belongs to the image; perhaps of none.
+        """An index of the manifests that say they are about ``digest``; of none if that does not belong to the image.
 
         Those of another type than ``artifact_type`` are left out if that is not empty.
         """
-        snapshot = self.find_manifest(context, name, digest).snapshot
-        found = self._list_referrers(context, snapshot, digest)
+        try:
+            snapshot = self.find_manifest(context, name, digest).snapshot
+            found = self._list_referrers(context, snapshot, digest)
+        except UnknownManifestError:  # to clients "not found" says that there is no such API
+            snapshot, found = self._proxy.current(context, name), []
         for entry in found:
             self._referrers.add(name, entry["digest"], snapshot, 0)
         chosen = [entry for entry in found if artifact_type in ("", entry.get("artifactType"))]

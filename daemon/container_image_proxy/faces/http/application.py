@@ -71,7 +71,7 @@ class Application:
                 answer = self._quit(request, self._stop)
                 return answer, self._body(request, answer)
             serving = self._serving()
-            handler, values = find_route(ROUTES + distribution.ROUTES, request.method, request.path)
+            handler, values = find_route(_ALL_ROUTES, request.method, request.path)
             answer = handler(request, serving, **values)
             return answer, self._body(request, answer)
         except MethodNotAllowedError as error:
@@ -172,6 +172,9 @@ ROUTES: Final[tuple[Route[Callable[..., Answer]], ...]] = (
     Route("GET", "/images/{name}/blobs/{digest...}", get_blob),
     Route("GET", "/images/{name}/verification", get_verification),
 )
+
+
+_ALL_ROUTES: Final = (*ROUTES, *distribution.ROUTES)
 
 
 def _as_bytes(blob: VerifiedBlob | PartOfBlob) -> Iterator[bytes]:
