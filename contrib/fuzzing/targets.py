@@ -17,6 +17,7 @@ from container_image_proxy.config.auth_file import parse_auth_file
 from container_image_proxy.config.lookaside import parse_registries_d
 from container_image_proxy.config.registries_conf import parse_registries
 from container_image_proxy.errors import Error
+from container_image_proxy.faces.http.ranges import parse_range
 from container_image_proxy.faces.http.request_head import HeadBuffer
 from container_image_proxy.faces.image_proxy.messages import parse_request
 from container_image_proxy.image.convert import to_oci
@@ -82,8 +83,10 @@ def response_headers(data: bytes) -> None:
 
 
 def words(data: bytes) -> None:
-    """References and platforms."""
+    """References and platforms, and ranges of bytes."""
     text = data.decode(errors="surrogateescape")
+    with suppress(Error):
+        parse_range(f"bytes={text}", 1000)
     for parse in (parse_platform, parse_reference):
         with suppress(Error):
             parse(text)
