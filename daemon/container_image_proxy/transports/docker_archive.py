@@ -118,7 +118,7 @@ def _parse_image(text: str) -> Reference | int:
 
 
 class _Image(Struct, frozen=True):
-    """What the archive has of the image: ``layers`` from the lowest up, each the member that it is and its size."""
+    """What the archive has of the image: ``layers`` from the lowest up, each with the member that it is."""
 
     config: str
     config_digest: Digest

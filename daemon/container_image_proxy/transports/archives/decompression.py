@@ -21,11 +21,12 @@ told, and twice what ``xz -9`` needs. One file is decompressed at a time.
 _PIECE: Final = 256 * 1024
 _MAGIC: Final = {
     "gzip": (b"\x1f\x8b\x08",),
-    "bzip2": (b"BZh",),
+    # With what follows it: the three letters alone may begin the name of an archive's first member.
+    "bzip2": tuple(b"BZh%d" % level + block for level in range(1, 10) for block in (b"1AY&SY", b"\x17rE8P\x90")),
     "xz": (b"\xfd7zXZ\0",),
     "zstd": (b"\x28\xb5\x2f\xfd", *(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60))),
 }
-MAGIC_SIZE: Final = 6
+MAGIC_SIZE: Final = 10
 
 
 def detect_compression(beginning: bytes) -> str | None:

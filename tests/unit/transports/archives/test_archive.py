@@ -85,6 +85,18 @@ def test_an_archive_is_read_whatever_it_is_compressed_with(
     assert list((tmp_path / "cache").glob("*")) == []
 
 
+@pytest.mark.parametrize("name", ["BZh9", "BZhello"])
+def test_a_name_that_begins_as_compressed_data_does_not_make_it_compressed(
+    tmp_path: Path, spools: SpoolDirectory, name: str
+) -> None:
+    path = write_tar(tmp_path / "x", {name: CONTENT})
+    with opened(path, spools) as archive:
+        assert read(archive, name) == CONTENT
+    path.write_bytes(bz2.compress(b""))
+    with opened(path, spools) as archive:
+        assert archive.find(CONTEXT, name) is None
+
+
 def test_an_archive_is_indexed_once_for_all_who_ask(
     tmp_path: Path, spools: SpoolDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
