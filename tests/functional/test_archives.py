@@ -195,6 +195,23 @@ def test_what_is_unpacked_has_no_name_and_ends_with_the_daemon(tmp_path: Path) -
         assert list((tmp_path / "cache").iterdir()) == []
 
 
+def test_all_images_of_an_archive_are_served_from_what_was_unpacked_once(
+    tmp_path: Path, two: dict[str, StoredImage]
+) -> None:
+    path = tar_of_layout(tmp_path / "layout", tmp_path / "x.tar")
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    (tmp_path / "cache").mkdir()
+    images = [f'[images.i{number}]\nreference = "oci-archive:{path}:{name}"\n' for number, name in enumerate(two)]
+    settings = f'[trust]\npolicy = "{write_policy(tmp_path)}"\n[sources]\ncache-dir = "{tmp_path}/cache"\n'
+    write_instance(tmp_path / "config", "test", "".join(images) + settings)
+    arguments = ["--instance", "test", "--config-dir", str(tmp_path / "config"), "--override-arch", "amd64"]
+    with activated(tmp_path / "run", arguments) as daemon:
+        for number, image in enumerate(two.values()):
+            assert daemon.get(f"/images/i{number}/config").body == image.config
+        links = [str(one.readlink()) for one in Path(f"/proc/{daemon.process.pid}/fd").iterdir()]
+        assert len([one for one in links if one.startswith(f"{tmp_path}/cache")]) == 1
+
+
 @pytest.mark.demand("BOMB-archive")
 def test_a_bomb_is_a_502_that_names_the_limit(tmp_path: Path) -> None:
     bomb = tmp_path / "bomb.tar.gz"

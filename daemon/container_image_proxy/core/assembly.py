@@ -124,7 +124,7 @@ def _assemble(
     cache = settings.sources.cache_dir or _cache_directory(surroundings.environ)
     spools = SpoolDirectory(cache, settings.sources.spool_limit)
     engine = Lazy(lambda: _load_engine_address(settings, surroundings))
-    access = Access(registry, lookaside, spools, settings.registry.shared_blob_dir, engine)
+    access = Access(registry, lookaside, spools, settings.registry.shared_blob_dir, engine=engine)
     make_proxy = partial(
         Proxy,
         policy=policy,

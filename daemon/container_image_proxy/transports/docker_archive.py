@@ -29,7 +29,6 @@ from container_image_proxy.image.manifest import (
 from container_image_proxy.image.manifest import MAX_MANIFEST_SIZE as MAX_INDEX_SIZE
 from container_image_proxy.image.media_types import OCI_INDEX, OCI_MANIFEST
 from container_image_proxy.image.reference import Reference, parse_reference
-from container_image_proxy.transports.archives.archive import Archive, ArchiveFile, Region
 from container_image_proxy.transports.archives.docker_images import (
     MANIFEST,
     MAX_MANIFEST_SIZE,
@@ -38,6 +37,7 @@ from container_image_proxy.transports.archives.docker_images import (
     make_manifest,
     parse_images,
 )
+from container_image_proxy.transports.archives.file import ArchiveFile
 from container_image_proxy.transports.archives.headers import shown
 from container_image_proxy.transports.directory import PathReference, resolve_path
 
@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from container_image_proxy.concurrency.context import Context
     from container_image_proxy.image.manifest import Descriptor
     from container_image_proxy.image.signature import Findings, SignatureKind
-    from container_image_proxy.transports.archives.archive import RegionReader
+    from container_image_proxy.transports.archives.archive import Archive
+    from container_image_proxy.transports.archives.regions import Region, RegionReader
     from container_image_proxy.transports.source import Access, ImageSource
 
 _INDEX: Final = "index.json"
@@ -101,7 +102,7 @@ class DockerArchiveReference(PathReference, frozen=True):
         """See :class:`SourceReference`."""
         if isinstance(earlier, DockerArchiveSource) and earlier.is_current:
             return earlier
-        archive = Archive(ArchiveFile(self.path, self.place), access.spools, first_counts=True)
+        archive = access.archives().open(self.path, self.place, access.spools, first_counts=True)
         return DockerArchiveSource(archive, self.image)
 
 

@@ -28,7 +28,8 @@ from container_image_proxy.image.digest import Digest, parse_digest
 from container_image_proxy.image.documents import convert
 from container_image_proxy.image.reference import Reference, parse_reference, policy_identity, policy_namespaces
 from container_image_proxy.image.strict_json import parse_json
-from container_image_proxy.transports.archives.archive import Archive, Region
+from container_image_proxy.transports.archives.archive import Archive
+from container_image_proxy.transports.archives.regions import Region
 from container_image_proxy.transports.docker_archive import DockerArchiveSource
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from container_image_proxy.image.manifest import Descriptor, Manifest, UntrustedManifest
     from container_image_proxy.image.signature import Findings, SignatureKind
     from container_image_proxy.registry.http.service import Answer
-    from container_image_proxy.transports.archives.archive import RegionReader
+    from container_image_proxy.transports.archives.regions import RegionReader
     from container_image_proxy.transports.archives.spool import Spool, SpoolDirectory
     from container_image_proxy.transports.source import Access, ImageSource
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from container_image_proxy.errors import InvalidManifestError, SourceError
 from container_image_proxy.image.manifest import MAX_MANIFEST_SIZE
-from container_image_proxy.transports.archives.archive import Archive, ArchiveFile, Region
+from container_image_proxy.transports.archives.file import ArchiveFile
 from container_image_proxy.transports.archives.headers import shown
 from container_image_proxy.transports.layout import LayoutReference, LayoutSource
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from container_image_proxy.concurrency.context import Context
-    from container_image_proxy.transports.archives.archive import RegionReader
+    from container_image_proxy.transports.archives.archive import Archive
+    from container_image_proxy.transports.archives.regions import Region, RegionReader
     from container_image_proxy.transports.source import Access, ImageSource
 
 
@@ -39,7 +40,7 @@ class OciArchiveReference(LayoutReference, frozen=True):
         """See :class:`SourceReference`."""
         if isinstance(earlier, LayoutSource) and earlier.is_current:
             return earlier
-        return LayoutSource(self, ArchivedFiles(Archive(ArchiveFile(self.path, self.place), access.spools)))
+        return LayoutSource(self, ArchivedFiles(access.archives().open(self.path, self.place, access.spools)))
 
 
 class ArchivedFiles:

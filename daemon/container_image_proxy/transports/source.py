@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from container_image_proxy.image.manifest import Descriptor, Index, Manifest, UntrustedManifest
     from container_image_proxy.image.signature import Findings, SignatureKind
     from container_image_proxy.registry.client import RegistryClient
+    from container_image_proxy.transports.archives.sharing import OpenArchives
 
 
 MAX_STATE_SIZE: Final = 1 << 20
@@ -37,15 +38,22 @@ class Access(Struct, frozen=True):
     """What the configuration says of reaching images, beside their references. A transport takes what it needs.
 
     ``registry`` makes the client when first called: that loads an HTTP library. ``spools`` is where archives are
-    unpacked, ``shared_blobs`` where layouts have their blobs if that is not in themselves, ``engine`` where the Docker
-    daemon is.
+    unpacked, ``archives`` has those that are open, ``shared_blobs`` is where layouts have their blobs if that is not in
+    themselves, ``engine`` where the Docker daemon is.
     """
 
     registry: Lazy[RegistryClient]
     lookaside: LookasideConfiguration
     spools: SpoolDirectory = field(default_factory=lambda: SpoolDirectory(None))
     shared_blobs: Path | None = None
+    archives: Lazy[OpenArchives] = field(default_factory=lambda: Lazy(_open_archives))
     engine: Lazy[EngineAddress] = field(default_factory=lambda: Lazy(lambda: parse_engine_host(DEFAULT_HOST)))
+
+
+def _open_archives() -> OpenArchives:
+    from container_image_proxy.transports.archives.sharing import OpenArchives  # noqa: PLC0415 - few have archives
+
+    return OpenArchives()
 
 
 class SourceReference(ImageReference, Protocol):

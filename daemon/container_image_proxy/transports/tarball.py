@@ -27,15 +27,9 @@ from container_image_proxy.image.descriptor import Descriptor
 from container_image_proxy.image.digest import Digest, digest_of, parse_digest
 from container_image_proxy.image.manifest import UntrustedManifest
 from container_image_proxy.image.media_types import OCI_CONFIG, OCI_LAYER_OF_COMPRESSION, OCI_LAYER_TAR, OCI_MANIFEST
-from container_image_proxy.transports.archives.archive import (
-    ArchiveFile,
-    Identity,
-    Region,
-    RegionReader,
-    read_fully,
-    unpack,
-)
 from container_image_proxy.transports.archives.decompression import MAGIC_SIZE, decompress, detect_compression
+from container_image_proxy.transports.archives.file import ArchiveFile, Identity
+from container_image_proxy.transports.archives.regions import Region, RegionReader, read_fully, unpack
 from container_image_proxy.transports.readers import BytesReader
 
 if TYPE_CHECKING:

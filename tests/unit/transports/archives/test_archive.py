@@ -25,8 +25,10 @@ from container_image_proxy.concurrency.context import Context
 from container_image_proxy.errors import SourceError
 from container_image_proxy.transports.archives import archive as archive_module
 from container_image_proxy.transports.archives import spool as spool_module
-from container_image_proxy.transports.archives.archive import Archive, ArchiveFile
+from container_image_proxy.transports.archives.archive import Archive
+from container_image_proxy.transports.archives.file import ArchiveFile
 from container_image_proxy.transports.archives.index import TarIndex
+from container_image_proxy.transports.archives.sharing import OpenArchives
 from container_image_proxy.transports.archives.spool import SpoolDirectory
 from tests.support.contexts import CONTEXT
 
@@ -341,3 +343,37 @@ def test_a_link_that_was_turned_is_not_what_policy_knows(tmp_path: Path, spools:
     link.symlink_to("two")
     with closing(Archive(ArchiveFile(str(link), place), spools)) as archive, pytest.raises(SourceError, match="reload"):
         archive.find(CONTEXT, "a")
+
+
+# --- sharing ----------------------------------------------------------------------------------------------------------
+
+
+def test_all_images_of_an_archive_share_it_until_the_last_lets_go(tmp_path: Path, spools: SpoolDirectory) -> None:
+    path = write_tar(tmp_path / "x", {"a": CONTENT}, gzip.compress)
+    archives = OpenArchives()
+    first, second = (archives.open(str(path), os.path.realpath(path), spools) for _ in range(2))
+    assert first is second
+    assert first.find(CONTEXT, "a")
+    used = spools.used
+    assert archives.open(str(path), os.path.realpath(path), spools) is first
+    for _ in range(2):
+        first.close()
+        assert spools.used == used
+    assert read(first, "a") == CONTENT
+    first.close()
+    assert spools.used == 0
+    with closing(archives.open(str(path), os.path.realpath(path), spools)) as third:
+        assert third is not first
+
+
+def test_an_archive_that_was_replaced_is_not_shared(tmp_path: Path, spools: SpoolDirectory) -> None:
+    path = write_tar(tmp_path / "x", {"a": b"old"})
+    archives = OpenArchives()
+    with closing(archives.open(str(path), os.path.realpath(path), spools)) as old:
+        assert read(old, "a") == b"old"
+        write_tar(tmp_path / "y", {"a": b"new"}).replace(path)
+        with closing(archives.open(str(path), os.path.realpath(path), spools)) as new:
+            assert read(new, "a") == b"new"
+            assert archives.open(str(path), os.path.realpath(path), spools) is new
+            new.close()
+        assert read(old, "a") == b"old"

@@ -1,0 +1,118 @@
+"""An archive in a file: opened, known by its state, and unpacked if it is compressed."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from container_image_proxy.config.obstacle import find_obstacle
+from container_image_proxy.errors import SourceError
+from container_image_proxy.transports.archives.decompression import MAGIC_SIZE, detect_compression
+from container_image_proxy.transports.archives.regions import PASSING, Region, read_fully, unpack
+
+if TYPE_CHECKING:
+    from container_image_proxy.concurrency.context import Context
+    from container_image_proxy.transports.archives.spool import Spool, SpoolDirectory
+
+_FILE: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # O_NONBLOCK: opening a FIFO must not wait for its writer
+
+
+class Identity(Struct, frozen=True):
+    """Which file it is, and in which state: it changes with what is in the file. ``mtime`` is in nanoseconds."""
+
+    device: int
+    inode: int
+    size: int
+    mtime: int
+
+
+def identity_of(status: os.stat_result) -> Identity:
+    """That of a file with this status."""
+    return Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+class ArchiveFile:
+    """An archive in a file: an :class:`ArchiveInput`.
+
+    ``path`` is as it was written, ``place`` where that led when the reference was read, and must still lead.
+    """
+
+    def __init__(self, path: str, place: str) -> None:
+        self.place = place
+        self._path = path
+        self._number: int | None = None
+        self._identity: Identity | None = None
+        self._is_unpacked = False
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it is open, and still what its path names."""
+        try:
+            return self._identity is not None and identity_of(Path(self._path).stat()) == self._identity
+        except OSError:
+            return False
+
+    def verify_place(self) -> None:
+        """Raise :class:`SourceError` if there is no file that may be read, or policy knows it by another path."""
+        os.close(self._open())
+
+    @property
+    def identity(self) -> Identity | None:
+        """Which file is open, and as what; None if none is."""
+        return self._identity
+
+    def open(self) -> Region:
+        """The whole file as it is, or :class:`SourceError`."""
+        self._number = number = self._open()
+        self._identity = identity_of(os.fstat(number))
+        return Region(number, 0, self._identity.size)
+
+    def load(self, context: Context, spools: SpoolDirectory) -> tuple[Region, Spool | None]:
+        """See :class:`ArchiveInput`."""
+        whole = self.open()
+        compression = detect_compression(read_fully(whole.number, 0, MAGIC_SIZE, self.place))
+        if compression is None:
+            return whole, None
+        spool = spools.create(self.place)
+        try:
+            unpack(context, whole, compression, spool, self.place)
+            self.verify_unchanged()
+        except BaseException:
+            spool.close()
+            raise
+        self._is_unpacked = True
+        return Region(spool.number, 0, spool.size), spool
+
+    def verify_unchanged(self) -> None:
+        """See :class:`ArchiveInput`."""
+        if not self._is_unpacked and self._number is not None and identity_of(os.fstat(self._number)) != self._identity:
+            reason = f"{self.place} has changed while it was read; what is there now is another image"
+            raise SourceError(reason, endpoint=self.place, retryable=True)
+
+    def close(self) -> None:
+        """See :class:`ArchiveInput`."""
+        if self._number is not None:
+            os.close(self._number)
+        self._number, self._identity, self._is_unpacked = None, None, False
+
+    def _open(self) -> int:
+        try:
+            number = os.open(self._path, _FILE)
+        except OSError as error:
+            obstacle = find_obstacle(Path(self._path), error)
+            remedy = f" ({obstacle.remedy})" if obstacle.remedy else ""
+            reason = f"there is no archive to be read at {self._path}: {obstacle.reason}{remedy}"
+            raise SourceError(reason, endpoint=self.place, retryable=error.errno in PASSING) from error
+        reason = ""
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            reason = f"{self._path} is not a regular file"
+        elif os.path.realpath(self._path) != self.place:
+            reason = f"{self._path} led to {self.place} when the configuration was read, and does no more: reload"
+        if reason:
+            os.close(number)
+            raise SourceError(reason, endpoint=self.place)
+        return number

@@ -1,0 +1,96 @@
+"""Parts of open files: read whole, read as a blob, and unpacked into a spool file. Knows no archives."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from container_image_proxy.concurrency.cancellation import SLICE
+from container_image_proxy.errors import SourceError
+from container_image_proxy.transports.archives.decompression import decompress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from container_image_proxy.concurrency.context import Context
+    from container_image_proxy.transports.archives.spool import Spool
+
+PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.ESTALE})
+_unpacking: Final = threading.Lock()
+"""One archive or member is decompressed at a time: what that may take of memory is a good part of the unit's."""
+
+
+class Region(Struct, frozen=True):
+    """``size`` bytes of an open file, from ``offset`` on."""
+
+    number: int
+    offset: int
+    size: int
+
+
+class RegionReader:
+    """A :class:`BlobReader` over a region: it moves no file position, so that readers share the descriptor."""
+
+    def __init__(self, region: Region, offset: int, place: str, verify: Callable[[], None]) -> None:
+        self._region = region
+        self._place = place
+        self._verify = verify
+        self.offset = offset
+
+    def readinto(self, buffer: memoryview) -> int:
+        """As in :class:`BlobReader`. What was read counts only if the file has not changed until then."""
+        left = self._region.size - self.offset
+        if left <= 0:
+            return 0
+        try:
+            count = os.preadv(self._region.number, [buffer[:left]], self._region.offset + self.offset)
+        except OSError as error:
+            raise _unreadable(self._place, self._region.offset + self.offset, error) from error
+        self._verify()
+        self.offset += count
+        return count
+
+    def reject(self) -> None:
+        """There is nobody else to ask."""
+
+    def close(self) -> None:
+        """The archive holds the file."""
+
+
+def unpack(context: Context, region: Region, compression: str, spool: Spool, place: str) -> int:
+    """Decompress the region to the end of the spool file: how many bytes that are. Raises :class:`SourceError`."""
+    position = region.offset
+    end = region.offset + region.size
+
+    def read(count: int) -> bytes:
+        nonlocal position
+        data = read_fully(region.number, position, min(count, end - position), place)
+        position += len(data)
+        return data
+
+    while not _unpacking.acquire(timeout=SLICE):
+        context.check()
+    try:
+        return spool.append(context, decompress(read, compression, place))
+    finally:
+        _unpacking.release()
+
+
+def read_fully(number: int, offset: int, count: int, place: str) -> bytes:
+    """``count`` bytes from ``offset`` on, fewer only at the end of the file."""
+    try:
+        data = os.pread(number, count, offset)
+        while len(data) < count and (more := os.pread(number, count - len(data), offset + len(data))):
+            data += more
+    except OSError as error:
+        raise _unreadable(place, offset, error) from error
+    return data
+
+
+def _unreadable(place: str, offset: int, error: OSError) -> SourceError:
+    reason = f"{place} cannot be read at byte {offset}: {error.strerror or error}"
+    return SourceError(reason, endpoint=place, retryable=error.errno in PASSING)
