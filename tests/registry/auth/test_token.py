@@ -1,54 +1,38 @@
-"""Tokens in hand, over a session of the test's own."""
+"""Tokens in hand, over a scripted sender."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import cast
 
 import pytest
 
-from container_image_proxy.concurrency.context import Context
 from container_image_proxy.config.limits import Limits
 from container_image_proxy.errors import RegistryUnavailableError
 from container_image_proxy.registry.auth.token import TokenRequest, Tokens
 from container_image_proxy.registry.endpoints import Endpoint
-from container_image_proxy.registry.http.sender import Sender
+from container_image_proxy.registry.http.request import Request
 from tests.support.contexts import CONTEXT
+from tests.support.senders import Answer, ScriptedSender, answer
 
 PATIENCE = 10.0
 REGISTRY = Endpoint(domain="r.example")
 
 
-@dataclass
-class Issued:
-    """A reply with a token."""
+def issuing(before: Callable[[], object] = lambda: None) -> ScriptedSender:
+    """Answers each request for a token with another one; ``before`` may raise."""
 
-    value: str
-    status: int = 200
-    endpoint: str = "r.example"
+    def script(_: Request) -> Answer:
+        before()
+        return answer(200, b'{"token":"token-%d"}' % len(sender.sent))
 
-    def read_all(self, *_: object) -> bytes:
-        return b'{"token":"%s"}' % self.value.encode()
-
-
-@dataclass
-class FakeSession:
-    """Counts the requests for tokens; ``before`` may raise."""
-
-    before: Callable[[], object] = lambda: None
-    urls: list[str] = field(default_factory=list)
-
-    def send(self, request: object, _: Context) -> Issued:
-        self.urls.append(str(request))
-        self.before()
-        return Issued(f"token-{len(self.urls)}")
+    sender = ScriptedSender(script)
+    return sender
 
 
-def tokens_over(session: FakeSession) -> Tokens:
-    return Tokens(cast("Sender", session), Limits())
+def tokens_over(sender: ScriptedSender) -> Tokens:
+    return Tokens(sender, Limits())
 
 
 def wanted(service: str = "s") -> TokenRequest:
@@ -80,8 +64,8 @@ def test_who_wants_the_same_token_meanwhile_shares_the_failure() -> None:
         assert stale.is_shared.wait(PATIENCE)
         raise RegistryUnavailableError("down")
 
-    session = FakeSession(fail)
-    tokens = tokens_over(session)
+    sender = issuing(fail)
+    tokens = tokens_over(sender)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(tokens.get, CONTEXT, wanted(), rejected=stale)
         assert has_begun.wait(PATIENCE)
@@ -89,25 +73,25 @@ def test_who_wants_the_same_token_meanwhile_shares_the_failure() -> None:
         for asked in (first, second):
             with pytest.raises(RegistryUnavailableError):
                 asked.result(PATIENCE)
-    assert len(session.urls) == 1
+    assert len(sender.urls) == 1
 
 
 def test_tokens_in_hand_are_not_more_than_a_registry_has_good_use_for() -> None:
     """A challenge may name another service each time."""
-    session = FakeSession()
-    tokens = tokens_over(session)
+    sender = issuing()
+    tokens = tokens_over(sender)
     for number in range(1000):
         tokens.get(CONTEXT, wanted(str(number)))
     tokens.get(CONTEXT, wanted("999"))
-    assert len(session.urls) == 1000
+    assert len(sender.urls) == 1000
     tokens.get(CONTEXT, wanted("0"))
-    assert len(session.urls) == 1001
+    assert len(sender.urls) == 1001
 
 
 def test_a_token_in_use_is_not_asked_for_again() -> None:
-    session = FakeSession()
-    tokens = tokens_over(session)
+    sender = issuing()
+    tokens = tokens_over(sender)
     first = tokens.get(CONTEXT, wanted())
     assert tokens.get(CONTEXT, wanted()) == first
     assert tokens.get(CONTEXT, wanted(), rejected=first) != first
-    assert len(session.urls) == 2
+    assert len(sender.urls) == 2
