@@ -16,9 +16,9 @@ from msgspec import Struct
 
 from container_image_proxy.concurrency.context import Context
 from container_image_proxy.config.limits import MIB
-from container_image_proxy.errors import Error, UpstreamError
+from container_image_proxy.errors import Error, OverloadedError, UpstreamError
 from container_image_proxy.registry.endpoints import Endpoint
-from container_image_proxy.registry.http.failures import ConnectionLostError
+from container_image_proxy.registry.http.failures import ConnectionLostError, own_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _E = TypeVar("_E", bound=Endpoint)
+_T = TypeVar("_T")
 _ENOUGH_PROGRESS: Final = 1 * MIB
 _LONG_AGO: Final = 60.0
 
@@ -95,6 +96,18 @@ class Attempts(Generic[_E]):
         if self._is_over:
             raise StopIteration
         return self._waiting[0]
+
+    def ask(self, question: Callable[[_E], _T]) -> _T:
+        """The first answer that an endpoint gives; raises the :attr:`verdict` if none does."""
+        for endpoint in self:
+            try:
+                with own_errors(endpoint.domain):
+                    return question(endpoint)
+            except OverloadedError:  # here, and nobody else can help
+                raise
+            except Error as error:
+                self.failed(error)
+        raise self.verdict
 
     @property
     def endpoint(self) -> _E:

@@ -11,14 +11,13 @@ from contextlib import closing
 from copy import copy
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.concurrency.memory import unmetered
 from container_image_proxy.errors import (
     DigestMismatchError,
     Error,
     InvalidManifestError,
-    OverloadedError,
     RegistryError,
     UnknownManifestError,
 )
@@ -33,20 +32,20 @@ from container_image_proxy.image.media_types import (
 )
 from container_image_proxy.image.schema1 import without_signatures
 from container_image_proxy.registry.api import DistributionApi
-from container_image_proxy.registry.attempts import Attempts, Clock
+from container_image_proxy.registry.attempts import Clock
 from container_image_proxy.registry.auth.login import Login
 from container_image_proxy.registry.auth.realms import TokenRealms
 from container_image_proxy.registry.auth.token import Tokens
 from container_image_proxy.registry.download import Download
-from container_image_proxy.registry.endpoints import Endpoint, Health, Repository, repository_of
+from container_image_proxy.registry.endpoints import Endpoint, Repository
 from container_image_proxy.registry.http.connections import Connections
-from container_image_proxy.registry.http.failures import own_errors
 from container_image_proxy.registry.http.headers import parse_content_length, parse_content_range, parse_media_type
 from container_image_proxy.registry.http.proxies import parse_proxies
 from container_image_proxy.registry.http.redirects import Redirects
 from container_image_proxy.registry.http.request import Request
 from container_image_proxy.registry.http.schemes import Schemes
 from container_image_proxy.registry.http.target import parse_target
+from container_image_proxy.registry.places import Places
 from container_image_proxy.registry.referrers import (
     MAX_PAGES,
     first_page,
@@ -70,8 +69,6 @@ if TYPE_CHECKING:
     from container_image_proxy.registry.auth.keychain import Keychain
     from container_image_proxy.registry.http.reply import Reply
 
-_E = TypeVar("_E", bound=Endpoint)
-_T = TypeVar("_T")
 _ACCEPT: Final = (
     f"{OCI_MANIFEST}, {OCI_INDEX}, {DOCKER_MANIFEST}, {DOCKER_LIST}, {DOCKER_SCHEMA1_SIGNED}, {DOCKER_SCHEMA1}"
 )
@@ -102,10 +99,9 @@ class RegistryClient:
 
         :class:`ConfigurationError` if a proxy of the environment cannot be used.
         """
-        self._registries = registries
         self._limits = limits
-        self._tls_verify = tls_verify
         self._clock = clock
+        self._places = Places(registries, limits, clock, tls_verify=tls_verify)
         self._connections = Connections(
             limits=limits,
             certificates=certificates,
@@ -117,7 +113,6 @@ class RegistryClient:
         realms = TokenRealms(frozenset(host.lower() for host in token_realms))
         tokens = Tokens(self._redirects, limits, realms=realms, clock=clock.now)
         self._api = DistributionApi(Schemes(Login(self._redirects, tokens, keychain, clock.now)), limits)
-        self._health = Health(limits, clock.now)
         self._take: Callable[[int], object] = unmetered
 
     def metered(self, take: Callable[[int], object]) -> RegistryClient:
@@ -128,8 +123,8 @@ class RegistryClient:
 
     def prepare(self, reference: Reference) -> None:
         """Do what needs no network before the first request for ``reference``; raises :class:`Error` as that would."""
-        for source in self._registries.pull_sources(reference):
-            self._connections.prepare(repository_of(source, tls_verify=self._tls_verify))
+        for place in self._places.of(reference):
+            self._connections.prepare(place)
 
     def first_place(self, reference: Reference) -> Repository:
         """Where ``reference`` is asked for first.
@@ -137,7 +132,7 @@ class RegistryClient:
         What belongs to a manifest can be asked for where that came from and nowhere else: the methods below take such a
         place instead of a reference.
         """
-        return self._health.sort(self._repositories(reference))[0]
+        return self._places.first(reference)
 
     def fetch_manifest(
         self,
@@ -164,8 +159,8 @@ class RegistryClient:
         first: Repository | None = None,
     ) -> tuple[UntrustedManifest | None, Repository]:
         """As :meth:`fetch_manifest`, and where it came from; ``first`` is asked before all others."""
-        attempts = self._attempts(context, where, first=first)
-        manifest = _ask(attempts, partial(self._fetch_manifest, context, digest=digest, unless=unless))
+        attempts = self._places.attempts(context, where, first=first)
+        manifest = attempts.ask(partial(self._fetch_manifest, context, digest=digest, unless=unless))
         return manifest, attempts.endpoint
 
     def _fetch_manifest(
@@ -218,7 +213,7 @@ class RegistryClient:
         It raises :class:`UnknownBlobError`, :class:`UpstreamError` or :class:`IntegrityError`. The ``urls`` of the
         descriptor are never fetched.
         """
-        attempts = self._attempts(context, where, first=first)
+        attempts = self._places.attempts(context, where, first=first)
         end = descriptor.size if stop is None else stop
         open_at = partial(self._open_blob, context, descriptor=descriptor, stop=end)
         return Download(context, open_at, attempts, descriptor, self._limits, self._clock, offset, end)
@@ -236,7 +231,9 @@ class RegistryClient:
         self, context: Context, where: Reference | Repository, digest: Digest, *, first: Repository | None = None
     ) -> int:
         """How large the blob is, as whoever has it says. Raises what a reader of the blob does."""
-        return _ask(self._attempts(context, where, first=first), partial(self._measure_blob, context, digest=digest))
+        return self._places.attempts(context, where, first=first).ask(
+            partial(self._measure_blob, context, digest=digest)
+        )
 
     def _measure_blob(self, context: Context, repository: Repository, *, digest: Digest) -> int:
         """Ask for the first byte. HEAD would do, but not all storage to which registries redirect takes it."""
@@ -273,7 +270,7 @@ class RegistryClient:
         """
         path = first_page(digest, artifact_type)
         try:
-            return _ask(self._attempts(context, where), partial(self._list_referrers, context, path=path))
+            return self._places.attempts(context, where).ask(partial(self._list_referrers, context, path=path))
         except Error as error:
             if not is_without_api(error):
                 raise
@@ -317,8 +314,8 @@ class RegistryClient:
             phase="signature",
             authorization=target.authorization,
         )
-        attempts = Attempts(context, (request.endpoint,), self._health, self._limits, self._clock)
-        return _ask(attempts, lambda _: self._fetch_document(context, request, limit))
+        attempts = self._places.attempts_at(context, request.endpoint)
+        return attempts.ask(lambda _: self._fetch_document(context, request, limit))
 
     def _fetch_document(self, context: Context, request: Request, limit: int) -> bytes | None:
         reply = self._redirects.send(request, context)
@@ -332,18 +329,6 @@ class RegistryClient:
             raise reply.fault(RegistryError, f"{reply.endpoint} sent a document of over {limit} bytes")
         return document
 
-    def _attempts(
-        self, context: Context, where: Reference | Repository, *, first: Repository | None = None
-    ) -> Attempts[Repository]:
-        """Whom to ask: the one place, or all that may have the reference."""
-        places = [where] if isinstance(where, Repository) else self._repositories(where)
-        return Attempts(context, places, self._health, self._limits, self._clock, first=first)
-
-    def _repositories(self, reference: Reference) -> list[Repository]:
-        """All places that may have ``reference``, in their order."""
-        sources = self._registries.pull_sources(reference)
-        return [repository_of(source, tls_verify=self._tls_verify) for source in sources]
-
     def close(self) -> None:
         """Close the connections that are kept for reuse."""
         self._connections.close()
@@ -355,16 +340,3 @@ def _verify_is_manifest(untrusted: UntrustedManifest, endpoint: str) -> None:
         parse_manifest(untrusted)
     except InvalidManifestError as error:
         raise error.retold(f"{endpoint} sent no usable manifest: {error}") from None
-
-
-def _ask(attempts: Attempts[_E], question: Callable[[_E], _T]) -> _T:
-    """The first answer that an endpoint gives."""
-    for endpoint in attempts:
-        try:
-            with own_errors(endpoint.domain):
-                return question(endpoint)
-        except OverloadedError:  # here, and nobody else can help
-            raise
-        except Error as error:
-            attempts.failed(error)
-    raise attempts.verdict
