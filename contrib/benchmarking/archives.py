@@ -33,19 +33,40 @@ _PLAIN: Final = "docker-archive.tar"
 _COMPRESSED: Final = "docker-archive.tar.gz"
 
 
-@measurement(
-    "oci-archive",
-    "blob of an oci-archive",
+_BLOB_FIGURES: Final = (
     Figure("throughput", "MB/s", (Bound(SKOPEO, at_least=1.2), Bound(HASH, at_least=0.85))),
     Figure("CPU", "s/GiB"),
     Figure("peak RSS", "MiB"),
 )
-def _blob_of_an_archive(bench: Bench) -> Probes:
+
+
+@measurement("oci", "blob of an OCI layout", *_BLOB_FIGURES)
+def _blob_of_a_layout(bench: Bench) -> Probes:
     """The layer, where it lies, beside what hashing the same file costs."""
+    yield from _blob_of(bench, f"oci:{bench.image.layout}:latest")
+
+
+@measurement("dir", "blob of a directory", *_BLOB_FIGURES)
+def _blob_of_a_directory(bench: Bench) -> Probes:
+    """The same as skopeo copies it."""
+    path = bench.image.layout.parent / "dir"
+    copy = [bench.skopeo, "copy", "--quiet", "--insecure-policy", f"oci:{bench.image.layout}:latest", f"dir:{path}"]
+    subprocess.run(copy, check=True)
+    yield from _blob_of(bench, f"dir:{path}")
+    shutil.rmtree(path)
+
+
+@measurement("oci-archive", "blob of an oci-archive", *_BLOB_FIGURES)
+def _blob_of_an_archive(bench: Bench) -> Probes:
+    """The same in a tar file."""
+    path = bench.image.layout.parent / "oci-archive.tar"
+    subprocess.run(["tar", "-C", bench.image.layout, "-cf", path, "."], check=True)
+    yield from _blob_of(bench, f"oci-archive:{path}:latest")
+    path.unlink()
+
+
+def _blob_of(bench: Bench, reference: str) -> Probes:
     image = bench.image
-    path = image.layout.parent / "oci-archive.tar"
-    subprocess.run(["tar", "-C", image.layout, "-cf", path, "."], check=True)
-    reference = f"oci-archive:{path}:latest"
     with (
         serving_daemon(reference, bench.policy) as daemon,
         serving_skopeo(bench.skopeo, bench.policy, None) as skopeo,
@@ -59,7 +80,6 @@ def _blob_of_an_archive(bench: Bench) -> Probes:
             SKOPEO: lambda: skopeo.fetch_blob(number, image.layer_digest, image.layer_size).figures,
             HASH: lambda: _hash(blob),
         }
-    path.unlink()
 
 
 def _hash(path: Path) -> tuple[float, float, float]:
