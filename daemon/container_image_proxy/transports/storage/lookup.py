@@ -1,6 +1,7 @@
 """Which images of a store a reference names, as containers/storage and containers/image find them.
 
-Pure. A store is a sequence of lists of records: its own first, which counts most, then those of other places.
+Pure. A store is several lists of records: its own first, which counts most, then those of other places. They are gone
+through in their order, and no further than need be: a list may be read only then.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from container_image_proxy.errors import InvalidReferenceError
 from container_image_proxy.image.reference import parse_reference
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from container_image_proxy.image.reference import Reference
@@ -27,14 +28,15 @@ class Image(Struct, frozen=True):
     record: ImageRecord
 
 
-def find_by_key(stores: Sequence[Sequence[Image]], key: str) -> Image | None:
+def find_by_key(stores: Iterable[Sequence[Image]], key: str) -> Image | None:
     """The image with that id or name, or whose id alone begins so, in the first store that has one."""
-    own = {image.record.id for image in stores[0]} if stores else set()
-    for position, images in enumerate(stores):
+    own: frozenset[str] | None = None
+    for images in stores:
         found = _find_in(images, key)
         # The name of an image that the own store has, too, is no more a name of it there if it is not one here.
-        if found is not None and (position == 0 or found.record.id not in own):
+        if found is not None and (own is None or found.record.id not in own):
             return found
+        own = own if own is not None else frozenset(image.record.id for image in images)
     return None
 
 
@@ -47,7 +49,7 @@ def _find_in(images: Sequence[Image], key: str) -> Image | None:
     return found[0] if found else None
 
 
-def find_images(stores: Sequence[Sequence[Image]], named: Reference | None, image_id: str) -> tuple[Image, ...]:
+def find_images(stores: Iterable[Sequence[Image]], named: Reference | None, image_id: str) -> tuple[Image, ...]:
     """The images that a reference of name, id or both names; the first is the one that is meant if no digest says more.
 
     They are several where a digest is that of an index, of which a store has an image for each platform pulled.
@@ -63,7 +65,7 @@ def find_images(stores: Sequence[Sequence[Image]], named: Reference | None, imag
     )
 
 
-def _by_digest(stores: Sequence[Sequence[Image]], named: Reference | None) -> Iterator[Image]:
+def _by_digest(stores: Iterable[Sequence[Image]], named: Reference | None) -> Iterator[Image]:
     if named is not None and named.digest is not None:
         wanted = str(named.digest)
         yield from (image for images in stores for image in images if wanted in image.record.manifest_digests)
@@ -81,7 +83,7 @@ def _repository_of(name: str) -> str:
         return ""
 
 
-def find_former(stores: Sequence[Sequence[Image]], named: Reference) -> Image | None:
+def find_former(stores: Iterable[Sequence[Image]], named: Reference) -> Image | None:
     """An image that had the name once."""
     images = (image for images in stores for image in images)
     return next((image for image in images if str(named) in (image.record.names_history or ())), None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -125,7 +126,7 @@ class StorageSource:
         if layer := self._layers.get(wanted):
             with suppress(UnknownBlobError):  # it may have been pulled again since, and be another layer
                 return self._store.open_layer(layer, offset)
-        for layer in self._store.layers(context).values():
+        for layer in chain.from_iterable(self._store.layers(context)):
             if layer.diff_digest == wanted and not layer.is_incomplete:
                 return self._store.open_layer(layer, offset)
         raise UnknownBlobError(f"{self._reference}: the store has no layer with the digest {wanted} any more")
@@ -202,7 +203,7 @@ class StorageSource:
         if config is None or len(config) > MAX_CONFIG_SIZE:
             raise SourceError(f"{self._reference}: the store has no configuration {digest}", endpoint=str(image.root))
         diff_ids = parse_diff_ids(config)
-        layers = self._chain(context, image)
+        layers = self._find_layers(context, image)
         if [layer.diff_digest for layer in layers] != [str(one) for one in diff_ids]:
             raise SourceError(
                 f"{self._reference}: the {len(layers)} layers that the store has for the image are not the "
@@ -216,22 +217,25 @@ class StorageSource:
             self._known = dict([*self._known.items(), (digest, found)][-MAX_IMAGES:])
             self._layers = dict(zip(map(str, diff_ids), layers, strict=True))
 
-    def _chain(self, context: Context, image: Image) -> list[LayerRecord]:
+    def _find_layers(self, context: Context, image: Image) -> list[LayerRecord]:
         """The image's layers from the lowest up; :class:`SourceError` if one of them cannot be served."""
-        known = self._store.layers(context)
-        chain: list[LayerRecord] = []
+        lists = iter(self._store.layers(context))
+        known: dict[str, LayerRecord] = {}
+        layers: list[LayerRecord] = []
         following = image.record.top_layer
         while following:
+            while following not in known and (more := next(lists, None)) is not None:
+                known = {one.id: one for one in reversed(more)} | known  # the first that is recorded counts
             layer = known.get(following)
             refusal = "is not in the store" if layer is None else self._store.find_refusal(layer)
-            if layer is None or refusal or len(chain) == MAX_LAYERS:
+            if layer is None or refusal or len(layers) == MAX_LAYERS:
                 raise SourceError(
                     f"{self._reference}: layer {following[:_ID_LENGTH]} {refusal or 'has too many below it'}",
                     endpoint=str(image.root),
                 )
-            chain.append(layer)
+            layers.append(layer)
             following = layer.parent
-        return chain[::-1]
+        return layers[::-1]
 
     def _read_signatures(
         self, image: Image, digest: Digest, take: Callable[[int], object]

@@ -11,7 +11,9 @@ import base64
 import os
 import re
 import threading
-from typing import TYPE_CHECKING, Final, TypeVar
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from container_image_proxy.config.obstacle import find_obstacle
 from container_image_proxy.errors import SourceError, UnknownBlobError, shown
@@ -24,7 +26,7 @@ from container_image_proxy.transports.storage.records import MAX_LIST_SIZE, pars
 from container_image_proxy.transports.storage.tar_split import read_entries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from container_image_proxy.concurrency.context import Context
@@ -37,6 +39,20 @@ _PLAIN_KEY: Final = re.compile(r"[.0-9a-z]+")
 _reading: Final = threading.Lock()
 """One list is in memory at a time."""
 _Record = TypeVar("_Record")
+
+
+class Lists(Generic[_Record]):
+    """Lists of records, each read when its turn comes, and once: where others lie may be out of reach meanwhile."""
+
+    def __init__(self, readers: Iterable[Callable[[], tuple[_Record, ...]]]) -> None:
+        self._readers = tuple(readers)
+        self._read: list[tuple[_Record, ...]] = []
+
+    def __iter__(self) -> Iterator[tuple[_Record, ...]]:
+        for position, read in enumerate(self._readers):
+            if position == len(self._read):
+                self._read.append(read())
+            yield self._read[position]
 
 
 class Store:
@@ -65,25 +81,24 @@ class Store:
             reason = find_obstacle(self._image_roots[0].joinpath(*images), error).reason
             raise SourceError(f"there is no store to be read at {root}: {reason}", endpoint=str(root)) from error
 
-    def images(self, context: Context) -> tuple[tuple[Image, ...], ...]:
+    def images(self, context: Context) -> Lists[Image]:
         """The images of each store, in the order in which they count."""
         self.verify()
-        return tuple(
-            tuple(Image(root, one) for one in self._records(context, root, "images", "images.json", parse_images))
-            for root in self._image_roots
-        )
+        return Lists(partial(self._images_at, context, root) for root in self._image_roots)
 
-    def layers(self, context: Context) -> dict[str, LayerRecord]:
-        """All layers by their ids; the first that is recorded counts."""
+    def layers(self, context: Context) -> Lists[LayerRecord]:
+        """The layers of each store, in the order in which they count."""
+        return Lists(partial(self._layers_at, context, root) for root in self._layer_roots)
+
+    def _images_at(self, context: Context, root: Path) -> tuple[Image, ...]:
+        return tuple(Image(root, one) for one in self._records(context, root, "images", "images.json", parse_images))
+
+    def _layers_at(self, context: Context, root: Path) -> tuple[LayerRecord, ...]:
         location = self._location
-        found: dict[str, LayerRecord] = {}
-        for root in self._layer_roots:
-            is_transient = location.is_transient and root == location.graph_root
-            volatile = location.run_root if is_transient and location.run_root else root
-            for place, name in ((root, "layers.json"), (volatile, "volatile-layers.json")):
-                records = self._records(context, place, "layers", name, parse_layers, locked_at=root)
-                found = {one.id: one for one in reversed(records)} | found
-        return found
+        is_transient = location.is_transient and root == location.graph_root
+        volatile = location.run_root if is_transient and location.run_root else root
+        read = partial(self._records, context, kind="layers", parse=parse_layers, locked_at=root)
+        return (*read(root, name="layers.json"), *read(volatile, name="volatile-layers.json"))
 
     def read_data(self, image: Image, key: str, limit: int, take: Callable[[int], object]) -> bytes | None:
         """What is kept with the image under ``key``, with one byte beyond the limit; None if there is nothing."""
@@ -98,22 +113,22 @@ class Store:
         """Why the layer's tar cannot be put together again; None if nothing is known to be in the way."""
         if layer.is_incomplete:
             return "was not unpacked to its end: pull the image again"
-        is_composefs = self._driver == "overlay" and self._has((self._driver, layer.id, "composefs-data"))
+        home = self._find_root(self._files(layer))
+        is_composefs = home is not None and self._has(home, ("overlay", layer.id, "composefs-data"))
         if is_composefs or (layer.toc_digest and not layer.diff_digest):
             return (
                 f"is stored as {'composefs' if is_composefs else 'zstd:chunked'}, of which its tar cannot be made: "
                 "pull it with enable_partial_images and use_composefs off (storage.conf), or serve it by docker://"
             )
-        if not self._has(self._tar_split(layer)):
+        if self._find_root(self._tar_split(layer)) is None:
             return "has no tar-split, by which its tar could be made again: pull it again, or serve it by docker://"
         return None
 
     def open_layer(self, layer: LayerRecord, offset: int = 0) -> LayerReader:
         """A reader of the layer's tar; :class:`UnknownBlobError` if it is not there any more."""
         tar_split = self._open_anywhere(layer, self._tar_split(layer), FILE)
-        place = ("overlay", layer.id, "diff") if self._driver == "overlay" else ("vfs", "dir", layer.id)
         try:
-            files = LayerFiles(self._open_anywhere(layer, place, DIRECTORY))
+            files = LayerFiles(self._open_anywhere(layer, self._files(layer), DIRECTORY))
         except BaseException:
             os.close(tar_split)
             raise
@@ -123,9 +138,16 @@ class Store:
         """The size of the layer's tar in bytes: as it was recorded, or else as its tar-split has it."""
         if layer.diff_size is not None and layer.diff_size > 0:
             return layer.diff_size
+        place = f"{self._location.graph_root}: the tar-split of layer {layer.id}"
         with os.fdopen(self._open_anywhere(layer, self._tar_split(layer), FILE), "rb") as file:
-            entries = read_entries(file, f"{self._location.graph_root}: the tar-split of layer {layer.id}")
-            return sum(len(entry) if isinstance(entry, bytes) else entry.size for entry in entries)
+            try:
+                entries = read_entries(file, place)
+                return sum(len(entry) if isinstance(entry, bytes) else entry.size for entry in entries)
+            except OSError as error:
+                raise SourceError(f"{place}: {error.strerror or error}", endpoint=place) from error
+
+    def _files(self, layer: LayerRecord) -> tuple[str, ...]:
+        return ("overlay", layer.id, "diff") if self._driver == "overlay" else ("vfs", "dir", layer.id)
 
     def _tar_split(self, layer: LayerRecord) -> tuple[str, str]:
         return (f"{self._driver}-layers", f"{layer.id}.tar-split.gz")
@@ -155,23 +177,22 @@ class Store:
                 raise SourceError(f"{root}/{directory}/{name} is larger than {MAX_LIST_SIZE} bytes", endpoint=str(root))
             return parse(raw, f"{root}/{directory}/{name}")
 
-    def _has(self, components: tuple[str, ...]) -> bool:
-        """Whether one of the stores has that file."""
-        for root in self._layer_roots:
-            try:
-                os.close(self._open(root, components, os.O_PATH | os.O_CLOEXEC))
-            except FileNotFoundError:
-                continue
-            return True
-        return False
+    def _find_root(self, components: tuple[str, ...]) -> Path | None:
+        """The first store that has it. What belongs to a layer lies in that which lists it, or in another one."""
+        return next((root for root in self._layer_roots if self._has(root, components)), None)
+
+    def _has(self, root: Path, components: tuple[str, ...]) -> bool:
+        try:
+            os.close(self._open(root, components, os.O_PATH | os.O_CLOEXEC))
+        except FileNotFoundError:
+            return False
+        return True
 
     def _open_anywhere(self, layer: LayerRecord, components: tuple[str, ...], flags: int) -> int:
-        """What belongs to a layer lies in the store that recorded it, or in that which has the images."""
-        for root in self._layer_roots:
-            try:
+        root = self._find_root(components)
+        if root is not None:
+            with suppress(FileNotFoundError):  # gone meanwhile
                 return self._open(root, components, flags)
-            except FileNotFoundError:
-                continue
         raise UnknownBlobError(f"{self._location.graph_root}: layer {layer.id} is not there any more")
 
     def _read(self, root: Path, components: tuple[str, ...], limit: int, take: Callable[[int], object]) -> bytes:

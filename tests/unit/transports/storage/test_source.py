@@ -471,6 +471,22 @@ def test_the_store_s_own_images_count_before_those_of_others(store: Store, image
         source(store, options=options).fetch_manifest(CONTEXT)
 
 
+@needs_root
+def test_another_store_that_cannot_be_read_harms_no_image_of_the_own(image: StoredImage) -> None:
+    with public_directory() as public:
+        store, other = Store(public / "store"), Store(public / "other")
+        store.image(image, [NAME])
+        other.root.chmod(0o700)
+        options = f":overlay.imagestore={other.root}"
+        with ordinary_user():
+            opened = source(store, options=options)
+            reference = parse_image_reference(store.reference(NAME))
+            oci = reference.to_oci(fetch(opened), opened.state)
+            assert all(blob.digest.matches(read(opened, blob)) for blob in oci.blobs)
+            with pytest.raises(SourceError, match=str(other.root)):
+                source(store, "localhost/else:1", options=options).fetch_manifest(CONTEXT)
+
+
 def signatures_of(store: Store, digest: str, *kinds: Any) -> Findings:
     (findings,) = source(store).fetch_signatures(CONTEXT, parse_digest(digest), kinds)
     return findings
