@@ -9,6 +9,7 @@ import io
 import lzma
 import os
 import resource
+import sys
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
@@ -185,6 +186,15 @@ def test_the_limit_holds_for_all_archives_together(tmp_path: Path) -> None:
             second.find(CONTEXT, "a")
     with opened(paths[1], spools) as second:
         assert second.find(CONTEXT, "a")
+
+
+def test_a_missing_library_is_told_by_its_name(
+    tmp_path: Path, spools: SpoolDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_tar(tmp_path / "x", {"a": CONTENT}, COMPRESSORS["zstd"])
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with opened(path, spools) as archive, pytest.raises(SourceError, match="python3-zstandard"):
+        archive.find(CONTEXT, "a")
 
 
 def test_a_member_that_cannot_be_unpacked_takes_no_space_however_often_it_is_tried(
