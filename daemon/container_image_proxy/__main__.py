@@ -85,6 +85,8 @@ def _serve_parent(arguments: Sequence[str]) -> int:
         options = parse_options(arguments)
         set_up_logging(options.log_level)
         use_few_arenas()
+        if options.settings.trust.insecure_policy:
+            _log.warning("--insecure-policy: no signature is checked, any image is served")
         surroundings = Surroundings(
             environ=dict(os.environ),
             home=own_home(os.environ.get("HOME", ""), os.geteuid()),

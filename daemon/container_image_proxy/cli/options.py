@@ -80,7 +80,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="container-image-proxy",
         description="Serve a verified container image, its manifest and blobs, over a socket.",
         allow_abbrev=False,
-        epilog="Without --port, --socket and --sockfd the one client is on standard input and output.",
+        epilog="Without --port, --socket and --sockfd the one client is on standard input and output. "
+        f"For programs that start skopeo's image proxy: container-image-proxy {IMAGE_PROXY} --help.",
     )
     parser.add_argument("image", metavar="IMAGE", nargs="?", help="what to serve, docker://name[:tag] or oci:path")
     parser.add_argument(
