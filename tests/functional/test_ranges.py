@@ -235,6 +235,13 @@ def test_curl_resumes(served: Served, tmp_path: Path) -> None:
     assert (done.returncode, file.read_bytes()) == (0, LARGE), done.stderr
 
 
+def test_what_curl_has_whole_stays_as_it_is(served: Served, tmp_path: Path) -> None:
+    file = tmp_path / "blob"
+    file.write_bytes(LARGE)
+    done = served.daemon.curl("-C", "-", "-o", str(file), f"http://localhost/blobs/{served.large}")
+    assert (done.returncode, file.read_bytes()) == (0, LARGE), done.stderr
+
+
 @needs_programs("wget")
 def test_wget_resumes(tmp_path: Path) -> None:
     layout = Layout(tmp_path / "layout")

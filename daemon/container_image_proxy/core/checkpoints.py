@@ -50,7 +50,6 @@ class BlobHash:
         self._state = state
         self._algorithm = algorithm
         self.offset = offset
-
         self.is_contradicted = False
         """Whether another run had read something else before it was broken off."""
 
@@ -100,13 +99,13 @@ class Checkpoints:
     def record(self, image: str, descriptor: Descriptor) -> BlobRecord:
         """What is known of the blob now."""
         key = (image, descriptor.digest, descriptor.size)
+        now = self._clock()
         with self._lock:
             run = self._runs.pop(key, None)
-            if run is not None and run.extended + MAX_AGE > self._clock():
+            if run is not None and run.extended + MAX_AGE > now:
                 self._runs[key] = run
             else:
-                run = _Run(_spacing(descriptor.size), self._clock())
-            now = self._clock()
+                run = _Run(_spacing(descriptor.size), now)
             is_suspect = self._suspects.get(key, 0.0) > now
             ends = {offset: digest for offset, (digest, until) in self._ends.get(key, {}).items() if until > now}
         return BlobRecord(self, key, run, ends, is_suspect=is_suspect)
