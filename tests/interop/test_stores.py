@@ -234,7 +234,8 @@ def test_an_index_with_the_platforms_that_were_pulled(tmp_path: Path) -> None:
     images = multi_arch(tmp_path / "layout")
     for architecture in ("amd64", "arm64"):
         options = ["--override-arch", architecture, *(["--override-variant", "v8"] if architecture == "arm64" else [])]
-        store = skopeo_pull(tmp_path, f"localhost/many:{architecture}", options)
+        name = f"localhost/many:{architecture}"
+        store = skopeo_store(f"oci:{tmp_path}/layout:latest", tmp_path / "store", name, *options)
     digest = json.loads((tmp_path / "layout/index.json").read_text())["manifests"][0]["digest"]
     with stand_alone(
         tmp_path / "run", [*daemon_options(tmp_path), store.reference(f"localhost/many@{digest}")]
@@ -245,15 +246,6 @@ def test_an_index_with_the_platforms_that_were_pulled(tmp_path: Path) -> None:
             assert reply.headers["index-digest"] == digest
         missing = daemon.get("/manifest?platform=linux/arm/v7")
         assert (missing.status, "platforms that were pulled" in missing.json["detail"]) == (404, True)
-
-
-def skopeo_pull(tmp_path: Path, name: str, options: list[str]) -> Store:
-    root = tmp_path / "store"
-    target = f"containers-storage:[overlay@{root}+{tmp_path}/run-root]{name}"
-    command = ["skopeo", "--insecure-policy", *options, "copy", "-q", f"oci:{tmp_path}/layout:latest", target]
-    subprocess.run(command, check=True, capture_output=True)
-    unmount(root)
-    return Store(root)
 
 
 def test_the_default_store_and_its_additional_ones(tmp_path: Path, own: tuple[Store, bytes]) -> None:
