@@ -26,11 +26,11 @@ _container_image_proxy() {
     --allow-group) mapfile -t COMPREPLY < <(compgen -g -- "$word") ;;
     --log-level) mapfile -t COMPREPLY < <(compgen -W 'debug info warning error' -- "$word") ;;
     --tls-verify) mapfile -t COMPREPLY < <(compgen -W 'true false' -- "$word") ;;
-    --socket | --authfile | --policy | --registries-conf | oci-archive: | docker-archive:)
+    --socket | --authfile | --policy | --registries-conf | oci-archive: | docker-archive: | tarball:)
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -f -- "$word")
         ;;
-    --config-dir | --cache-dir | --daemon-cert-dir | --cert-dir | --registries-conf-dir | --registries.d | oci:)
+    --config-dir | --cache-dir | --daemon-cert-dir | --cert-dir | --registries-conf-dir | --registries.d | oci: | dir:)
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -d -- "$word")
         ;;
@@ -42,7 +42,7 @@ _container_image_proxy() {
         -*) mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word") ;;
         *)
             compopt -o nospace
-            mapfile -t COMPREPLY < <(compgen -W 'docker:// oci: oci-archive: docker-archive: docker-daemon:' -- "$word")
+            mapfile -t COMPREPLY < <(compgen -W 'docker:// oci: dir: oci-archive: docker-archive: docker-daemon: containers-storage: tarball:' -- "$word")
             ;;
         esac
         ;;

@@ -22,9 +22,12 @@ from container_image_proxy.faces.http.request_head import HeadBuffer
 from container_image_proxy.faces.image_proxy.messages import parse_request
 from container_image_proxy.image.convert import to_oci
 from container_image_proxy.image.diff_ids import parse_diff_ids
-from container_image_proxy.image.manifest import Manifest, UntrustedManifest, parse_manifest
+from container_image_proxy.image.digest import digest_of
+from container_image_proxy.image.manifest import Manifest, Schema1Manifest, UntrustedManifest, parse_manifest
+from container_image_proxy.image.media_types import OCI_LAYER_TAR
 from container_image_proxy.image.platform import parse_platform
 from container_image_proxy.image.reference import parse_reference
+from container_image_proxy.image.schema1_conversion import UnpackedLayer, convert_schema1
 from container_image_proxy.image.signature import parse_signature_blob
 from container_image_proxy.policy.budget import Budget
 from container_image_proxy.policy.model import parse_policy
@@ -56,6 +59,9 @@ def manifest(data: bytes) -> None:
     parsed = parse_manifest(UntrustedManifest(raw, media_type.decode("latin-1")))
     if isinstance(parsed, Manifest):
         to_oci(parsed)
+    elif isinstance(parsed, Schema1Manifest):
+        layer = UnpackedLayer(1, digest_of(b""), OCI_LAYER_TAR)
+        convert_schema1(parsed, dict.fromkeys(parsed.layers, layer))
 
 
 def request_head(data: bytes) -> None:

@@ -182,6 +182,7 @@ def test_an_image_whose_file_was_cut_is_never_served_whole(tmp_path: Path, maker
             assert not manifest.json["retryable"]
 
 
+@pytest.mark.demand("DIR-toctou")
 @makers(own=True)
 def test_a_blob_that_changes_while_it_is_read_never_arrives_whole(tmp_path: Path, maker: Maker) -> None:
     made = maker.make(tmp_path / "layout", stored(tmp_path / "layout", large=LARGE), tmp_path / "made")
@@ -231,6 +232,8 @@ def test_what_may_not_be_read_is_named_with_the_reason(tmp_path: Path, maker: Ma
     assert not getattr(told.value, "retryable", False)
 
 
+@pytest.mark.demand("DIR-symlink")
+@pytest.mark.demand("TAR-traversal")
 @makers("hostile")
 def test_a_hostile_image_gives_nothing_from_outside(tmp_path: Path, maker: Maker) -> None:
     (tmp_path / "outside").write_bytes(SECRET)

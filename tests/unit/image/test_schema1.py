@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from container_image_proxy.errors import InvalidManifestError
 from container_image_proxy.image.digest import Digest, digest_of, parse_digest
@@ -183,3 +185,35 @@ def test_times_are_written_as_go_writes_them(written: str, read: str) -> None:
 def test_a_configuration_that_is_none_is_refused(newest: JSONObject) -> None:
     with pytest.raises(InvalidManifestError):
         convert(schema1(LAYERS, **newest))
+
+
+SCRAPS = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+RECORD_KEYS = ["id", "parent", "created", "container_config", "throwaway", "config", "os", "docker_version", "author"]
+
+
+@given(
+    st.dictionaries(st.sampled_from(["fsLayers", "history", "schemaVersion", "signatures"]), SCRAPS, max_size=1),
+    st.dictionaries(st.sampled_from(RECORD_KEYS), SCRAPS | st.just("1.8.2"), max_size=2),
+    st.integers(0, 2),
+)
+def test_bent_documents_are_read_or_refused(top: JSONObject, record: JSONObject, position: int) -> None:
+    try:
+        document = rewritten(position, **record) | top
+    except ValueError:  # a number that JSON has no form for
+        return
+    for raw in (json.dumps(document).encode(), sign(document)[0]):
+        try:
+            manifest = parse(raw)
+        except (InvalidManifestError, AssertionError):
+            continue
+        layer = UnpackedLayer(7, Digest("sha256", "d" * 64), OCI_LAYER_TAR)
+        try:
+            served, config = convert_schema1(manifest, dict.fromkeys(manifest.layers, layer))
+        except InvalidManifestError:
+            continue
+        assert served.config.digest == digest_of(config)
+        assert json.loads(config)["rootfs"]["type"] == "layers"
