@@ -96,12 +96,15 @@ class Directory:
 
     @property
     def is_current(self) -> bool:
-        """Whether it is open, and still what its path names."""
+        """Whether it is open, and still what its path names, by the way that policy knows."""
         with self._lock:
             try:
-                return self._number is not None and os.path.samestat(os.fstat(self._number), Path(self._given).stat())
+                is_same = self._number is not None and os.path.samestat(
+                    os.fstat(self._number), Path(self._given).stat()
+                )
             except OSError:
                 return False
+        return is_same and os.path.realpath(self._given) == self.path
 
     def verify(self) -> None:
         """Raise :class:`SourceError` if there is no directory, it may not be entered, or is not the one that policy
@@ -124,13 +127,14 @@ class Directory:
 
     def has(self, components: tuple[str, ...]) -> bool:
         """Whether there is such a file. What cannot be told counts as one, so that opening it says why."""
-        root = self._duplicate_root()
         try:
-            os.stat("/".join(components), dir_fd=root, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
+            root = self._duplicate_root()
         except OSError:
             return True
+        try:
+            os.stat("/".join(components), dir_fd=root, follow_symlinks=False)
+        except OSError as error:
+            return not isinstance(error, FileNotFoundError)
         finally:
             os.close(root)
         return True

@@ -276,6 +276,16 @@ def test_a_source_of_the_same_directory_goes_on_and_one_of_another_is_opened_ane
     )
 
 
+def test_a_directory_that_is_reached_by_a_link_now_is_not_what_policy_knew(tmp_path: Path) -> None:
+    single_image(tmp_path / "os")
+    first = source(tmp_path / "os")
+    first.fetch_manifest(CONTEXT)
+    assert first.is_current
+    (tmp_path / "os").rename(tmp_path / "elsewhere")
+    (tmp_path / "os").symlink_to("elsewhere")
+    assert not first.is_current
+
+
 def test_blobs_of_a_layout_that_was_replaced_come_from_the_new_one_where_that_has_them(tmp_path: Path) -> None:
     image = single_image(tmp_path / "os")
     opened = source(tmp_path / "os")
