@@ -231,7 +231,7 @@ def test_being_short_of_descriptors_does_not_make_a_file_absent(tmp_path, monkey
     def no_more(*_):
         raise OSError(24, os.strerror(24))
 
-    monkeypatch.setattr(trusted_file, "_open", no_more)
+    monkeypatch.setattr(trusted_file.os, "open", no_more)
     with pytest.raises(ConfigurationError, match="cannot be read: Too many open files"):
         user_for(keychain)
 
