@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.image_proxy import Client
 from tests.support.instance import Instance
-from tests.support.machine import Machine
+from tests.support.machine import ROOT, Machine
 
 _ASK = """
 import json, socket, sys
@@ -82,3 +82,22 @@ def test_peers_are_who_they_are(machine: Machine, instance: Instance) -> None:
     assert [one["success"] for one in answers["packet-reader"]] == [True, True, False, False]
     told = [one for one in answers["packet-stranger"] if one is not None]  # and then the end
     assert [(one["success"], one["error"]) for one in told] == [(False, "this user may not connect")]
+
+
+def test_a_service_with_the_drop_in_runs_ours(machine: Machine) -> None:
+    """Done as the drop-in's own comment says, for a service that runs skopeo by its name, as bootc does."""
+    shim, drop_in = (ROOT / "contrib/skopeo-shim" / name for name in ("skopeo", "container-image-proxy.conf"))
+    machine.write("/usr/libexec/container-image-proxy/skopeo", shim.read_text())
+    machine.run("chmod", "755", "/usr/libexec/container-image-proxy/skopeo")
+    machine.write(
+        "/etc/systemd/system/bootc-fetch-apply-updates.service.d/container-image-proxy.conf", drop_in.read_text()
+    )
+    machine.write(
+        "/etc/systemd/system/bootc-fetch-apply-updates.service",
+        "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'command -v skopeo; skopeo experimental-image-proxy --help'\n",
+    )
+    machine.systemctl("daemon-reload")
+    machine.systemctl("start", "bootc-fetch-apply-updates.service")
+    said = "\n".join(record["MESSAGE"] for record in machine.journal("bootc-fetch-apply-updates.service"))
+    assert "/usr/libexec/container-image-proxy/skopeo" in said
+    assert "usage: container-image-proxy experimental-image-proxy" in said

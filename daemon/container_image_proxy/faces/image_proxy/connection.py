@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import errno
 import logging
 import select
 import socket
@@ -63,15 +62,14 @@ class PacketChannel:
             events = self._poll.poll(None if seconds is None else seconds * _MILLISECONDS)
             if not events:
                 return None
-            with contextlib.suppress(BlockingIOError):
-                try:
-                    message = self._socket.recv(MAX_MESSAGE + 1)
-                except OSError as error:
-                    if error.errno == errno.EAGAIN:
-                        raise
-                    raise PeerGoneError(f"the client is gone: {error.strerror}") from error
-                has_ended = events[0][1] & (select.POLLRDHUP | select.POLLHUP)
-                return message if message or not has_ended else None  # a message may be empty
+            try:
+                message = self._socket.recv(MAX_MESSAGE + 1)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise PeerGoneError(f"the client is gone: {error.strerror}") from error
+            has_ended = events[0][1] & (select.POLLRDHUP | select.POLLHUP)
+            return message if message or not has_ended else None  # a message may be empty
 
     def send(self, message: bytes, descriptors: Sequence[int], seconds: float) -> None:
         """Send one message with all its descriptors at once; :class:`PeerGoneError` if it is not taken."""
@@ -145,7 +143,7 @@ class Connection:
         self.channel.abort()
 
     def _serve(self) -> None:
-        patience: float | None = self._limits.greeting_seconds
+        patience = self._limits.greeting_seconds
         while (message := self.channel.receive(patience)) is not None:
             patience = None
             if not self._answer(message):

@@ -27,16 +27,16 @@ class ImageProxyLimits(Struct, frozen=True):
     images_per_client: int = 64
     held_bytes: int = 32 << 20
     """Of the manifests of open images, and of configurations on their way, over all clients."""
-    greeting_seconds: float = 10.0
-    """How long a new client may be silent. One that has spoken may think as long as it likes."""
+    greeting_seconds: float | None = 10.0
+    """How long a new client may be silent; None: for ever. One that has spoken may think as long as it likes."""
     opening_seconds: float = 2.0
     """How long the answer to ``GetBlob`` waits for the source. What goes wrong later is told by ``FinishPipe``."""
     send_seconds: float = 60.0
     """How long a client may leave a full pipe, or an answer, unread."""
 
 
-STAND_ALONE: Final = ImageProxyLimits(transfers=256, transfers_per_client=256)
-"""For the one client of a process of its own: as many pipes as 1024 descriptors allow."""
+STAND_ALONE: Final = ImageProxyLimits(transfers=256, transfers_per_client=256, greeting_seconds=None)
+"""For the one client of a process of its own: as many pipes as 1024 descriptors allow, and all the time it needs."""
 
 
 class Room:

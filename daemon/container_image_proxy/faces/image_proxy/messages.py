@@ -95,8 +95,10 @@ def error_code(error: BaseException) -> str:
     """The protocol's name for the kind of error: whether to try again, or that it was the client's own doing."""
     if isinstance(error, ReaderGoneError):
         return "EPIPE"
-    passes = isinstance(error, errors.OverloadedError) or getattr(error, "retryable", False)
-    return "retryable" if passes else "other"
+    if isinstance(error, errors.OverloadedError) or getattr(error, "retryable", False):
+        return "retryable"
+    # The server, which turns clients away in the words of any protocol, tells so when they may come back.
+    return "other" if getattr(error, "retry_after", None) is None else "retryable"
 
 
 def error_text(error: BaseException) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from http import HTTPStatus
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from container_image_proxy.errors import Error, OverloadedError, PolicyRejectedError, UnknownBlobError, UpstreamError
+from container_image_proxy.faces.http.request_head import RefusedRequestError
 from container_image_proxy.faces.image_proxy import messages
 from container_image_proxy.faces.image_proxy.messages import (
     MAX_MESSAGE,
@@ -105,6 +107,11 @@ def test_an_answer_that_does_not_fit_is_an_error() -> None:
         (PolicyRejectedError("no"), "other"),
         (UnknownBlobError("none"), "other"),
         (KeyError("a defect"), "other"),
+        (RefusedRequestError(HTTPStatus.FORBIDDEN, "not you", "DENIED"), "other"),
+        (
+            RefusedRequestError(HTTPStatus.SERVICE_UNAVAILABLE, "too many", "TOOMANYREQUESTS", retry_after=1),
+            "retryable",
+        ),
     ],
 )
 def test_errors_have_the_protocols_code(error: Exception, code: str) -> None:
