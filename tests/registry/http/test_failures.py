@@ -28,6 +28,9 @@ from container_image_proxy.registry.http.failures import (
     own_errors,
     parse_error_codes,
 )
+from tests.support.senders import request_for
+
+MANIFEST = request_for("https://r.example/v2/some/os/manifests/1")
 
 
 @pytest.mark.parametrize(
@@ -47,7 +50,7 @@ from container_image_proxy.registry.http.failures import (
     ],
 )
 def test_every_status_has_its_class(status: int, kind: type[UpstreamError], *, retryable: bool) -> None:
-    error = error_for_status(status, phase="manifest", endpoint="r.example", retry_after=7.0)
+    error = error_for_status(MANIFEST, status, retry_after=7.0)
     assert type(error) is kind
     assert (error.upstream_status, error.phase, error.endpoint) == (status, "manifest", "r.example")
     assert error.retryable is retryable
@@ -55,14 +58,14 @@ def test_every_status_has_its_class(status: int, kind: type[UpstreamError], *, r
 
 
 def test_a_rate_limit_may_come_under_another_status() -> None:
-    assert isinstance(error_for_status(403, ("TOOMANYREQUESTS",), phase="blob", endpoint="r"), RateLimitedError)
+    assert isinstance(error_for_status(MANIFEST, 403, ("TOOMANYREQUESTS",)), RateLimitedError)
 
 
 def test_only_known_codes_get_into_a_message() -> None:
     document = {"errors": [{"code": "MANIFEST_UNKNOWN", "message": "<secret>"}, {"code": "Own-Code"}, {"code": 7}]}
     codes = parse_error_codes(json.dumps(document).encode())
     assert codes == ("MANIFEST_UNKNOWN",)
-    assert "(MANIFEST_UNKNOWN)" in str(error_for_status(404, codes, phase="manifest", endpoint="r"))
+    assert "(MANIFEST_UNKNOWN)" in str(error_for_status(MANIFEST, 404, codes))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +80,7 @@ def test_only_known_codes_get_into_a_message() -> None:
 )
 def test_forms_of_a_rate_limit(body: bytes) -> None:
     codes = parse_error_codes(body)
-    assert isinstance(error_for_status(403, codes, phase="manifest", endpoint="r"), RateLimitedError)
+    assert isinstance(error_for_status(MANIFEST, 403, codes), RateLimitedError)
 
 
 @pytest.mark.parametrize(
@@ -106,17 +109,17 @@ def wrapped(cause: Exception) -> Exception:
 def test_the_cause_of_an_exception_decides(cause: Exception, kind: type[UpstreamError], *, retryable: bool) -> None:
     if isinstance(cause, ssl.SSLCertVerificationError):
         cause.verify_message = "certificate has expired"
-    error = error_for_exception(wrapped(cause), phase="blob", endpoint="r.example:5000")
+    error = error_for_exception(MANIFEST, wrapped(cause))
     assert type(error) is kind
     assert error.retryable is retryable
-    assert str(error).startswith("r.example:5000: ")
+    assert str(error).startswith("r.example: ")
     assert "secret" not in str(error)
 
 
 def test_a_ring_of_causes_ends() -> None:
     one, other = OSError("one"), OSError("other")
     one.__context__, other.__context__ = other, one
-    assert isinstance(error_for_exception(one, phase="blob", endpoint="r"), ConnectionLostError)
+    assert isinstance(error_for_exception(MANIFEST, one), ConnectionLostError)
 
 
 @pytest.mark.demand("fd-exhaustion")

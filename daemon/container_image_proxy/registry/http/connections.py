@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import requests
 from msgspec import Struct
+from msgspec.structs import replace
 from urllib3.exceptions import HTTPError
 
 from container_image_proxy import __version__
@@ -98,9 +99,8 @@ class Connections:
                 proxies={target.origin.scheme: proxy} if proxy is not None else {},
             )
         except (requests.RequestException, HTTPError, TimeoutError) as error:
-            phase = request.phase if trip.has_connected else "connect"
-            endpoint = target.origin.authority
-            raise error_for_exception(trip.failure or error, phase=phase, endpoint=endpoint) from None
+            failed = request if trip.has_connected else replace(request, phase="connect")
+            raise error_for_exception(failed, trip.failure or error) from None
         assert trip.answer is not None  # noqa: S101 - the connection read this answer: for mypy
         return Reply(response, trip.answer, request, limits)
 

@@ -35,6 +35,8 @@ from container_image_proxy.registry.http.tls_failures import explain, is_plain_t
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from container_image_proxy.registry.http.request import Request
+
 _log = logging.getLogger(__name__)
 _CODES: Final = frozenset(
     [
@@ -106,17 +108,17 @@ def parse_error_codes(body: bytes) -> tuple[str, ...]:
 
 
 def error_for_status(
-    status: int, codes: tuple[str, ...] = (), *, phase: str, endpoint: str, retry_after: float | None = None
+    request: Request, status: int, codes: tuple[str, ...] = (), *, retry_after: float | None = None
 ) -> UpstreamError:
-    """The error that an unwanted answer stands for. ``retry_after`` in seconds."""
+    """The error that an unwanted answer to ``request`` stands for. ``retry_after`` in seconds."""
+    endpoint = request.target.origin.authority
     kind, retryable = _classify(status, codes)
     named = f" ({', '.join(codes)})" if codes else ""
     # No registry answers so.
     who = f"the proxy on the way to {endpoint}" if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED else endpoint
-    return kind(
-        f"{who} answered {status}{named} to the {phase} request",
-        phase=phase,
-        endpoint=endpoint,
+    return request.fault(
+        kind,
+        f"{who} answered {status}{named} to the {request.phase} request",
         upstream_status=status,
         retryable=retryable,
         retry_after=retry_after if retryable else None,
@@ -135,10 +137,10 @@ def _classify(status: int, codes: tuple[str, ...]) -> tuple[type[UpstreamError],
     return RegistryError, False
 
 
-def error_for_exception(error: BaseException, *, phase: str, endpoint: str) -> UpstreamError:
-    """The error that an exception of the HTTP library or the system stands for, told by what lies at its root."""
-    kind, reason, retryable = _diagnose(tuple(_causes(error)), phase)
-    return kind(f"{endpoint}: {reason}", phase=phase, endpoint=endpoint, retryable=retryable)
+def error_for_exception(request: Request, error: BaseException) -> UpstreamError:
+    """The error that an exception of the HTTP library or the system stands for in what became of ``request``."""
+    kind, reason, retryable = diagnose(error, request.phase)
+    return request.fault(kind, f"{request.target.origin.authority}: {reason}", retryable=retryable)
 
 
 @contextmanager
@@ -163,17 +165,18 @@ def own_errors(endpoint: str) -> Iterator[None]:
         raise RegistryError(f"{endpoint}: its answer cannot be processed", endpoint=endpoint) from error
 
 
-def _diagnose(causes: tuple[BaseException, ...], phase: str) -> tuple[type[UpstreamError], str, bool]:
+def diagnose(error: BaseException, phase: str) -> tuple[type[UpstreamError], str, bool]:
     """Class, reason, and whether it may pass: the first of the known kinds that is among the causes."""
+    causes = tuple(_causes(error))
     if any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes):
         return _diagnose_proxy(causes)
     tls = next((cause for cause in causes if isinstance(cause, ssl.SSLError)), None)
     if tls is not None and not isinstance(tls, TimeoutError):
         return _diagnose_tls(tls, in_handshake=phase == "connect")
-    for kind, error, reason, retryable in _KINDS:
+    for kind, told, reason, retryable in _KINDS:
         cause = next((cause for cause in causes if isinstance(cause, kind)), None)
         if cause is not None:
-            return error, reason.format(_words(causes, cause)), retryable
+            return told, reason.format(_words(causes, cause)), retryable
     return ConnectionLostError, "the connection was lost", True
 
 

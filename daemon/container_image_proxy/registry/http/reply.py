@@ -93,7 +93,7 @@ class Reply:
 
     def failed(self, cause: Exception) -> UpstreamError:
         """What it means that its body could not be read."""
-        return error_for_exception(cause, phase=self.request.phase, endpoint=self.endpoint)
+        return error_for_exception(self.request, cause)
 
     def read_all(self, context: Context, limit: int, take: Callable[[int], object] = unmetered) -> bytes | None:
         """The whole body, and the reply is closed; None if it is longer than ``limit``.
@@ -131,13 +131,8 @@ class Reply:
             body = b""
             with suppress(UpstreamError):
                 body = self.read_all(context, self._limits.error_size) or b""
-            self._error = error_for_status(
-                self.status,
-                parse_error_codes(body),
-                phase=self.request.phase,
-                endpoint=self.endpoint,
-                retry_after=parse_retry_after(self.header("Retry-After"), time()),
-            )
+            retry_after = parse_retry_after(self.header("Retry-After"), time())
+            self._error = error_for_status(self.request, self.status, parse_error_codes(body), retry_after=retry_after)
         return self._error
 
     def discard(self, context: Context) -> None:

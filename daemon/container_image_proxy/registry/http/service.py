@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from container_image_proxy import __version__
 from container_image_proxy.registry.http.connect import connect
-from container_image_proxy.registry.http.failures import error_for_exception
+from container_image_proxy.registry.http.failures import diagnose
 from container_image_proxy.registry.http.response import FramedResponse
 from container_image_proxy.registry.http.sockets import PunctualSocket, PunctualTLSSocket
 from container_image_proxy.registry.http.tls import client_context
@@ -157,5 +157,5 @@ def _connect(service: Service, context: Context) -> PunctualSocket | PunctualTLS
 def _failure(error: BaseException) -> ServiceFailure:
     if isinstance(error, ssl.SSLError) and is_plain_text(error):
         return ServiceFailure("it does not speak TLS, which http:// would ask it without", retryable=False)
-    told = error_for_exception(error, phase="connect", endpoint="")
-    return ServiceFailure(str(told).removeprefix(": "), retryable=told.retryable)
+    _, reason, retryable = diagnose(error, "connect")
+    return ServiceFailure(reason, retryable=retryable)
