@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import hashlib
 import http.client
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -13,7 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from container_image_proxy.errors import Error
+from container_image_proxy.core.proxy import Proxy, ServedImage
+from container_image_proxy.core.snapshot_store import SnapshotStore
+from container_image_proxy.errors import Error, PolicyRejectedError
+from container_image_proxy.image.platform import Platform
+from container_image_proxy.policy.model import parse_policy
 from container_image_proxy.transports.table import parse_image_reference
 from tests.support.contexts import ACCESS, CONTEXT
 from tests.support.daemon import RunningDaemon, command, stand_alone, write_policy
@@ -21,6 +26,7 @@ from tests.support.layouts import OCI_MANIFEST, Layout, StoredImage, layer_tar, 
 from tests.support.makers import Made, Maker, makers
 from tests.support.privilege import needs_root, ordinary_user, public_directory
 
+ACCEPT = [{"type": "insecureAcceptAnything"}]
 LARGE = 8 << 20  # more than a stream holds at a time, and more than sockets buffer
 SECRET = b"what lies outside of the image"
 
@@ -230,6 +236,27 @@ def test_what_may_not_be_read_is_named_with_the_reason(tmp_path: Path, maker: Ma
     assert str(made.unreadable) in str(told.value)
     assert "Permission denied" in str(told.value)
     assert not getattr(told.value, "retryable", False)
+
+
+@makers(own=True, each_once=True)
+def test_policy_knows_the_image_by_each_scope_that_holds_it(tmp_path: Path, maker: Maker) -> None:
+    made = maker.make(tmp_path / "layout", stored(tmp_path / "layout"), tmp_path / "made")
+    reference = parse_image_reference(made.reference)
+    scopes = dict.fromkeys((reference.policy_identity, *reference.policy_namespaces, ""))
+    for scope in scopes:
+        rules = {"default": ACCEPT, "transports": {reference.transport: {scope: [{"type": "reject"}]}}}
+        policy = parse_policy(json.dumps(rules).encode(), "policy.json")
+        served = ServedImage("image", reference, Platform("linux", "amd64"), 0.0)
+        proxy = Proxy(
+            {"image": served},
+            policy,
+            lambda reference, earlier, state: reference.open_source(ACCESS, earlier, state),
+            SnapshotStore(None),
+        )
+        with contextlib.closing(proxy), pytest.raises(PolicyRejectedError) as told:
+            proxy.resolve(CONTEXT, "image")
+        name = f"{reference.transport}|{scope}" if scope else reference.transport
+        assert f"(scope {name})" in str(told.value)
 
 
 @pytest.mark.demand("DIR-symlink")

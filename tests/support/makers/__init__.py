@@ -27,13 +27,18 @@ def _all() -> Iterator[Maker]:
 MAKERS: tuple[Maker, ...] = tuple(_all())
 
 
-def makers(*capabilities: str, own: bool = False) -> pytest.MarkDecorator:
+FIRST = frozenset({"oci", "dir", "oci-archive", "docker-archive", "storage-overlay", "tarball"})
+"""One maker of each transport."""
+
+
+def makers(*capabilities: str, own: bool = False, each_once: bool = False) -> pytest.MarkDecorator:
     """Parametrise a test's ``maker`` over all that have these attributes, such as ``make_list``.
 
     ``own`` leaves those out that need another program: what such a program writes differs in what it writes, not in
-    how it is read.
+    how it is read. ``each_once`` leaves one of each transport.
     """
     able = [one for one in MAKERS if all(getattr(one, capability) for capability in capabilities)]
     chosen = [one for one in able if not own or not {"skopeo", "umoci", "podman", "buildah"}.intersection(one.programs)]
+    chosen = [one for one in chosen if not each_once or one.name in FIRST]
     parameters = [pytest.param(one, marks=needs_programs(*one.programs), id=one.name) for one in chosen]
     return pytest.mark.parametrize("maker", parameters)
