@@ -48,7 +48,7 @@ _cip() {
     verify) options+=" --signed-by" ;;
     blob) options+=" --output" ;;
     pull) options+=" --verify --sync" ;;
-    unpack) options+=" --replace" ;;
+    unpack) options+=" --replace --sync" ;;
     ls) options+=" --long --recursive" ;;
     plan) options+=" --have" ;;
     watch) options+=" --interval --since --once" ;;

@@ -36,7 +36,7 @@ complete --command cip --condition $none --arguments watch --description 'say wh
 complete --command cip --condition '__fish_seen_subcommand_from verify' --long-option signed-by --exclusive --description 'fail unless this one signed it'
 complete --command cip --condition '__fish_seen_subcommand_from blob' --long-option output --short-option o --require-parameter --force-files --description 'where to write it'
 complete --command cip --condition '__fish_seen_subcommand_from pull' --long-option verify --description 'hash everything here, too'
-complete --command cip --condition '__fish_seen_subcommand_from pull' --long-option sync --description 'have it on the disk first'
+complete --command cip --condition '__fish_seen_subcommand_from pull unpack' --long-option sync --description 'have it on the disk first'
 complete --command cip --condition '__fish_seen_subcommand_from pull' --arguments 'oci:'
 complete --command cip --condition '__fish_seen_subcommand_from unpack' --arguments '(__fish_complete_directories)'
 complete --command cip --condition '__fish_seen_subcommand_from unpack' --long-option replace --description 'exchange what is there'

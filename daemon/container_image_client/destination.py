@@ -27,11 +27,13 @@ class NewDirectory:
     """A directory that gets its name by ``commit``, and is removed without. A context manager.
 
     In place of an empty directory, and with ``replace`` of any: then the old one is removed when the new one is there.
+    With ``sync`` the content is on the disk before the name.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, replace: bool = False) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, replace: bool = False, sync: bool = False) -> None:
         self._path = Path(os.path.realpath(path))
         self._replace = replace
+        self._sync = sync
         self._temporary = f".{self._path.name}.cip"
         self._parent = -1
         self.descriptor = -1
@@ -57,9 +59,10 @@ class NewDirectory:
             self._close()
 
     def commit(self) -> None:
-        """Give the directory its name, after its content has reached the disk."""
+        """Give the directory its name."""
         try:
-            _sync_file_system(self.descriptor)
+            if self._sync:
+                _sync_file_system(self.descriptor)
             if not self._is_there():
                 raise DestinationError(f"somebody removed the directory in which {self._path} was made")
             if self._replace and self._path.is_dir():
@@ -67,7 +70,8 @@ class NewDirectory:
                 remove(self._parent, os.fsencode(self._temporary))
             else:
                 os.rename(self._temporary, self._path.name, src_dir_fd=self._parent, dst_dir_fd=self._parent)
-            os.fsync(self._parent)
+            if self._sync:
+                os.fsync(self._parent)
         except OSError as error:
             raise DestinationError(
                 f"{self._path} cannot be put in place: {error.strerror}", remedy="remove it first"

@@ -20,15 +20,21 @@ if TYPE_CHECKING:
 
 
 def unpack(
-    client: Client, directory: str | os.PathLike[str], *, replace: bool = False, progress: Progress = SILENT
+    client: Client,
+    directory: str | os.PathLike[str],
+    *,
+    replace: bool = False,
+    sync: bool = False,
+    progress: Progress = SILENT,
 ) -> tuple[Manifest, Counter[str]]:
     """Make the directory; which image it is, and what could not be kept of it.
 
     It must be missing or empty, or with ``replace`` it is exchanged for the new one in one step.
+    With ``sync`` all of it is on the disk before it has its name.
     """
     manifest = client.manifest()
     layers = client.layers(manifest)
-    with NewDirectory(directory, replace=replace) as new:
+    with NewDirectory(directory, replace=replace, sync=sync) as new:
         unpacker = Unpacker(new.descriptor)
         for number, layer in enumerate(layers, 1):
             label = f"layer {number}/{len(layers)}"

@@ -140,7 +140,7 @@ def _pull(session: Session) -> int:
 def _unpack(session: Session) -> int:
     options = session.options
     manifest, left_out = unpack(
-        session.client(), options.directory, replace=options.replace, progress=session.progress()
+        session.client(), options.directory, replace=options.replace, sync=options.sync, progress=session.progress()
     )
     session.note(words.left_out_in_words(left_out, is_root=os.geteuid() == 0))
     document = {**_image_as_json(manifest), "left_out": {what: count for what, count in left_out.items() if count}}

@@ -47,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     unpack = command("unpack", "make the image's root file system in a directory")
     unpack.add_argument("directory", metavar="DIR")
     unpack.add_argument("--replace", action="store_true", help="exchange what is there for it, in one step")
+    unpack.add_argument("--sync", action="store_true", help="have all of it on the disk before it has its name")
 
     ls = command("ls", "list files of the image, all layers taken together")
     ls.add_argument("path", metavar="PATH", nargs="?", default="/")
