@@ -697,6 +697,26 @@ def test_a_stop_lets_clients_finish_what_they_have_begun(
         assert daemon.process.wait(60) == 0  # type: ignore[attr-defined]
 
 
+def test_an_open_image_outlives_a_reload_which_decides_about_others(
+    tmp_path: Path, layout: Layout, stored: StoredImage, large: bytes
+) -> None:
+    layout.image(name="other")
+    before, after = (f'[images.os]\nreference = "oci:{layout.path}:{name}"\n' for name in ("latest", "other"))
+    with instance(tmp_path, before) as (path, daemon), client_of(path) as client:
+        client.value("Initialize")
+        one = client.value("OpenImage", f"oci:{layout.path}:latest")
+        write_instance(tmp_path / "etc", "test", after)
+        daemon.signal(signal.SIGHUP)  # type: ignore[attr-defined]
+        daemon.wait_for_notification("READY=1")  # type: ignore[attr-defined]
+        await_true(
+            lambda: not client.call("OpenImage", f"oci:{layout.path}:latest").success,
+            "the new configuration is in force",
+        )
+        assert client.content("GetManifest", one) == stored.manifest
+        assert client.content("GetBlob", one, stored.layer_digests[0], LARGE) == large
+        assert client.value("OpenImage", "os")
+
+
 def test_many_clients_at_once(tmp_path: Path, layout: Layout, stored: StoredImage, large: bytes) -> None:
     results: list[bool] = []
 
