@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.daemon import RunningDaemon, activated, on_port, stand_alone, write_instance, write_policy
 from tests.support.host import Host
-from tests.support.layouts import Layout, layer_tar, multi_arch, single_image
+from tests.support.layouts import Layout, StoredImage, layer_tar, multi_arch, single_image
 from tests.support.registries import DockerRegistry, docker_registry, free_port, needs_docker_registry
 from tests.support.requirements import needs_programs, needs_root
 from tests.support.sigstore import attachment, attachment_tag, make_key, public_pem
@@ -118,8 +118,17 @@ def host(tmp_path: Path) -> Host:
     return Host(tmp_path / "host")
 
 
-def test_the_example_puts_the_daemon_in_the_registrys_place_and_before_it(host: Host, tmp_path: Path) -> None:
-    """quay.io cannot be reached from here under these names, so that what comes is from the daemon."""
+@dataclass(frozen=True)
+class Mirrored:
+    """A host with the example as its registries.conf, and the images behind it."""
+
+    host: Host
+    stored: dict[str, StoredImage]
+
+
+@pytest.fixture
+def mirrored(host: Host, tmp_path: Path) -> Iterator[Mirrored]:
+    """quay.io cannot be reached from here under this name, so that what comes is from the daemon."""
     stored = {name: single_image(tmp_path / name) for name in ("os", "tools")}
     port = free_port()
     host.write_registries(
@@ -134,13 +143,31 @@ def test_the_example_puts_the_daemon_in_the_registrys_place_and_before_it(host: 
     arguments = ["--instance", "test", "--config-dir", str(tmp_path / "config")]
     proxyd = ["systemd-socket-activate", f"--listen=127.0.0.1:{port}", PROXYD]
     with activated(tmp_path / "run", arguments) as daemon, proxied(proxyd, daemon, port):
+        yield Mirrored(host, stored)
+
+
+def test_the_example_has_skopeo_pull_from_the_daemon_under_the_images_own_names(
+    mirrored: Mirrored, tmp_path: Path
+) -> None:
+    for path, name in {"exampleos": "os", "tools": "tools"}.items():
+        done = mirrored.host.skopeo("copy", f"docker://quay.invalid/cgwalters/{path}:latest", f"dir:{tmp_path}/{path}-")
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / f"{path}-" / "manifest.json").read_bytes() == mirrored.stored[name].manifest
+    assert mirrored.host.skopeo("inspect", "docker://quay.invalid/cgwalters/exampleos:other").returncode != 0
+
+
+@needs_root
+@needs_programs("podman")
+def test_the_example_has_podman_pull_from_the_daemon_under_the_images_own_names(mirrored: Mirrored) -> None:
+    environ = {"CONTAINERS_REGISTRIES_CONF": str(mirrored.host.registries_conf)}
+    policy = mirrored.host.directory / "policy.json"
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:  # podman wants a short path
+        podman = ["podman", f"--root={place}/root", f"--runroot={place}/run", "--storage-driver=vfs"]
         for path, name in {"exampleos": "os", "tools": "tools"}.items():
-            done = host.skopeo(
-                "copy", f"docker://quay.invalid/cgwalters/{path}:latest", f"dir:{tmp_path}/copied-{path}"
-            )
-            assert done.returncode == 0, done.stderr
-            assert (tmp_path / f"copied-{path}" / "manifest.json").read_bytes() == stored[name].manifest
-        assert host.skopeo("inspect", "docker://quay.invalid/cgwalters/exampleos:other").returncode != 0
+            image = f"quay.invalid/cgwalters/{path}:latest"
+            run(*podman, "pull", "--quiet", f"--signature-policy={policy}", image, environ=environ)
+            digests = run(*podman, "image", "inspect", "--format={{.RepoDigests}}", image, environ=environ)
+            assert f"quay.invalid/cgwalters/{path}@{mirrored.stored[name].digest}" in digests
 
 
 class proxied:  # noqa: N801 - reads as a word in a with statement
