@@ -37,7 +37,7 @@ _LONGEST_KEY: Final = 60
 _INT64: Final = range(-(1 << 63), 1 << 63)
 
 # The messages of msgspec's ValidationError, the same in all versions since 0.19.
-_STEP: Final = re.compile(r"\.([^.\[]+)|\[([0-9]+)\]")
+_STEP: Final = re.compile(r"\.([^.\[\]]+)|\[([0-9]+)\]")
 _MISSING: Final = re.compile(r"Object missing required field `(.*)`")
 _UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _MISMATCH: Final = re.compile(r"Expected `([^`]+)`, got `([^`]+)`")
@@ -105,11 +105,16 @@ def _convert(value: object, kind: type[_T], notation: Notation) -> _T:
         # before it, and one that looks like a path is not taken for it.
         msgspec.convert([value], GenericAlias(tuple, (kind,)), dec_hook=read)
     except msgspec.ValidationError as error:
-        text, _, found = str(error).rpartition(" - at `$[0]")
+        text, at, found = str(error).rpartition(" - at `$[0]")
+        if not at:  # "at `key` in `$[0]`"; only YAML has such keys
+            raise MalformedDocumentError("each key must be a string") from error
         path = tuple(key or int(position) for key, position in _STEP.findall(found.removesuffix("`")))
         explained = _explain(text, error.__cause__, _Place(value, kind, path), notation)
         place = tuple(step + notation.first if isinstance(step, int) else step for step in path)
-        raise MalformedDocumentError(explained.reason, (*place, *explained.path), remedy=explained.remedy) from error
+        reason = explained.reason
+        if "[...]" in found:  # msgspec does not say which key of a mapping by name
+            reason = reason.replace("must be", "each value must be", 1)
+        raise MalformedDocumentError(reason, (*place, *explained.path), remedy=explained.remedy) from error
     raise AssertionError("msgspec accepted what it had refused")
 
 

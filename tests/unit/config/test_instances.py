@@ -131,7 +131,16 @@ def test_several_images_have_no_default_unless_one_is_named(directories: tuple[P
         ),
         (IMAGE + "[trust]\nverification-timeout = 0\n", "trust.verification-timeout: must be more than 0 seconds"),
         (IMAGE + "[trust]\nverification-timeout = -1\n", "trust.verification-timeout: must be a number of seconds"),
-        (IMAGE + '[registry]\npassword = "x"\n', "registry.password: unknown key"),
+        (
+            IMAGE + '[registry]\npassword = "x"\n',
+            "registry.password: unknown key (known here: authfile, cert-dir, registries-conf, registries-conf-dir, tls",
+        ),
+        # What the command line alone may say must not come from a file.
+        (IMAGE + '[registry]\nuser-agent-prefix = "x"\n', "registry.user-agent-prefix: unknown key"),
+        (IMAGE + "[trust]\ninsecure-policy = true\n", "trust.insecure-policy: unknown key"),
+        (IMAGE + '[trust]\npolicy = ""\n', "trust.policy: must be an absolute path"),
+        (IMAGE + "[trust]\npolicy = 1979-05-27\n", "trust.policy: must be a string, not a date or time"),
+        (IMAGE + "[sources]\nspool-limit = 0\n", "sources.spool-limit: must be a number of GiB, 1 or more"),
         ('default = "x"\n' + IMAGE, "default: there is no image 'x' (one of: os)"),
         ('images = "os"\n', "images: must be a table, not a string"),
         ("images.os = 1\n", "images.os: must be a table, not an integer"),

@@ -57,6 +57,7 @@ class Document(Strict, frozen=True):
     data: Base64 = Base64(b"")
     number: Int64 = Int64(0)
     place: Path | None = None
+    notes: dict[str, str] | None = None
 
 
 def with_layers(*layers: object) -> dict[str, object]:
@@ -93,6 +94,8 @@ def complaint(value: object, path: tuple[str | int, ...] = (), notation: Notatio
         ({"name": "a", "number": "1"}, "number: must be a number, not a string"),
         ({"name": "a", "number": 1.5}, "number: must be an integer, not a number with a fraction"),
         ({"name": "a", "number": 2**63}, "number: must be an integer of 64 bits"),
+        ({"name": "a", "notes": {"b": "c", "d": 1}}, "notes: each value must be a string, not an integer"),
+        ({"name": "a", "notes": {1: "c"}}, "the document: each key must be a string"),
         ({"name": "a", "place": "etc"}, "place: must be an absolute path"),
         ({"name": "a", "place": "/\0"}, "place: must be an absolute path"),
         (with_layers({"type": "layer"}, {"type": "other"}), "layers[1].type: 'other' is none of layer, note"),
@@ -124,7 +127,7 @@ def test_an_unknown_key_is_told_which_there_are() -> None:
     with pytest.raises(MalformedDocumentError) as caught:
         convert({"name": "a", "colour": 1}, Document)
     assert caught.value.key == "colour"
-    assert caught.value.remedy == "known here: data, flag, layers, mode, name, number, place, ratio, users"
+    assert caught.value.remedy == "known here: data, flag, layers, mode, name, notes, number, place, ratio, users"
 
 
 @pytest.mark.parametrize("key", ["x` - at `$.layers[0]", "`", " - at `$", "a\nb", "k" * 5000, ""])
