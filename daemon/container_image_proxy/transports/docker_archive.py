@@ -152,12 +152,14 @@ class DockerArchiveSource:
         """Whether ``image_id`` is the digest of the configuration, or one that the OCI layout beside manifest.json has:
         that is how a Docker daemon that keeps images in containerd calls them.
         """
-        _, image = (None, self._image) if self._image is not None else self._read_image(context, unmetered)
-        if image.config_digest == image_id:
-            return True
-        if self._archive.find(context, _INDEX) is None:
-            return False
-        index = parse_manifest(UntrustedManifest(self._read(context, _INDEX, MAX_INDEX_SIZE, unmetered), OCI_INDEX))
+        with self._archive.in_use():
+            _, image = (None, self._image) if self._image is not None else self._read_image(context, unmetered)
+            if image.config_digest == image_id:
+                return True
+            if self._archive.find(context, _INDEX) is None:
+                return False
+            raw = self._read(context, _INDEX, MAX_INDEX_SIZE, unmetered)
+        index = parse_manifest(UntrustedManifest(raw, OCI_INDEX))
         return isinstance(index, Index) and any(entry.untrusted_digest == str(image_id) for entry in index.manifests)
 
     def fetch_manifest(
@@ -171,7 +173,8 @@ class DockerArchiveSource:
         """See :class:`ImageSource`. The manifest is made here."""
         if digest is None and unless is not None and self._image is not None and self._image.manifest_digest == unless:
             return None
-        raw, self._image = self._read_image(context, take)
+        with self._archive.in_use():
+            raw, self._image = self._read_image(context, take)
         if digest not in (None, self._image.manifest_digest):
             raise UnknownManifestError(f"{self._place} has no manifest {digest}")
         return (
@@ -180,16 +183,17 @@ class DockerArchiveSource:
 
     def open_blob(self, context: Context, descriptor: Descriptor, offset: int = 0) -> RegionReader:
         """See :class:`ImageSource`."""
-        image = self._image
-        if image is None:
-            _, image = self._read_image(context, unmetered)
-            self._image = image
-        if descriptor.digest == image.config_digest:
-            return self._archive.open_reader(self._find(context, image.config), offset)
-        member = dict(image.layers).get(descriptor.digest)
-        if member is None:
-            raise UnknownBlobError(f"{self._place} has no layer {descriptor.digest}")
-        return self._archive.open_reader(self._unpack(context, member), offset)
+        with self._archive.in_use():
+            image = self._image
+            if image is None:
+                _, image = self._read_image(context, unmetered)
+                self._image = image
+            if descriptor.digest == image.config_digest:
+                return self._archive.open_reader(self._find(context, image.config), offset)
+            member = dict(image.layers).get(descriptor.digest)
+            if member is None:
+                raise UnknownBlobError(f"{self._place} has no layer {descriptor.digest}")
+            return self._archive.open_reader(self._unpack(context, member), offset)
 
     def fetch_signatures(
         self,

@@ -202,6 +202,11 @@ class _ExportInput:
         """An ID names the same image for ever."""
         return True
 
+    @property
+    def is_repeatable(self) -> bool:
+        """The daemon may have removed the image since."""
+        return False
+
     def load(self, context: Context, spools: SpoolDirectory) -> tuple[Region, Spool | None]:
         """Export the image into a spool file."""
         spool = spools.create(self.place)

@@ -57,17 +57,19 @@ class ArchivedFiles:
 
     def read(self, context: Context, components: tuple[str, ...], take: Callable[[int], object]) -> bytes:
         """A whole document."""
-        region = self._find(context, components)
-        if region.size > MAX_MANIFEST_SIZE:
-            raise InvalidManifestError(
-                f"{self._place}: {'/'.join(components)} is larger than {MAX_MANIFEST_SIZE} bytes"
-            )
-        take(region.size)
-        return self._archive.read(region)
+        with self._archive.in_use():
+            region = self._find(context, components)
+            if region.size > MAX_MANIFEST_SIZE:
+                raise InvalidManifestError(
+                    f"{self._place}: {'/'.join(components)} is larger than {MAX_MANIFEST_SIZE} bytes"
+                )
+            take(region.size)
+            return self._archive.read(region)
 
     def open_reader(self, context: Context, components: tuple[str, ...], offset: int = 0) -> RegionReader:
         """A reader of the file's content from ``offset`` on."""
-        return self._archive.open_reader(self._find(context, components), offset)
+        with self._archive.in_use():
+            return self._archive.open_reader(self._find(context, components), offset)
 
     def close(self) -> None:
         """Let the archive go."""

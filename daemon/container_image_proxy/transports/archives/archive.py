@@ -34,6 +34,10 @@ class ArchiveInput(Protocol):
     def is_current(self) -> bool:
         """Whether it is open, and opening it anew would give the same bytes."""
 
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether :meth:`load` can be called again, and will give the same."""
+
     def load(self, context: Context, spools: SpoolDirectory) -> tuple[Region, Spool | None]:
         """The whole archive as plain tar, and the spool file that holds it, if one does; or :class:`SourceError`."""
 
@@ -57,6 +61,8 @@ class Archive:
         self._lock = threading.Lock()
         self._counting = threading.Lock()
         self._holders = 1
+        self._users = 0
+        self._is_retired = False
         self._whole: Region | None = None
         self._index: TarIndex | None = None
         self._spool: Spool | None = None
@@ -75,6 +81,20 @@ class Archive:
             if self._holders:
                 self._holders += 1
             return self._holders > 0
+
+    def retire(self) -> None:
+        """Take up no more disk than is in use: another archive has taken this one's place."""
+        self._is_retired = True
+        self._tidy()
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Let the regions that are asked for meanwhile stay where they are."""
+        self._begin_use()
+        try:
+            yield
+        finally:
+            self._end_use()
 
     def find(self, context: Context, name: str) -> Region | None:
         """The content of a member as it is; None if there is no such member."""
@@ -105,9 +125,10 @@ class Archive:
         return data
 
     def open_reader(self, region: Region, offset: int = 0) -> RegionReader:
-        """A reader of the region from ``offset`` on."""
+        """A reader of the region from ``offset`` on, for which the region stays where it is until it is closed."""
         self._verify(region.number)
-        return RegionReader(region, offset, self.place, lambda: self._verify(region.number))
+        self._begin_use()
+        return RegionReader(region, offset, self.place, lambda: self._verify(region.number), self._end_use)
 
     def close(self) -> None:
         """Let everything go if this was the last holder."""
@@ -149,12 +170,37 @@ class Archive:
         if self._spool is None or number != self._spool.number:
             self._input.verify_unchanged()
 
-    def _drop(self) -> None:
+    def _begin_use(self) -> None:
+        with self._counting:
+            self._users += 1
+
+    def _end_use(self) -> None:
+        with self._counting:
+            self._users -= 1
+        if self._is_retired:
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Let go what was unpacked if nobody uses it and it can be unpacked again."""
+        with self._counting:
+            if self._users:
+                return
+        with self._lock:
+            # Whoever has come meanwhile has no region yet: that takes the lock.
+            with self._counting:
+                is_idle = not self._users
+            if is_idle and self._spool is not None and self._input.is_repeatable:
+                self._drop_spool()
+
+    def _drop_spool(self) -> None:
         if self._spool is not None:
             self._spool.close()
-        self._input.close()
         self._whole, self._index, self._spool = None, None, None
         self._unpacked.clear()
+
+    def _drop(self) -> None:
+        self._drop_spool()
+        self._input.close()
 
     @contextmanager
     def _locked(self, context: Context) -> Iterator[None]:

@@ -66,10 +66,19 @@ class ArchiveFile:
         return self._identity
 
     def open(self) -> Region:
-        """The whole file as it is, or :class:`SourceError`."""
-        self._number = number = self._open()
-        self._identity = identity_of(os.fstat(number))
-        return Region(number, 0, self._identity.size)
+        """The whole file as it is, or :class:`SourceError`. A file that is open already is the one."""
+        if self._number is None:
+            self._number = self._open()
+            self._identity = identity_of(os.fstat(self._number))
+        self._is_unpacked = False
+        self.verify_unchanged()
+        assert self._identity is not None  # noqa: S101 - for mypy
+        return Region(self._number, 0, self._identity.size)
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether the file that is open still is what it was."""
+        return self._number is not None and identity_of(os.fstat(self._number)) == self._identity
 
     def load(self, context: Context, spools: SpoolDirectory) -> tuple[Region, Spool | None]:
         """See :class:`ArchiveInput`."""

@@ -33,10 +33,21 @@ class Region(Struct, frozen=True):
 
 
 class RegionReader:
-    """A :class:`BlobReader` over a region: it moves no file position, so that readers share the descriptor."""
+    """A :class:`BlobReader` over a region: it moves no file position, so that readers share the descriptor.
 
-    def __init__(self, region: Region, offset: int, place: str, verify: Callable[[], None]) -> None:
+    ``verify`` raises if the file is not what it was; ``end`` is called when the reader is closed.
+    """
+
+    def __init__(
+        self,
+        region: Region,
+        offset: int,
+        place: str,
+        verify: Callable[[], None],
+        end: Callable[[], None] | None = None,
+    ) -> None:
         self._region = region
+        self._end = end
         self._place = place
         self._verify = verify
         self.offset = offset
@@ -58,7 +69,10 @@ class RegionReader:
         """There is nobody else to ask."""
 
     def close(self) -> None:
-        """The archive holds the file."""
+        """Whoever holds the file is told."""
+        end, self._end = self._end, None
+        if end is not None:
+            end()
 
 
 def unpack(context: Context, region: Region, compression: str, spool: Spool, place: str) -> int:

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 class OpenArchives:
-    """The newest archive of each place, for whoever opens it next. Thread-safe."""
+    """The newest archive of each place, for whoever opens it next. Thread-safe.
+
+    One that was replaced is still read by whoever holds it, but keeps nothing unpacked that nobody reads.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -30,4 +33,6 @@ class OpenArchives:
             if newest is not None and newest.share():
                 return newest
             self._newest[key] = made = Archive(ArchiveFile(path, place), spools, first_counts=first_counts)
-            return made
+        if newest is not None:
+            newest.retire()
+        return made

@@ -387,3 +387,38 @@ def test_an_archive_that_was_replaced_is_not_shared(tmp_path: Path, spools: Spoo
             assert archives.open(str(path), os.path.realpath(path), spools) is new
             new.close()
         assert read(old, "a") == b"old"
+
+
+def test_what_a_replaced_archive_has_unpacked_goes_when_nobody_reads_it_and_comes_back_for_who_does(
+    tmp_path: Path, spools: SpoolDirectory
+) -> None:
+    path = write_tar(tmp_path / "x", {"a": CONTENT}, gzip.compress)
+    archives, place = OpenArchives(), os.path.realpath(path)
+    with closing(archives.open(str(path), place, spools)) as old:
+        region = old.unpack(CONTEXT, "a")
+        assert region is not None
+        reader = old.open_reader(region)
+        write_tar(tmp_path / "y", {"a": b"new"}, gzip.compress).replace(path)
+        with closing(archives.open(str(path), place, spools)) as new:
+            assert read(new, "a") == b"new"
+            both = spools.used
+            buffer = bytearray(len(CONTENT))
+            assert reader.readinto(memoryview(buffer)) == len(CONTENT)
+            assert buffer == CONTENT
+            reader.close()
+            alone = spools.used
+            assert alone < both, "the old one is let go with its last reader"
+            assert read(old, "a") == CONTENT
+            assert spools.used == alone
+    assert spools.used == 0
+
+
+def test_what_was_unpacked_of_an_overwritten_archive_stays(tmp_path: Path, spools: SpoolDirectory) -> None:
+    path = write_tar(tmp_path / "x", {"a": CONTENT}, gzip.compress)
+    archives, place = OpenArchives(), os.path.realpath(path)
+    with closing(archives.open(str(path), place, spools)) as old:
+        assert read(old, "a") == CONTENT
+        write_tar(path, {"a": b"new"}, gzip.compress)
+        with closing(archives.open(str(path), place, spools)) as new:
+            assert read(new, "a") == b"new"
+            assert read(old, "a") == CONTENT
