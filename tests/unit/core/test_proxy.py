@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +42,7 @@ from container_image_proxy.policy.sigstore import trust as sigstore
 from container_image_proxy.transports.layout import LayoutReference, LayoutSource
 from container_image_proxy.transports.source import ImageSource, SourceReference
 from container_image_proxy.transports.table import parse_image_reference
-from tests.support.contexts import CONTEXT
+from tests.support.contexts import ACCESS, CONTEXT
 from tests.support.layouts import (
     OCI_MANIFEST,
     JSONObject,
@@ -379,6 +380,58 @@ def test_a_rejected_image_gives_nothing(tmp_path: Path) -> None:
         proxy.resolve(CONTEXT, "os")
     with pytest.raises(PolicyRejectedError):
         proxy.find_blob(CONTEXT, "os", None, image.layer_digests[0])
+
+
+def test_a_source_is_opened_once_for_the_manifest_and_all_blobs(tmp_path: Path) -> None:
+    image = single_image(tmp_path)
+    bench = Bench(tmp_path)
+    snapshot = bench.proxy.resolve(CONTEXT, "os")
+    streams = [bench.proxy.open_blob(CONTEXT, snapshot, blob) for blob in snapshot.manifest.blobs]
+    assert [stream.read_all() for stream in streams] == [image.config, *image.layers]
+    assert bench.opened == 1
+
+
+def test_snapshots_of_one_directory_share_its_lease_and_one_of_another_has_its_own(tmp_path: Path) -> None:
+    single_image(tmp_path / "layout")
+    bench = Bench(tmp_path / "layout")
+    bench.proxy._open_source = lambda reference, earlier, state: reference.open_source(ACCESS, earlier, state)
+    first = bench.proxy.resolve(CONTEXT, "os")
+    bench.now += 2
+    assert bench.proxy.resolve(CONTEXT, "os").lease is first.lease
+    retag(tmp_path / "layout", {"new": b"x"})
+    bench.now += 2
+    second = bench.proxy.resolve(CONTEXT, "os")
+    assert second.manifest.raw != first.manifest.raw
+    assert second.lease is first.lease
+    (tmp_path / "layout").rename(tmp_path / "old")
+    image = single_image(tmp_path / "layout")
+    bench.now += 2
+    third = bench.proxy.resolve(CONTEXT, "os")
+    assert third.lease is not first.lease
+    assert bench.proxy.open_blob(CONTEXT, third, third.manifest.config).read_all() == image.config
+    assert bench.proxy.open_blob(CONTEXT, second, second.manifest.config).read_all()
+
+
+def test_a_restored_snapshot_opens_its_source_with_the_first_blob_and_keeps_it(tmp_path: Path) -> None:
+    image = single_image(tmp_path / "layout")
+    Bench(tmp_path / "layout", store=SnapshotStore(tmp_path / "kept")).proxy.resolve(CONTEXT, "os")
+    again = Bench(tmp_path / "layout", store=SnapshotStore(tmp_path / "kept"))
+    snapshot = again.proxy.current(CONTEXT, "os")
+    assert again.opened == 0
+    for blob in snapshot.manifest.layers:
+        again.proxy.open_blob(CONTEXT, snapshot, blob).read_all()
+    assert again.opened == 1
+    assert snapshot.manifest.raw == image.manifest
+
+
+def test_what_is_being_read_is_read_to_its_end_though_the_configuration_goes(tmp_path: Path) -> None:
+    image = single_image(tmp_path)
+    bench = Bench(tmp_path)
+    snapshot = bench.proxy.resolve(CONTEXT, "os")
+    stream = bench.proxy.open_blob(CONTEXT, snapshot, snapshot.manifest.layers[1])
+    bench.proxy.close()
+    shutil.rmtree(tmp_path / "blobs")
+    assert stream.read_all() == image.layers[1]
 
 
 def test_snapshots_outlive_the_process(tmp_path: Path) -> None:
