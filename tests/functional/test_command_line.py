@@ -405,7 +405,7 @@ def test_check_without_a_name_checks_every_instance(tmp_path: Path, image: Store
     write_instance(tmp_path / "config", "bad", "colour = 1\n")
     result = run("--check", "--config-dir", str(tmp_path / "config"))
     assert result.returncode == 78
-    assert "bad.toml: images: no image is declared" in result.stderr
+    assert "bad.toml: colour: unknown key" in result.stderr
     assert f"oci:{tmp_path}/os" in result.stdout
 
 

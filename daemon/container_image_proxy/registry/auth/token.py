@@ -7,6 +7,7 @@ clock. Which token services may have credentials is told by ``realms``.
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import time
@@ -20,7 +21,6 @@ from msgspec.structs import replace
 
 from container_image_proxy.concurrency.single_flight import SingleFlight
 from container_image_proxy.errors import (
-    MalformedDocumentError,
     RegistryAuthError,
     RegistryError,
     UpstreamError,
@@ -28,7 +28,6 @@ from container_image_proxy.errors import (
 )
 from container_image_proxy.image.confidential import Confidential
 from container_image_proxy.image.documents import convert, fold_keys, text_of
-from container_image_proxy.image.strict_json import parse_json
 from container_image_proxy.registry.auth.denials import denied_by_token_service, untrusted_realm
 from container_image_proxy.registry.auth.realms import TokenRealms
 from container_image_proxy.registry.http.request import Request
@@ -238,8 +237,9 @@ class _Answer(Confidential, frozen=True):
 def _parse_token(body: bytes | None, reply: Reply) -> tuple[str, float]:
     """The token and its life in seconds (0 if not told); nothing of the answer gets into an error."""
     try:
-        answer = convert(fold_keys(parse_json(body or b"", "the answer"), _Answer), _Answer)
-    except MalformedDocumentError:
+        # Not by strict_json: a life of more digits than any number should have does no harm to the token.
+        answer = convert(fold_keys(json.loads(body or b""), _Answer), _Answer)
+    except (ValueError, RecursionError):
         answer = _Answer()
     token = text_of(answer.token or answer.access_token).strip()
     if not _TOKEN.fullmatch(token):
