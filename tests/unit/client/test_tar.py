@@ -247,6 +247,20 @@ def test_what_is_malformed_is_an_error(data: bytes) -> None:
 
 
 @pytest.mark.demand("TAR-loop")
+def test_an_extended_header_that_is_there_but_too_large_is_an_error() -> None:
+    size = (1 << 20) + 1
+    with pytest.raises(MalformedArchiveError, match="are allowed"):
+        read(header(b"name", typeflag=b"L", size=b"%o" % size) + padded(b"n" * size) + header())
+
+
+def test_content_that_breaks_off_is_an_error_also_if_nobody_reads_it() -> None:
+    archive = TarReader(chunks(header(size=b"2000") + bytes(BLOCK), 100).__next__)
+    assert archive.next() is not None
+    with pytest.raises(MalformedArchiveError, match="breaks off"):
+        archive.next()
+
+
+@pytest.mark.demand("TAR-loop")
 def test_a_full_extended_header_is_read_in_linear_time() -> None:
     """26,000 records of one key, which version 0.0 of sparse files repeats: each must not copy those before it."""
     pairs = [(b"%d" % (2 * number), b"1") for number in range(13_000)]

@@ -370,3 +370,9 @@ def test_another_user_gets_the_rest_and_a_count_of_what_was_left_out(somebody: i
 def test_an_owner_that_chown_would_take_for_none_is_an_error(uid: int, root: Path, unpack: Unpack) -> None:
     with pytest.raises(WrongContentError, match="owner"):
         unpack([entry("a", uid=uid)])
+
+
+@pytest.mark.demand("TAR-traversal")
+def test_a_hard_link_to_a_symbolic_link_is_one_more_name_of_that_link(root: Path, unpack: Unpack) -> None:
+    unpack([symlink("a", "../outside"), hard_link("b", "a")])
+    assert (root / "b").is_symlink()
