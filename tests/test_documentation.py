@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from container_image_proxy.__main__ import build_parser
+from container_image_proxy.cli import image_proxy
 from container_image_proxy.config.instances import (
     AccessTable,
     ImageTable,
@@ -69,6 +70,13 @@ def test_every_option_is_described(document: Path) -> None:
 def test_the_manual_page_has_no_option_that_does_not_exist() -> None:
     options = MANUAL.read_text().partition(".SH OPTIONS")[2].partition(".SH TRANSPORTS")[0]
     assert set(_OPTION.findall(options.replace("\\-", "-"))) - OPTIONS == set()
+
+
+def test_the_manual_page_has_the_options_of_the_image_proxy_and_no_others() -> None:
+    described = set(_OPTION.findall(section(MANUAL, "IMAGE PROXY")))
+    known = {option for action in image_proxy.build_parser()._actions for option in action.option_strings}
+    assert known - {"-h", "--help"} <= described
+    assert described - known == {"--version"}  # of the shim
 
 
 def test_the_manual_page_has_every_code_of_a_problem_with_its_status() -> None:

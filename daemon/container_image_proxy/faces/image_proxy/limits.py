@@ -15,6 +15,9 @@ PIPE_SIZE: Final = 256 * 1024
 SMALL_PIPE: Final = 64 * 1024
 """What the kernel gives a pipe by itself."""
 
+LEFT_BEHIND: Final = 16 << 20
+"""Bytes at the end of a blob, an eighth of it at most, that a client need not read to be told whether it was right."""
+
 
 class ImageProxyLimits(Struct, frozen=True):
     """Bounds in count, bytes and seconds; the defaults are those of an instance, which has clients of several users."""
@@ -35,7 +38,9 @@ class ImageProxyLimits(Struct, frozen=True):
     """How long a client may leave a full pipe, or an answer, unread."""
 
 
-STAND_ALONE: Final = ImageProxyLimits(transfers=256, transfers_per_client=256, greeting_seconds=None)
+STAND_ALONE: Final = ImageProxyLimits(
+    transfers=256, transfers_per_client=256, images_per_client=256, greeting_seconds=None
+)
 """For the one client of a process of its own: as many pipes as 1024 descriptors allow, and all the time it needs."""
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from container_image_proxy.concurrency.cancellation import SLICE, CancelledError
 from container_image_proxy.errors import Error, OverloadedError
-from container_image_proxy.faces.image_proxy.limits import PIPE_SIZE
+from container_image_proxy.faces.image_proxy.limits import LEFT_BEHIND, PIPE_SIZE
 from container_image_proxy.faces.image_proxy.messages import InvalidRequestError, ReaderGoneError, ReaderStalledError
 
 if TYPE_CHECKING:
@@ -134,13 +134,19 @@ class Transfer:
             try:
                 self.pipe.write_all(piece)
             except ReaderGoneError:
-                # What fits into a pipe may be in it when its reader leaves. Whether it got there in time shall make no
-                # difference: who has read all but that much is told whether the content was right.
-                if self._size - self.pipe.written > PIPE_SIZE:
+                if not self._is_left_behind(self._size - self.pipe.written):
                     raise
-                for _ in pieces:
+                for _ in pieces:  # whether the content was right is told all the same
                     pass
                 return
+
+    def _is_left_behind(self, left: int) -> bool:
+        """Whether a reader that goes now has what it came for.
+
+        What fits into a pipe may be in it when its reader leaves: whether it got there in time shall make no
+        difference. And readers of zstd:chunked layers go at the end of the tar, before frames that only describe it.
+        """
+        return left <= max(PIPE_SIZE, min(LEFT_BEHIND, self._size // 8))
 
     def _end(self, error: BaseException | None) -> None:
         try:

@@ -128,6 +128,23 @@ def test_who_leaves_what_a_pipe_holds_gets_the_verdict(error: Exception | None) 
             client.pipes.finish(number)
 
 
+@pytest.mark.parametrize(("read", "is_enough"), [(29, True), (20, False), (0, False)])
+def test_who_leaves_but_the_end_of_a_large_blob_gets_the_verdict(read: int, is_enough: bool) -> None:  # noqa: FBT001
+    """As readers of zstd:chunked do, which is content with the tar, and leaves the frames behind it."""
+    client = Client(limits=ImageProxyLimits())
+    content = Content([MUCH] * 8)
+    number, transfer = client.start(content)
+    left = read * PIPE_SIZE
+    while left:
+        left -= len(os.read(transfer.pipe.reader, left))
+    transfer.pipe.close_reader()
+    if is_enough:
+        client.pipes.finish(number)
+    else:
+        with pytest.raises(ReaderGoneError):
+            client.pipes.finish(number)
+
+
 def test_when_the_client_has_left_its_transfers_end() -> None:
     client = Client(limits=ImageProxyLimits())
     content = Content([MUCH])
