@@ -1,7 +1,7 @@
 """The daemon's API as methods: images, manifest, configuration, verification, blobs.
 
 Whatever a method returns, policy allowed, and its digest is right: the daemon answers nothing else, and an answer that
-is shorter than announced is an error. It must not write files. Spec: container-image-proxy(1), HTTP.
+is shorter than announced is an error. It must not write files. Spec: container-image-proxy-http(7).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Client:
             return blob.read()
 
     def verification(self) -> dict[str, Any]:
-        """Why policy allowed the newest image that the daemon knows; container-image-proxy(1) has the members."""
+        """Why policy allowed the newest image that the daemon knows; container-image-proxy-http(7) has the members."""
         with self._get("verification") as answer:
             document = json.loads(answer.read_document())
         if not isinstance(document, dict):

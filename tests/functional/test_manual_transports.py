@@ -1,4 +1,4 @@
-"""The examples of TRANSPORTS in the manual page, run as they stand but for places that tests must not use."""
+"""The examples of container-image-proxy-transports(5), run as they stand but for places that tests must not use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.daemon import command, write_policy
 from tests.support.layouts import OCI_MANIFEST, single_image
 from tests.support.requirements import needs_programs
 
-PAGE = Path(__file__).resolve().parents[2] / "contrib/man/container-image-proxy.1"
+PAGE = Path(__file__).resolve().parents[2] / "contrib/man/container-image-proxy-transports.5"
 
 
 def example(transport: str) -> str:

@@ -271,7 +271,7 @@ def test_the_manual_s_example(tmp_path: Path, own: tuple[Store, bytes]) -> None:
     store, tar = own
     name = "quay.io/cgwalters/exampleos:latest"
     reference = f"containers-storage:{name}"
-    manual = (Path(__file__).parents[2] / "contrib/man/container-image-proxy.1").read_text()
+    manual = (Path(__file__).parents[2] / "contrib/man/container-image-proxy-transports.5").read_text()
     assert f"podman pull {name}\ncontainer-image-proxy --socket /tmp/image.sock {reference} &\n" in manual
     store.record("images", [image | {"names": [name]} for image in store.records("images")])
     (tmp_path / "storage.conf").write_text(f'[storage]\ngraphroot = "{store.root}"\nrunroot = "{tmp_path}/run-root"\n')

@@ -17,6 +17,7 @@ from tests.support.machine import Machine, booted
 from tests.support.requirements import require_mounting, require_program
 
 ROOT = Path(__file__).resolve().parents[2]
+MANUAL_PAGES = ROOT / "contrib/man"
 BUILD = """
 git clone --quiet /in/project.bundle project
 project/contrib/build-deb --output /out
@@ -80,8 +81,8 @@ def test_the_program_its_manual_and_its_completions_are_where_they_are_looked_fo
     assert machine.run("container-image-proxy", "--version").stdout.startswith("container-image-proxy ")
     machine.run("test", "-e", "/usr/share/bash-completion/completions/container-image-proxy")
     assert machine.run("cip", "--help").stdout
-    for page in ("cip.1", "container-image-proxy.1", "container-image-proxy.toml.5"):
-        assert list(machine.root.glob(f"usr/share/man/man?/{page}*"))
+    for page in MANUAL_PAGES.iterdir():
+        assert list(machine.root.glob(f"usr/share/man/man{page.suffix[1]}/{page.name}*"))
 
 
 def test_the_modules_of_the_daemon_are_nobodys_library(machine: Machine) -> None:

@@ -12,7 +12,7 @@ from tests.support.instance import Instance
 from tests.support.machine import Machine
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "contrib/examples/registries-mirror.conf"
-MANUAL = EXAMPLE.parents[1] / "man/container-image-proxy.1"
+MANUAL = EXAMPLE.parents[1] / "man/container-image-proxy-http.7"
 UNIT = "os-registry"
 
 

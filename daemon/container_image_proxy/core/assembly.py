@@ -109,7 +109,7 @@ def _assemble(
             learned_aliases=not all(names_transport(image.reference) for image in settings.images.values()),
         )
     default_store = _find_store(surroundings)
-    with remedied_by("see container-image-proxy(1), TRANSPORTS"):
+    with remedied_by("see container-image-proxy-transports(5)"):
         images = {name: _serve(image, registries, default_store) for name, image in settings.images.items()}
     policy = _load_policy(settings.trust, surroundings)
     if surroundings.credentials is not None:

@@ -69,4 +69,4 @@ def find_route(routes: Sequence[Route[Handler]], method: str, path: str) -> tupl
             allowed += route.methods
     if allowed:
         raise MethodNotAllowedError(method[:20], path[:200], tuple(allowed))
-    raise NotFoundError(f"there is nothing at {shown(path)}; see container-image-proxy(1) for what there is")
+    raise NotFoundError(f"there is nothing at {shown(path)}; see container-image-proxy-http(7) for what there is")

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from container_image_proxy.transports.storage.records import LayerRecord
 
 DRIVERS: Final = ("overlay", "vfs")
-_REMEDY: Final = "a drop-in with CAP_DAC_READ_SEARCH lets an instance read it, see container-image-proxy(1)"
+_REMEDY: Final = "a drop-in with CAP_DAC_READ_SEARCH lets an instance read it, see container-image-proxy-transports(5)"
 _PLAIN_KEY: Final = re.compile(r"[.0-9a-z]+")
 _reading: Final = threading.Lock()
 """One list is in memory at a time."""
