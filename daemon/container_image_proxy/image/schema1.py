@@ -19,6 +19,7 @@ from container_image_proxy.image.descriptor import read_digest
 from container_image_proxy.image.digest import Digest, digest_of
 from container_image_proxy.image.documents import convert
 from container_image_proxy.image.index import MAX_DESCRIPTORS
+from container_image_proxy.image.media_types import IMAGE_TYPES, INDEX_TYPES
 from container_image_proxy.image.strict_json import parse_tolerant_json, verify_keys
 
 if TYPE_CHECKING:
@@ -100,30 +101,41 @@ class _Protected(Struct, frozen=True, rename="camel"):
 
 class _Signed(Struct, frozen=True, rename="camel"):
     signatures: Any = None
-    fs_layers: Any = None
+    schema_version: Any = None
+    media_type: Any = None
 
 
 def without_signatures(raw: bytes) -> bytes:
     """What is signed, of a signed manifest of schema 1; any other document as it is.
 
-    :class:`InvalidManifestError` if signatures do not agree about what they sign.
+    :class:`InvalidManifestError` if signatures do not agree about what they sign, or sign what is signed itself.
     """
-    if b'"signatures"' not in raw or b'"fsLayers"' not in raw:
+    found = _find_signatures(raw)
+    if found is None:
         return raw
     try:
-        document = convert(parse_tolerant_json(raw, "it"), _Signed)
-    except MalformedDocumentError:
-        return raw  # whoever reads it will find the same
-    if document.signatures is None or document.fs_layers is None:
-        return raw
-    try:
-        signatures = convert(document.signatures, tuple[_Signature, ...], ("signatures",))
-        payloads = {_payload(raw, one) for one in signatures}
+        payloads = {_payload(raw, one) for one in convert(found, tuple[_Signature, ...], ("signatures",))}
     except MalformedDocumentError as error:
         raise InvalidManifestError(f"a signature of the manifest is malformed: {error}") from error
     if len(payloads) != 1:
         raise InvalidManifestError("the manifest's signatures do not sign one and the same text")
-    return payloads.pop()
+    payload = payloads.pop()
+    if _find_signatures(payload) is not None:
+        # What is taken off once must not be something else when it is taken off again.
+        raise InvalidManifestError("the manifest's signatures sign a manifest with signatures")
+    return payload
+
+
+def _find_signatures(raw: bytes) -> object:
+    """The ``signatures`` of a document that other readers take for a signed manifest of schema 1; None of any other."""
+    if b'"signatures"' not in raw:
+        return None
+    try:
+        document = convert(parse_tolerant_json(raw, "it"), _Signed)
+    except MalformedDocumentError:
+        return None  # whoever reads it will find the same
+    is_of_another_kind = isinstance(document.media_type, str) and document.media_type in IMAGE_TYPES | INDEX_TYPES
+    return document.signatures if document.schema_version == 1 and not is_of_another_kind else None
 
 
 def _payload(raw: bytes, signature: _Signature) -> bytes:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from container_image_proxy.errors import InvalidManifestError
 from container_image_proxy.image.digest import Digest, digest_of, parse_digest
 from container_image_proxy.image.manifest import Schema1Manifest, UntrustedManifest, parse_manifest
-from container_image_proxy.image.media_types import DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED, OCI_LAYER_TAR
+from container_image_proxy.image.media_types import DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED, OCI_LAYER_TAR, OCI_MANIFEST
 from container_image_proxy.image.schema1 import without_signatures
 from container_image_proxy.image.schema1_conversion import UnpackedLayer, convert_schema1
 from tests.support.schema1 import JSONObject, schema1, sign
@@ -48,6 +48,19 @@ def test_what_stands_behind_what_is_signed_is_not_read() -> None:
     raw, payload = sign(schema1(LAYERS))
     changed = raw.replace(b'"signatures"', b'"tag": "other", "signatures"')
     assert without_signatures(changed) == payload
+
+
+def test_a_signature_around_a_signed_manifest_is_refused() -> None:
+    inner, _ = sign(schema1(LAYERS))
+    outer, _ = sign(json.loads(inner))
+    with pytest.raises(InvalidManifestError, match="sign a manifest with signatures"):
+        without_signatures(outer)
+
+
+@pytest.mark.parametrize("change", [{"schemaVersion": 2}, {"mediaType": OCI_MANIFEST}])
+def test_signatures_of_what_is_no_schema_1_to_others_are_part_of_the_document(change: JSONObject) -> None:
+    raw, _ = sign(schema1(LAYERS) | change)
+    assert without_signatures(raw) == raw
 
 
 @pytest.mark.parametrize("kind", ["none", "no-list", "no-object", "not-base64", "no-json", "too-long", "no-length"])
@@ -196,7 +209,9 @@ RECORD_KEYS = ["id", "parent", "created", "container_config", "throwaway", "conf
 
 
 @given(
-    st.dictionaries(st.sampled_from(["fsLayers", "history", "schemaVersion", "signatures"]), SCRAPS, max_size=1),
+    st.dictionaries(
+        st.sampled_from(["fsLayers", "history", "schemaVersion", "mediaType", "signatures"]), SCRAPS, max_size=2
+    ),
     st.dictionaries(st.sampled_from(RECORD_KEYS), SCRAPS | st.just("1.8.2"), max_size=2),
     st.integers(0, 2),
 )
