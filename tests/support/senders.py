@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import requests
 from urllib3 import HTTPHeaderDict, HTTPResponse
 
 from container_image_proxy.concurrency.context import Context
@@ -81,9 +80,7 @@ def _reply(request: Request, status: int, headers: Mapping[str, str], body: byte
         framed = FramedResponse(receiving)
         framed.socket = receiving
         framed.begin()
-    response = requests.Response()
-    response.status_code = status
-    response.raw = HTTPResponse(
+    raw = HTTPResponse(
         framed,  # type: ignore[arg-type]  # as urllib3's connection does it
         headers=HTTPHeaderDict(framed.headers.items()),
         status=status,
@@ -92,4 +89,4 @@ def _reply(request: Request, status: int, headers: Mapping[str, str], body: byte
         original_response=framed,
         request_method="GET",
     )
-    return Reply(response, framed, request, Limits())
+    return Reply(raw, framed, request, Limits())

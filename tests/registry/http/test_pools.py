@@ -11,15 +11,15 @@ import io
 import socket
 import ssl
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.response import HTTPResponse
 
-from container_image_proxy.registry.http.pools import Adapter, Patience, PlainConnection, RoundTrip
+from container_image_proxy.registry.http.pools import Adapter, PlainConnection, RoundTrip
 from container_image_proxy.registry.http.response import FramedResponse
 from tests.support.contexts import CONTEXT
 from tests.support.upstream import Upstream, answering
@@ -39,18 +39,15 @@ def adapter() -> Iterator[Adapter]:
     adapter.close()
 
 
-def send(adapter: Adapter, url: str, trip: RoundTrip) -> Any:
-    import requests  # noqa: PLC0415 - as everywhere in these tests but here the library is a detail
-
-    patience = Patience.of(trip, 10.0)
-    return adapter.send(requests.Request("GET", url).prepare(), stream=True, timeout=(patience, patience))
+def send(adapter: Adapter, url: str, trip: RoundTrip) -> HTTPResponse:
+    return adapter.ask(trip, "GET", url, {}, None, connect_seconds=10.0, proxy=None)
 
 
 def test_the_time_out_that_brings_the_exchange_along_arrives_at_the_connection(
     trip: RoundTrip, adapter: Adapter
 ) -> None:
     with Upstream(answering(200, b"x")) as upstream:
-        send(adapter, upstream.url, trip).raw.release_conn()
+        send(adapter, upstream.url, trip).release_conn()
         seen = (trip.has_connected, trip.answer is not None)
         assert seen == (True, True), f"urllib3 {urllib3.__version__} does not hand time-outs on as they are: {HERE}"
 

@@ -11,10 +11,8 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-import requests
 from msgspec import Struct
 from msgspec.structs import replace
-from urllib3.exceptions import HTTPError
 
 from container_image_proxy import __version__
 from container_image_proxy.concurrency.context import AddressPolicy
@@ -23,7 +21,7 @@ from container_image_proxy.errors import InvalidReferenceError
 from container_image_proxy.registry.http.address_policy import is_private, verify_address
 from container_image_proxy.registry.http.connect import resolve
 from container_image_proxy.registry.http.failures import error_for_exception
-from container_image_proxy.registry.http.pools import Adapter, Patience, RoundTrip
+from container_image_proxy.registry.http.pools import FAILURES, Adapter, RoundTrip
 from container_image_proxy.registry.http.reply import Reply
 from container_image_proxy.registry.http.request import Request
 from container_image_proxy.registry.http.socks import parse_socks_proxy
@@ -91,18 +89,25 @@ class Connections:
         )
         try:
             context.check()
-            response = self._adapter(profile).send(
-                _prepare(request, self._user_agent),
-                stream=True,
-                timeout=(Patience.of(trip, limits.connect_timeout), Patience.of(trip, trip.idle)),
-                verify=profile.verify,
-                proxies={target.origin.scheme: proxy} if proxy is not None else {},
+            raw = self._adapter(profile).ask(
+                trip,
+                "GET" if request.form is None else "POST",
+                f"{target.origin.scheme}://{target.origin.authority}",
+                self._headers(request),
+                request.form,
+                connect_seconds=limits.connect_timeout,
+                proxy=proxy,
             )
-        except (requests.RequestException, HTTPError, TimeoutError) as error:
+        except FAILURES as error:
             failed = request if trip.has_connected else replace(request, phase="connect")
             raise error_for_exception(failed, trip.failure or error) from None
         assert trip.answer is not None  # noqa: S101 - the connection read this answer: for mypy
-        return Reply(response, trip.answer, request, limits)
+        return Reply(raw, trip.answer, request, limits)
+
+    def _headers(self, request: Request) -> dict[str, str]:
+        own = {"Host": request.target.host_header, "User-Agent": self._user_agent, "Accept-Encoding": "identity"}
+        login = {"Authorization": request.authorization} if request.authorization is not None else {}
+        return {**own, **request.headers, **login}
 
     def _profile(self, request: Request, addresses: AddressPolicy) -> _Profile:
         origin, endpoint = request.target.origin, request.endpoint
@@ -162,17 +167,6 @@ class Connections:
             for adapter in self._adapters.values():
                 adapter.close()
             self._adapters.clear()
-
-
-def _prepare(request: Request, user_agent: str) -> requests.PreparedRequest:
-    """The request but for its target, of which the library learns the origin only: it goes by another way."""
-    target = request.target
-    headers = {"Host": target.host_header, "User-Agent": user_agent, "Accept-Encoding": "identity", **request.headers}
-    if request.authorization is not None:
-        headers["Authorization"] = request.authorization
-    method = "GET" if request.form is None else "POST"
-    url = f"{target.origin.scheme}://{target.origin.authority}/"
-    return requests.Request(method, url, headers=headers, data=request.form).prepare()
 
 
 def _verify_literal(addresses: AddressPolicy, host: str) -> None:

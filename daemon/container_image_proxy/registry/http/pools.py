@@ -1,8 +1,9 @@
 """The HTTP library: what of urllib3 and requests is replaced, so that connections are opened and read by our rules.
 
-The only importer of ``requests``. Nothing of its comfort is used that would decide something for us: no environment,
-no cookies, no redirects, no decoding, no retries, no trust store of its own. So its adapter is called and not a
-``Session``, which reads the bodies of redirects whole even when it does not follow them.
+The only importer of ``requests``; of urllib3 others know the exceptions and the answer. Nothing of the comfort is used
+that would decide something for us: no environment, no cookies, no redirects, no decoding, no retries, no trust store
+of the library's own. So its adapter is called and not a ``Session``, which reads the bodies of redirects whole even
+when it does not follow them.
 
 Most of what is overridden is public. The rest, and what is only by chance as it has to be, is pinned by
 ``tests/registry/http/test_pools.py``, which says what a new version of the library has changed.
@@ -14,13 +15,13 @@ import errno
 import logging
 import socket
 import ssl
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError, ProxyError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError, ProxyError
 
 from container_image_proxy.concurrency.context import AddressPolicy
 from container_image_proxy.registry.http.connect import connect
@@ -29,15 +30,19 @@ from container_image_proxy.registry.http.sockets import PunctualSocket, Punctual
 from container_image_proxy.registry.http.socks import open_tunnel
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Self
 
     from urllib3._base_connection import BaseHTTPConnection
+    from urllib3.response import HTTPResponse
 
     from container_image_proxy.concurrency.context import Context
     from container_image_proxy.registry.http.socks import SocksProxy
 
 # At DEBUG it shows URLs with their signatures; at WARNING that a pool was full, which is nothing to warn of.
 logging.getLogger("urllib3").setLevel(logging.ERROR)
+FAILURES: Final = (requests.RequestException, HTTPError, TimeoutError)
+"""What the library raises where there is no answer."""
 _HOSTS: Final = 16  # whose idle connections are kept: a registry may redirect to any number of hosts
 
 
@@ -179,6 +184,30 @@ class Adapter(HTTPAdapter):
         self._context = context
         super().__init__(pool_connections=_HOSTS, pool_maxsize=connections)
 
+    def ask(
+        self,
+        trip: RoundTrip,
+        method: str,
+        origin: str,
+        headers: Mapping[str, str],
+        form: Mapping[str, str] | None,
+        *,
+        connect_seconds: float,
+        proxy: str | None,
+    ) -> HTTPResponse:
+        """The answer, its body unread. Of the target the library learns the ``origin`` alone, a URL: the rest goes by
+        the trip. Raises one of ``FAILURES``.
+        """
+        request = requests.Request(method, f"{origin}/", headers=headers, data=form).prepare()
+        response = self.send(
+            request,
+            stream=True,
+            timeout=(Patience.of(trip, connect_seconds), Patience.of(trip, trip.idle)),
+            verify=self._context.verify_mode != ssl.CERT_NONE,
+            proxies={origin.partition(":")[0]: proxy} if proxy is not None else {},
+        )
+        return cast("HTTPResponse", response.raw)
+
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:  # noqa: FBT001, FBT002 - requests'
         """Make pools of our connections."""
         super().init_poolmanager(connections, maxsize, block, ssl_context=self._context, **options)
@@ -191,7 +220,7 @@ class Adapter(HTTPAdapter):
         return manager
 
     def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
-        """What ``Reply`` reads; the original would read the cookies, in quadratic time, to throw them away."""
+        """What :meth:`ask` unwraps; the original would read the cookies, in quadratic time, to throw them away."""
         response = requests.Response()
         response.status_code = resp.status
         response.raw = resp

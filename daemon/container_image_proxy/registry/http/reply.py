@@ -19,7 +19,7 @@ from container_image_proxy.registry.http.headers import parse_retry_after
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import requests
+    from urllib3.response import HTTPResponse
 
     from container_image_proxy.concurrency.context import Context
     from container_image_proxy.config.limits import Limits
@@ -38,14 +38,14 @@ class Reply:
     What was sent with a context that ended with the head is read with another one.
     """
 
-    def __init__(self, response: requests.Response, framed: FramedResponse, request: Request, limits: Limits) -> None:
-        self._raw: Any = response.raw
+    def __init__(self, raw: HTTPResponse, framed: FramedResponse, request: Request, limits: Limits) -> None:
+        self._raw = raw
         self._framed = framed
         self._limits = limits
         self.request = request
-        self.status: int = response.status_code
+        self.status = raw.status
         self._error: UpstreamError | None = None
-        self.length: int | None = response.raw.length_remaining
+        self.length: int | None = raw.length_remaining
         """The size of the body in bytes, if the head tells it."""
 
     @property
@@ -155,7 +155,9 @@ class Body:
     renews them at ``minimum_rate``.
     """
 
-    def __init__(self, reply: Reply, raw: Any, framed: FramedResponse, context: Context, limits: Limits) -> None:
+    def __init__(
+        self, reply: Reply, raw: HTTPResponse, framed: FramedResponse, context: Context, limits: Limits
+    ) -> None:
         self._reply = reply
         self._raw = raw
         self._framed = framed
