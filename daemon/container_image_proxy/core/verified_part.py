@@ -116,18 +116,19 @@ def _decided_at_end(blob: VerifiedBlob, length: int, digest: Digest, hashed: Blo
     Not so, however, if what was sent to somebody before does not go with it, who may go on from there now.
     """
     last = memoryview(b"")
-    with closing(blob):
-        with _telling_of(digest):
-            for piece in blob:
-                if len(piece) < length:
-                    length -= len(piece)
-                    yield piece
-                elif length:
-                    last = memoryview(bytes(piece[:length]))  # the stream needs its memory again
-                    length = 0
-        if hashed.is_contradicted:
-            raise DigestMismatchError(f"an earlier transfer of {digest} began with other content")
-        yield last
+    with closing(blob), _telling_of(digest):
+        for piece in blob:
+            if len(piece) < length:
+                length -= len(piece)
+                yield piece
+            elif length:
+                last = memoryview(bytes(piece[:length]))  # the stream needs its memory again
+                length = 0
+            del piece
+    del blob  # and its memory, for as long as the client takes
+    if hashed.is_contradicted:
+        raise DigestMismatchError(f"an earlier transfer of {digest} began with other content")
+    yield last
 
 
 @contextmanager
@@ -146,10 +147,11 @@ class PartOfBlob:
 
     def __init__(self, pieces: Iterator[memoryview]) -> None:
         self._pieces = pieces
-        self._first = next(pieces)
+        self._first = [next(pieces)]
 
     def __iter__(self) -> Iterator[memoryview]:
-        yield self._first
+        while self._first:
+            yield self._first.pop()  # which it does not keep: it may be of a ring
         yield from self._pieces
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import random
 from collections.abc import Iterator
@@ -277,6 +278,26 @@ def test_the_digests_are_of_the_blobs_own_algorithm() -> None:
     assert part is not None
     assert part.prefix.hex == hashlib.sha512(CONTENT[:700]).hexdigest()
     assert take(part) == CONTENT[700:]
+
+
+def streams_alive() -> set[int]:
+    """Those in memory, by identity."""
+    return {id(one) for one in gc.get_objects() if isinstance(one, VerifiedBlob)}
+
+
+def test_while_the_last_piece_is_sent_the_stream_is_closed_and_its_memory_gone() -> None:
+    checkpoints, source = Checkpoints(), Source()
+    stream(checkpoints)
+    earlier = streams_alive()
+    part = part_of(source, checkpoints, 100, len(CONTENT))
+    assert part is not None
+    with closing(part.pieces):
+        received = 0
+        for piece in part.pieces:
+            received += len(piece)
+            is_last = received == len(CONTENT) - 100
+            assert bool(source.readers[-1].closed) == is_last
+            assert (streams_alive() == earlier) == is_last
 
 
 def test_leaving_early_closes_the_reader() -> None:
