@@ -16,11 +16,16 @@ from container_image_proxy.image.digest import Digest
 from container_image_proxy.image.manifest import Descriptor
 from container_image_proxy.image.media_types import OCI_LAYER_OF_COMPRESSION
 from container_image_proxy.image.schema1_conversion import UnpackedLayer
-from container_image_proxy.transports.archives.decompression import decompress, detect_compression
+from container_image_proxy.transports.archives.decompression import (
+    MAGIC_SIZE,
+    decompress,
+    detect_compression,
+    memory_for,
+)
 from container_image_proxy.transports.source import MeasuringSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from container_image_proxy.concurrency.context import Context
     from container_image_proxy.core.lease import Lease
@@ -60,12 +65,13 @@ def _unpack(context: Context, blob: VerifiedBlob, descriptor: Descriptor, room: 
     if media_type is None:
         raise InvalidManifestError(f"the layer {descriptor.digest} is compressed with {compression}, unknown to OCI")
     hashed, size = hashlib.sha256(), 0
-    for piece in _decompressed(pieces, compression, f"the layer {descriptor.digest}"):
-        context.check()
-        size += len(piece)
-        if size > room:
-            raise InvalidManifestError(f"the image's layers unpack to more than {MAX_UNPACKED} bytes")
-        hashed.update(piece)
+    with closing(_decompressed(context, pieces, compression, f"the layer {descriptor.digest}")) as tar:
+        for piece in tar:
+            context.check()
+            size += len(piece)
+            if size > room:
+                raise InvalidManifestError(f"the image's layers unpack to more than {MAX_UNPACKED} bytes")
+            hashed.update(piece)
     while pieces.read(_PIECE):
         """The blob's end tells whether its content was right, whatever follows what was compressed."""
     return UnpackedLayer(descriptor.size, Digest("sha256", hashed.hexdigest()), media_type), size
@@ -78,7 +84,7 @@ class _Pieces:
         self._blob = blob
         self._piece = memoryview(b"")
         self._advance()
-        self.beginning = bytes(self._piece[:16])
+        self.beginning = bytes(self._piece[:MAGIC_SIZE])
 
     def read(self, count: int) -> bytes:
         """At most ``count`` bytes, none only at the end."""
@@ -91,12 +97,15 @@ class _Pieces:
         self._piece = next(self._blob, memoryview(b""))
 
 
-def _decompressed(pieces: _Pieces, compression: str | None, place: str) -> Iterator[memoryview]:
+def _decompressed(
+    context: Context, pieces: _Pieces, compression: str | None, place: str
+) -> Generator[memoryview, None, None]:
     if compression is None:
         while piece := pieces.read(_PIECE):
             yield memoryview(piece)
         return
     buffer = memoryview(bytearray(_PIECE))
-    tar = decompress(pieces.read, compression, place)
-    while count := tar.readinto(buffer):
-        yield buffer[:count]
+    with memory_for(context, compression):
+        tar = decompress(pieces.read, compression, place)
+        while count := tar.readinto(buffer):
+            yield buffer[:count]

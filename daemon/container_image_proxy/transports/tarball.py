@@ -27,7 +27,12 @@ from container_image_proxy.image.descriptor import Descriptor
 from container_image_proxy.image.digest import Digest, digest_of, parse_digest
 from container_image_proxy.image.manifest import UntrustedManifest
 from container_image_proxy.image.media_types import OCI_CONFIG, OCI_LAYER_OF_COMPRESSION, OCI_LAYER_TAR, OCI_MANIFEST
-from container_image_proxy.transports.archives.decompression import MAGIC_SIZE, decompress, detect_compression
+from container_image_proxy.transports.archives.decompression import (
+    MAGIC_SIZE,
+    decompress,
+    detect_compression,
+    memory_for,
+)
 from container_image_proxy.transports.archives.file import ArchiveFile, Identity
 from container_image_proxy.transports.archives.regions import Region, RegionReader, read_fully, unpack
 from container_image_proxy.transports.readers import BytesReader
@@ -247,9 +252,10 @@ def _examine(context: Context, region: Region, compression: str | None, identity
 
     if compression is not None:
         buffer = memoryview(bytearray(_PIECE))
-        tar = decompress(read, compression, place)
-        while count := tar.readinto(buffer):
-            of_tar.update(buffer[:count])
+        with memory_for(context, compression):
+            tar = decompress(read, compression, place)
+            while count := tar.readinto(buffer):
+                of_tar.update(buffer[:count])
     while read(_PIECE):
         """The rest is part of the file; of a plain tar it is all."""
     digest = f"sha256:{of_file.hexdigest()}"

@@ -7,17 +7,23 @@ RFC 1952, RFC 8878, the .xz file format.
 
 from __future__ import annotations
 
+import threading
+from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Final, Protocol, cast
 
+from container_image_proxy.concurrency.cancellation import SLICE
 from container_image_proxy.errors import SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from container_image_proxy.concurrency.context import Context
 
 MAX_MEMORY: Final = 128 << 20
 """Bytes that decompression may take for what it has to look back to: as much as ``zstd`` itself allows without being
-told, and twice what ``xz -9`` needs. One file is decompressed at a time.
+told, and twice what ``xz -9`` needs. It is a good part of what the unit may have: see :func:`memory_for`.
 """
+_memory: Final = threading.Lock()
 _PIECE: Final = 256 * 1024
 _MAGIC: Final = {
     "gzip": (b"\x1f\x8b\x08",),
@@ -32,6 +38,20 @@ MAGIC_SIZE: Final = 10
 def detect_compression(beginning: bytes) -> str | None:
     """Which compression a file has that begins so; None if it has none that is known here."""
     return next((name for name, magics in _MAGIC.items() if beginning.startswith(magics)), None)
+
+
+@contextmanager
+def memory_for(context: Context, compression: str) -> Iterator[None]:
+    """Wait until nobody else decompresses what may take much memory, and have it meanwhile. gzip takes next to none."""
+    if compression == "gzip":
+        yield
+        return
+    while not _memory.acquire(timeout=SLICE):
+        context.check()
+    try:
+        yield
+    finally:
+        _memory.release()
 
 
 class Decompressed(Protocol):

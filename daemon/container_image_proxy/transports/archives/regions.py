@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from container_image_proxy.concurrency.cancellation import SLICE
 from container_image_proxy.errors import SourceError
-from container_image_proxy.transports.archives.decompression import decompress
+from container_image_proxy.transports.archives.decompression import decompress, memory_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,8 +18,6 @@ if TYPE_CHECKING:
     from container_image_proxy.transports.archives.spool import Spool
 
 PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.ESTALE})
-_unpacking: Final = threading.Lock()
-"""One archive or member is decompressed at a time: what that may take of memory is a good part of the unit's."""
 
 
 class Region(Struct, frozen=True):
@@ -86,12 +82,8 @@ def unpack(context: Context, region: Region, compression: str, spool: Spool, pla
         position += len(data)
         return data
 
-    while not _unpacking.acquire(timeout=SLICE):
-        context.check()
-    try:
+    with memory_for(context, compression):
         return spool.append(context, decompress(read, compression, place))
-    finally:
-        _unpacking.release()
 
 
 def read_fully(number: int, offset: int, count: int, place: str) -> bytes:
