@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 import logging
 import signal
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Final
@@ -19,12 +20,10 @@ from typing import TYPE_CHECKING, Final
 from container_image_proxy.core.opening import NamedImages
 from container_image_proxy.core.serving import Degraded
 from container_image_proxy.faces.http.application import Application
-from container_image_proxy.faces.image_proxy.face import ImageProxyFace
 from container_image_proxy.service.notifier import Watchdog
 from container_image_proxy.service.server import Server
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Sequence
 
     from container_image_proxy.core.peer import Peer
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from container_image_proxy.service.health import Health
     from container_image_proxy.service.notifier import Notifier
     from container_image_proxy.service.reloading import Askers
+    from container_image_proxy.service.server import Face
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +44,12 @@ _REREAD_PAUSE: Final = 10
 """For those who may not know, reading is followed by a pause of so many times the computing that it took: however often
 they knock, they get less than a tenth of a processor.
 """
+
+
+def _face_of_packets(serving: Callable[[], Serving]) -> Face:
+    from container_image_proxy.faces.image_proxy.face import ImageProxyFace  # noqa: PLC0415 - few daemons have such a socket
+
+    return ImageProxyFace(lambda: NamedImages(serving()))
 
 
 class Daemon:
@@ -74,7 +80,8 @@ class Daemon:
         stop = None if owner is None else self._stop
         application = Application(self._serving, stop=stop, owner=owner or 0)
         timers = (notifier, Watchdog(notifier), health, self._rereading)
-        packets = ImageProxyFace(lambda: NamedImages(self._serving()))
+        has_packets = any(listener.type == socket.SOCK_SEQPACKET for listener in listeners)
+        packets = _face_of_packets(self._serving) if has_packets else None
         self._server = Server(listeners, application, limits, self._admits, timers, packets)
         self._server.idle_exit_seconds = state.idle_exit
 
