@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, ClassVar, Final, Self
 
 from container_image_proxy.concurrency.memory import unmetered
 from container_image_proxy.errors import IntegrityError, SourceError, UnknownManifestError
-from container_image_proxy.image.digest import digest_of
 from container_image_proxy.image.manifest import UntrustedManifest
 from container_image_proxy.image.schema1 import without_signatures
 from container_image_proxy.image.signature import (
@@ -83,7 +82,6 @@ class DirectorySource:
 
     def __init__(self, reference: DirectoryReference) -> None:
         self._directory = Directory(reference, _WHAT)
-        self._top: Digest | None = None
 
     @property
     def is_current(self) -> bool:
@@ -105,8 +103,7 @@ class DirectorySource:
                 raise UnknownManifestError(f"{self._directory.path} has no manifest {digest}")
             return UntrustedManifest(self._directory.read(context, (name,), take), "")
         raw = without_signatures(self._directory.read(context, (_MANIFEST,), take))
-        self._top = digest_of(raw)
-        return None if self._top == unless else UntrustedManifest(raw, "")
+        return None if unless is not None and unless.matches(raw) else UntrustedManifest(raw, "")
 
     def open_blob(self, context: Context, descriptor: Descriptor, offset: int = 0) -> FileReader:
         """As in :class:`ImageSource`."""
@@ -132,7 +129,8 @@ class DirectorySource:
     ) -> Iterator[Findings]:
         """As in :class:`ImageSource`: the directory is one place. One that cannot be had hides no other."""
         if kinds:
-            yield self._read_signatures(context, "" if digest == self._top else f"{digest.hex}.", take)
+            is_named = self._directory.has((f"{digest.hex}.{_MANIFEST}",))
+            yield self._read_signatures(context, f"{digest.hex}." if is_named else "", take)
 
     def _read_signatures(self, context: Context, prefix: str, take: Callable[[int], object]) -> Findings:
         signatures: list[UntrustedSignature] = []
