@@ -129,7 +129,7 @@ def test_the_manual_page_has_the_key_of_an_instance_file(key: str) -> None:
 
 
 def test_the_readme_points_at_files_that_exist() -> None:
-    documents = [ROOT / "README.md", ROOT / "tests" / "README.md", CONTRIB / "fleet.md"]
+    documents = [ROOT / "README.md", ROOT / "tests" / "README.md", CONTRIB / "fleet.md", CONTRIB / "uses.md"]
     documents += [*(CONTRIB / "adr").glob("*.md"), *(ROOT / ".github").glob("*.md")]
     links = [
         (document, link) for document in documents for link in re.findall(r"\]\(([^)#:]+)\)", document.read_text())

@@ -30,6 +30,7 @@ def test_tool_is_content(command: list[str]) -> None:
 @pytest.mark.parametrize(
     "script",
     [
+        "contrib/carry-image",
         "contrib/quickstart",
         "tests/run",
         "tests/support/bare-debian",
