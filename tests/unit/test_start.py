@@ -27,7 +27,10 @@ def test_the_start_does_not_wait_for_a_library_that_it_may_not_need(loaded: set[
     assert name not in loaded
 
 
-@pytest.mark.parametrize("name", ["cli.check", "cli.as_service", "faces.image_proxy", "registry.client"])
+@pytest.mark.parametrize(
+    "name",
+    ["cli.check", "cli.as_service", "faces.http.distribution", "faces.image_proxy", "registry.client"],
+)
 def test_the_start_does_not_wait_for_a_room_that_it_may_not_need(loaded: set[str], name: str) -> None:
     assert f"container_image_proxy.{name}" not in loaded
 

@@ -15,7 +15,6 @@ from msgspec.structs import replace
 
 from container_image_proxy import __version__
 from container_image_proxy.config.access import AccessRule, owner_access, resolve_groups, resolve_users
-from container_image_proxy.config.engine import parse_engine_host
 from container_image_proxy.config.instances import (
     COMMAND_LINE,
     DEFAULT_FRESH_FOR,
@@ -198,6 +197,8 @@ def _gibibytes(text: str) -> int:
 
 def daemon_host(text: str) -> str:
     """Where the Docker daemon is, in its usual spelling; for ``argparse``."""
+    from container_image_proxy.config.engine import parse_engine_host  # noqa: PLC0415 - for this option alone
+
     try:
         return parse_engine_host(text).name
     except InvalidReferenceError as error:

@@ -16,14 +16,12 @@ from container_image_proxy.concurrency.cancellation import Cancellation
 from container_image_proxy.concurrency.context import Context
 from container_image_proxy.concurrency.lazy import Lazy
 from container_image_proxy.config.certificates import load_certificates
-from container_image_proxy.config.engine import load_engine_address
 from container_image_proxy.config.instances import COMMAND_LINE, verify_paths
 from container_image_proxy.config.limits import Limits
 from container_image_proxy.config.lookaside import load_lookaside
 from container_image_proxy.config.registries_conf import load_registries
 from container_image_proxy.config.short_names import resolve_short_name
 from container_image_proxy.config.storage_conf import load_storage_conf
-from container_image_proxy.core.distribution import Distribution
 from container_image_proxy.core.opening import AnyImages
 from container_image_proxy.core.proxy import Proxy, ServedImage
 from container_image_proxy.core.serving import Serving
@@ -45,6 +43,7 @@ if TYPE_CHECKING:
     from container_image_proxy.config.instances import ImageSettings, InstanceSettings, TrustSettings
     from container_image_proxy.config.registries import Registries
     from container_image_proxy.config.storage_conf import StoreLocation
+    from container_image_proxy.core.distribution import Distribution
     from container_image_proxy.image.platform import Platform
     from container_image_proxy.policy.model import Policy
     from container_image_proxy.registry.auth.keychain import Credentials, Keychain
@@ -134,7 +133,14 @@ def _assemble(
         verification_timeout=settings.trust.verification_timeout,
     )
     proxy = make_proxy(images=images, store=store)
-    return Serving(settings, images, policy, proxy, access, Distribution(proxy)), make_proxy
+    return Serving(settings, images, policy, proxy, access, Lazy(lambda: _make_distribution(proxy))), make_proxy
+
+
+def _make_distribution(proxy: Proxy) -> Distribution:
+    """Made when somebody pulls as from a registry."""
+    from container_image_proxy.core.distribution import Distribution  # noqa: PLC0415
+
+    return Distribution(proxy)
 
 
 def _serve(image: ImageSettings, registries: Registries, default_store: Callable[[], StoreLocation]) -> ServedImage:
@@ -199,6 +205,8 @@ def _cache_directory(environ: Mapping[str, str]) -> Path:
 
 def _load_engine_address(settings: InstanceSettings, surroundings: Surroundings) -> EngineAddress:
     """Where the Docker daemon is, found out when an image of it is asked for: most hosts have none."""
+    from container_image_proxy.config.engine import load_engine_address  # noqa: PLC0415
+
     sources = settings.sources
     address = load_engine_address(sources.daemon_host, sources.daemon_cert_dir, surroundings.environ, surroundings.home)
     return replace(address, verify=settings.registry.tls_verify is not False)

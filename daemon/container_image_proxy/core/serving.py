@@ -19,6 +19,7 @@ from container_image_proxy.policy.evaluate import prepare
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from container_image_proxy.concurrency.lazy import Lazy
     from container_image_proxy.config.access import AccessRule
     from container_image_proxy.config.instances import InstanceSettings
     from container_image_proxy.core.distribution import Distribution
@@ -38,7 +39,7 @@ class Serving(Struct, frozen=True):
     policy: Policy
     proxy: Proxy
     sources: Access
-    distribution: Distribution
+    distribution: Lazy[Distribution]
     closing: Cancellation = field(default_factory=Cancellation)
     """What ends the work that is done for no request when the configuration goes."""
 

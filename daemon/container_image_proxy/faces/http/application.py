@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from container_image_proxy.errors import PeerDeniedError
-from container_image_proxy.faces.http import distribution
 from container_image_proxy.faces.http.exchange import TAKES_VIEWS
 from container_image_proxy.faces.http.large_answers import HeldBody, LargeAnswers
 from container_image_proxy.faces.http.problem import Answer, is_expected, problem, problem_of, reason_of
@@ -26,6 +25,7 @@ from container_image_proxy.faces.http.router import MethodNotAllowedError, Route
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from types import ModuleType
     from wsgiref.types import StartResponse, WSGIEnvironment
 
     from container_image_proxy.core.serving import Serving
@@ -65,13 +65,15 @@ class Application:
 
     def _answer(self, request: ClientRequest) -> tuple[Answer, bytes | HeldBody | VerifiedBlob | PartOfBlob]:
         """The answer, and what of it is sent."""
+        distribution = _distribution_for(request.path)
         try:
             _refuse_web_pages(request)
             if request.path == "/quit" and self._stop is not None:
                 answer = self._quit(request, self._stop)
                 return answer, self._body(request, answer)
             serving = self._serving()
-            handler, values = find_route(_ALL_ROUTES, request.method, request.path)
+            routes = ROUTES if distribution is None else distribution.ROUTES
+            handler, values = find_route(routes, request.method, request.path)
             answer = handler(request, serving, **values)
             return answer, self._body(request, answer)
         except MethodNotAllowedError as error:
@@ -82,7 +84,7 @@ class Application:
                 _log.exception("a request failed for a reason that should not exist")
             request.log["ERROR"] = reason_of(error)
             told = problem_of(error)
-        told = distribution.retell(told) if distribution.is_distribution(request.path) else told
+        told = told if distribution is None else distribution.retell(told)
         return told, self._body(request, told)
 
     def _body(self, request: ClientRequest, answer: Answer) -> bytes | HeldBody | VerifiedBlob | PartOfBlob:
@@ -174,7 +176,13 @@ ROUTES: Final[tuple[Route[Callable[..., Answer]], ...]] = (
 )
 
 
-_ALL_ROUTES: Final = (*ROUTES, *distribution.ROUTES)
+def _distribution_for(path: str) -> ModuleType | None:
+    """The module of ``/v2/`` for paths of it; it is loaded for the first of them."""
+    if path != "/v2" and not path.startswith("/v2/"):
+        return None
+    from container_image_proxy.faces.http import distribution  # noqa: PLC0415 - as said
+
+    return distribution
 
 
 def _as_bytes(blob: VerifiedBlob | PartOfBlob) -> Iterator[bytes]:

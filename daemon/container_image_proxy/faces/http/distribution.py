@@ -58,7 +58,7 @@ def list_tags(request: ClientRequest, serving: Serving, name: str) -> Answer:
 def get_manifest(request: ClientRequest, serving: Serving, name: str, reference: str) -> Answer:
     """``GET /v2/NAME/manifests/TAG`` or ``DIGEST``: a manifest or index, byte for byte."""
     chosen = _choose(request, serving, name)
-    find = serving.distribution
+    find = serving.distribution()
     by_digest = ":" in reference  # which no tag has
     document = (
         find.find_manifest(request.context, chosen, parse_digest(reference))
@@ -71,7 +71,7 @@ def get_manifest(request: ClientRequest, serving: Serving, name: str, reference:
 def get_blob(request: ClientRequest, serving: Serving, name: str, digest: str) -> Answer:
     """``GET /v2/NAME/blobs/DIGEST``: a blob, or a part of it, verified while it flows."""
     chosen = _choose(request, serving, name)
-    snapshot, descriptor = serving.distribution.find_blob(request.context, chosen, parse_digest(digest))
+    snapshot, descriptor = serving.distribution().find_blob(request.context, chosen, parse_digest(digest))
     request.log["DIGEST"] = str(descriptor.digest)
     headers = (_VERSION, ("Docker-Content-Digest", str(descriptor.digest)), ("Content-Type", OCTETS))
     return blob_answer(request, serving, snapshot, descriptor, headers)
@@ -81,7 +81,7 @@ def list_referrers(request: ClientRequest, serving: Serving, name: str, digest: 
     """``GET /v2/NAME/referrers/DIGEST``: an index of what says that it is about that manifest."""
     chosen = _choose(request, serving, name)
     artifact_type = _query(request).get("artifactType", "")
-    document = serving.distribution.list_referrers(request.context, chosen, parse_digest(digest), artifact_type)
+    document = serving.distribution().list_referrers(request.context, chosen, parse_digest(digest), artifact_type)
     applied = (("OCI-Filters-Applied", "artifactType"),) if artifact_type else ()
     return document_answer(request, document.raw, document.media_type, (_VERSION, *applied), digest=document.digest)
 
@@ -95,11 +95,6 @@ ROUTES: Final[tuple[Route[Callable[..., Answer]], ...]] = (
     Route("GET", f"{ROOT}/{{name...}}/blobs/{{digest}}", get_blob),
     Route("GET", f"{ROOT}/{{name...}}/referrers/{{digest}}", list_referrers),
 )
-
-
-def is_distribution(path: str) -> bool:
-    """Whether errors at this path are told in the specification's format."""
-    return path == ROOT or path.startswith(f"{ROOT}/")
 
 
 def retell(answer: Answer) -> Answer:
