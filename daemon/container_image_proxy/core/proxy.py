@@ -25,7 +25,6 @@ from container_image_proxy.core.checkpoints import Checkpoints
 from container_image_proxy.core.lease import Lease
 from container_image_proxy.core.snapshots import Snapshot, Snapshots
 from container_image_proxy.core.stored_image import StoredImage
-from container_image_proxy.core.unpacking import unpack_layers
 from container_image_proxy.core.verified_part import VerifiedPart, open_part
 from container_image_proxy.core.verified_stream import VerifiedBlob
 from container_image_proxy.errors import (
@@ -321,6 +320,8 @@ class Proxy:
         _log_receipt(stored, verified.receipt)
         with naming(stored.reference):
             if isinstance(verified.manifest, Schema1Manifest):
+                from container_image_proxy.core.unpacking import unpack_layers  # noqa: PLC0415 - old images are rare
+
                 unpacked = stored.unpacked or unpack_layers(context, verified.manifest, lease)
                 served, config = convert_schema1(verified.manifest, unpacked)
                 return Snapshot(replace(stored, unpacked=unpacked), verified, served, checked_at, lease, config)
