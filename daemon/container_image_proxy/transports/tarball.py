@@ -21,7 +21,13 @@ from msgspec import Struct
 from container_image_proxy.concurrency.cancellation import SLICE
 from container_image_proxy.concurrency.memory import unmetered
 from container_image_proxy.config.instances import host_platform
-from container_image_proxy.errors import InvalidReferenceError, UnknownBlobError, UnknownManifestError, shown
+from container_image_proxy.errors import (
+    InvalidDigestError,
+    InvalidReferenceError,
+    UnknownBlobError,
+    UnknownManifestError,
+    shown,
+)
 from container_image_proxy.image.convert import serialise, to_oci
 from container_image_proxy.image.descriptor import Descriptor
 from container_image_proxy.image.digest import Digest, digest_of, parse_digest
@@ -128,7 +134,7 @@ class TarballSource:
         self._known = _parse_state(state)
         self._lock = threading.Lock()
         self._spool: Spool | None = None
-        self._layers: tuple[_Layer, ...] = ()
+        self._layers: list[_Layer] = []
         self._regions: dict[str, tuple[Region, ArchiveFile | None]] = {}
 
     @property
@@ -139,7 +145,7 @@ class TarballSource:
     @property
     def is_current(self) -> bool:
         """Whether all files were read, and are still what their paths name."""
-        return bool(self._layers) and all(file.is_current for file in self._files)
+        return len(self._layers) == len(self._files) and all(file.is_current for file in self._files)
 
     def fetch_manifest(
         self,
@@ -188,9 +194,9 @@ class TarballSource:
     def _make_image(self, context: Context) -> tuple[bytes, bytes]:
         """The manifest, and the configuration that it names."""
         with self._locked(context):
-            if not self._layers:
-                self._layers = tuple([self._read(context, file) for file in self._files])
-            layers = self._layers
+            for file in self._files[len(self._layers) :]:
+                self._layers.append(self._read(context, file))
+            layers = tuple(self._layers)
         config = _make_configuration(layers)
         named = Descriptor(OCI_CONFIG, digest_of(config), len(config))
         descriptors = [Descriptor(layer.media_type, parse_digest(layer.digest), layer.size) for layer in layers]
@@ -232,9 +238,13 @@ def _parse_state(state: bytes) -> dict[Identity, _Layer]:
     """What is known of files that have not changed since; nothing if it is not ours."""
     try:
         layers = msgspec.json.decode(state, type=tuple[_Layer, ...]) if state else ()
-    except msgspec.MsgspecError:
+        for layer in layers:
+            parse_digest(layer.digest)
+            parse_digest(layer.diff_id)
+    except (msgspec.MsgspecError, InvalidDigestError):
         return {}
-    return {layer.identity: layer for layer in layers if layer.media_type in OCI_LAYER_OF_COMPRESSION.values()}
+    types = frozenset(OCI_LAYER_OF_COMPRESSION.values())
+    return {one.identity: one for one in layers if one.media_type in types and one.size == one.identity.size}
 
 
 def _examine(context: Context, region: Region, compression: str | None, identity: Identity, place: str) -> _Layer:

@@ -7,6 +7,7 @@ import json
 import os
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,6 +102,38 @@ def test_files_that_have_not_changed_are_read_once_and_their_manifest_is_the_sam
 def test_a_state_that_is_none_of_ours_is_passed_over(tmp_path: Path, state: bytes) -> None:
     with closing(files(tmp_path, TAR).open_source(ACCESS, state=state)) as source:
         assert manifest_of(source).layers[0].digest == digest_of(TAR)
+
+
+@pytest.mark.parametrize(
+    "change", [{"digest": "sha256:x"}, {"diff_id": "x"}, {"size": 5}, {"media_type": "text/plain"}, {"identity": {}}]
+)
+def test_a_state_that_does_not_fit_is_passed_over(tmp_path: Path, change: dict[str, object]) -> None:
+    reference = files(tmp_path, TAR)
+    with closing(reference.open_source(ACCESS)) as source:
+        manifest_of(source)
+        (layer,) = json.loads(source.state)
+    with closing(reference.open_source(ACCESS, state=json.dumps([layer | change]).encode())) as source:
+        assert manifest_of(source).layers[0].digest == digest_of(TAR)
+
+
+def test_a_file_that_cannot_be_read_is_tried_again_and_the_others_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = files(tmp_path, TAR, TAR)
+    examine, examined = tarball._examine, []
+
+    def count(*arguments: Any) -> Any:
+        examined.append(arguments[-1])
+        return examine(*arguments)
+
+    monkeypatch.setattr(tarball, "_examine", count)
+    (tmp_path / "1.tar").rename(tmp_path / "elsewhere")
+    with closing(reference.open_source(ACCESS)) as source:
+        with pytest.raises(SourceError):
+            source.fetch_manifest(CONTEXT)
+        (tmp_path / "elsewhere").rename(tmp_path / "1.tar")
+        assert len(manifest_of(source).layers) == 2
+    assert examined == [f"{tmp_path}/0.tar", f"{tmp_path}/1.tar"]
 
 
 def test_files_that_have_changed_are_another_image(tmp_path: Path) -> None:
