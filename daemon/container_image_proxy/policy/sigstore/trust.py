@@ -6,7 +6,7 @@ the payload is read before its signature is known to be a trusted signer's. Form
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from msgspec import Struct
@@ -31,7 +31,7 @@ from container_image_proxy.policy.sigstore.x509_chain import parse_authorities, 
 from container_image_proxy.policy.simple_signing import COSIGN, Attestation, parse_claim
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
     from cryptography.x509 import Certificate
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from container_image_proxy.image.signature import UntrustedSignature
     from container_image_proxy.policy.budget import Budget
 
+_T = TypeVar("_T")
 _SIGNATURE: Final = "dev.cosignproject.cosign/signature"
 _BUNDLE: Final = "dev.sigstore.cosign/bundle"
 _CERTIFICATE: Final = "dev.sigstore.cosign/certificate"
@@ -144,50 +145,43 @@ def load_sigstore_trust(requirement: SigstoreSigned, now: datetime, budget: Budg
 
     :class:`SignatureRejectedError` or :class:`ConfigurationError` if one of them cannot be used.
     """
-    logs = _load_logs(requirement.rekor, budget) if requirement.rekor is not None else ()
+    logs = _load(requirement.rekor, lambda pem: [_parse_log_key(pem)], budget) if requirement.rekor else ()
     return SigstoreTrust(_load_signers(requirement.signer, budget), logs, now)
 
 
 def _load_signers(signer: KeySource | Fulcio | Pki, budget: Budget) -> tuple[PublicKey, ...] | FulcioRoot | PkiRoot:
+    def authorities(pem: bytes) -> tuple[Certificate, ...]:
+        return parse_authorities(pem, "the certificate authority file", budget)
+
+    def intermediates(pem: bytes) -> tuple[Certificate, ...]:
+        return parse_certificates(pem, "the file of intermediate authorities", budget)
+
     match signer:
         case KeySource():
-            return _load_public_keys(signer, "the sigstore key", budget)
+            return _load(signer, lambda pem: [parse_public_key(pem, "the sigstore key")], budget)
         case Fulcio():
-            return FulcioRoot(_load_authorities(signer.ca, budget), signer.oidc_issuer, signer.subject_email)
+            return FulcioRoot(_load(signer.ca, authorities, budget), signer.oidc_issuer, signer.subject_email)
         case Pki():
-            intermediates = _load_intermediates(signer.intermediates, budget) if signer.intermediates else ()
-            roots = _load_authorities(signer.roots, budget)
-            return PkiRoot(roots, intermediates, signer.subject_email, signer.subject_hostname)
+            below = _load(signer.intermediates, intermediates, budget) if signer.intermediates else ()
+            roots = _load(signer.roots, authorities, budget)
+            return PkiRoot(roots, below, signer.subject_email, signer.subject_hostname)
 
 
-def _load_public_keys(source: KeySource, what: str, budget: Budget) -> tuple[PublicKey, ...]:
-    keys = []
+def _load(source: KeySource, parse: Callable[[bytes], Iterable[_T]], budget: Budget) -> tuple[_T, ...]:
+    """What is in each file of the source; errors name it."""
+    found: list[_T] = []
     with source.named_in_errors():
         for pem in load_keys(source):
             budget.check()
-            keys.append(parse_public_key(pem, what))
-    return tuple(keys)
+            found += parse(pem)
+    return tuple(found)
 
 
-def _load_logs(source: KeySource, budget: Budget) -> tuple[PublicKey, ...]:
-    what = "the Rekor key"
-    keys = _load_public_keys(source, what, budget)
-    with source.named_in_errors():
-        if not all(isinstance(key, ec.EllipticCurvePublicKey) for key in keys):
-            raise SignatureRejectedError(f"{what} is not an ECDSA key")
-    return keys
-
-
-def _load_authorities(source: KeySource, budget: Budget) -> tuple[Certificate, ...]:
-    with source.named_in_errors():
-        files = (parse_authorities(pem, "the certificate authority file", budget) for pem in load_keys(source))
-        return tuple(authority for file in files for authority in file)
-
-
-def _load_intermediates(source: KeySource, budget: Budget) -> tuple[Certificate, ...]:
-    with source.named_in_errors():
-        files = (parse_certificates(pem, "the file of intermediate authorities", budget) for pem in load_keys(source))
-        return tuple(certificate for file in files for certificate in file)
+def _parse_log_key(pem: bytes) -> PublicKey:
+    key = parse_public_key(pem, "the Rekor key")
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise SignatureRejectedError("the Rekor key is not an ECDSA key")
+    return key
 
 
 def _require_annotation(untrusted: UntrustedSignature, name: str) -> bytes:
