@@ -65,7 +65,7 @@ def parse_auth_file(raw: bytes, file: str, *, is_legacy: bool = False) -> AuthFi
         value = parse_json(raw, "the content")
         if is_legacy:
             return AuthFileContent(_read_entries(value, ()), {})
-        written = convert(fold_keys(value, _File), _File)
+        written = _File() if value is None else convert(fold_keys(value, _File), _File)
         if not isinstance(written.creds_store, str):
             warn_once(_log, f"{file}: credsStore: must be a string, ignored")
         return AuthFileContent(

@@ -116,6 +116,18 @@ def test_what_is_wrong_is_said_with_file_and_key(text, place):
     assert str(raised.value).startswith(f"/a.json: {place}")
 
 
+@pytest.mark.parametrize("text", ["null", '{"auths": null, "credHelpers": null}', '{"auths": {"a.b": null}}'])
+def test_null_is_how_go_writes_nothing(text):
+    content = parse_auth_file(text.encode(), "/a.json")
+    assert find_entry(content, "c.d") is None
+    assert all(entry == AuthEntry() for entry in content.entries.values())
+
+
+def test_keys_count_without_regard_to_case_and_the_last_of_equal_ones():
+    content = parse_auth_file(b'{"AUTHS": {"a.b": {"Auth": "one", "auth": "two", "AUTH": null}}}', "/a.json")
+    assert content.entries["a.b"].auth == "two"
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: (
