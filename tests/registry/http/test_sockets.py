@@ -38,6 +38,15 @@ def test_what_arrived_before_a_stall_is_handed_out_and_then_the_stall_told(pair:
             stream.read(1000)
 
 
+def test_a_reader_is_told_of_its_own_failure_alone(pair: Pair) -> None:
+    ours, _ = pair
+    before = ours.wait_under(CONTEXT, idle=60)
+    later = ours.wait_under(CONTEXT.within(0), idle=60)
+    assert ours.recv(1) == b""
+    assert before.failure is None
+    assert isinstance(later.failure, TimeoutError)
+
+
 @pytest.mark.demand("slow-drip")
 def test_waiting_ends_with_the_context_though_bytes_keep_coming(pair: Pair) -> None:
     ours, theirs = pair

@@ -73,14 +73,15 @@ class Reply:
         """
         if self._framed.isclosed():  # at its end the connection is somebody else's
             return b""
-        limits, socket = self._limits, self._framed.socket
-        socket.wait_under(context.within(limits.idle_timeout + size / limits.minimum_rate), idle=limits.idle_timeout)
+        limits = self._limits
+        context = context.within(limits.idle_timeout + size / limits.minimum_rate)
+        wait = self._framed.socket.wait_under(context, idle=limits.idle_timeout)
         try:
             data: bytes = self._raw.read(size, decode_content=False)
         except HTTPError as error:
-            raise self.failed(socket.broken or error) from None
-        if not data and socket.broken is not None:  # a trailer that never ended, taken for its end
-            raise self.failed(socket.broken)
+            raise self.failed(wait.failure or error) from None
+        if not data and wait.failure is not None:  # a trailer that never ended, taken for its end
+            raise self.failed(wait.failure)
         return data
 
     def body(self, context: Context) -> Body:
@@ -173,15 +174,15 @@ class Body:
         limits, framed, began = self._limits, self._framed, monotonic()
         if framed.isclosed():  # at its end the connection is somebody else's
             return 0
-        framed.socket.wait_under(self._context.within(self._patience), idle=limits.idle_timeout)
+        wait = framed.socket.wait_under(self._context.within(self._patience), idle=limits.idle_timeout)
         try:
             count = framed.readinto1(buffer)
         except (HTTPException, OSError) as error:
-            raise self._reply.failed(framed.socket.broken or error) from None
+            raise self._reply.failed(wait.failure or error) from None
         earned = count / limits.minimum_rate
         self._patience = min(limits.idle_timeout, self._patience - (monotonic() - began) + earned)
-        if count == 0 and framed.socket.broken is not None:  # a trailer that never ended, taken for its end
-            raise self._reply.failed(framed.socket.broken)
+        if count == 0 and wait.failure is not None:  # a trailer that never ended, taken for its end
+            raise self._reply.failed(wait.failure)
         if framed.isclosed():  # at its end the connection can be used again
             self._raw.release_conn()
         return count

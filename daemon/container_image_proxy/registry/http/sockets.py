@@ -23,6 +23,17 @@ if TYPE_CHECKING:
 _LARGE: Final = 64 * KIB  # more than a buffered reader asks for to find the end of a head
 
 
+class Wait:
+    """What one reader of a socket waits under, ``idle`` seconds for a next byte; ``failure`` is what it met with."""
+
+    __slots__ = ("context", "failure", "idle")
+
+    def __init__(self, context: Context, idle: float) -> None:
+        self.context = context
+        self.idle = idle
+        self.failure: OSError | None = None
+
+
 class _Punctual(socket.socket):
     """Bounds each receive by its context; ends cleanly first and complains second.
 
@@ -30,14 +41,16 @@ class _Punctual(socket.socket):
     those bytes. The next receive raises what had happened, which is ``broken``.
     """
 
-    _context: Context  # not in __init__, which ssl does not call
-    _idle: float
+    _wait: Wait  # not in __init__, which ssl does not call
     broken: OSError | None = None
 
-    def wait_under(self, context: Context, *, idle: float) -> None:
-        """Let what is received from now on end with ``context``, and no wait for a byte last over ``idle`` seconds."""
-        self._context = context
-        self._idle = idle
+    def wait_under(self, context: Context, *, idle: float) -> Wait:
+        """Let what is received from now on end with ``context``, and no wait for a byte last over ``idle`` seconds.
+
+        What is returned tells of this reader's failure alone: at the end of a body the socket is somebody else's.
+        """
+        self._wait = Wait(context, idle)
+        return self._wait
 
     def recv(self, bufsize: int = 1024, flags: int = 0) -> bytes:  # the stubs of ssl have a default
         """As :meth:`recv_into`. TLS within TLS receives so."""
@@ -47,19 +60,21 @@ class _Punctual(socket.socket):
 
     def recv_into(self, buffer: Any, nbytes: int | None = 0, flags: int = 0) -> int:
         if self.broken is not None:
+            self._wait.failure = self.broken
             raise self.broken
         try:
             return self._receive(buffer, nbytes or 0, flags)
         except OSError as error:
-            self.broken = error
+            self.broken = self._wait.failure = error
             return 0
 
     def _receive(self, *arguments: Any) -> int:
         """Receive while there is time, or not at all once nobody waits for it."""
-        self._context.check()
-        end = monotonic() + min(self._idle, self._context.deadline.left)
+        context = self._wait.context
+        context.check()
+        end = monotonic() + min(self._wait.idle, context.deadline.left)
         while (left := end - monotonic()) > 0:
-            self._context.check()
+            context.check()
             with contextlib.suppress(TimeoutError):
                 return self._receive_within(min(left, SLICE), *arguments)
         raise TimeoutError("nothing came")
@@ -83,7 +98,7 @@ class PunctualSocket(_Punctual):
     def _receive_within(self, seconds: float, *arguments: Any) -> int:
         if self.gettimeout() is not None:
             self.settimeout(None)
-            self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval(self._idle))  # of the next request
+            self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval(self._wait.idle))  # of the next request
         if seconds != self._slice:
             self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval(seconds))
             self._slice = seconds
@@ -113,7 +128,7 @@ class PunctualTLSSocket(_Punctual, ssl.SSLSocket):
         if records is None:
             return filled
         try:
-            while filled < len(view) and self._context.deadline.left > 0:
+            while filled < len(view) and self._wait.context.deadline.left > 0:
                 count: int = records.read(len(view) - filled, view[filled:])
                 if count == 0:
                     break
@@ -121,5 +136,5 @@ class PunctualTLSSocket(_Punctual, ssl.SSLSocket):
         except (ssl.SSLEOFError, TimeoutError):
             pass
         except OSError as error:
-            self.broken = error
+            self.broken = self._wait.failure = error
         return filled
