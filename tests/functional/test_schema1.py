@@ -39,6 +39,8 @@ def assert_served(daemon: RunningDaemon, digest: str, layers: list[bytes], types
     config = daemon.get("/config")
     assert digest_of(config.body) == reply.json["config"]["digest"]
     assert daemon.get(f"/blobs/{reply.json['config']['digest']}").body == config.body
+    part = daemon.get(f"/blobs/{reply.json['config']['digest']}", {"Range": "bytes=5-20"})
+    assert (part.status, part.body) == (206, config.body[5:21])
     assert config.json["rootfs"]["diff_ids"] == [digest_of(tar) for tar in TARS]
 
 
