@@ -11,6 +11,7 @@ import importlib.util
 import os
 import shutil
 import socket
+import subprocess
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -77,6 +78,14 @@ def require_program(name: str) -> None:
     """Skip the test unless the machine has this program."""
     if shutil.which(name) is None:
         pytest.skip(_lack_of(name))
+
+
+def require_introspection(namespace: str, version: str) -> None:
+    """Skip the test unless Debian's Python has this library by GObject introspection."""
+    code = f"import gi; gi.require_version({namespace!r}, {version!r})"
+    if subprocess.run(["/usr/bin/python3", "-c", code], capture_output=True, check=False).returncode:
+        package = f"gir1.2-{namespace.lower()}-{version}"
+        pytest.skip(f"needs Debian's packages python3-gi and {package}: /usr/bin/python3 cannot load {namespace}")
 
 
 def lack_behind(error: BaseException) -> str:

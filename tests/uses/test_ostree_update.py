@@ -1,0 +1,365 @@
+"""contrib/ostree-update with Debian's ostree: hosts in a sysroot are updated, rolled back, and left as they were."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.cutter import Cutter
+from tests.support.daemon import RunningDaemon, stand_alone, write_policy
+from tests.support.gpg import Signer
+from tests.support.layouts import Layout, StoredImage
+from tests.support.makers.directory import write
+from tests.support.privilege import needs_root
+from tests.support.requirements import needs_programs, require_introspection
+from tests.unit.client.test_unpack import archive, directory, entry, hard_link, symlink
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = ROOT / "contrib/ostree-update"
+NAME = "example.com/os:1"
+MIB = 1 << 20
+DIGEST_OF_OTHER = f"sha256:{'0' * 64}"
+LARGE = random.Random(15).randbytes(3 * MIB)  # noqa: S311 - no secret
+
+pytestmark = [needs_root, needs_programs("ostree", "gpg")]
+
+BASE = archive(
+    directory("etc"),
+    entry("etc/motd", b"one\n"),
+    entry("etc/gone", b"gone\n"),
+    directory("usr"),
+    directory("usr/bin"),
+    entry("usr/bin/su", b"#!su\n", mode=0o4755),
+    hard_link("usr/bin/sudo", "usr/bin/su"),
+    symlink("bin", "usr/bin"),
+    directory("usr/share/private", mode=0o700, uid=12, gid=34),
+    entry("usr/share/large", LARGE, uid=12, gid=34, pax_headers={"SCHILY.xattr.user.kind": "large"}),
+    entry("usr/lib/modules/6.1/vmlinuz", b"kernel"),
+    entry("usr/lib/modules/6.1/initramfs.img", b"initramfs"),
+    entry("usr/lib/os-release", b"ID=test\nPRETTY_NAME=Test\n"),
+    entry("dev/null", kind=b"3", devmajor=1, devminor=3),
+    directory("sysroot"),
+    directory("boot"),
+    directory("var"),
+    symlink("ostree", "sysroot/ostree"),
+)
+UPPER = archive(entry("etc/motd", b"one again\n"), entry("etc/.wh.gone"), hard_link("usr/bin/doas", "usr/bin/su"))
+OTHER = archive(entry("etc/motd", b"two\n"), entry("usr/bin/.wh..wh..opq"), entry("usr/bin/new", b"#!new\n"))
+
+
+@pytest.fixture(autouse=True)
+def _introspection() -> None:
+    require_introspection("OSTree", "1.0")
+
+
+@dataclass
+class Host:
+    """A sysroot as ostree makes it, and the directory whose image the daemon serves."""
+
+    sysroot: Path
+    place: Path
+    layout: Layout
+    signer: Signer
+    daemon: RunningDaemon
+
+    def publish(self, *layers: bytes, by: Signer | None = None) -> StoredImage:
+        """The image at the reference is another from now on."""
+        return self.publish_image(self.layout.image(layers), by=by)
+
+    def publish_image(self, image: StoredImage, *, by: Signer | None = None) -> StoredImage:
+        shutil.rmtree(self.place, ignore_errors=True)
+        write(self.place, image)
+        (self.place / "signature-1").write_bytes((by or self.signer).sign_image(NAME, image.digest))
+        return image
+
+    def see(self, image: StoredImage) -> None:
+        """Wait until the daemon, which may have looked just now, sees it."""
+        while self.daemon.get("/manifest").headers["manifest-digest"] != image.digest:
+            pass
+
+    @property
+    def who(self) -> str:
+        (one,) = self.daemon.get("/verification").json["signed_by"]
+        return str(one)
+
+    def command(self, *arguments: str, socket: Path | None = None) -> list[str]:
+        place = ["--socket", str(socket or self.daemon.socket), "--sysroot", str(self.sysroot), "--os", "test"]
+        return ["/usr/bin/python3", str(PROGRAM), *place, *(arguments or ["--signed-by", self.who])]
+
+    def update(
+        self, *arguments: str, socket: Path | None = None, path: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        search = f"{path}:{os.environ['PATH']}" if path else os.environ["PATH"]
+        return subprocess.run(
+            self.command(*arguments, socket=socket),
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"PATH": search},
+        )
+
+    def admin(self, *arguments: str) -> str:
+        return run("ostree", "admin", arguments[0], f"--sysroot={self.sysroot}", *arguments[1:])
+
+    def deployments(self) -> list[Path]:
+        """The first one is booted next."""
+        names = re.findall(r"^[ *] test (\S+)", self.admin("status"), re.MULTILINE)
+        return [self.sysroot / "ostree/deploy/test/deploy" / name for name in names]
+
+    def metadata(self, commit: str, key: str) -> str:
+        return run("ostree", f"--repo={self.sysroot}/ostree/repo", "show", f"--print-metadata-key={key}", commit)
+
+    def fsck(self) -> None:
+        run("ostree", f"--repo={self.sysroot}/ostree/repo", "fsck", "--quiet")
+
+
+class Forger(Cutter):
+    """A relay that has another answer for /verification."""
+
+    def __init__(self, path: Path, behind: Path, receipt: bytes) -> None:
+        super().__init__(path, behind, [])
+        self._receipt = receipt
+
+    def _relay(self, client: socket.socket, limit: int | None) -> None:
+        head = client.recv(65536, socket.MSG_PEEK)
+        if b"/verification" not in head:
+            super()._relay(client, limit)
+            return
+        with client, contextlib.suppress(OSError):
+            client.recv(65536)
+            client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(self._receipt), self._receipt))
+
+
+def run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def ok(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+@pytest.fixture
+def host(tmp_path: Path, signer: Signer) -> Iterator[Host]:
+    sysroot = tmp_path / "sysroot"
+    sysroot.mkdir()
+    (tmp_path / "key.gpg").write_bytes(signer.public_key)
+    requirement = {
+        "type": "signedBy",
+        "keyType": "GPGKeys",
+        "keyPath": f"{tmp_path}/key.gpg",
+        "signedIdentity": {"type": "exactReference", "dockerReference": NAME},
+    }
+    policy = write_policy(tmp_path, {"default": [{"type": "reject"}], "transports": {"dir": {"": [requirement]}}})
+    place = tmp_path / "image"
+    place.mkdir()
+    run("ostree", "admin", "init-fs", str(sysroot))
+    run("ostree", "admin", "os-init", f"--sysroot={sysroot}", "test")
+    with stand_alone(tmp_path / "daemon", ["--policy", str(policy), f"dir:{place}"]) as daemon:
+        yield Host(sysroot, place, Layout(tmp_path / "layout"), signer, daemon)
+    # What ostree made immutable could not be removed with the directory for temporary files.
+    for deployment in (sysroot / "ostree/deploy/test/deploy").glob("*.[0-9]"):
+        subprocess.run(["chattr", "-i", str(deployment)], check=False, capture_output=True)
+
+
+# --- an image that is no more than a file system ----------------------------------------------------------------------
+
+
+def test_an_image_is_flattened_into_a_commit_and_deployed(host: Host) -> None:
+    image = host.publish(BASE, UPPER)
+    said = ok(host.update())
+    (deployment,) = host.deployments()
+    assert image.digest in said
+    assert "left out, since ostree keeps none: character device (1)" in said
+    assert (deployment / "etc/motd").read_bytes() == b"one again\n"
+    assert not (deployment / "etc/gone").exists()
+    assert (deployment / "usr/etc/motd").read_bytes() == b"one again\n"
+    assert (deployment / "bin").readlink() == Path("usr/bin")
+    su = (deployment / "usr/bin/su").stat()
+    assert stat.S_IMODE(su.st_mode) == 0o4755
+    assert (deployment / "usr/bin/doas").stat().st_ino == (deployment / "usr/bin/sudo").stat().st_ino == su.st_ino
+    large = deployment / "usr/share/large"
+    assert large.read_bytes() == LARGE
+    assert (large.stat().st_uid, large.stat().st_gid) == (12, 34)
+    assert os.getxattr(large, "user.kind") == b"large"
+    private = (deployment / "usr/share/private").stat()
+    assert (private.st_uid, private.st_gid, stat.S_IMODE(private.st_mode)) == (12, 34, 0o700)
+    assert image.digest in host.metadata(deployment.name.partition(".")[0], "ostree.manifest-digest")
+    host.fsck()
+
+
+def test_two_updates_keep_the_deployment_before_and_a_rollback_is_respected(host: Host) -> None:
+    host.publish(BASE, UPPER)
+    ok(host.update("--karg", "root=LABEL=x", "--signed-by-anyone"))
+    (one,) = host.deployments()
+    (one / "etc/local").write_text("of this host\n")
+    second = host.publish(BASE, OTHER)
+    host.see(second)
+    said = ok(host.update())
+    assert "1 of 2 layers are here" in said
+    two, before = host.deployments()
+    assert before == one
+    assert (two / "etc/motd").read_bytes() == b"two\n"
+    assert (two / "etc/local").read_text() == "of this host\n"
+    assert [one.name for one in (two / "usr/bin").iterdir()] == ["new"]
+    assert all("root=LABEL=x" in one.read_text() for one in (host.sysroot / "boot/loader/entries").iterdir())
+    assert "up to date" in ok(host.update())
+    host.admin("undeploy", "0")
+    assert host.deployments() == [one]
+    assert "up to date" in ok(host.update())  # the administrator's word counts until there is another image
+    assert host.deployments() == [one]
+    third = host.publish(BASE, UPPER, archive(entry("etc/motd", b"three\n")))
+    host.see(third)
+    ok(host.update())
+    assert (host.deployments()[0] / "etc/motd").read_bytes() == b"three\n"
+    assert host.deployments()[1] == one
+    host.fsck()
+
+
+def test_a_poll_is_one_conditional_request(host: Host, tmp_path: Path) -> None:
+    host.publish(BASE)
+    who = ["--signed-by-anyone"]
+    ok(host.update(*who))
+    with Cutter(tmp_path / "relay.sock", host.daemon.socket, []) as cutter:
+        ok(host.update(*who, socket=cutter.path))
+    (request,) = cutter.requests
+    assert request.startswith(b"GET /manifest ")
+    assert b"If-None-Match" in request
+
+
+@pytest.mark.parametrize("other", ["signature", "signer"])
+def test_what_the_wanted_signer_did_not_sign_is_not_deployed(host: Host, stranger: Signer, other: str) -> None:
+    host.publish(BASE, UPPER)
+    who = host.who
+    ok(host.update("--signed-by", who))
+    before = host.deployments()
+    if other == "signature":
+        host.publish(BASE, OTHER, by=stranger)
+        while host.daemon.get("/manifest").status != 403:  # it may have looked just now
+            pass
+    else:
+        host.see(host.publish(BASE, OTHER))
+        who = "somebody@example.com"
+    done = host.update("--signed-by", who)
+    assert done.returncode == 5, done.stderr
+    assert "layer" not in done.stderr  # nothing was fetched
+    assert host.deployments() == before
+
+
+def test_nothing_is_deployed_whose_receipt_is_about_another_image(host: Host, tmp_path: Path) -> None:
+    host.publish(BASE)
+    other = b'{"manifest_digest": "sha256:%s", "signed_by": ["%s"]}' % (b"0" * 64, host.who.encode())
+    with Forger(tmp_path / "relay.sock", host.daemon.socket, other) as relay:
+        done = host.update(socket=relay.path)
+    assert (done.returncode, host.deployments()) == (8, []), done.stderr
+    assert "the receipt is about sha256:000" in done.stderr
+
+
+def test_without_a_word_about_signers_it_does_not_start(host: Host) -> None:
+    host.publish(BASE)
+    command = [one for one in host.command() if one not in ("--signed-by", host.who)]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 2
+
+
+# --- interruptions ----------------------------------------------------------------------------------------------------
+
+
+def test_a_transfer_that_is_cut_goes_on(host: Host, tmp_path: Path) -> None:
+    image = host.publish(BASE, UPPER)
+    who = host.who
+    # Manifest, receipt, configuration, and the first layer in three pieces.
+    cuts = [100 * MIB, 100 * MIB, 100 * MIB, MIB, MIB]
+    with Cutter(tmp_path / "relay.sock", host.daemon.socket, cuts) as cutter:
+        ok(host.update("--signed-by", who, socket=cutter.path))
+    assert sum(cutter.sent) < sum(map(len, image.layers)) * 1.1
+    assert (host.deployments()[0] / "usr/share/large").read_bytes() == LARGE
+    host.fsck()
+
+
+def test_a_run_that_is_killed_within_a_layer_leaves_nothing_that_looks_done(host: Host, tmp_path: Path) -> None:
+    host.publish(archive(entry("usr/lib/first", b"first")), BASE)
+    who = ["--signed-by", host.who]
+    cuts = [100 * MIB, 100 * MIB, 100 * MIB, 100 * MIB, MIB, *[0] * 16]
+    with Cutter(tmp_path / "relay.sock", host.daemon.socket, cuts) as cutter:
+        process = subprocess.Popen(host.command(*who, socket=cutter.path), stderr=subprocess.DEVNULL)
+        # The second layer was cut, and asking for its remainder, too: the client waits before it asks again.
+        while len(cutter.sent) < 6 and process.poll() is None:
+            pass
+        process.kill()
+        assert process.wait() in (-signal.SIGKILL, 7)
+    assert host.deployments() == []
+    host.fsck()
+    assert "1 of 2 layers are here" in ok(host.update(*who))
+    assert (host.deployments()[0] / "usr/share/large").read_bytes() == LARGE
+    host.fsck()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_run_that_is_killed_around_the_deployment_goes_on(host: Host, tmp_path: Path, when: str) -> None:
+    host.publish(BASE)
+    who = ["--signed-by", host.who]
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    real = f'{shutil.which("ostree")} "$@"' if when == "after" else ":"
+    (programs / "ostree").write_text(f"#!/bin/sh\n{real}\nkill -9 $PPID\n")
+    (programs / "ostree").chmod(0o755)
+    assert host.update(*who, path=programs).returncode == -signal.SIGKILL
+    deployments = host.deployments()
+    assert len(deployments) == (when == "after")
+    said = ok(host.update(*who))
+    assert "layer" not in said  # it was imported
+    assert len(host.deployments()) == 1
+    assert host.deployments()[: len(deployments)] == deployments
+    assert "up to date" in ok(host.update(*who))
+
+
+def test_what_a_layer_has_beside_its_diff_id_is_not_deployed(host: Host) -> None:
+    host.publish_image(host.layout.image([BASE], config={"rootfs": {"type": "layers", "diff_ids": [DIGEST_OF_OTHER]}}))
+    done = host.update()
+    assert (done.returncode, host.deployments()) == (9, []), done.stderr
+    assert "DiffID" in done.stderr
+    host.fsck()
+
+
+def test_two_at_a_time_are_refused(host: Host, tmp_path: Path) -> None:
+    host.publish(BASE)
+    descriptor = os.open(host.sysroot / "ostree/repo", os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        done = host.update()
+    finally:
+        os.close(descriptor)
+    assert (done.returncode, "another update" in done.stderr) == (1, True), done.stderr
+
+
+# --- the units --------------------------------------------------------------------------------------------------------
+
+
+@needs_programs("systemd-analyze")
+def test_systemd_has_nothing_to_say_about_the_units(tmp_path: Path) -> None:
+    for unit in [*(ROOT / "contrib/ostree-update.d").iterdir(), *(ROOT / "systemd").iterdir()]:
+        text = re.sub(r"^(Exec\w+=[+!:-]*)/\S+", rf"\1{PROGRAM}", unit.read_text(), flags=re.MULTILINE)
+        (tmp_path / unit.name).write_text(text)
+    units = ["ostree-update@x.service", "ostree-update@x.timer"]
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", *units],
+        env=os.environ | {"SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
