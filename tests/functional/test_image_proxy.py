@@ -151,11 +151,15 @@ def test_the_pipe_of_a_wrong_blob_ends_short_and_its_end_says_why(
     assert json.loads(errors) == {"code": "other", "message": finish.error}
 
 
-def test_a_small_wrong_blob_is_refused_at_once(proxy: Proxy, layout: Layout, stored: StoredImage) -> None:
+@pytest.mark.parametrize("wrong", [b"smell", b"smal", b"small and more", b""])
+def test_nothing_comes_of_a_small_wrong_blob(proxy: Proxy, layout: Layout, stored: StoredImage, wrong: bytes) -> None:
     one, digest = opened(proxy, layout), stored.layer_digests[1]
-    layout.blob_path(digest).write_bytes(b"smell")
-    reply = proxy.call("GetBlob", one, digest, 5)
-    assert (reply.success, reply.descriptors, reply.pipeid) == (False, [], 0)
+    layout.blob_path(digest).write_bytes(wrong)
+    data, finish = proxy.drain(ask_for_blob(proxy, one, digest, b"small"))
+    assert (data, finish.success, finish.error_code) == (b"", False, "other")
+    raw = proxy.call("GetRawBlob", one, digest)
+    data, errors = (b"".join(read_to_end(descriptor)) for descriptor in raw.descriptors)
+    assert (data, json.loads(errors)) == (b"", {"code": "other", "message": finish.error})
 
 
 # --- a registry that misbehaves ---------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING, Final, Protocol
 
 from container_image_proxy.concurrency.cancellation import SLICE, CancelledError
-from container_image_proxy.errors import Error, OverloadedError
+from container_image_proxy.errors import Error, IntegrityError, OverloadedError
 from container_image_proxy.faces.image_proxy.limits import LEFT_BEHIND, PIPE_SIZE
 from container_image_proxy.faces.image_proxy.messages import InvalidRequestError, ReaderGoneError, ReaderStalledError
 
@@ -243,9 +243,12 @@ class Pipes:
             raise transfer.error
 
     def wait_opened(self, transfer: Transfer) -> None:
-        """Wait a moment for the beginning of a transfer; raises what went wrong if it has ended already."""
+        """Wait a moment for the beginning of a transfer; raises why there is none if that is known by then.
+
+        That the content is wrong is no such reason: clients expect it of :meth:`finish`.
+        """
         self._wait(transfer.opened, self._limits.opening_seconds)
-        if transfer.ended.is_set() and transfer.error is not None and not isinstance(transfer.error, ReaderGoneError):
+        if transfer.ended.is_set() and transfer.error is not None and not isinstance(transfer.error, IntegrityError):
             raise transfer.error
 
     def _wait(self, event: threading.Event, seconds: float | None = None) -> None:
