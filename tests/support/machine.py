@@ -41,7 +41,7 @@ _LAUNCHER = """\
 #!{python} -P
 import sys
 sys.path[:0] = ["{opt}/source", "{opt}/packages"]
-from container_image_proxy.__main__ import main
+from {package}.__main__ import main
 sys.exit(main())
 """
 
@@ -223,9 +223,10 @@ def _power_off(pid: int, supervisor: subprocess.Popen[bytes]) -> None:
         raise
 
 
-def install_program(machine: Machine, path: Path) -> None:
-    """Put the program under test there."""
-    machine.write(str(path), _LAUNCHER.format(python=Path(sys.executable).resolve(), opt=_OPT), mode=0o755)
+def install_program(machine: Machine, path: Path, package: str = "container_image_proxy") -> None:
+    """Put the program under test there; its client is the package container_image_client."""
+    launcher = _LAUNCHER.format(python=Path(sys.executable).resolve(), opt=_OPT, package=package)
+    machine.write(str(path), launcher, mode=0o755)
 
 
 def _install(machine: Machine) -> None:
