@@ -89,6 +89,9 @@ class Connections:
         )
         try:
             context.check()
+        except TimeoutError as error:  # nobody failed to connect: phase "connect" would be a reason to speak http
+            raise error_for_exception(request, error) from None
+        try:
             raw = self._adapter(profile).ask(
                 trip,
                 "GET" if request.form is None else "POST",
