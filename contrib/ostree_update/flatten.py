@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from container_image_client import tar
 from container_image_client.errors import UnsupportedImageError, WrongContentError
 from container_image_client.unpack import hidden_by, is_whiteout, path_of, shown
-from ostree_update.repository import Repository, Tree, lookup, text, xattrs_of
+from ostree_update.repository import Repository, Tree, find, lookup, text, xattrs_of
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -86,9 +86,7 @@ class Flattener:
 
     def _linked(self, member: Member) -> str:
         """The file that a hard link leads to: in ostree both names have the same object."""
-        found: Tree | str | None = self._root
-        for name in path_of(member.target):
-            found = None if found is None or isinstance(found, str) else lookup(found, text(name))
+        found = find(self._root, map(text, path_of(member.target)))
         if not isinstance(found, str):
             raise WrongContentError(
                 f"the hard link {shown(member.name)} leads to {shown(member.target)}, "
@@ -121,9 +119,7 @@ class Flattener:
         """Remove what lower layers have and this one hides: an entry, or all of a directory's."""
         if hidden is None:
             return
-        parent: Tree | str | None = self._root
-        for component in parents:
-            parent = None if parent is None or isinstance(parent, str) else lookup(parent, text(component))
+        parent = find(self._root, map(text, parents))
         if parent is None or isinstance(parent, str):
             return
         if not hidden:

@@ -12,7 +12,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from container_image_client.errors import UnsupportedImageError
+from container_image_client.errors import UnsupportedImageError, WrongContentError
 from ostree_update.libostree import Gio, GLib, OSTree
 
 if TYPE_CHECKING:
@@ -29,6 +29,12 @@ DIRECTORY_TREE: Final = OSTree.ObjectType.DIR_TREE
 DIRECTORY_META: Final = OSTree.ObjectType.DIR_META
 FILE: Final = OSTree.ObjectType.FILE
 
+# The form of each object of metadata, and what verifies it beyond that, such as names of entries.
+_FORMS: Final = {
+    COMMIT: ("(a{sv}aya(say)sstayay)", OSTree.validate_structureof_commit),
+    DIRECTORY_TREE: ("(a(say)a(sayay))", OSTree.validate_structureof_dirtree),
+    DIRECTORY_META: ("(uuua(ayay))", OSTree.validate_structureof_dirmeta),
+}
 _INLINE: Final = 64 * 1024  # bytes of a file that are handed over at once
 
 
@@ -91,6 +97,44 @@ class Repository:
         meta = OSTree.create_directory_metadata(info, xattrs if xattrs is not None else xattrs_of({}))
         return bytes(self._repo.write_metadata(DIRECTORY_META, None, meta, None)[1]).hex()
 
+    def write_metadata(self, kind: Any, checksum: str, serialized: bytes) -> None:
+        """A commit, or an object of a directory, as it is in a repository; it must have this checksum and form."""
+        variant = _variant(_FORMS[kind][0], serialized)
+        _FORMS[kind][1](variant)
+        if kind == COMMIT:
+            self._repo.mark_commit_partial(checksum, True)  # noqa: FBT003 - "is partial"
+        self._repo.write_metadata(kind, checksum, variant, None)
+
+    def complete(self, commit: str, detached: bytes | None) -> None:
+        """Say that all objects of a commit are here, if they are. ``detached`` is its detached metadata."""
+        for kind, checksum in self._objects_of(commit):
+            if not self.has(kind, checksum):
+                raise WrongContentError(f"the image does not have all of the commit {commit}: {checksum} is missing")
+        if detached is not None:
+            self._repo.write_commit_detached_metadata(commit, _variant("a{sv}", detached), None)
+        self._repo.mark_commit_partial(commit, False)  # noqa: FBT003 - "is partial"
+
+    def _objects_of(self, commit: str) -> Iterator[tuple[Any, str]]:
+        """The commit's objects, each directory before what is in it."""
+        if not self.has(COMMIT, commit):
+            raise WrongContentError(f"the image does not have the commit {commit}")
+        values = self._repo.load_commit(commit)[1]
+        pending = [(_checksum(values, 6), _checksum(values, 7))]
+        seen: set[str] = set()
+        while pending:
+            tree, meta = pending.pop()
+            yield DIRECTORY_META, meta
+            if tree in seen:
+                continue
+            seen.add(tree)
+            yield DIRECTORY_TREE, tree
+            files, directories = map(self._repo.load_variant(DIRECTORY_TREE, tree)[1].get_child_value, (0, 1))
+            for number in range(files.n_children()):
+                yield FILE, _checksum(files.get_child_value(number), 1)
+            for number in range(directories.n_children()):
+                entry = directories.get_child_value(number)
+                pending.append((_checksum(entry, 1), _checksum(entry, 2)))
+
     # --- trees and commits --------------------------------------------------------------------------------------------
 
     def tree(self, commit: str | None = None) -> Tree:
@@ -140,6 +184,11 @@ class Repository:
         return sorted(self._repo.list_refs(prefix, None)[1])
 
 
+def parse_xattrs(serialized: bytes) -> Variant:
+    """Extended attributes as a repository of mode bare-split-xattrs has them."""
+    return _variant("a(ayay)", serialized)
+
+
 def xattrs_of(xattrs: Mapping[str, bytes]) -> Variant:
     """Extended attributes as ostree has them: sorted, each name with a NUL behind it."""
     pairs = sorted((os.fsencode(key) + b"\0", value) for key, value in xattrs.items())
@@ -157,6 +206,14 @@ def lookup(tree: Tree, name: str) -> Tree | str | None:
     return below if below is not None else str(checksum)
 
 
+def find(root: Tree, path: Iterable[str]) -> Tree | str | None:
+    """What stands at a path; no link is followed."""
+    found: Tree | str | None = root
+    for name in path:
+        found = None if found is None or isinstance(found, str) else lookup(found, name)
+    return found
+
+
 def text(name: bytes) -> str:
     """A name or the text of a link, which ostree can have in UTF-8 only."""
     try:
@@ -165,3 +222,14 @@ def text(name: bytes) -> str:
         raise UnsupportedImageError(
             f"the name {os.fsdecode(name[:200])!r} is not UTF-8, and ostree keeps no other names"
         ) from error
+
+
+def _variant(form: str, serialized: bytes) -> Variant:
+    variant = GLib.Variant.new_from_bytes(GLib.VariantType(form), GLib.Bytes(serialized), False)  # noqa: FBT003 - "trusted"
+    if not variant.is_normal_form():
+        raise WrongContentError(f"an object of the commit is not of the form {form}")
+    return variant
+
+
+def _checksum(variant: Variant, number: int) -> str:
+    return bytes(variant.get_child_value(number).get_data_as_bytes().get_data() or b"").hex()

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from container_image_client import Client, ImageClientError, Manifest
 from container_image_client.documents import Layer, layers_of
-from container_image_client.errors import PolicyRejectedError, UnexpectedAnswerError
+from container_image_client.errors import PolicyRejectedError, UnexpectedAnswerError, UnsupportedImageError
 from container_image_client.layers import LayerReader
 from container_image_client.tar import TarReader
+from ostree_update.encapsulated import ObjectLayer, commit_of, count_object_layers
 from ostree_update.flatten import Flattener, move_etc
-from ostree_update.repository import Repository
+from ostree_update.repository import Repository, find
 from ostree_update.sysroot import Sysroot
 
 if TYPE_CHECKING:
@@ -121,7 +122,19 @@ class Update:
         config = self._client.config(manifest)
         layers = layers_of(manifest, config)
         chain_ids = list(_chain_ids(layers))
+        labels = labels_of(config)
         start, commit = self._longest_chain(chain_ids)
+        if encapsulated := commit_of(labels):
+            count = count_object_layers(layers, labels)
+            if start < count:
+                commit = self._import_objects(layers[:count], encapsulated, chain_ids[count - 1])
+                start = count
+            if count < len(layers) and find(self._repository.tree(commit), ["etc", "selinux"]) is not None:
+                raise UnsupportedImageError(
+                    "the image has layers above an ostree commit with a policy of SELinux, and nothing here computes "
+                    "the labels that their files need",
+                    remedy="build the image as one commit, or without the policy",
+                )
         left_out: Counter[str] = Counter()
         for number, layer in enumerate(layers[start:], start):
             self._say(f"layer {number + 1}/{len(layers)}: {layer.blob.digest}, {layer.blob.size} bytes")
@@ -130,15 +143,50 @@ class Update:
             parts = ", ".join(f"{kind} ({count})" for kind, count in left_out.items())
             self._say(f"left out, since ostree keeps none: {parts}")
         metadata = {DIGEST_KEY: manifest.digest, MANIFEST_KEY: manifest.raw.decode(), CONFIG_KEY: config.decode()}
-        if version := labels_of(config).get("org.opencontainers.image.version"):
+        if version := labels.get("org.opencontainers.image.version"):
             metadata["version"] = version  # ostree admin status shows it
         with self._repository.transaction():
             tree = self._repository.tree(commit)
             move_etc(self._repository, tree, to_usr=True)
             commit = self._repository.commit(tree, f"{manifest.reference} {manifest.digest}", metadata)
             self._repository.set_ref(f"{self._prefix}/imported", commit)
-        self._forget_layers_except(chain_ids)
+        self._forget("chain", {f"{self._prefix}/chain/{chain_id}" for chain_id in chain_ids})
         return commit
+
+    def _import_objects(self, layers: Sequence[Layer], commit: str, chain_id: str) -> str:
+        """The tree of the commit that these layers have, with /etc where layers above it look for it.
+
+        The files of a layer are kept by a commit that names each by its checksum, so that the layer is not fetched
+        again when the run is interrupted, or when the next image has it, too. The first layer has what is no file, and
+        is fetched until the commit is complete.
+        """
+        detached = None
+        wanted = {f"{self._prefix}/objects/{layer.diff_id.partition(':')[2]}" for layer in layers}
+        for number, layer in enumerate(layers):
+            ref = f"objects/{layer.diff_id.partition(':')[2]}"
+            if number and self._commit_of(ref):
+                continue
+            self._say(f"object layer {number + 1}/{len(layers)}: {layer.blob.digest}, {layer.blob.size} bytes")
+            objects = ObjectLayer(self._repository, commit)
+            with (
+                self._repository.transaction(),
+                LayerReader(self._client.open(layer.blob.digest), layer.diff_id) as archive,
+            ):
+                objects.apply(TarReader(archive.read))
+                tree = self._repository.tree()
+                for checksum in objects.files:
+                    tree.replace_file(checksum, checksum)
+                self._repository.set_ref(f"{self._prefix}/{ref}", self._repository.commit(tree, layer.diff_id))
+            detached = objects.detached or detached
+        self._repository.complete(commit, detached)
+        with self._repository.transaction():
+            self._repository.set_ref(f"{self._prefix}/encapsulated", commit)
+            tree = self._repository.tree(commit)
+            move_etc(self._repository, tree, to_usr=False)
+            made = self._repository.commit(tree, f"the commit {commit}")
+            self._repository.set_ref(f"{self._prefix}/chain/{chain_id}", made)
+        self._forget("objects", wanted)
+        return made
 
     def _longest_chain(self, chain_ids: Sequence[str]) -> tuple[int, str | None]:
         """How many of the lowest layers are here, and the commit of what they make together."""
@@ -160,11 +208,10 @@ class Update:
             self._repository.set_ref(f"{self._prefix}/chain/{chain_id}", commit)
         return commit
 
-    def _forget_layers_except(self, chain_ids: Sequence[str]) -> None:
-        wanted = {f"{self._prefix}/chain/{chain_id}" for chain_id in chain_ids}
-        for ref in self._repository.refs_below(f"{self._prefix}/chain"):
-            if ref not in wanted:
-                self._repository.set_ref(ref, None)
+    def _forget(self, kind: str, wanted: set[str]) -> None:
+        """Remove the other refs of this kind; with the next deployment ostree removes what only they had."""
+        for ref in set(self._repository.refs_below(f"{self._prefix}/{kind}")) - wanted:
+            self._repository.set_ref(ref, None)
 
     # --- deployment ---------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
+import itertools
 import os
 import random
 import re
@@ -12,7 +14,7 @@ import signal
 import socket
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from tests.support.layouts import Layout, StoredImage
 from tests.support.makers.directory import write
 from tests.support.privilege import needs_root
 from tests.support.requirements import needs_programs, require_introspection
-from tests.unit.client.test_unpack import archive, directory, entry, hard_link, symlink
+from tests.unit.client.test_unpack import Entry, archive, directory, entry, hard_link, symlink
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "contrib/ostree-update"
@@ -51,6 +53,16 @@ BASE = archive(
     entry("usr/lib/modules/6.1/initramfs.img", b"initramfs"),
     entry("usr/lib/os-release", b"ID=test\nPRETTY_NAME=Test\n"),
     entry("dev/null", kind=b"3", devmajor=1, devminor=3),
+    entry(
+        "usr/share/sparse.0",
+        b"1\n4096\n5\n".ljust(512, b"\0") + b"hello",
+        pax_headers={
+            "GNU.sparse.major": "1",
+            "GNU.sparse.minor": "0",
+            "GNU.sparse.name": "usr/share/sparse",
+            "GNU.sparse.realsize": "10000",
+        },
+    ),
     directory("sysroot"),
     directory("boot"),
     directory("var"),
@@ -195,6 +207,7 @@ def test_an_image_is_flattened_into_a_commit_and_deployed(host: Host) -> None:
     assert large.read_bytes() == LARGE
     assert (large.stat().st_uid, large.stat().st_gid) == (12, 34)
     assert os.getxattr(large, "user.kind") == b"large"
+    assert (deployment / "usr/share/sparse").read_bytes() == bytes(4096) + b"hello" + bytes(10000 - 4101)
     private = (deployment / "usr/share/private").stat()
     assert (private.st_uid, private.st_gid, stat.S_IMODE(private.st_mode)) == (12, 34, 0o700)
     assert image.digest in host.metadata(deployment.name.partition(".")[0], "ostree.manifest-digest")
@@ -343,6 +356,209 @@ def test_two_at_a_time_are_refused(host: Host, tmp_path: Path) -> None:
     finally:
         os.close(descriptor)
     assert (done.returncode, "another update" in done.stderr) == (1, True), done.stderr
+
+
+# --- an ostree commit in an image -------------------------------------------------------------------------------------
+
+
+@dataclass
+class Source:
+    """A repository in which a commit is made, and the commit as layers, as ostree-rs-ext writes them."""
+
+    repo: Path
+    root: Path
+    signer: Signer
+
+    def commit(self, files: Mapping[str, bytes]) -> str:
+        """A commit of a host with these files, with a signature in its detached metadata."""
+        for place in ("boot", "sysroot", "var", "usr/etc", "usr/lib/modules/6.1"):
+            (self.root / place).mkdir(parents=True, exist_ok=True)
+        standard = {
+            "usr/lib/modules/6.1/vmlinuz": b"kernel",
+            "usr/lib/modules/6.1/initramfs.img": b"initramfs",
+            "usr/lib/os-release": b"ID=test\n",
+            "usr/etc/motd": b"of the commit\n",
+        }
+        for name, content in {**standard, **files}.items():
+            (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.root / name).write_bytes(content)
+        if not (self.root / "ostree").is_symlink():
+            (self.root / "ostree").symlink_to("sysroot/ostree")
+            os.setxattr(self.root / "usr/lib/os-release", "user.kind", b"release")
+            os.chown(self.root / "usr/etc/motd", 12, 34)
+        key = [f"--gpg-sign={self.signer.fingerprint}", f"--gpg-homedir={self.signer.home}"]
+        return run("ostree", f"--repo={self.repo}", "commit", "-b", "x", f"--tree=dir={self.root}", *key).strip()
+
+    def objects(self, kinds: Sequence[str], names: Callable[[str], bool] = lambda _: True) -> Iterator[Entry]:
+        """Objects as members, each file behind its extended attributes, and with a name elsewhere."""
+        found = [path for path in self.repo.glob("objects/*/*") if path.suffix[1:] in kinds and names(path.name)]
+        for path in sorted(found, key=lambda path: (kinds.index(path.suffix[1:]), path)):
+            name = f"sysroot/ostree/repo/{path.relative_to(self.repo)}"
+            if path.suffix != ".file":
+                yield entry(name, path.read_bytes())
+                continue
+            if path.is_symlink():
+                link = symlink(name, os.fspath(path.readlink()))
+                link[0].uid, link[0].gid = path.lstat().st_uid, path.lstat().st_gid
+                yield link
+                continue
+            if keys := os.listxattr(path):
+                xattrs = serialized({key: os.getxattr(path, key) for key in keys})
+                digest = hashlib.sha256(xattrs).hexdigest()
+                target = f"sysroot/ostree/repo/objects/{digest[:2]}/{digest[2:]}.file-xattrs"
+                yield entry(target, xattrs)
+                yield hard_link(f"{name}-xattrs-link", target)
+            status = path.stat()
+            yield entry(
+                name, path.read_bytes(), mode=stat.S_IMODE(status.st_mode), uid=status.st_uid, gid=status.st_gid
+            )
+            yield hard_link(f"usr/somewhere/{path.name}", name)
+
+    def layers(self) -> list[bytes]:
+        """First what is no file and some of the files, then the others."""
+        config = entry("sysroot/ostree/repo/config", b"[core]\nrepo_version=1\nmode=bare-split-xattrs\n")
+        first = self.objects(["commit", "commitmeta", "dirmeta", "dirtree", "file"], self._is_first)
+        second = self.objects(["file"], lambda name: not self._is_first(name))
+        return [archive(config, *first), archive(*second)]
+
+    @staticmethod
+    def _is_first(name: str) -> bool:
+        return not name.endswith(".file") or int(name[0], 16) < 8
+
+
+def serialized(xattrs: Mapping[str, bytes]) -> bytes:
+    """GVariant of the form a(ayay), as long as all of it is short: each end of something takes one byte."""
+    pairs = [(key.encode() + b"\0", value) for key, value in sorted(xattrs.items())]
+    tuples = [key + value + bytes([len(key)]) for key, value in pairs]
+    return b"".join(tuples) + bytes(itertools.accumulate(map(len, tuples)))
+
+
+def labels(commit: str, layers: Sequence[bytes]) -> dict[str, object]:
+    diff_id = f"sha256:{hashlib.sha256(layers[-1]).hexdigest()}"
+    return {"config": {"Labels": {"ostree.commit": commit, "ostree.final-diffid": diff_id}}}
+
+
+@pytest.fixture
+def source(tmp_path: Path, signer: Signer) -> Source:
+    run("ostree", f"--repo={tmp_path}/source", "init", "--mode=bare")
+    (tmp_path / "root").mkdir()
+    return Source(tmp_path / "source", tmp_path / "root", signer)
+
+
+def content_checksum(repo: Path, commit: str) -> str:
+    return next(
+        line for line in run("ostree", f"--repo={repo}", "show", commit).splitlines() if "ContentChecksum" in line
+    )
+
+
+def test_a_commit_in_an_image_comes_out_as_it_was_with_its_signature(host: Host, source: Source) -> None:
+    commit = source.commit({"usr/share/large": LARGE, "usr/bin/small": b"small"})
+    layers = source.layers()
+    image = host.publish_image(host.layout.image(layers, config=labels(commit, layers)))
+    ok(host.update())
+    repo = host.sysroot / "ostree/repo"
+    assert run("ostree", f"--repo={repo}", "rev-parse", "container-image/test/encapsulated").strip() == commit
+    (deployment,) = host.deployments()
+    deployed = deployment.name.partition(".")[0]
+    assert content_checksum(repo, deployed) == content_checksum(source.repo, commit)
+    assert image.digest in host.metadata(deployed, "ostree.manifest-digest")
+    meta = Path("objects", commit[:2], f"{commit[2:]}.commitmeta")
+    assert (repo / meta).read_bytes() == (source.repo / meta).read_bytes()
+    assert os.getxattr(deployment / "usr/lib/os-release", "user.kind") == b"release"
+    assert ((deployment / "etc/motd").stat().st_uid, (deployment / "etc/motd").stat().st_gid) == (12, 34)
+    host.fsck()
+
+
+def test_an_object_layer_that_did_not_change_is_not_fetched_again(host: Host, source: Source) -> None:
+    commit = source.commit({"usr/bin/small": b"small"})
+    first = source.layers()
+    host.publish_image(host.layout.image(first, config=labels(commit, first)))
+    ok(host.update())
+    run("ostree", f"--repo={source.repo}", "refs", "--delete", "x")
+    commit = source.commit({"usr/bin/small": b"another"})
+    run("ostree", f"--repo={source.repo}", "prune", "--refs-only")
+    layers = [source.layers()[0], first[1], archive(*source.objects(["file"]))]
+    host.see(host.publish_image(host.layout.image(layers, config=labels(commit, layers))))
+    said = ok(host.update())
+    assert "object layer 2/3" not in said
+    assert "object layer 3/3" in said
+    assert (host.deployments()[0] / "usr/bin/small").read_bytes() == b"another"
+    host.fsck()
+
+
+def test_layers_above_a_commit_are_applied_to_it(host: Host, source: Source) -> None:
+    commit = source.commit({"usr/bin/small": b"small"})
+    layers = source.layers()
+    derived = archive(entry("etc/motd", b"derived\n"), entry("usr/bin/.wh.small"), entry("usr/bin/new", b"new"))
+    host.publish_image(host.layout.image([*layers, derived], config=labels(commit, layers)))
+    ok(host.update())
+    (deployment,) = host.deployments()
+    assert (deployment / "etc/motd").read_bytes() == (deployment / "usr/etc/motd").read_bytes() == b"derived\n"
+    assert [one.name for one in (deployment / "usr/bin").iterdir()] == ["new"]
+    more = archive(entry("usr/bin/more", b"more"))
+    host.see(host.publish_image(host.layout.image([*layers, derived, more], config=labels(commit, layers))))
+    said = ok(host.update())
+    assert "3 of 4 layers are here" in said
+    assert sorted(one.name for one in (host.deployments()[0] / "usr/bin").iterdir()) == ["more", "new"]
+    host.fsck()
+
+
+def test_layers_above_a_commit_with_labels_of_selinux_are_refused_with_the_reason(host: Host, source: Source) -> None:
+    commit = source.commit({"usr/etc/selinux/config": b"SELINUX=enforcing\n"})
+    layers = source.layers()
+    derived = archive(entry("usr/bin/new", b"new"))
+    host.publish_image(host.layout.image([*layers, derived], config=labels(commit, layers)))
+    done = host.update()
+    assert (done.returncode, host.deployments()) == (10, []), done.stderr
+    assert "SELinux" in done.stderr
+
+
+@pytest.mark.parametrize("fault", ["missing", "changed", "another", "unlabelled"])
+def test_a_commit_that_is_not_whole_is_not_deployed(host: Host, source: Source, fault: str) -> None:
+    commit = source.commit({"usr/bin/small": b"small"})
+    layers = source.layers()
+    if fault == "missing":
+        layers[1] = archive(directory("usr"))
+    elif fault == "changed":
+        layers = [layer.replace(b"of the commit\n", b"of an enemy!\n") for layer in layers]
+    wanted = "0" * 64 if fault == "another" else commit
+    config = labels(wanted, layers if fault != "unlabelled" else [b""])
+    host.publish_image(host.layout.image(layers, config=config))
+    done = host.update()
+    code, word = {
+        "missing": (9, "is missing"),
+        "changed": (1, "checksum"),
+        "another": (9, "its label says"),
+        "unlabelled": (10, "ostree.final-diffid"),
+    }[fault]
+    assert (done.returncode, host.deployments()) == (code, []), done.stderr
+    assert word in done.stderr
+
+
+def test_a_run_that_is_killed_within_an_object_layer_goes_on(host: Host, source: Source, tmp_path: Path) -> None:
+    commit = source.commit({"usr/share/large": LARGE, "usr/bin/small": b"small"})
+    large = next(path for path in source.repo.glob("objects/*/*.file") if path.lstat().st_size == len(LARGE)).name
+    first = archive(*source.objects(["commit", "commitmeta", "dirmeta", "dirtree"]))
+    layers = [
+        first,
+        archive(*source.objects(["file"], lambda name: name != large)),
+        archive(*source.objects(["file"], lambda name: name == large)),
+    ]
+    host.publish_image(host.layout.image(layers, config=labels(commit, layers)))
+    who = ["--signed-by", host.who]
+    # Manifest, receipt, configuration and two layers go through; of the third the beginning does.
+    cuts = [*[100 * MIB] * 5, MIB, *[0] * 16]
+    with Cutter(tmp_path / "relay.sock", host.daemon.socket, cuts) as cutter:
+        process = subprocess.Popen(host.command(*who, socket=cutter.path), stderr=subprocess.DEVNULL)
+        while len(cutter.sent) < 7 and process.poll() is None:
+            pass
+        process.kill()
+        assert process.wait() in (-signal.SIGKILL, 7)
+    assert host.deployments() == []
+    said = ok(host.update(*who))
+    assert "object layer 2/3" not in said
+    assert (host.deployments()[0] / "usr/share/large").read_bytes() == LARGE
+    host.fsck()
 
 
 # --- the units --------------------------------------------------------------------------------------------------------
