@@ -7,7 +7,6 @@ at each receive. While it waits it also sees whether anybody still wants what it
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import ssl
 from time import monotonic
@@ -20,6 +19,7 @@ from container_image_proxy.config.limits import KIB
 if TYPE_CHECKING:
     from container_image_proxy.concurrency.context import Context
 
+_FILL: Final = int(socket.MSG_WAITALL)  # as a member of an enumeration it would take longer than the call
 _LARGE: Final = 64 * KIB  # more than a buffered reader asks for to find the end of a head
 
 
@@ -68,34 +68,40 @@ class _Punctual(socket.socket):
             self.broken = self._wait.failure = error
             return 0
 
-    def _receive(self, *arguments: Any) -> int:
+    def _receive(self, buffer: Any, nbytes: int, flags: int) -> int:
         """Receive while there is time, or not at all once nobody waits for it."""
         context = self._wait.context
-        context.check()
         end = monotonic() + min(self._wait.idle, context.deadline.left)
-        while (left := end - monotonic()) > 0:
+        while True:
             context.check()
-            with contextlib.suppress(TimeoutError):
-                return self._receive_within(min(left, SLICE), *arguments)
-        raise TimeoutError("nothing came")
+            left = end - monotonic()
+            if left <= 0:
+                raise TimeoutError("nothing came")
+            try:
+                return self._receive_within(min(left, SLICE), buffer, nbytes, flags)
+            except TimeoutError:
+                continue
 
-    def _receive_within(self, seconds: float, *arguments: Any) -> int:
+    def _receive_within(self, seconds: float, buffer: Any, nbytes: int, flags: int) -> int:
         """Receive once; ``TimeoutError`` if nothing comes within ``seconds``."""
         if seconds != self.gettimeout():
             self.settimeout(seconds)
-        return super().recv_into(*arguments)
+        return super().recv_into(buffer, nbytes, flags)
 
 
 class PunctualSocket(_Punctual):
     """A plain socket that keeps time.
 
     It waits in the kernel, for as long as SO_RCVTIMEO says (socket(7)). Python would call poll(2) before each receive,
-    and let go of the interpreter twice for each, which is what many streams at once fight over.
+    and let go of the interpreter twice for each, which is what many streams at once fight over. For the same reason a
+    large buffer is filled by one call, MSG_WAITALL: it returns with what has come when the time is over.
     """
 
     _slice: float | None = None
 
-    def _receive_within(self, seconds: float, *arguments: Any) -> int:
+    def _receive_within(self, seconds: float, buffer: Any, nbytes: int, flags: int) -> int:
+        if (nbytes or len(buffer)) >= _LARGE:
+            flags |= _FILL
         if self.gettimeout() is not None:
             self.settimeout(None)
             self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval(self._wait.idle))  # of the next request
@@ -103,7 +109,7 @@ class PunctualSocket(_Punctual):
             self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval(seconds))
             self._slice = seconds
         try:
-            return socket.socket.recv_into(self, *arguments)
+            return socket.socket.recv_into(self, buffer, nbytes, flags)
         except BlockingIOError:
             raise TimeoutError("nothing came") from None
 
