@@ -20,13 +20,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.functional.test_cip import run_cip
 from tests.support.cutter import Cutter
 from tests.support.daemon import RunningDaemon, stand_alone, write_policy
 from tests.support.gpg import Signer
 from tests.support.layouts import Layout, StoredImage
 from tests.support.makers.directory import write
 from tests.support.privilege import needs_root
-from tests.support.requirements import needs_programs, require_introspection
+from tests.support.requirements import needs_programs, require_introspection, require_mounting
 from tests.unit.client.test_unpack import Entry, archive, directory, entry, hard_link, symlink
 
 ROOT = Path(__file__).parents[2]
@@ -214,6 +215,82 @@ def test_an_image_is_flattened_into_a_commit_and_deployed(host: Host) -> None:
     host.fsck()
 
 
+def test_layers_come_out_as_when_they_are_unpacked(host: Host, tmp_path: Path) -> None:
+    lower = archive(
+        *(entry(f"usr/{place}/{name}", name.encode()) for place in ("a", "b", "c", "d/e", "f") for name in "xyz"),
+        symlink("usr/link", "a"),
+        entry("usr/file", b"file"),
+    )
+    upper = archive(
+        entry("usr/a/.wh.x"),
+        entry("usr/b/new", b"new"),
+        entry("usr/b/.wh..wh..opq"),  # behind what its own layer has
+        entry("usr/.wh.c"),
+        entry("usr/c/again", b"again"),
+        entry("usr/d", b"no directory any more"),
+        entry("usr/link/inside", b"a directory in place of the link"),
+        directory("usr/file", mode=0o700),
+        entry("usr/f/.wh..wh.aufs"),
+        entry("usr/f/x", b"another"),
+        hard_link("usr/f/linked", "usr/f/y"),
+        hard_link("usr/f/of-this-layer", "usr/f/x"),
+    )
+    host.publish(BASE, lower, upper)
+    ok(host.update())
+    assert run_cip("--socket", host.daemon.socket, "unpack", tmp_path / "unpacked").returncode == 0
+    (deployment,) = host.deployments()
+    assert listing(deployment / "usr") - listing(tmp_path / "unpacked/usr") == listing(deployment / "usr", "etc")
+    assert listing(tmp_path / "unpacked/usr") <= listing(deployment / "usr")
+
+
+def listing(root: Path, below: str = "") -> set[tuple[str, int, int, int, bytes]]:
+    """Everything below a directory, with what ostree keeps of it."""
+    found = set()
+    for path in [root / below, *(root / below).rglob("*")]:
+        status = path.lstat()
+        content = path.read_bytes() if stat.S_ISREG(status.st_mode) else b""
+        content = os.fsencode(path.readlink()) if path.is_symlink() else content
+        if path != root:
+            name = str(path.relative_to(root))
+            found.add((name, status.st_mode, status.st_uid, status.st_gid, content))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("layer", "word"),
+    [
+        (archive(entry("usr/etc/motd", b"two of them")), "/usr/etc"),
+        (archive(entry("usr/f\udcff", b"")), "UTF-8"),
+        (archive(symlink("usr/lib/x", "/tmp"), entry("usr/lib/x/outside", b"")), "no link is followed"),
+        (archive(entry("../outside", b"")), "leads out of the image"),
+        (archive(hard_link("usr/x", "usr/none")), "does not have as a file"),
+    ],
+)
+def test_what_ostree_cannot_have_is_refused_with_the_reason(host: Host, layer: bytes, word: str) -> None:
+    host.publish(BASE, layer)
+    done = host.update()
+    assert (done.returncode in (9, 10), host.deployments()) == (True, []), done.stderr
+    assert word in done.stderr
+    host.fsck()
+
+
+def test_nothing_is_written_outside_of_the_sysroot(host: Host) -> None:
+    require_mounting("all file systems are read-only but for the sysroot")
+    host.publish(BASE, UPPER)
+    script = """
+        set -e
+        mount --bind "$0" "$0"
+        mount -o remount,bind,ro /
+        if mountpoint -q /tmp; then mount -o remount,bind,ro /tmp; fi
+        if touch "$0/../outside" 2> /dev/null; then exit 99; fi
+        exec "$@"
+    """
+    command = ["unshare", "--mount", "sh", "-c", script, str(host.sysroot), *host.command()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    ok(done)
+    assert len(host.deployments()) == 1
+
+
 def test_two_updates_keep_the_deployment_before_and_a_rollback_is_respected(host: Host) -> None:
     host.publish(BASE, UPPER)
     ok(host.update("--karg", "root=LABEL=x", "--signed-by-anyone"))
@@ -222,7 +299,7 @@ def test_two_updates_keep_the_deployment_before_and_a_rollback_is_respected(host
     second = host.publish(BASE, OTHER)
     host.see(second)
     said = ok(host.update())
-    assert "1 of 2 layers are here" in said
+    assert ("layer 1/2" in said, "layer 2/2" in said) == (False, True)
     two, before = host.deployments()
     assert before == one
     assert (two / "etc/motd").read_bytes() == b"two\n"
@@ -315,7 +392,8 @@ def test_a_run_that_is_killed_within_a_layer_leaves_nothing_that_looks_done(host
         assert process.wait() in (-signal.SIGKILL, 7)
     assert host.deployments() == []
     host.fsck()
-    assert "1 of 2 layers are here" in ok(host.update(*who))
+    said = ok(host.update(*who))
+    assert ("layer 1/2" in said, "layer 2/2" in said) == (False, True)
     assert (host.deployments()[0] / "usr/share/large").read_bytes() == LARGE
     host.fsck()
 
@@ -368,6 +446,7 @@ class Source:
     repo: Path
     root: Path
     signer: Signer
+    xattrs: str = "link"
 
     def commit(self, files: Mapping[str, bytes]) -> str:
         """A commit of a host with these files, with a signature in its detached metadata."""
@@ -390,7 +469,11 @@ class Source:
         return run("ostree", f"--repo={self.repo}", "commit", "-b", "x", f"--tree=dir={self.root}", *key).strip()
 
     def objects(self, kinds: Sequence[str], names: Callable[[str], bool] = lambda _: True) -> Iterator[Entry]:
-        """Objects as members, each file behind its extended attributes, and with a name elsewhere."""
+        """Objects as members, each file behind its extended attributes, and with a name elsewhere.
+
+        ``xattrs`` says how the attributes are written: as a link; as a copy, where a file could have no more links; or
+        as in version 0.
+        """
         found = [path for path in self.repo.glob("objects/*/*") if path.suffix[1:] in kinds and names(path.name)]
         for path in sorted(found, key=lambda path: (kinds.index(path.suffix[1:]), path)):
             name = f"sysroot/ostree/repo/{path.relative_to(self.repo)}"
@@ -405,9 +488,13 @@ class Source:
             if keys := os.listxattr(path):
                 xattrs = serialized({key: os.getxattr(path, key) for key in keys})
                 digest = hashlib.sha256(xattrs).hexdigest()
+                former = f"sysroot/ostree/repo/xattrs/{digest}"
                 target = f"sysroot/ostree/repo/objects/{digest[:2]}/{digest[2:]}.file-xattrs"
-                yield entry(target, xattrs)
-                yield hard_link(f"{name}-xattrs-link", target)
+                yield from {
+                    "link": [entry(target, xattrs), hard_link(f"{name}-xattrs-link", target)],
+                    "copy": [entry(f"{name}-xattrs-link", xattrs)],
+                    "former": [entry(former, xattrs), hard_link(f"{name}.xattrs", former)],
+                }[self.xattrs]
             status = path.stat()
             yield entry(
                 name, path.read_bytes(), mode=stat.S_IMODE(status.st_mode), uid=status.st_uid, gid=status.st_gid
@@ -451,7 +538,9 @@ def content_checksum(repo: Path, commit: str) -> str:
     )
 
 
-def test_a_commit_in_an_image_comes_out_as_it_was_with_its_signature(host: Host, source: Source) -> None:
+@pytest.mark.parametrize("xattrs", ["link", "copy", "former"])
+def test_a_commit_in_an_image_comes_out_as_it_was_with_its_signature(host: Host, source: Source, xattrs: str) -> None:
+    source.xattrs = xattrs
     commit = source.commit({"usr/share/large": LARGE, "usr/bin/small": b"small"})
     layers = source.layers()
     image = host.publish_image(host.layout.image(layers, config=labels(commit, layers)))
@@ -498,7 +587,7 @@ def test_layers_above_a_commit_are_applied_to_it(host: Host, source: Source) -> 
     more = archive(entry("usr/bin/more", b"more"))
     host.see(host.publish_image(host.layout.image([*layers, derived, more], config=labels(commit, layers))))
     said = ok(host.update())
-    assert "3 of 4 layers are here" in said
+    assert re.findall(r"layer \d/\d", said) == ["layer 4/4"]
     assert sorted(one.name for one in (host.deployments()[0] / "usr/bin").iterdir()) == ["more", "new"]
     host.fsck()
 
