@@ -36,6 +36,7 @@ _PACKAGES = {
     "podman": "podman",
     "ostree": "ostree",
     "dpkg-deb": "dpkg",
+    "mkfs.ext4": "e2fsprogs",
     "prlimit": "util-linux",
     "rpmbuild": "rpm",
     "setpriv": "util-linux",

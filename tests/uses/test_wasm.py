@@ -93,7 +93,7 @@ def run(socket: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("form", [working_group, oras, older])
 def test_a_module_runs(tmp_path: Path, form: Callable[[Layout, bytes], JSONObject]) -> None:
     with served(tmp_path, form, code()) as (socket, _):
-        done = run(socket, "one", "--two", "three")
+        done = run(socket, "--", "--one", "two", "three")
     assert (done.returncode, done.stdout, done.stderr) == (4, GREETING, "")
 
 
