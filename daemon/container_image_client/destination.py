@@ -67,7 +67,7 @@ class NewDirectory:
                 raise DestinationError(f"somebody removed the directory in which {self._path} was made")
             if self._replace and self._path.is_dir():
                 _exchange(self._parent, self._temporary, self._path.name)
-                remove(self._parent, os.fsencode(self._temporary))
+                self._remove_what_was_there()
             else:
                 os.rename(self._temporary, self._path.name, src_dir_fd=self._parent, dst_dir_fd=self._parent)
             if self._sync:
@@ -75,6 +75,17 @@ class NewDirectory:
         except OSError as error:
             raise DestinationError(
                 f"{self._path} cannot be put in place: {error.strerror}", remedy="remove it first"
+            ) from error
+
+    def _remove_what_was_there(self) -> None:
+        """What the exchange has left under the temporary name; files in it may belong to somebody else."""
+        try:
+            remove(self._parent, os.fsencode(self._temporary))
+        except OSError as error:
+            old = self._path.with_name(self._temporary)
+            raise DestinationError(
+                f"{self._path} is in place, but what was there before cannot be removed: {error.strerror}",
+                remedy=f"remove {old} as who owns the files in it",
             ) from error
 
     def _refuse_what_is_there(self) -> None:
