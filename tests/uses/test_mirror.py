@@ -128,6 +128,18 @@ def test_an_image_that_was_signed_under_another_name_is_refused(online: Online, 
     assert f"{online.registry.authority}/other:1" in manifest.json["detail"]
 
 
+@pytest.mark.parametrize(("tag", "status"), [("1", 200), ("2", 403)], ids=["its tag", "another tag"])
+def test_a_policy_may_name_the_tag(online: Online, site: Path, tag: str, status: int) -> None:
+    carried(online, "os:1", site / "mirror/os")
+    policy = site / "config/mirror-policy.json"
+    name = f"{online.registry.authority}/os"
+    text = (
+        policy.read_text().replace("exactRepository", "exactReference").replace("dockerRepository", "dockerReference")
+    )
+    policy.write_text(text.replace(f'"{name}"', f'"{name}:{tag}"'))
+    assert served(site, "/manifest")[0].status == status
+
+
 def test_a_changed_manifest_is_refused(online: Online, site: Path) -> None:
     path = carried(online, "os:1", site / "mirror/os") / "manifest.json"
     path.write_bytes(path.read_bytes() + b"\n")

@@ -69,6 +69,22 @@ def test_it_may_have_the_image_by_its_group_and_others_may_not(machine_with_cip:
     assert client["PEER_UID"] != "0"
 
 
+def test_it_may_not_have_the_image_without_the_group(machine_with_cip: Machine, instance: Instance) -> None:
+    machine = machine_with_cip
+    machine.write(f"/etc/systemd/system/{SERVICE}.d/test.conf", "[Service]\nSupplementaryGroups=\n")
+    machine.systemctl("daemon-reload")
+    assert machine.run("systemctl", "start", SERVICE, check=False).returncode != 0
+    assert any("may not" in line or "not on the list" in line for line in said(machine)), said(machine)
+    machine.run("rm", "-r", f"/etc/systemd/system/{SERVICE}.d")
+
+
+def test_systemd_has_nothing_to_say_about_the_unit(machine_with_cip: Machine, instance: Instance) -> None:
+    verify = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", SERVICE]
+    done = machine_with_cip.run(*verify, check=False)
+    # The program is in the image, where systemd-analyze does not look.
+    assert done.stderr == f"{SERVICE}: Command /usr/bin/hello is not executable: No such file or directory\n"
+
+
 def test_a_restart_runs_the_new_image(machine_with_cip: Machine, instance: Instance) -> None:
     machine = machine_with_cip
     start(machine)
