@@ -1,6 +1,6 @@
 """From a reference to the manifest for a platform: each document is the one that the document before chooses.
 
-Fetched or kept, a document is held against the digest that leads to it. Signatures are none of its business.
+Every document, fetched or kept, is verified against the digest that leads to it. Signatures belong to ``policy``.
 """
 
 from __future__ import annotations

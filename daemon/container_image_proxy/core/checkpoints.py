@@ -1,12 +1,12 @@
 """Checkpoints: the state of a blob's hash at every 4 MiB, by which a later transfer begins in the middle of the blob.
 
-The states belong to one run over the blob, from its first byte on, perhaps continued by a later run. A run whose end
-had the right digest proves all of its states. States that are not proved decide nothing: whoever goes on from them
-compares the digest at the blob's end, as the first run would have done. They are in memory only, bounded in number,
-size and age.
+The states belong to one run over the blob, from its first byte on; a later run may continue it. If the digest at the
+end of a run is right, all of its states are proved. States that are not proved decide nothing: a transfer that begins
+at one compares the digest at the blob's end, as the first run would have done. The states are in memory only, bounded
+in number, size and age.
 
-A blob that proved wrong loses the states of that run, and is suspect for a while: clients may hold its beginning. It is
-suspect, too, when a run comes by where another one was broken off, and has read something else until there.
+A blob that proved wrong loses the states of that run, and is suspect for a while, because clients may hold its
+beginning. It is also suspect if a run reaches the place where another one was broken off, and has read something else.
 Must not read or send anything. Decisions: contrib/adr/0030.
 """
 

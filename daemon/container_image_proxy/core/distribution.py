@@ -1,8 +1,8 @@
 """What a registry's client may have of the images: documents by tag and digest in their original bytes, and blobs.
 
-An image has one tag. By digest there are the documents of its kept snapshots, the other manifests that their indexes
-name, each if policy allows it, and what is attached to any of these: signatures under tags, and referrers. Attachments
-are judged by nobody here: whoever pulls them has a policy of its own.
+An image has one tag. A digest names a document of its kept snapshots, another manifest that one of their indexes names
+(if policy allows it), or something attached to any of these: a signature under a tag, or a referrer. Policy is not
+evaluated for attachments, because a client that pulls them has a policy of its own.
 
 Must not know HTTP. OCI distribution-spec 1.1, "Pull", "Listing Referrers".
 """

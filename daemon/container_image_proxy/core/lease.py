@@ -1,7 +1,7 @@
-"""A lease: a source that is opened once for all who use it, and closed when the last of them has let go.
+"""A lease: a source that is opened once for all its users, and closed when the last of them releases it.
 
-A snapshot holds one as long as it is kept, and each reader of a blob as long as it is open. A snapshot that was
-restored opens its source when the first blob is asked for. So does one that is kept no more: then its last reader
+A snapshot holds a lease as long as it is kept, and each reader of a blob as long as it is open. A restored snapshot
+opens its source when the first blob is asked for. A snapshot that is no longer kept does the same, and its last reader
 closes the source again.
 """
 

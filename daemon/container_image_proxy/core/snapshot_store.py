@@ -1,10 +1,11 @@
 """The stored images of all configured ones, by shelf: in memory and, if there is a directory for it, on disk.
 
-A shelf keeps its last ``KEPT``, and all shelves together ``MAX_SIZE`` bytes: beyond that the largest one loses its
-oldest, so that an image is not pushed out by the size of others. What is lost is resolved anew when it is asked for.
+A shelf keeps its last ``KEPT`` images, and all shelves together keep ``MAX_SIZE`` bytes. Beyond that, the largest shelf
+loses its oldest image, so that a large image does not push out others. A lost image is resolved anew when it is asked
+for.
 
-A directory belongs to one process at a time, so that what is unfinished in it was left by one that is gone. Files are
-opened without trust in what they are: a link or a FIFO is no snapshot.
+A directory belongs to one process at a time, so an unfinished file in it is left over from a process that is gone.
+Files are opened without trust in what they are: a link or a FIFO is no snapshot.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Snapshots: what an image was when it was last resolved, kept so that its blobs stay servable though its tag moves.
 
-What is kept is *unverified*, also what was verified when it was kept: each image is judged under the names that the
-configuration gives and by the policy in force, so that neither a changed policy nor a changed file can make the daemon
-serve what it should not. An image is judged when it is first wanted, and nobody waits but for that image.
+A kept image is *unverified*, even if it was verified when it was kept. Policy is evaluated again under the names that
+the configuration gives and by the policy in force. Neither a changed policy nor a changed file can so make the daemon
+serve what it should not. An image is evaluated when it is first wanted, and only clients of that image wait for it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What is kept of a resolved image, and how it lies in a file.
+"""What is kept of a resolved image, and its form in a file.
 
-A file is one line of JSON, which says what follows, and then the documents and signatures as they are: so that writing
-and reading take no memory beside them. Everything in it is *unverified*, as it was delivered.
+A file is one line of JSON, which says what follows, and then the documents and signatures byte for byte. Writing and
+reading therefore take no memory beside them. Everything in the file is *unverified*, as it was delivered.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a manifest of Docker's schema 1 does not tell of its layers, found out by reading and unpacking each once.
+"""What a manifest of Docker's schema 1 does not tell of its layers, found by reading and unpacking each layer once.
 
-Policy has allowed the image before. Every layer is held against its digest, and what is found counts only if that was
-right. It takes as long as reading the whole image, and no more memory than a blob that is served.
+Policy has allowed the image before. Every layer is verified against its digest, and a finding counts only if that was
+right. This takes as long as reading the whole image, and no more memory than a blob that is served.
 """
 
 from __future__ import annotations

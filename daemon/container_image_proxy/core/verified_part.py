@@ -1,9 +1,9 @@
-"""A part of a blob, verified: its end is withheld until it is known that the blob is right up to there.
+"""A part of a blob, verified: its end is withheld until the blob is known to be right up to there.
 
-A part that goes to the blob's end is decided there, by the blob's own digest. Any other cannot be decided by its own
-last byte: what follows is read, too, up to the next checkpoint of a blob that was verified before, or else to the
-blob's end. What lies before the part is read from the last checkpoint on, before anything leaves, so that the digest of
-all before the part can be told first. Whoever holds those bytes compares (contrib/adr/0030).
+A part that goes to the blob's end is verified by the blob's own digest. The last byte of any other part proves nothing.
+The bytes after it are read, too, up to the next checkpoint of a blob that was verified before, or else to the blob's
+end. The bytes before the part are read from the last checkpoint on, before anything leaves, so that the digest of
+everything before the part can be told first. A client that holds those bytes compares it (contrib/adr/0030).
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """The verified stream: a blob's bytes on their way to the client, the end withheld until size and digest are right.
 
 A stream owns a ring, which is all the memory that it needs: page-aligned, in two halves. A reader fills one half while
-the other is hashed, and the client is sent the very memory that was filled. While nobody hashes for a stream, it uses
-the beginning of the ring alone: that fits processors' caches better when there are many streams.
+the other is hashed, and the client is sent the very memory that was filled. When no helper thread hashes for a stream,
+it uses only the beginning of the ring: that fits processors' caches better when there are many streams.
 
-Whoever takes the pieces holds all but the last before the digest is known, and never the last piece of a wrong blob.
-With the answer's ``Content-Length`` being the descriptor's size, framing itself fails then, so that a complete answer
-is proof. A blob that fits the ring is one piece, and verified before its first byte leaves.
+A client holds all pieces but the last before the digest is known, and never the last piece of a wrong blob. The
+answer's ``Content-Length`` is the descriptor's size, so a wrong blob makes the framing itself fail, and a complete
+answer is proof. A blob that fits the ring is one piece, and verified before its first byte leaves.
 
-The ring is not a ``bytearray``: on current processors copying from the kernel to memory at page offset 0x10, where
+The ring is not a ``bytearray``: on current processors, copying from the kernel to memory at page offset 0x10, where
 those lie, is three times slower than to a page's beginning.
 """
 

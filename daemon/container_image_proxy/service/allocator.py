@@ -1,8 +1,8 @@
-"""The C library's allocator, told how this process uses memory.
+"""Settings of the C library's allocator for this process.
 
-glibc gives threads arenas of their own, eight for each processor, and a large document that one of them had leaves room
-behind that no other arena can use. Threads of Python take turns anyway, so that two arenas serve them as well: what
-sixty clients leave behind, each of which had an image of 4 MiB, is then a third.
+glibc gives threads arenas of their own, eight for each processor. A large document that one arena freed leaves room
+that no other arena can use. Two arenas are enough, because threads of Python take turns. They leave a third of the
+memory behind after sixty clients, each with an image of 4 MiB.
 """
 
 from __future__ import annotations

@@ -1,13 +1,15 @@
-"""Who is connected: the table of connections, what each user may have of it, and who has left before the answer.
+"""The table of open connections, with a limit for all and a limit for each user.
 
-A client that has left gives its place to others at once, though its thread may need a while to notice (it waits for
-upstream in slices, and not all that it waits for can be woken). So that nobody piles up threads by leaving, they count
-until they end: against the cap on all, and against their user's, doubled.
+A client that closed its connection counts as departed, and its user may connect again at once. A client that merely
+stopped sending does not. A Unix socket tells the two apart (``POLLHUP`` of poll(2)), and a pipe has two ends for it.
+TCP tells nothing; the next write finds out.
 
-The last places are for users who have none, so that a few users together do not keep everybody else out.
+The thread of a departed client counts until it ends, because not every wait for upstream can be woken. It counts
+against the limit for all and twice the user's, so that nobody piles up threads by connecting and leaving.
 
-Left has who closed the connection, not who only stopped sending. A Unix socket tells the two apart (``POLLHUP`` of
-poll(2)), and a pipe has two ends for it. TCP does not; there the next write finds out.
+The last places are for users who have none. A few users together cannot keep everybody else out.
+
+Must not parse, answer, or decide who may connect.
 """
 
 from __future__ import annotations

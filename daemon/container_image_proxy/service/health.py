@@ -1,7 +1,7 @@
-"""What is wrong with the configuration, in a file for the units that monitoring sees.
+"""The file that says what is wrong with the configuration, for the units that monitoring sees.
 
-systemd has no state for a service that is up and unwell. So ``container-image-proxy-health@NAME.path`` watches the file
-``health`` in the instance's runtime directory, and its service fails as long as there is something in it.
+systemd has no state for a service that is up and degraded. ``container-image-proxy-health@NAME.path`` therefore watches
+the file ``health`` in the instance's runtime directory, and its service fails as long as the file has content.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""The listening sockets: connections taken off their backlogs, as many as wait and no more than a turn's worth.
+"""The listening sockets, and the accepting of connections from their backlogs.
 
-A backlog that is full fails the next client's connect(2) whoever that is, and any local user can fill one by connecting
-in a loop. So accepting is quick, in long turns, and gets a second thread while one does not keep up. What was not
-accepted stays in the backlog, for a later turn or for the next process that systemd starts.
+A full backlog makes the next client's connect(2) fail, whoever that is, and any local user can fill one by connecting
+in a loop. Accepting is therefore quick, in long turns, and a second thread helps when one does not keep up. A turn has
+an end. Connections that it did not accept stay in the backlog, for a later turn or for the next process that systemd
+starts.
 
-Must not look at who connected: that is the server's business.
+Must not look at who connected: that is the server's.
 """
 
 from __future__ import annotations

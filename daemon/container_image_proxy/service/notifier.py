@@ -1,7 +1,7 @@
-"""What the service manager is told: how far we are, and that the loop still turns (sd_notify(3)).
+"""Messages to the service manager: the state of the daemon, and that its loop still turns (sd_notify(3)).
 
-Telling never raises and never waits, whatever has become of the manager: a transfer must not end because of it. For the
-loop's thread alone; a signal handler leaves it to the loop. Nothing is sent without ``NOTIFY_SOCKET``.
+Sending never raises and never waits, whatever state the manager is in, because no transfer may end for it. Only the
+loop's thread uses this; a signal handler leaves it to the loop. Nothing is sent without ``NOTIFY_SOCKET``.
 """
 
 from __future__ import annotations

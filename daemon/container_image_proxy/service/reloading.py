@@ -1,9 +1,9 @@
-"""Asking a running daemon to read its configuration anew, and learning what came of it.
+"""A request to a running daemon to read its configuration anew, and the answer to it.
 
-A signal cannot be answered. So who asks first opens a datagram socket of its own in the daemon's runtime directory and
-then sends SIGHUP; the daemon notes who waits there before it reads, and tells them afterwards. An answer is therefore
-always about files as they were after the question, however many ask at once, and a bare ``kill -HUP`` remains possible.
-Only root and the daemon's own user get into the directory.
+A signal cannot be answered. The asking process therefore first opens a datagram socket of its own in the daemon's
+runtime directory, and then sends SIGHUP. The daemon notes the sockets before it reads the files, and answers them
+afterwards. An answer is so always about files as they were after the question, however many ask at once, and a bare
+``kill -HUP`` works as well. Only root and the daemon's own user can enter the directory.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The accept loop: who gets a thread, who is turned away, when to stop.
 
-Peers are read and judged at accept, before a byte is parsed. Accepting (see ``listeners.py``) and deciding to exit
-happen in one thread, so whatever it has not accepted stays in the backlog for the next process that systemd starts.
-What clients speak is none of its business (see ``faces``), nor is who is connected (see ``connection_table.py``).
+The server reads a peer and decides about it at accept, before a byte is parsed. One thread accepts (see
+``listeners.py``) and decides to exit. A connection that it has not accepted therefore stays in the backlog for the next
+process that systemd starts. ``faces`` know what clients speak, ``connection_table.py`` knows who is connected.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Connections that are turned away at accept: who gets to read why, and what the log says of them.
+"""Connections that are turned away at accept: which of them are told why, and what the log says of them.
 
-Any local user can connect as fast as the kernel allows. So turning away costs no thread and no line of the log: a user
-who is denied is told why a few times and then counted, and the log gets one line for the first connection and one for
-all of a period. What it can grow by is bounded, whatever the number of connections and of users.
+Any local user can connect as fast as the kernel allows, so turning away costs no thread and no line of the log. A user
+who is denied is told why a few times, and then only counted. The log gets one line for the first connection and one for
+all of a period. The memory is bounded, whatever the number of connections and users.
 
 For the accept loop's thread, or under a lock.
 """

@@ -1,8 +1,8 @@
 """Bytes to and from one client, each wait bounded.
 
-Owns the descriptors of a connection. Knows nothing of HTTP. Reads wait by poll(2). A write to a socket waits in the
-kernel, for as long as SO_SNDTIMEO says (socket(7)), so that a large piece is one system call however often the client
-makes room; pipes know no such time, are non-blocking, and wait by poll(2), too. No payload is copied.
+Owns the descriptors of a connection, and knows nothing of HTTP. A read waits by poll(2). A write to a socket waits in
+the kernel, for as long as SO_SNDTIMEO says (socket(7)): a large piece is then one system call, however often the client
+makes room. A pipe has no such timeout; it is non-blocking, and waits by poll(2). No payload is copied.
 """
 
 from __future__ import annotations

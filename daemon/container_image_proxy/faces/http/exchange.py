@@ -1,8 +1,8 @@
 """One request through a WSGI application (PEP 3333), and its answer through h11 onto the channel.
 
-Owns the environ and the order in which head and body leave. The head leaves together with the first non-empty chunk, so
-that an application may fail cleanly until then; afterwards a failure can only cut the connection, which is the caller's
-to do. Memory is constant: chunks are passed on as they are.
+Owns the environ and the order in which head and body leave. The head leaves together with the first non-empty chunk,
+so that an application can fail cleanly until then. Afterwards a failure can only cut the connection, which the caller
+does. Memory is constant, because chunks are passed on as they are.
 """
 
 from __future__ import annotations

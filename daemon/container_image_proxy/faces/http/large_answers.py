@@ -1,8 +1,8 @@
-"""Answers with a large body, while clients take them.
+"""The bound on answers with a large body that clients are taking.
 
-A body stays in memory until the slowest of its clients has it, whatever became of the snapshot it is from, and so there
-is a bound on all of them together. Who comes when it is reached is told at once: waiting with a body in hand would take
-the very memory. A blob is no such body: it flows through a buffer of its own.
+A body stays in memory until the slowest of its clients has read it, even when its snapshot is gone. The bound is
+therefore on all bodies together. A client that exceeds it is refused at once: if it waited, it would wait with a body
+in memory. A blob is no such body, because it flows through a buffer of its own.
 """
 
 from __future__ import annotations

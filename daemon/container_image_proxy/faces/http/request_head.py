@@ -1,8 +1,8 @@
 """The gate before the HTTP parser: cuts bytes into request heads, and refuses what h11 would let pass.
 
-h11 refuses a malformed request line, field or length by itself. What it accepts, and another parser between the client
-and us, or an application behind us, might read differently, is refused here. So is every body, for no request has one.
-Pure: no socket, no clock.
+h11 itself refuses a malformed request line, field or length. This module refuses what h11 accepts, but what a parser
+between the client and us, or an application behind us, might read differently. It also refuses every body, because no
+request has one. Pure: no socket, no clock.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The messages: bytes to requests, answers to bytes. Pure.
 
 A request is ``{"method": name, "args": [...]}``, an answer ``{"success", "value", "pipeid", "error_code", "error"}``;
-each is one packet. Spec: skopeo-experimental-image-proxy(1) and the code behind it, protocol 0.2.8. As there, names of
-members count without regard to case, the last of equal ones counts, and unknown ones are passed over.
+each is one packet. Spec: skopeo-experimental-image-proxy(1) and the code behind it, protocol 0.2.8. As skopeo does, it
+ignores the case of member names and unknown members, and takes the last of equal members.
 """
 
 from __future__ import annotations

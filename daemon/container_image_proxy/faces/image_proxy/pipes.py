@@ -1,8 +1,8 @@
-"""Pipes to the client, and the transfers into them: each in a thread of its own, and what became of it.
+"""Pipes to the client, and the transfers into them: each in a thread of its own, with its outcome.
 
-A transfer closes its pipe as soon as it has ended, however it ended, so that what is not finished by the client costs
-no descriptor. Since the last piece of a blob is withheld until its digest is right, a pipe that ends before the size
-that was promised is the sign that something was wrong; the verdict says what.
+A transfer closes its pipe as soon as it has ended, so that a pipe that the client does not finish costs no descriptor.
+The last piece of a blob is withheld until its digest is right. A pipe that ends before the promised size therefore
+tells that something was wrong, and the verdict says what.
 """
 
 from __future__ import annotations
