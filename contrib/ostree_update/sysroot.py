@@ -23,16 +23,17 @@ class Sysroot:
         self._open().initialize_with_mount_namespace(None)
 
     def first(self) -> str | None:
-        """The commit that the next start boots."""
-        commits = self._commits()
-        return commits[0] if commits else None
+        """The commit that the next start boots; None if that is another operating system's, or nothing."""
+        deployments = self._deployments()
+        return deployments[0].get_csum() if deployments and deployments[0].get_osname() == self._os_name else None
 
     def deploy(self, ref: str, kernel_arguments: Sequence[str]) -> None:
         """Make the ref's commit the first deployment. The one before stays, and the one that is running.
 
         Kernel arguments are given to the first deployment; each later one has those of the one before.
         """
-        arguments = [] if self._commits() else [f"--karg={argument}" for argument in kernel_arguments]
+        is_first = all(one.get_osname() != self._os_name for one in self._deployments())
+        arguments = [f"--karg={argument}" for argument in kernel_arguments] if is_first else []
         subprocess.run(
             ["ostree", "admin", "deploy", f"--sysroot={self._path}", f"--os={self._os_name}", *arguments, ref],
             check=True,
@@ -41,7 +42,7 @@ class Sysroot:
     def _open(self) -> Any:
         return OSTree.Sysroot.new(Gio.File.new_for_path(str(self._path)))
 
-    def _commits(self) -> list[str]:
+    def _deployments(self) -> list[Any]:
         sysroot = self._open()
         sysroot.load(None)
-        return [one.get_csum() for one in sysroot.get_deployments() if one.get_osname() == self._os_name]
+        return list(sysroot.get_deployments())

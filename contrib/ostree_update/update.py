@@ -121,11 +121,13 @@ class Update:
     def _import(self, manifest: Manifest) -> str:
         config = self._client.config(manifest)
         layers = layers_of(manifest, config)
-        chain_ids = list(_chain_ids(layers))
         labels = labels_of(config)
+        encapsulated = commit_of(labels)
+        count = count_object_layers(layers, labels) if encapsulated else 0
+        # The same layers make another tree where some of them are objects of a commit.
+        chain_ids = list(_chain_ids(layers, f"{encapsulated} {count} " if encapsulated else ""))
         start, commit = self._longest_chain(chain_ids)
-        if encapsulated := commit_of(labels):
-            count = count_object_layers(layers, labels)
+        if encapsulated:
             if start < count:
                 commit = self._import_objects(layers[:count], encapsulated, chain_ids[count - 1])
                 start = count
@@ -257,13 +259,12 @@ def labels_of(config: bytes) -> dict[str, str]:
     return {str(key): str(value) for key, value in labels.items()} if isinstance(labels, dict) else {}
 
 
-def _chain_ids(layers: Sequence[Layer]) -> Iterator[str]:
+def _chain_ids(layers: Sequence[Layer], prefix: str) -> Iterator[str]:
+    """For each layer the digest of all up to it, as hex digits; without a prefix they are the ChainIDs."""
     chain_id = ""
     for layer in layers:
-        if chain_id:
-            chain_id = f"sha256:{hashlib.sha256(f'{chain_id} {layer.diff_id}'.encode()).hexdigest()}"
-        else:
-            chain_id = layer.diff_id
+        whole = f"{chain_id} {layer.diff_id}" if chain_id else f"{prefix}{layer.diff_id}"
+        chain_id = whole if whole == layer.diff_id else f"sha256:{hashlib.sha256(whole.encode()).hexdigest()}"
         yield chain_id.partition(":")[2]
 
 

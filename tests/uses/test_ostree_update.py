@@ -575,6 +575,18 @@ def test_an_object_layer_that_did_not_change_is_not_fetched_again(host: Host, so
     host.fsck()
 
 
+def test_layers_of_objects_are_taken_for_what_the_labels_say(host: Host, source: Source) -> None:
+    commit = source.commit({"usr/bin/small": b"small"})
+    layers = source.layers()
+    host.publish(*layers)
+    assert host.update().returncode == 1  # the same layers without labels: a file system that has no kernel
+    host.see(host.publish_image(host.layout.image(layers, config=labels(commit, layers))))
+    ok(host.update())
+    (deployment,) = host.deployments()
+    repo = host.sysroot / "ostree/repo"
+    assert content_checksum(repo, deployment.name.partition(".")[0]) == content_checksum(source.repo, commit)
+
+
 def test_layers_above_a_commit_are_applied_to_it(host: Host, source: Source) -> None:
     commit = source.commit({"usr/bin/small": b"small"})
     layers = source.layers()
