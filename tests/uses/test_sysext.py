@@ -31,7 +31,14 @@ def instance(machine_with_cip: Machine, make_instance: Callable[[str], Instance]
     instance.configure()
     yield instance
     machine.run("systemd-sysext", "unmerge")
-    machine.run("rm", "-rf", "/var/lib/extensions", "/var/lib/extensions.images", "/etc/systemd/system/sysext@.service")
+    machine.run(
+        "rm",
+        "-rf",
+        "/var/lib/extensions",
+        "/var/lib/extensions.images",
+        "/run/update-sysext",
+        "/etc/systemd/system/sysext@.service",
+    )
 
 
 def add_extension(instance: Instance, version: str, release: str = "") -> None:
@@ -69,6 +76,22 @@ def test_an_extension_is_merged_and_follows_its_image(machine_with_cip: Machine,
     said = update(machine)
     assert (merged(machine), "is merged" in said) == ("two", True), said
     assert len(machine.run("ls", "-A", "/var/lib/extensions.images").stdout.split()) == 1
+
+
+def test_what_is_there_but_not_merged_is_merged(machine_with_cip: Machine, instance: Instance) -> None:
+    """A reboot takes away what is merged, and what is known of it in /run; so does who merges later by himself."""
+    machine = machine_with_cip
+    add_extension(instance, "one")
+    update(machine)
+    machine.run("systemd-sysext", "unmerge")
+    machine.run("rm", "-r", "/run/update-sysext")
+    assert "is merged" in update(machine)
+    assert merged(machine) == "one"
+    add_extension(instance, "two")
+    machine.run("/usr/local/bin/update-sysext", "--instance", NAME, "--no-refresh", NAME)
+    assert merged(machine) == "one"
+    assert "is merged" in update(machine)
+    assert merged(machine) == "two"
 
 
 def test_the_old_version_stays_when_systemd_does_not_take_the_new_one(
