@@ -82,8 +82,8 @@ def served(tmp_path: Path, *layers: bytes, config: dict[str, object] | None = No
         yield daemon.socket
 
 
-def run(socket: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, PROGRAM, "--socket", socket, *arguments]
+def run(socket: Path, *arguments: str | Path, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    command = [*before, sys.executable, PROGRAM, "--socket", socket, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -123,6 +123,16 @@ def test_packages_are_installed_into_a_root(tmp_path: Path, build: Build, suffix
     }
     listed = subprocess.run(query[suffix], capture_output=True, text=True, check=True).stdout
     assert sorted(listed.splitlines()) == ["lower installed", "upper installed"]
+
+
+@needs_root
+@needs_programs("dpkg-deb", "prlimit")
+def test_there_may_be_more_packages_than_a_process_may_usually_have_files(tmp_path: Path) -> None:
+    root = make_root(tmp_path / "root")
+    package = deb(tmp_path, "lower", "", "")
+    with served(tmp_path, layer_tar({f"{number}.deb": package for number in range(40)})) as socket:
+        done = run(socket, "--root", root, before=("prlimit", "--nofile=32:4096"))
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(("build", "suffix"), FORMATS)
