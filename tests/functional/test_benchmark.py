@@ -44,6 +44,8 @@ def test_one_small_run_measures_every_row_for_every_contender(tmp_path: Path) ->
         "openimage": {"proxy", "skopeo"},
         "openimage-first": {"proxy", "skopeo"},
         "oci-archive": {"proxy", "skopeo", "sha256"},
+        "oci": {"proxy", "skopeo", "sha256"},
+        "dir": {"proxy", "skopeo", "sha256"},
         "second": {"proxy", "skopeo"},
         "sigstore": {"proxy"},  # Debian 12 builds skopeo without sigstore
     } | ({"store": {"proxy", "skopeo"}, "store-files": {"proxy", "skopeo"}} if os.geteuid() == 0 else {})
