@@ -137,13 +137,20 @@ def test_an_image_of_a_root_file_system_is_no_program(tmp_path: Path) -> None:
         (b"\0asm\x0d\0\1\0", "this is a component"),
         (b"no module", "run-wasm: "),
         (b"\0asm\1\0\0\0", "exports no _start"),
+        (code('(module (func (export "_start") unreachable))'), "unreachable"),
     ],
-    ids=["a component", "something else", "a library"],
+    ids=["a component", "something else", "a library", "a trap"],
 )
 def test_what_cannot_be_run_is_told(tmp_path: Path, module: bytes, reason: str) -> None:
     with served(tmp_path, working_group, module) as (socket, _):
         done = run(socket)
     assert (done.returncode, reason in done.stderr, "Traceback" in done.stderr) == (1, True, False), done.stderr
+
+
+def test_a_directory_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with served(tmp_path, oras, code()) as (socket, _):
+        done = run(socket, "--dir", f"{tmp_path}/nowhere")
+    assert (done.returncode, "run-wasm: " in done.stderr, "Traceback" in done.stderr) == (1, True, False), done.stderr
 
 
 def test_no_daemon_is_told(tmp_path: Path) -> None:
