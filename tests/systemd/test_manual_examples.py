@@ -1,0 +1,45 @@
+"""Examples of container-image-proxy(1) under systemd, as they stand."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tests.support.instance import Instance
+from tests.support.machine import Machine
+
+PAGE = Path(__file__).resolve().parents[2] / "contrib/man/container-image-proxy.1"
+CONSUMER = "consumer.service"
+
+
+def example(title: str) -> list[str]:
+    """The texts that an example shows, in their order."""
+    section = PAGE.read_text().partition(f".SS {title}\n")[2].partition("\n.S")[0]
+    shown = [text.replace("\\-", "-") for text in re.findall(r"^\.nf\n(.*?)^\.fi$", section, re.DOTALL | re.MULTILINE)]
+    assert shown
+    return shown
+
+
+def test_a_service_with_a_dynamic_user_is_let_in_by_its_group_and_others_are_not(machine: Machine) -> None:
+    make_group, access, socket, consumer = example("A service with DynamicUser= as consumer")
+    machine.run("sh", "-ec", make_group)
+    instance = Instance(machine, "os")
+    instance.add_image()
+    instance.configure(access)
+    machine.write(f"/etc/systemd/system/{instance.socket}.d/group.conf", socket)
+    outsider = consumer.replace("SupplementaryGroups=os-readers\n", "")
+    assert outsider != consumer
+    for name, unit in ((CONSUMER, consumer), ("outsider.service", outsider)):
+        machine.write(f"/etc/systemd/system/{name}", unit.replace("[Service]\n", "[Service]\nType=oneshot\n"))
+    machine.systemctl("daemon-reload")
+    try:
+        machine.systemctl("start", CONSUMER)
+        assert machine.show("outsider.service", "ExecMainStatus") == "0"
+        assert machine.run("systemctl", "start", "outsider.service", check=False).returncode != 0
+        assert machine.show("outsider.service", "ExecMainStatus") == "7"  # curl(1): the kernel refuses the connection
+    finally:
+        units = [f"/etc/systemd/system/{name}" for name in (CONSUMER, "outsider.service", f"{instance.socket}.d")]
+        machine.run("rm", "-rf", *units, instance.file)
+        instance.stop()
+        machine.systemctl("daemon-reload")
+        machine.systemctl("reset-failed")
