@@ -18,10 +18,13 @@ from container_image_proxy.config.instances import (
     SourceSettings,
     TrustTable,
 )
+from container_image_proxy.config.lookaside import parse_registries_d
 from container_image_proxy.config.registries_conf import merge_registries, parse_registries
 from container_image_proxy.faces.http import problem
 from container_image_proxy.image.reference import parse_reference
+from container_image_proxy.policy.model import parse_policy
 from container_image_proxy.policy.receipt import Receipt, Verdict
+from tests.support.manual import shown
 from tests.support.readme import blocks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -126,6 +129,21 @@ def test_the_manual_page_has_the_environment_variable(name: str) -> None:
 )
 def test_the_manual_page_has_the_key_of_an_instance_file(key: str) -> None:
     assert re.search(rf"^\.TP\n\.BR? .*\b{key}\b", section(INSTANCE_MANUAL, "KEYS"), re.MULTILINE)
+
+
+def test_the_manual_page_s_policy_is_for_the_image_of_its_instance_alone() -> None:
+    policy, instance, registries_d, _ = shown("container-image-proxy.1", "Signed images")
+    (name,) = re.findall(r'^reference = "docker://(.*)"$', instance, re.MULTILINE)
+    assert name.partition(":")[0] in policy
+    assert parse_policy(policy.encode(), "policy.json")
+    assert parse_registries_d(registries_d.encode(), "x.yaml").use_sigstore_attachments(parse_reference(name))
+
+
+def test_the_manual_page_s_mirror_is_asked_first_and_then_the_registry() -> None:
+    (example,) = shown("container-image-proxy.1", "A mirror")
+    registries = merge_registries([parse_registries(example.encode(), "mirror.conf")])
+    sources = registries.pull_sources(parse_reference("quay.io/cgwalters/exampleos:latest"))
+    assert [source.is_mirror for source in sources] == [True, False]
 
 
 def test_the_readme_points_at_files_that_exist() -> None:

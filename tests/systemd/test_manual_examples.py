@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 from tests.support.instance import Instance
 from tests.support.machine import Machine
+from tests.support.manual import shown
 
-PAGE = Path(__file__).resolve().parents[2] / "contrib/man/container-image-proxy.1"
 CONSUMER = "consumer.service"
 
 
-def example(title: str) -> list[str]:
-    """The texts that an example shows, in their order."""
-    section = PAGE.read_text().partition(f".SS {title}\n")[2].partition("\n.S")[0]
-    shown = [text.replace("\\-", "-") for text in re.findall(r"^\.nf\n(.*?)^\.fi$", section, re.DOTALL | re.MULTILINE)]
-    assert shown
-    return shown
-
-
 def test_a_service_with_a_dynamic_user_is_let_in_by_its_group_and_others_are_not(machine: Machine) -> None:
-    make_group, access, socket, consumer = example("A service with DynamicUser= as consumer")
+    make_group, access, socket, consumer = shown("container-image-proxy.1", "A service with DynamicUser= as consumer")
     machine.run("sh", "-ec", make_group)
     instance = Instance(machine, "os")
     instance.add_image()
