@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from container_image_proxy.transports.source import BlobReader
 
 RING_SIZE: Final = 1 * MIB
-ALONE_SIZE: Final = 256 * KIB
+"""Of two pieces. Of smaller ones there would be more, each of which lets go of the interpreter three times."""
 FIRST_SIZE: Final = 64 * KIB
 """Of the first piece, for which a client waits: more memory, more to hash or a thread to start would double that."""
 _PRIVATE: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
@@ -134,7 +134,7 @@ class VerifiedBlob:
             self._is_first = False
             return self._ring[:FIRST_SIZE]
         if not self._digest.is_helped:
-            return self._ring[:ALONE_SIZE]
+            return self._ring[: RING_SIZE // 2]
         self._digest.wait(1)
         self._half ^= 1
         middle = RING_SIZE // 2

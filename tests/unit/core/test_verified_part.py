@@ -43,7 +43,6 @@ def small_sizes() -> Iterator[None]:
         patch.setattr(part_module, "MAX_VAIN", MAX_VAIN)
         patch.setattr(stream_module, "RING_SIZE", RING_SIZE)
         patch.setattr(part_module, "RING_SIZE", RING_SIZE)
-        patch.setattr(stream_module, "ALONE_SIZE", ALONE_SIZE)
         patch.setattr(stream_module, "FIRST_SIZE", ALONE_SIZE)
         yield
 

@@ -19,7 +19,7 @@ from container_image_proxy.image.manifest import Descriptor
 from tests.support.readers import ScriptedReader
 
 RING_SIZE = 64
-ALONE_SIZE = 16
+HALF = RING_SIZE // 2
 FIRST_SIZE = 10
 CONTENT = bytes(range(256)) * 40
 WRONG = CONTENT[:-1] + b"!"
@@ -30,7 +30,6 @@ def small_ring() -> Iterator[None]:
     """The ring is so small here that ``CONTENT`` goes round many times."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stream, "RING_SIZE", RING_SIZE)
-        patch.setattr(stream, "ALONE_SIZE", ALONE_SIZE)
         patch.setattr(stream, "FIRST_SIZE", FIRST_SIZE)
         yield
 
@@ -104,7 +103,7 @@ def test_a_blob_that_fits_the_ring_is_one_piece_and_a_larger_one_comes_in_severa
         assert [bytes(piece) for piece in blob] == [small]
     with closing(VerifiedBlob(ScriptedReader(parts(large, 10)), describe(large))) as blob:
         sizes = [len(piece) for piece in blob]
-    assert sizes == [FIRST_SIZE, ALONE_SIZE, RING_SIZE // 2, RING_SIZE + 1 - FIRST_SIZE - ALONE_SIZE - RING_SIZE // 2]
+    assert sizes == [FIRST_SIZE, HALF, RING_SIZE + 1 - FIRST_SIZE - HALF]
 
 
 def test_a_source_that_is_slow_is_passed_on_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +164,7 @@ def test_a_stream_without_a_helper_hashes_in_its_own_thread() -> None:
     with all_helpers_taken():
         with closing(VerifiedBlob(ScriptedReader([CONTENT]), describe(CONTENT))) as blob:
             started = bytes(next(blob)) + bytes(next(blob))
-            assert len(started) == FIRST_SIZE + ALONE_SIZE
+            assert len(started) == FIRST_SIZE + HALF
             assert threading.active_count() == before
             assert started + blob.read_all() == CONTENT
         assert isinstance(drain([WRONG], describe(CONTENT))[1], DigestMismatchError)
