@@ -1,7 +1,7 @@
-"""Who is asked next, when, and when it is enough: the one policy of retries and mirrors.
+"""The one policy of retries and mirrors: which endpoint is asked next, when, and when to give up.
 
-All endpoints of an image are asked in their order, once a round, those that lately failed last. When all failed and
-some failure may pass, a pause and another round follow; rounds and pauses are bounded.
+A round asks all endpoints of an image in their order; those that failed lately come last. When all have failed and some
+failure may pass, a pause and another round follow. Rounds and pauses are bounded.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The registry client: manifests and blobs of references, from wherever the registries configuration says.
 
-One for the daemon, shared by all threads. It puts the layers together: how a request is sent is told by
-``registry/http/sender.py``, the order of endpoints and retries by ``attempts``. What comes out is unverified; only the
-digest of a manifest that was asked for by digest is compared here already, to turn to another mirror in time.
+There is one for the daemon, shared by all threads. It puts the layers together: ``registry/http/sender.py`` says how a
+request is sent, ``attempts`` the order of endpoints and retries. What it returns is unverified. It compares only the
+digest of a manifest that was asked for by digest, to turn to another mirror in time.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The downloader: a reader of a blob, from whichever endpoint has it, resumed where a connection broke.
 
-Content addressing makes byte N the same anywhere, so that another endpoint can go on where one failed. A blob that the
-first buffer can hold comes whole and is compared with its digest here already, to turn to another endpoint in time. Any
-other is hashed by whoever asked, who decides at its end, and tells, so that a mirror that spoiled a blob does not spoil
-the next attempt. Sizes and offsets are in bytes.
+Byte N of a digest's content is the same everywhere, so another endpoint can continue where one failed. A blob that the
+first buffer can hold is fetched whole and compared with its digest here, to turn to another endpoint in time. The
+caller hashes any other blob, decides at its end, and reports a wrong one, so that the mirror that sent it is asked last
+at the next attempt. Sizes and offsets are in bytes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What every transport gives: a reference, a source that hands out the image's bytes, and a reader for each blob.
 
-A source locates and bounds, it never vouches: everything that it returns is untrusted until ``core`` has held it
-against digests and policy.
+A source locates and bounds, and vouches for nothing. Everything that it returns is untrusted until ``core`` has
+verified it against digests and policy.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """``tarball:path[:path...]``: an image that is made of tar files, one a layer (containers-transports(5)).
 
-The files lie there without a manifest or configuration: both are made, and depend on the files alone, their times, and
-this host's platform. A file that is compressed with gzip or zstd is a layer as it is. OCI has no name for others, so
-that they are unpacked, and the layer is their tar.
+The files have no manifest or configuration. Both are made, and depend on nothing but the files, their times, and this
+host's platform. A file that is compressed with gzip or zstd is a layer as it is. OCI has no name for other
+compressions, so such a file is unpacked, and the layer is its tar.
 """
 
 from __future__ import annotations

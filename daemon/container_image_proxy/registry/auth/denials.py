@@ -1,7 +1,7 @@
-"""What is told when a registry does not let us in. Pure.
+"""What an error says when a registry denies access. Pure.
 
-A denial says what really happened: credentials that were never sent were not refused, and a service that nobody asked
-did not answer. It says where credentials are from, never what they are.
+A denial says what really happened. It does not say of credentials that were never sent that they were refused, or of a
+service that nobody asked that it did not answer. It says where credentials are from, never what they are.
 """
 
 from __future__ import annotations

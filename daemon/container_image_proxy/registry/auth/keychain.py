@@ -2,8 +2,8 @@
 
 containers-auth.json(5), the ``credential-helpers`` of containers-registries.conf(5), ``credsStore`` of Docker's
 config.json, a systemd credential named ``auth.json``. Credentials are found by the name of the place that is contacted,
-never by the name of the image that was asked for: what belongs to a registry does not reach its mirrors. To send them
-is the job of ``registry``.
+never by the name of the image that was asked for. The credentials of a registry therefore do not reach its mirrors.
+``registry`` sends them.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Docker registry v2 token authentication: the GET form with user and password or anonymously, the OAuth2 form with an
 identity token. Tokens are kept in memory, by everything that they depend on, and their lives run on the monotonic
-clock. Which token services may have credentials is told by ``realms``.
+clock. ``realms`` decides which token services may have credentials.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A token realm or a redirect is chosen by whoever runs the registry (or sits in front of it). It must not turn this
 daemon into a way to the host's own network: not to link-local and cloud metadata addresses ever, and to private ones
-only for a registry that is private itself. The check is made on the address that is dialled, not on the name.
+only for a registry that is private itself. The check is made on the address that is connected to, not on the name.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def is_private(address: str) -> bool:
 
 
 def verify_address(addresses: AddressPolicy, host: str, address: str) -> None:
-    """Raise :class:`RegistryError` unless ``address``, which ``host`` stands for, may be dialled."""
+    """Raise :class:`RegistryError` unless ``address``, which ``host`` resolves to, may be connected to."""
     if addresses is AddressPolicy.ANYWHERE:
         return
     parsed = _parse(address)

@@ -1,6 +1,6 @@
-"""Opening connections: resolve, check where the addresses lead, take the first that answers, in one budget (RFC 8305).
+"""Opening connections: resolve, check where the addresses lead, take the first that answers (RFC 8305).
 
-Knows no HTTP. Every wait is the caller's context's.
+Knows no HTTP. All of it shares one deadline, that of the caller's context.
 """
 
 from __future__ import annotations

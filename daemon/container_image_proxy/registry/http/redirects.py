@@ -1,4 +1,4 @@
-"""Redirects, followed under our rules: what is for one origin's eyes never reaches another."""
+"""Redirects, followed under our rules: credentials for one origin never reach another."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Sockets that keep time: a receive lasts no longer than its context lets it.
+"""Sockets that keep a deadline: a receive lasts no longer than its context allows.
 
-A time-out for each receive, which is all that sockets have, does not end an exchange in which a byte drips now and
-then. Such an exchange would hold a thread for ever. So a socket has the context under which it is read, and consults it
-at each receive. While it waits it also sees whether anybody still wants what it waits for.
+A socket's own time-out is for each receive. It does not end an exchange in which a byte drips now and then, and such an
+exchange would hold a thread for ever. These sockets therefore consult the context under which they are read at each
+receive. While they wait, they also notice when nobody wants the content any more.
 """
 
 from __future__ import annotations

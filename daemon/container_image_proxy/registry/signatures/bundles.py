@@ -1,7 +1,7 @@
 """Sigstore bundles as newer cosign attaches them: small artifacts that refer to the image's digest.
 
-Finds and bounds, verifies nothing. Artifacts that say they are something else than a signature are left out: whoever
-wrote that can only take a signature away from himself. Format: cosign's BUNDLE_SPEC.
+Finds and bounds, verifies nothing. An artifact that says it is something else than a signature is left out: by lying,
+its author can only remove a signature of his own. Format: cosign's BUNDLE_SPEC.
 """
 
 from __future__ import annotations

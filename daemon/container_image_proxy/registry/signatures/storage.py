@@ -1,9 +1,9 @@
 """Where the signatures of an image in a registry are fetched from: lookaside storage, sigstore attachments, bundles.
 
-containers-registries.d(5) says where; containers-signature(5) and cosign's specification say how they lie there.
-Bounded in count and size, and fail closed: a storage that answers anything but "there is none" is a failure that is
-told, because a signature that was not seen must not count as one that is not there. Nor does it take away what was
-seen: one good signature is enough. Verifies nothing.
+containers-registries.d(5) names the places; containers-signature(5) and cosign's specification have the formats.
+Fetching is bounded in count and size, and fails closed: any answer but "there is none" is a failure that is reported,
+because a signature that could not be fetched must not count as absent. A failure does not remove the signatures that
+were fetched: one good signature is enough. Verifies nothing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """An image of a store: its manifests and configuration as they were pulled, its layers put together again.
 
-The manifest is the original. Its compressed layers are not kept: a store unpacks them. By a source's state, which is
-kept with a snapshot, the manifest that is served names their tars instead: the configuration, which the original names
-by its digest and which lists the digests of the tars, and the sizes of these.
+The manifest is the original. It names compressed layers, which a store unpacks and does not keep. The manifest that is
+served names the tars instead. It is made from a source's state, which is kept with a snapshot: the configuration, which
+the original names by its digest and which lists the digests of the tars, and the sizes of these.
 """
 
 from __future__ import annotations
