@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import http.client
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -181,51 +182,53 @@ def test_blobs_of_a_kept_snapshot_are_served_after_a_restart(tmp_path: Path, *, 
 # --- where it is unpacked ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.demand("BOMB-archive")
-def test_what_is_unpacked_has_no_name_and_ends_with_the_daemon(tmp_path: Path) -> None:
+@pytest.fixture
+def disk() -> Iterator[Path]:
+    """A directory of a disk: tmp_path may be memory, into which nothing is unpacked."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        yield Path(name)
+
+
+def test_what_is_unpacked_has_no_name_and_ends_with_the_daemon(tmp_path: Path, disk: Path) -> None:
     image = Layout(tmp_path / "layout").image([layer_tar({"zeros": bytes(9 << 20)})])
     path = write_tar(tmp_path / "x.tar", old_layout(image))
     path.write_bytes(gzip.compress(path.read_bytes()))
-    (tmp_path / "cache").mkdir()
-    with serving(tmp_path / "a", f"docker-archive:{path}", "--cache-dir", str(tmp_path / "cache")) as daemon:
+    with serving(tmp_path / "a", f"docker-archive:{path}", "--cache-dir", str(disk)) as daemon:
         for _ in range(3):
             assert daemon.get(f"/blobs/{digest_of(unpacked(image)[0])}").body == unpacked(image)[0]
         links = [str(one.readlink()) for one in Path(f"/proc/{daemon.process.pid}/fd").iterdir()]
-        assert len([one for one in links if one.startswith(str(tmp_path / "cache"))]) == 1
-        assert list((tmp_path / "cache").iterdir()) == []
+        assert len([one for one in links if one.startswith(str(disk))]) == 1
+        assert list(disk.iterdir()) == []
 
 
 def test_all_images_of_an_archive_are_served_from_what_was_unpacked_once(
-    tmp_path: Path, two: dict[str, StoredImage]
+    tmp_path: Path, disk: Path, two: dict[str, StoredImage]
 ) -> None:
     path = tar_of_layout(tmp_path / "layout", tmp_path / "x.tar")
     path.write_bytes(gzip.compress(path.read_bytes()))
-    (tmp_path / "cache").mkdir()
     images = [f'[images.i{number}]\nreference = "oci-archive:{path}:{name}"\n' for number, name in enumerate(two)]
-    settings = f'[trust]\npolicy = "{write_policy(tmp_path)}"\n[sources]\ncache-dir = "{tmp_path}/cache"\n'
+    settings = f'[trust]\npolicy = "{write_policy(tmp_path)}"\n[sources]\ncache-dir = "{disk}"\n'
     write_instance(tmp_path / "config", "test", "".join(images) + settings)
     arguments = ["--instance", "test", "--config-dir", str(tmp_path / "config"), "--override-arch", "amd64"]
     with activated(tmp_path / "run", arguments) as daemon:
         for number, image in enumerate(two.values()):
             assert daemon.get(f"/images/i{number}/config").body == image.config
         links = [str(one.readlink()) for one in Path(f"/proc/{daemon.process.pid}/fd").iterdir()]
-        assert len([one for one in links if one.startswith(f"{tmp_path}/cache")]) == 1
+        assert len([one for one in links if one.startswith(str(disk))]) == 1
 
 
 @pytest.mark.demand("BOMB-archive")
-def test_a_bomb_is_a_502_that_names_the_limit(tmp_path: Path) -> None:
+def test_a_bomb_is_a_502_that_names_the_limit(tmp_path: Path, disk: Path) -> None:
     bomb = tmp_path / "bomb.tar.gz"
     with gzip.open(bomb, "wb", 1) as file:
         for _ in range(1100):
             file.write(bytes(1 << 20))
-    with serving(
-        tmp_path / "a", f"docker-archive:{bomb}", "--spool-limit", "1", "--cache-dir", str(tmp_path)
-    ) as daemon:
+    with serving(tmp_path / "a", f"docker-archive:{bomb}", "--spool-limit", "1", "--cache-dir", str(disk)) as daemon:
         assert "more than 1073741824 bytes, which --spool-limit" in reason_of(daemon, 502)
         assert not [
             one
             for one in Path(f"/proc/{daemon.process.pid}/fd").iterdir()
-            if str(one.readlink()).startswith(f"{tmp_path}/#")
+            if str(one.readlink()).startswith(f"{disk}/#")
         ]
 
 
