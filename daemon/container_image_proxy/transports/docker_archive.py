@@ -40,13 +40,13 @@ from container_image_proxy.transports.archives.docker_images import (
 from container_image_proxy.transports.archives.file import ArchiveFile
 from container_image_proxy.transports.archives.headers import shown
 from container_image_proxy.transports.directory import PathReference, resolve_path
+from container_image_proxy.transports.source import Unsigned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable
 
     from container_image_proxy.concurrency.context import Context
     from container_image_proxy.image.manifest import Descriptor
-    from container_image_proxy.image.signature import Findings, SignatureKind
     from container_image_proxy.transports.archives.archive import Archive
     from container_image_proxy.transports.archives.regions import Region, RegionReader
     from container_image_proxy.transports.source import Access, ImageSource
@@ -127,7 +127,7 @@ class _Image(Struct, frozen=True):
     layers: tuple[tuple[Digest, str], ...]
 
 
-class DockerArchiveSource:
+class DockerArchiveSource(Unsigned):
     """An :class:`ImageSource` over an archive, which it owns; ``wanted`` as in :class:`DockerArchiveReference`."""
 
     state: Final = b""
@@ -194,17 +194,6 @@ class DockerArchiveSource:
             if member is None:
                 raise UnknownBlobError(f"{self._place} has no layer {descriptor.digest}")
             return self._archive.open_reader(self._unpack(context, member), offset)
-
-    def fetch_signatures(
-        self,
-        context: Context,  # noqa: ARG002 - the protocol's
-        digest: Digest,  # noqa: ARG002 - the protocol's
-        kinds: Collection[SignatureKind],  # noqa: ARG002 - the protocol's
-        *,
-        take: Callable[[int], object] = unmetered,  # noqa: ARG002 - the protocol's
-    ) -> Iterator[Findings]:
-        """Such an archive has no place for signatures."""
-        return iter(())
 
     def close(self) -> None:
         """Let the archive go."""

@@ -31,14 +31,14 @@ from container_image_proxy.image.strict_json import parse_json
 from container_image_proxy.transports.archives.archive import Archive
 from container_image_proxy.transports.archives.regions import Region
 from container_image_proxy.transports.docker_archive import DockerArchiveSource
+from container_image_proxy.transports.source import Unsigned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Iterator
 
     from container_image_proxy.concurrency.context import Context
     from container_image_proxy.config.engine import EngineAddress
     from container_image_proxy.image.manifest import Descriptor, Manifest, UntrustedManifest
-    from container_image_proxy.image.signature import Findings, SignatureKind
     from container_image_proxy.registry.http.service import Answer
     from container_image_proxy.transports.archives.regions import RegionReader
     from container_image_proxy.transports.archives.spool import Spool, SpoolDirectory
@@ -256,7 +256,7 @@ class _State(Struct, frozen=True):
     manifest: str
 
 
-class DockerDaemonSource:
+class DockerDaemonSource(Unsigned):
     """An :class:`ImageSource` over an image of the daemon's. It is exported when a manifest or blob is needed."""
 
     def __init__(
@@ -314,17 +314,6 @@ class DockerDaemonSource:
             known = self._export or self._known
         image_id = known.image_id if known is not None else self._engine.find(context, self._name)
         return self._exported(image_id).open_blob(context, descriptor, offset)
-
-    def fetch_signatures(
-        self,
-        context: Context,  # noqa: ARG002 - the protocol's
-        digest: Digest,  # noqa: ARG002 - the protocol's
-        kinds: Collection[SignatureKind],  # noqa: ARG002 - the protocol's
-        *,
-        take: Callable[[int], object] = unmetered,  # noqa: ARG002 - the protocol's
-    ) -> Iterator[Findings]:
-        """The daemon keeps none."""
-        return iter(())
 
     def close(self) -> None:
         """Let what was exported go."""

@@ -21,15 +21,15 @@ from container_image_proxy.errors import (
 from container_image_proxy.image.manifest import Index, UntrustedManifest, parse_manifest
 from container_image_proxy.image.media_types import OCI_INDEX
 from container_image_proxy.transports.directory import Directory, PathReference, resolve_path
+from container_image_proxy.transports.source import Unsigned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from container_image_proxy.concurrency.context import Context
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.manifest import Descriptor, IndexEntry
-    from container_image_proxy.image.signature import Findings, SignatureKind
     from container_image_proxy.transports.source import Access, BlobReader, ImageSource
 
 _REF_NAME: Final = "org.opencontainers.image.ref.name"
@@ -167,7 +167,7 @@ class WithSharedBlobs:
         return (self._shared, components[1:]) if components[0] == "blobs" else (self._own, components)
 
 
-class LayoutSource:
+class LayoutSource(Unsigned):
     """An :class:`ImageSource` over ``files``, which it owns; by default over those in the reference's directory."""
 
     state: Final = b""
@@ -204,17 +204,6 @@ class LayoutSource:
     def open_blob(self, context: Context, descriptor: Descriptor, offset: int = 0) -> BlobReader:
         """As in :class:`ImageSource`."""
         return self._files.open_reader(context, blob_path(descriptor.digest), offset)
-
-    def fetch_signatures(
-        self,
-        context: Context,  # noqa: ARG002 - the protocol's
-        digest: Digest,  # noqa: ARG002 - the protocol's
-        kinds: Collection[SignatureKind],  # noqa: ARG002 - the protocol's
-        *,
-        take: Callable[[int], object] = unmetered,  # noqa: ARG002 - the protocol's
-    ) -> Iterator[Findings]:
-        """A layout has no place for signatures."""
-        return iter(())
 
     def close(self) -> None:
         """Let the files go."""

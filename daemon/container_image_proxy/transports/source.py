@@ -160,6 +160,21 @@ class ImageSource(Protocol):
         """Free what the source holds. It is called once, and nothing is called afterwards."""
 
 
+class Unsigned:
+    """Base of the sources of a format that has no place for signatures."""
+
+    def fetch_signatures(
+        self,
+        context: Context,  # noqa: ARG002 - the protocol's
+        digest: Digest,  # noqa: ARG002 - the protocol's
+        kinds: Collection[SignatureKind],  # noqa: ARG002 - the protocol's
+        *,
+        take: Callable[[int], object] = unmetered,  # noqa: ARG002 - the protocol's
+    ) -> Iterator[Findings]:
+        """None, and it is certain that there are none."""
+        return iter(())
+
+
 @runtime_checkable
 class PartSource(Protocol):
     """A source that can be told how much of a blob is wanted, since what it delivers beyond that costs."""

@@ -42,13 +42,13 @@ from container_image_proxy.transports.archives.decompression import (
 from container_image_proxy.transports.archives.file import ArchiveFile, Identity
 from container_image_proxy.transports.archives.regions import Region, RegionReader, read_fully, unpack
 from container_image_proxy.transports.readers import BytesReader
+from container_image_proxy.transports.source import Unsigned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from container_image_proxy.concurrency.context import Context
     from container_image_proxy.image.manifest import Manifest
-    from container_image_proxy.image.signature import Findings, SignatureKind
     from container_image_proxy.transports.archives.spool import Spool, SpoolDirectory
     from container_image_proxy.transports.source import Access, ImageSource
 
@@ -125,7 +125,7 @@ class _Layer(Struct, frozen=True):
     media_type: str
 
 
-class TarballSource:
+class TarballSource(Unsigned):
     """An :class:`ImageSource` over tar files, which it holds open. What is in them is read once, and when needed."""
 
     def __init__(self, reference: TarballReference, spools: SpoolDirectory, state: bytes) -> None:
@@ -172,17 +172,6 @@ class TarballSource:
         region, file = self._regions[str(descriptor.digest)]
         place, verify = (file.place, file.verify_unchanged) if file is not None else ("a spool file", lambda: None)
         return RegionReader(region, offset, place, verify)
-
-    def fetch_signatures(
-        self,
-        context: Context,  # noqa: ARG002 - the protocol's
-        digest: Digest,  # noqa: ARG002 - the protocol's
-        kinds: Collection[SignatureKind],  # noqa: ARG002 - the protocol's
-        *,
-        take: Callable[[int], object] = unmetered,  # noqa: ARG002 - the protocol's
-    ) -> Iterator[Findings]:
-        """Tar files have no place for signatures."""
-        return iter(())
 
     def close(self) -> None:
         """Let the files go."""
