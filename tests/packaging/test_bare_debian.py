@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
-from pathlib import Path
 
 import pytest
 
 from tests.support.bare import BareDebian
 from tests.support.readme import as_root, blocks
-from tests.support.requirements import require_mounting, require_program
 
-ROOT = Path(__file__).resolve().parents[2]
 VERSION = "container-image-proxy --version && test -e /etc/containers/policy.json"
 INSTALLED = f"{VERSION} && cat /etc/systemd/system/container-image-proxy@.service"
 NO_SYSTEMD_RUNS = "export SYSTEMD_OFFLINE=1"
@@ -27,14 +23,7 @@ pytestmark = [
 @pytest.fixture(scope="module", params=["bookworm", "trixie"])
 def bare(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> BareDebian:
     """A bare system that is given the last commit of this checkout."""
-    require_mounting("file systems are mounted in a bare Debian")
-    require_program("mmdebstrap")
-    place = tmp_path_factory.mktemp(request.param)
-    given = place / "given"
-    given.mkdir()
-    bundle = ["bundle", "create", "--quiet", str(given / "project.bundle"), "HEAD"]
-    subprocess.run(["git", "-c", f"safe.directory={ROOT}", *bundle], cwd=ROOT, check=True)
-    return BareDebian.make(request.param, place / "system", given)
+    return BareDebian.given_this_project(request.param, tmp_path_factory.mktemp(request.param))
 
 
 def verdict(output: str) -> str:

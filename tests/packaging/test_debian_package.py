@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from tests.support.bare import BareDebian
 from tests.support.instance import Instance
 from tests.support.layouts import StoredImage
 from tests.support.machine import Machine, booted
-from tests.support.requirements import require_mounting, require_program
 
 ROOT = Path(__file__).resolve().parents[2]
 MANUAL_PAGES = ROOT / "contrib/man"
@@ -40,14 +38,7 @@ def suite(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def packages(suite: str, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The packages of the last commit, which lintian has no error to tell of."""
-    require_mounting("file systems are mounted in a bare Debian")
-    require_program("mmdebstrap")
-    place = tmp_path_factory.mktemp(f"{suite}-build")
-    given = place / "given"
-    given.mkdir()
-    bundle = ["bundle", "create", "--quiet", str(given / "project.bundle"), "HEAD"]
-    subprocess.run(["git", "-c", f"safe.directory={ROOT}", *bundle], cwd=ROOT, check=True)
-    bare = BareDebian.make(suite, place / "system", given)
+    bare = BareDebian.given_this_project(suite, tmp_path_factory.mktemp(f"{suite}-build"))
     bare.run(BUILD)
     return sorted(bare.taken.glob("*.deb"))
 

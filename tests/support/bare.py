@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.environment import set_up_variables
+from tests.support.requirements import require_mounting, require_program
 
+_ROOT = Path(__file__).resolve().parents[2]
 _SCRIPT = Path(__file__).with_name("bare-debian")
 _SECONDS = 3000
 
@@ -24,6 +26,17 @@ class BareDebian:
 
     directory: Path
     given: Path
+
+    @classmethod
+    def given_this_project(cls, suite: str, place: Path) -> BareDebian:
+        """A system of the suite, below ``place``, that has the last commit of this checkout as /in/project.bundle."""
+        require_mounting("file systems are mounted in a bare Debian")
+        require_program("mmdebstrap")
+        given = place / "given"
+        given.mkdir()
+        bundle = ["bundle", "create", "--quiet", str(given / "project.bundle"), "HEAD"]
+        subprocess.run(["git", "-c", f"safe.directory={_ROOT}", *bundle], cwd=_ROOT, check=True)
+        return cls.make(suite, place / "system", given)
 
     @property
     def taken(self) -> Path:
