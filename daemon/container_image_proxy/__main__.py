@@ -17,7 +17,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from container_image_proxy.cli.exit_codes import EX_CONFIG, EX_USAGE, exit_code
 from container_image_proxy.cli.options import (
@@ -26,6 +26,7 @@ from container_image_proxy.cli.options import (
     check_usage,
     load_settings,
     names_image_proxy,
+    socket_mode,
 )
 from container_image_proxy.config.access import owner_access
 from container_image_proxy.config.instances import COMMAND_LINE, DEFAULT_IDLE_EXIT
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     from container_image_proxy.config.access import AccessRule
     from container_image_proxy.core.serving import Serving
 
-_PRIVATE: Final = 0o600
 _log = logging.getLogger(__name__)
 
 
@@ -250,8 +250,7 @@ def _load(options: argparse.Namespace, surroundings: Surroundings, store: Snapsh
 def _open_sockets(options: argparse.Namespace) -> tuple[list[socket.socket], socket.socket | None]:
     """The listening sockets, or the one connection that ``--sockfd`` brought; neither means stdin and stdout."""
     if options.socket is not None:
-        mode = _PRIVATE if options.socket_mode is None else options.socket_mode
-        return [activation.listen_unix(options.socket, mode)], None
+        return [activation.listen_unix(options.socket, socket_mode(options))], None
     if options.port is not None:
         return [activation.listen_tcp(options.port)], None
     if options.sockfd is not None:

@@ -11,12 +11,12 @@ import logging
 import os
 import sys
 from contextlib import closing
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from container_image_proxy.cli.as_service import NoServiceError, run_as_service
 from container_image_proxy.cli.describe import EVERYBODY_HERE, WHOEVER_HOLDS_IT, Door, describe, find_door
 from container_image_proxy.cli.exit_codes import EX_CONFIG, exit_code
-from container_image_proxy.cli.options import instance_directories, load_settings
+from container_image_proxy.cli.options import instance_directories, load_settings, socket_mode
 from container_image_proxy.concurrency.context import Context
 from container_image_proxy.config.instances import find_instances
 from container_image_proxy.core.assembly import Surroundings, assemble
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from container_image_proxy.core.serving import Serving
     from container_image_proxy.transports.source import Access, SourceReference
 
-_PRIVATE: Final = 0o600
 _log = logging.getLogger(__name__)
 
 
@@ -137,5 +136,5 @@ def _door(options: argparse.Namespace) -> Door | str:
     if options.port is not None:
         return EVERYBODY_HERE
     if options.socket is not None:
-        return Door(_PRIVATE if options.socket_mode is None else options.socket_mode, os.geteuid(), os.getegid())
+        return Door(socket_mode(options), os.geteuid(), os.getegid())
     return Door() if options.sockfd is not None else WHOEVER_HOLDS_IT

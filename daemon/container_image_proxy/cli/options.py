@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+_PRIVATE: Final = 0o600
 IMAGE_PROXY: Final = "experimental-image-proxy"
 """The word by which skopeo's clients ask for its image proxy."""
 IMAGE_PROXY_FLAGS: Final = frozenset({
@@ -244,6 +245,12 @@ def check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
         parser.error("--allow-any-user is for --port, and for --sockfd with a TCP socket")
     if options.socket_mode is not None and where != "--socket":
         parser.error("--socket-mode is for --socket")
+
+
+def socket_mode(options: argparse.Namespace) -> int:
+    """The mode of the socket that ``--socket`` makes."""
+    mode: int | None = options.socket_mode
+    return _PRIVATE if mode is None else mode
 
 
 def instance_directories(options: argparse.Namespace) -> tuple[Path, ...]:

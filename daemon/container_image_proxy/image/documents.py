@@ -70,7 +70,7 @@ class Written(Strict, frozen=True):
 
     def read(self) -> Any:
         """The value; :class:`MalformedDocumentError` if its parts do not belong together."""
-        raise NotImplementedError
+        raise NotImplementedError  # a Struct cannot be abstract: its metaclass is not ABCMeta
 
 
 NonEmpty: TypeAlias = Annotated[str, Meta(min_length=1)]
