@@ -54,7 +54,9 @@ def of_image(transcript: Transcript, reference: str) -> None:
     for layer in manifest["layers"]:
         transcript.note(transcript.read("GetBlob", one, layer["digest"], layer["size"]))
     abandoned = transcript.ask("GetBlob", one, manifest["layers"][0]["digest"], manifest["layers"][0]["size"])
-    os.read(abandoned.descriptor, 1)  # it is small, so that all of it is in the pipe then
+    left = manifest["layers"][0]["size"]
+    while left:  # all of it has been written then, in however many pieces it came from the registry
+        left -= len(os.read(abandoned.descriptor, left))
     os.close(abandoned.descriptor)
     transcript.ask("FinishPipe", abandoned.pipeid)
     transcript.ask("FinishPipe", abandoned.pipeid)
