@@ -107,5 +107,12 @@ def nothing_left_behind() -> Iterator[None]:
     assert Path.cwd() == directory, "the working directory was changed"
 
 
+@pytest.fixture
+def disk() -> Iterator[Path]:
+    """A directory of a disk. ``tmp_path`` may be memory, as Debian 13 has it, into which the daemon unpacks nothing."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        yield Path(name)
+
+
 def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in _TEST_STATE}

@@ -7,7 +7,6 @@ import gzip
 import hashlib
 import http.client
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -180,13 +179,6 @@ def test_blobs_of_a_kept_snapshot_are_served_after_a_restart(tmp_path: Path, *, 
 
 
 # --- where it is unpacked ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def disk() -> Iterator[Path]:
-    """A directory of a disk: tmp_path may be memory, into which nothing is unpacked."""
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
-        yield Path(name)
 
 
 def test_what_is_unpacked_has_no_name_and_ends_with_the_daemon(tmp_path: Path, disk: Path) -> None:

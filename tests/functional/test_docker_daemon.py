@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -44,20 +45,22 @@ def an_archive(directory: Path, image: StoredImage) -> Path:
 
 @contextlib.contextmanager
 def serving(directory: Path, reference: str, host: str, *options: str, **environ: str) -> Iterator[RunningDaemon]:
-    spool = directory / "spool"
-    spool.mkdir(exist_ok=True)
     arguments = [
         "--policy",
         str(write_policy(directory)),
         "--override-arch",
         "amd64",
-        "--cache-dir",
-        str(spool),
         *options,
     ]
     where = ["--daemon-host", host] if host else []
-    with stand_alone(directory / "run", [*arguments, *where, f"docker-daemon:{reference}"], environ=environ) as daemon:
-        yield daemon
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as disk:  # ``directory`` may be memory
+        (directory / "spool").unlink(missing_ok=True)
+        (directory / "spool").symlink_to(disk)
+        arguments += ["--cache-dir", disk]
+        with stand_alone(
+            directory / "run", [*arguments, *where, f"docker-daemon:{reference}"], environ=environ
+        ) as daemon:
+            yield daemon
 
 
 def assert_served(daemon: RunningDaemon, image: StoredImage) -> None:
@@ -169,9 +172,9 @@ def test_check_tells_the_id_and_exports_nothing(tmp_path: Path, fake: SimulatedE
     assert (done.returncode, "No such file or directory" in done.stderr) == (78, True)
 
 
-def test_skopeo_s_protocol_takes_the_option_too(tmp_path: Path, fake: SimulatedEngine) -> None:
+def test_skopeo_s_protocol_takes_the_option_too(tmp_path: Path, disk: Path, fake: SimulatedEngine) -> None:
     with simulated(fake, tmp_path / "sock") as host:
-        options = ["--policy", write_policy(tmp_path), "--daemon-host", host, "--tmpdir", tmp_path]
+        options = ["--policy", write_policy(tmp_path), "--daemon-host", host, "--tmpdir", disk]
         with initialized(options) as proxy:
             assert proxy.call("OpenImage", f"docker-daemon:{NAME}").success
 
@@ -213,10 +216,10 @@ def test_an_export_that_breaks_off_is_a_502_and_leaves_nothing(
         assert (reply.status, reply.json["retryable"]) == (502, True)
         assert "the connection was lost" in reply.json["detail"]
         assert list((tmp_path / "spool").iterdir()) == []
-        assert not [one for one in open_files(daemon) if one.startswith(str(tmp_path / "spool"))]
+        assert not [one for one in open_files(daemon) if one.startswith(str((tmp_path / "spool").resolve()))]
         fake.cut_after = None
         assert_served(daemon, image)
-        assert len([one for one in open_files(daemon) if one.startswith(str(tmp_path / "spool"))]) == 1
+        assert len([one for one in open_files(daemon) if one.startswith(str((tmp_path / "spool").resolve()))]) == 1
 
 
 def open_files(daemon: RunningDaemon) -> list[str]:

@@ -54,8 +54,8 @@ def write_tar(path: Path, files: dict[str, bytes], pack: Callable[[bytes], bytes
 
 
 @pytest.fixture
-def spools(tmp_path: Path) -> SpoolDirectory:
-    return SpoolDirectory(tmp_path / "cache")
+def spools(disk: Path) -> SpoolDirectory:
+    return SpoolDirectory(disk)
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def read(archive: Archive, name: str, offset: int = 0) -> bytes:
 
 @pytest.mark.parametrize("compression", ["", *COMPRESSORS])
 def test_an_archive_is_read_whatever_it_is_compressed_with(
-    tmp_path: Path, spools: SpoolDirectory, compression: str
+    tmp_path: Path, disk: Path, spools: SpoolDirectory, compression: str
 ) -> None:
     path = write_tar(tmp_path / "x", {"a": CONTENT, "b": b"b"}, COMPRESSORS.get(compression, bytes))
     with opened(path, spools) as archive:
@@ -85,7 +85,7 @@ def test_an_archive_is_read_whatever_it_is_compressed_with(
         assert read(archive, "a", 1234) == CONTENT[1234:]
         assert archive.unpack(CONTEXT, "c") is None
         assert archive.is_current
-    assert list((tmp_path / "cache").glob("*")) == []
+    assert list(disk.glob("*")) == []
 
 
 @pytest.mark.parametrize("name", ["BZh9", "BZhello"])
@@ -168,8 +168,10 @@ def test_compressed_data_that_is_not_whole_says_where(
 
 @pytest.mark.demand("BOMB-archive")
 @pytest.mark.parametrize("compression", COMPRESSORS)
-def test_a_compression_bomb_ends_at_the_limit_and_gives_the_space_back(tmp_path: Path, compression: str) -> None:
-    spools = SpoolDirectory(tmp_path / "cache", limit=3 << 20)
+def test_a_compression_bomb_ends_at_the_limit_and_gives_the_space_back(
+    tmp_path: Path, disk: Path, compression: str
+) -> None:
+    spools = SpoolDirectory(disk, limit=3 << 20)
     path = write_tar(tmp_path / "x", {"a": bytes(60 << 20)}, COMPRESSORS[compression])
     with opened(path, spools) as archive:
         with pytest.raises(SourceError, match="more than 3145728 bytes, which --spool-limit"):
@@ -177,8 +179,8 @@ def test_a_compression_bomb_ends_at_the_limit_and_gives_the_space_back(tmp_path:
         assert spools.used == 0
 
 
-def test_the_limit_holds_for_all_archives_together(tmp_path: Path) -> None:
-    spools = SpoolDirectory(tmp_path / "cache", limit=2 << 20)
+def test_the_limit_holds_for_all_archives_together(tmp_path: Path, disk: Path) -> None:
+    spools = SpoolDirectory(disk, limit=2 << 20)
     paths = [write_tar(tmp_path / name, {"a": CONTENT}, gzip.compress) for name in "xy"]
     with opened(paths[0], spools) as first:
         assert first.find(CONTEXT, "a")
@@ -243,7 +245,7 @@ def test_no_directory_is_told_with_its_remedy(tmp_path: Path) -> None:
 
 
 def test_a_file_system_without_unnamed_files_gets_one_that_is_unlinked_at_once(
-    tmp_path: Path, spools: SpoolDirectory, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, disk: Path, spools: SpoolDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = os.open
 
@@ -256,10 +258,10 @@ def test_a_file_system_without_unnamed_files_gets_one_that_is_unlinked_at_once(
     path = write_tar(tmp_path / "x", {"a": CONTENT}, gzip.compress)
     with opened(path, spools) as archive:
         assert read(archive, "a") == CONTENT
-        assert list((tmp_path / "cache").glob("**/*")) == []
+        assert list(disk.glob("**/*")) == []
 
 
-def test_a_full_disk_is_told_as_something_that_may_pass(tmp_path: Path, spools: SpoolDirectory) -> None:
+def test_a_full_disk_is_told_as_something_that_may_pass(tmp_path: Path, disk: Path, spools: SpoolDirectory) -> None:
     path = write_tar(tmp_path / "x", {"a": bytes(9 << 20)}, gzip.compress)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, hard))  # EFBIG; SIGXFSZ is ignored by Python
@@ -269,7 +271,7 @@ def test_a_full_disk_is_told_as_something_that_may_pass(tmp_path: Path, spools: 
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert caught.value.retryable
-    assert str(tmp_path / "cache") in str(caught.value)
+    assert str(disk) in str(caught.value)
     assert spools.used == 0
 
 
