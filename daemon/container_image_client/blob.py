@@ -63,7 +63,11 @@ class BlobReader(io.RawIOBase):
         self._hash = None if digest_before else new_hash(digest)
         self._digest_before = digest_before or self._digest_of_what_was_read
         self._closing = threading.Event()
-        self._answer = self._ask()
+        try:
+            self._answer = self._ask()
+        except BaseException:
+            super().close()  # or io's finalizer closes a reader that has no answer
+            raise
         self.size = self.offset + self._answer.length
 
     def readable(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import hashlib
 import json
 import random
@@ -169,6 +170,16 @@ def test_a_busy_daemon_is_asked_again_when_it_says(monkeypatch: pytest.MonkeyPat
 def test_what_another_attempt_would_not_mend_is_told_at_once() -> None:
     with pytest.raises(NotFoundError):
         read(cut(MIB), problem(404, "BLOB_UNKNOWN", retryable=False))
+
+
+def test_a_reader_that_got_no_answer_is_closed() -> None:
+    """An error in its finalizer would fail the test: io calls close() for every reader that is open."""
+    with (
+        Upstream(problem(404, "BLOB_UNKNOWN", retryable=False)) as upstream,
+        pytest.raises(NotFoundError),
+    ):
+        Client(url=upstream.url).open(DIGEST)
+    gc.collect()
 
 
 def test_attempts_without_progress_come_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
