@@ -56,6 +56,14 @@ _CAP_SYS_ADMIN = 1 << 21  # capability.h
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it acts as another user or gives files away")
 
 
+_mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+_root_is_overlay = any(fields[4] == "/" and fields[fields.index("-") + 1] == "overlay" for fields in _mounts)
+needs_third_overlay = pytest.mark.skipif(
+    _root_is_overlay,
+    reason="needs a root file system that is no overlay: the machine is the second, and Linux stacks two",
+)
+
+
 def needs_programs(*names: str) -> pytest.MarkDecorator:
     """Mark tests that are skipped unless the machine has all these programs."""
     missing = next((name for name in names if shutil.which(name) is None), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Callable
 
 from tests.support.instance import Instance
@@ -23,10 +24,10 @@ def test_a_compressed_archive_is_unpacked_in_the_unit_s_cache_directory(
     machine.write(instance.file, '[images.os]\nreference = "oci-archive:/srv/archive/image.tar.gz"\n')
     instance.start()
     manifest = instance.get("/manifest")
-    assert (manifest.status, manifest.headers["manifest-digest"]) == (200, image.digest), manifest.body
+    assert (manifest.status, manifest.headers.get("manifest-digest")) == (200, image.digest), manifest.body
     assert instance.get(f"/blobs/{image.layer_digests[0]}").body == image.layers[0]
     pid = instance.show("MainPID")
-    open_files = machine.run("find", f"/proc/{pid}/fd", "-printf", "%l\\n").stdout.splitlines()
-    assert [one for one in open_files if one.startswith(f"{_CACHE}/archive/") and one.endswith("(deleted)")], open_files
+    open_files = machine.run("find", f"/proc/{pid}/fd", "-printf", "%l\\n").stdout
+    assert re.search(rf"{_CACHE}/archive/.* \(deleted\)$", open_files, re.MULTILINE), open_files
     assert machine.run("stat", "--format=%a", f"{_CACHE}/archive").stdout.strip() == "700"
     assert machine.run("find", f"{_CACHE}/archive", "-mindepth", "1").stdout == ""

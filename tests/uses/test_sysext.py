@@ -12,6 +12,7 @@ import pytest
 from tests.support.instance import Instance
 from tests.support.layouts import OCI_EMPTY, OCI_MANIFEST, Layout, layer_tar
 from tests.support.machine import Machine
+from tests.support.requirements import needs_third_overlay
 
 CONTRIB = Path(__file__).resolve().parents[2] / "contrib"
 NAME = "tools"
@@ -65,6 +66,7 @@ def merged(machine: Machine) -> str:
     return machine.run("cat", "/usr/share/tools-version", check=False).stdout.strip()
 
 
+@needs_third_overlay
 def test_an_extension_is_merged_and_follows_its_image(machine_with_cip: Machine, instance: Instance) -> None:
     machine = machine_with_cip
     add_extension(instance, "one")
@@ -78,6 +80,7 @@ def test_an_extension_is_merged_and_follows_its_image(machine_with_cip: Machine,
     assert len(machine.run("ls", "-A", "/var/lib/extensions.images").stdout.split()) == 1
 
 
+@needs_third_overlay
 def test_what_is_there_but_not_merged_is_merged(machine_with_cip: Machine, instance: Instance) -> None:
     """A reboot takes away what is merged, and what is known of it in /run; so does who merges later by himself."""
     machine = machine_with_cip
@@ -94,6 +97,7 @@ def test_what_is_there_but_not_merged_is_merged(machine_with_cip: Machine, insta
     assert merged(machine) == "two"
 
 
+@needs_third_overlay
 def test_the_old_version_stays_when_systemd_does_not_take_the_new_one(
     machine_with_cip: Machine, instance: Instance
 ) -> None:
