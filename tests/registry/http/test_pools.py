@@ -10,9 +10,12 @@ import inspect
 import io
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
+import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -41,6 +44,17 @@ def adapter() -> Iterator[Adapter]:
 
 def send(adapter: Adapter, url: str, trip: RoundTrip) -> HTTPResponse:
     return adapter.ask(trip, "GET", url, {}, None, connect_seconds=10.0, proxy=None)
+
+
+def test_requests_is_imported_without_its_detectors_of_encodings() -> None:
+    code = (
+        "import sys; import container_image_proxy.registry.http.pools as _;"
+        "print(*(m for m in sys.modules if 'charset_normalizer' in m or 'chardet' in m));"
+        "import charset_normalizer"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    seen = (done.returncode, done.stdout.split(), done.stderr)
+    assert seen == (0, [], ""), f"requests {requests.__version__}: see registry/http/library.py"
 
 
 def test_the_time_out_that_brings_the_exchange_along_arrives_at_the_connection(

@@ -1,6 +1,6 @@
 """The HTTP library: what of urllib3 and requests is replaced, so that connections are opened and read by our rules.
 
-The only importer of ``requests``; of urllib3 others know the exceptions and the answer. Nothing of the comfort is used
+The only user of ``requests``; of urllib3 others know the exceptions and the answer. Nothing of the comfort is used
 that would decide something for us: no environment, no cookies, no redirects, no decoding, no retries, no trust store
 of the library's own. So its adapter is called and not a ``Session``, which reads the bodies of redirects whole even
 when it does not follow them.
@@ -17,14 +17,13 @@ import socket
 import ssl
 from typing import TYPE_CHECKING, Any, Final, cast
 
-import requests
-from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError, ProxyError
 
 from container_image_proxy.concurrency.context import AddressPolicy
 from container_image_proxy.registry.http.connect import connect
+from container_image_proxy.registry.http.library import HTTPAdapter, requests
 from container_image_proxy.registry.http.response import FramedResponse
 from container_image_proxy.registry.http.sockets import PunctualSocket, PunctualTLSSocket
 from container_image_proxy.registry.http.socks import open_tunnel
