@@ -15,7 +15,6 @@ import os
 import shutil
 import signal
 import stat
-import subprocess
 import tempfile
 from io import FileIO
 from pathlib import Path
@@ -191,6 +190,15 @@ def _memory_file() -> FileIO:
 
 def _run(command: tuple[str, ...], home: Path, stdin: FileIO, status: FileIO, budget: Budget) -> tuple[int, bytes]:
     """Exit status and output of the command, which is killed with all that it started when the budget ends."""
+    import subprocess  # noqa: PLC0415 - a client's first answer does not wait for it unless a signature is OpenPGP's
+
+    def read_output() -> bytes:
+        while True:
+            try:
+                return process.communicate(timeout=budget.patience)[0]
+            except subprocess.TimeoutExpired:  # nothing is lost: the next call goes on where this one was
+                budget.check()
+
     budget.check()
     try:
         process = subprocess.Popen(  # noqa: S603 - fixed arguments, our own paths
@@ -210,20 +218,12 @@ def _run(command: tuple[str, ...], home: Path, stdin: FileIO, status: FileIO, bu
         raise ConfigurationError(PROGRAM, reason, remedy="install gpg, of GnuPG 2.2 or later") from error
     with process:
         try:
-            output = _read_output(process, budget)
+            output = read_output()
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             raise
     return process.returncode, output
-
-
-def _read_output(process: subprocess.Popen[bytes], budget: Budget) -> bytes:
-    while True:
-        try:
-            return process.communicate(timeout=budget.patience)[0]
-        except subprocess.TimeoutExpired:  # nothing is lost: the next call goes on where this one was
-            budget.check()
 
 
 def _parse_status(raw: bytes) -> tuple[tuple[str, str], ...]:

@@ -14,7 +14,6 @@ import re
 import selectors
 import shutil
 import signal
-import subprocess
 from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.concurrency.cancellation import SLICE
@@ -26,6 +25,7 @@ from container_image_proxy.image.reference import is_domain
 from container_image_proxy.image.strict_json import parse_json
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Mapping
 
     from container_image_proxy.concurrency.context import Context
@@ -122,6 +122,8 @@ def _check_server(server: str) -> None:
 
 
 def _start(program: str, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    import subprocess  # noqa: PLC0415 - a client's first answer does not wait for it unless a helper is asked
+
     try:
         return subprocess.Popen(  # noqa: S603 - an absolute path and a constant, no shell
             [program, "get"],
@@ -166,10 +168,12 @@ def _converse(process: subprocess.Popen[bytes], server: str, context: Context) -
 
 def _wait(process: subprocess.Popen[bytes], context: Context) -> int:
     """Its status, once it has ended."""
+    from subprocess import TimeoutExpired  # noqa: PLC0415 - as above
+
     while True:
         try:
             return process.wait(max(0.0, min(context.deadline.left, SLICE)))
-        except subprocess.TimeoutExpired:
+        except TimeoutExpired:
             context.check()
 
 
