@@ -40,9 +40,9 @@ def paths_relative_to_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:
 def allows(policy: Policy, reference: str, manifest: bytes, signatures: tuple[UntrustedSignature, ...]) -> bool:
     named = NamedImage("docker", f"//{reference}", parse_reference(reference), reference, ())
     subject = Subject(manifest, (manifest,), named.docker_reference, signatures)
-    judge = Evaluator(policy.keyrings, RECORDED_AT, make_budget())
+    evaluator = Evaluator(policy.keyrings, RECORDED_AT, make_budget())
     scope = policy.scope_for(named)
-    return all(judge.judge(requirement, subject).accepted for requirement in scope.requirements)
+    return all(evaluator.evaluate(requirement, subject).accepted for requirement in scope.requirements)
 
 
 def make_policy(*requirements: Any) -> Policy:

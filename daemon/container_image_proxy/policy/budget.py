@@ -1,8 +1,9 @@
-"""The time that verifying an image may compute, and whether anybody still waits for the outcome.
+"""The time that verification of one image may take, and whether a client still waits for its result.
 
-Whatever computes on behalf of a verification is given the budget and checks it between its steps, each of which is
-short because its input is bounded. What a step waits for (a program, a lock) is waited for no longer than the budget
-lasts. Time that is spent on the network does not count: it has bounds of its own.
+Whoever can store a signature beside an image decides what the daemon computes, so this time is limited
+(contrib/adr/0019). Every function that may take long gets the budget and checks it between steps. Each step is short
+because its input is bounded. Waits for a program or a lock end with the budget. The network has limits of its own, so
+the budget is paused while signatures are fetched.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
 
 
 class Budget:
-    """Seconds that run from now on, but not while they are :meth:`paused`; for one thread.
+    """A number of seconds that starts now and stops while :meth:`paused`. One thread uses it.
 
-    ``cancellation`` ends it at once.
+    ``cancellation`` ends it at once. ``clock`` returns seconds and is monotonic.
     """
 
     def __init__(self, seconds: float, cancellation: Cancellation, clock: Callable[[], float] = time.monotonic) -> None:
@@ -35,7 +36,7 @@ class Budget:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Let time pass that does not count."""
+        """A block during which the time does not count."""
         left = self.left
         try:
             yield
@@ -44,16 +45,19 @@ class Budget:
 
     @property
     def left(self) -> float:
-        """The seconds that are left; 0 or less if it is used up."""
+        """The seconds that remain; 0 or less when the budget is used up."""
         return self._end - self._clock()
 
     @property
     def patience(self) -> float:
-        """How long to wait before the next :meth:`check`, in seconds."""
+        """The longest wait, in seconds, before the next :meth:`check`.
+
+        Waits for locks and processes cannot be woken by a cancellation, so they are cut into slices.
+        """
         return min(SLICE, max(0.0, self.left))
 
     def check(self) -> None:
-        """Raise :class:`VerificationTimeoutError` if the time is over, :class:`CancelledError` if nobody waits."""
+        """Raise :class:`CancelledError` if the work is cancelled, :class:`VerificationTimeoutError` if time is over."""
         if self._cancellation.is_cancelled:
             raise CancelledError
         if self.left <= 0:
@@ -63,7 +67,10 @@ class Budget:
 
     @contextlib.contextmanager
     def holding(self, lock: threading.Lock) -> Iterator[None]:
-        """Hold the lock, waiting for it as long as the budget lasts."""
+        """A block during which ``lock`` is held.
+
+        Errors as :meth:`check`, if the budget ends before the lock is free.
+        """
         while not lock.acquire(timeout=self.patience):
             self.check()
         try:

@@ -1,7 +1,7 @@
-"""One requirement held against one document (index or manifest) and the signatures that were found for it.
+"""Evaluates one requirement for one document (index or manifest) and the signatures that were found for it.
 
-Everything ends in a verdict: whatever cannot be checked is rejected, with the reason. The verifiers of signatures are
-imported when the first signature needs them, because most of them are heavy.
+Every evaluation ends in a verdict. What cannot be checked is rejected, with the reason. The sigstore verifiers are
+imported when a signature first needs them, because they load ``cryptography``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     Verify: TypeAlias = "Callable[[UntrustedSignature, Subject], Attestation]"
 
 _SHOWN_COMPLAINTS: Final = 8
-"""Reasons that a rejection lists: enough to see what is wrong, though a stranger attached a hundred signatures."""
+"""Reasons that a rejection lists. Anybody may attach a signature to an image, so that there can be a hundred."""
 _SUPPORTED_KEY_TYPE: Final = "GPGKeys"
 _LOOKED_FOR: Final[dict[SignatureKind, str]] = {
     "simple": "lookaside in registries.d says where they are looked for",
@@ -47,11 +47,11 @@ _LOOKED_FOR: Final[dict[SignatureKind, str]] = {
 
 
 class Subject(Struct, frozen=True):
-    """What signatures may be about: the bytes ``raw`` of an index or manifest, known as ``reference``.
+    """The document that signatures may be about: the bytes ``raw`` of an index or manifest, named ``reference``.
 
-    ``documents`` are all that the image consists of (its index, its manifest): a digest in the reference must be one of
-    theirs. ``failures`` tell what signatures could not be had; ``may_be_signed`` is False if there is no place
-    where any could be.
+    ``documents`` are the bytes of the image's index (if any) and manifest. A digest in the reference must match one of
+    them. ``failures`` are the signatures that could not be fetched. ``may_be_signed`` is False if the image's transport
+    has no place for signatures.
     """
 
     raw: bytes
@@ -63,15 +63,15 @@ class Subject(Struct, frozen=True):
 
     @property
     def is_named(self) -> bool:
-        """Whether the reference can be about these documents."""
+        """Whether a digest in the reference, if it has one, is that of the index or of the manifest."""
         digest = self.reference.digest if self.reference is not None else None
         return digest is None or any(digest.matches(document) for document in self.documents)
 
 
 class Evaluator(Struct, frozen=True):
-    """Decides requirements at one moment, with the key rings of one policy, within one budget.
+    """Evaluates requirements at the time ``now``, with the key rings of one policy, within one budget.
 
-    ``accept_unnamed_bundles``: see ``bundle_trust``.
+    ``accept_unnamed_bundles``: see ``sigstore/bundle_trust``.
     """
 
     keyrings: Keyrings
@@ -79,8 +79,8 @@ class Evaluator(Struct, frozen=True):
     budget: Budget
     accept_unnamed_bundles: bool = False
 
-    def judge(self, requirement: Requirement, subject: Subject) -> Verdict:
-        """Whether ``subject`` satisfies ``requirement``; raises nothing but what :meth:`Budget.check` does."""
+    def evaluate(self, requirement: Requirement, subject: Subject) -> Verdict:
+        """Whether ``subject`` satisfies ``requirement``. Raises only what :meth:`Budget.check` raises."""
         match requirement:
             case InsecureAcceptAnything():
                 return Verdict(requirement.type, accepted=True, reason="anything is accepted")
@@ -93,19 +93,20 @@ class Evaluator(Struct, frozen=True):
                     requirement, f"keyType {requirement.key_type} is not supported, only {_SUPPORTED_KEY_TYPE}"
                 )
             case SignedBy() | SigstoreSigned():
-                return self._judge_signatures(requirement, subject)
+                return self._evaluate_signatures(requirement, subject)
 
     def prepare(self, requirement: Requirement) -> None:
-        """Load the keys and the programs that judging will need.
+        """Load the keys, and the libraries that use them, which :meth:`evaluate` will need.
 
-        :class:`SignatureRejectedError` if one of them cannot be used; :meth:`judge` will say the same.
+        :class:`SignatureRejectedError` if the keys cannot be used; :meth:`evaluate` will give the same reason.
         """
         if isinstance(requirement, SigstoreSigned) or (
             isinstance(requirement, SignedBy) and requirement.key_type == _SUPPORTED_KEY_TYPE
         ):
             self._load_verifier(requirement)
 
-    def _judge_signatures(self, requirement: SignedBy | SigstoreSigned, subject: Subject) -> Verdict:
+    def _evaluate_signatures(self, requirement: SignedBy | SigstoreSigned, subject: Subject) -> Verdict:
+        """Accepted if one signature is good and about the subject (contrib/adr/0020); else what is wrong with each."""
         signatures = [found for found in subject.signatures if found.kind == requirement.signature_kind]
         if not signatures:
             return _rejected(requirement, _explain_absence(requirement.signature_kind, subject))
@@ -115,20 +116,8 @@ class Evaluator(Struct, frozen=True):
             verify = self._load_verifier(requirement)
         except SignatureRejectedError as error:
             return _rejected(requirement, str(error))
-        return self._judge_each(requirement, subject, signatures, verify)
-
-    def _judge_each(
-        self,
-        requirement: SignedBy | SigstoreSigned,
-        subject: Subject,
-        signatures: list[UntrustedSignature],
-        verify: Verify,
-    ) -> Verdict:
-        """Accept by the first signature that is good and about the subject, or say what is wrong with them.
-
-        Of more than ``MAX_SIGNATURES`` the rest is not looked at: nobody who means well attaches that many.
-        """
         complaints = []
+        # The rest is ignored: an attacker who adds signatures by the thousand shall not use up the time of this check.
         for signature in signatures[:MAX_SIGNATURES]:
             self.budget.check()
             try:
@@ -137,8 +126,13 @@ class Evaluator(Struct, frozen=True):
             except (ConfigurationError, SignatureRejectedError) as error:
                 complaints.append(f"signature from {signature.source or 'nowhere'}: {error}")
             else:
-                source = signature.source
-                return Verdict(requirement.type, True, str(attestation), (attestation.signer,), source)  # noqa: FBT003
+                return Verdict(
+                    requirement.type,
+                    accepted=True,
+                    reason=str(attestation),
+                    signers=(attestation.signer,),
+                    signature_source=signature.source,
+                )
         reasons, hidden = complaints[:_SHOWN_COMPLAINTS], len(signatures) - _SHOWN_COMPLAINTS
         if hidden > 0:
             reasons.append(f"and {hidden} more do not count")
@@ -148,21 +142,18 @@ class Evaluator(Struct, frozen=True):
 
     def _load_verifier(self, requirement: SignedBy | SigstoreSigned) -> Verify:
         try:
-            if isinstance(requirement, SignedBy):
-                return self._load_simple_verifier(requirement)
-            return self._load_sigstore_verifier(requirement)
+            if isinstance(requirement, SigstoreSigned):
+                return self._load_sigstore_verifier(requirement)
+            with requirement.keys.named_in_errors():
+                keyring = self.keyrings.get(load_keys(requirement.keys), self.budget)
         except (ConfigurationError, SignatureRejectedError) as error:
-            if isinstance(error, ConfigurationError) and error.file == PROGRAM:  # there is nothing wrong with the keys
+            if isinstance(error, ConfigurationError) and error.file == PROGRAM:  # gpg is missing: no key is at fault
                 raise SignatureRejectedError(str(error)) from error
             raise SignatureRejectedError(f"the policy's keys cannot be used: {error}") from error
-
-    def _load_simple_verifier(self, requirement: SignedBy) -> Verify:
-        with requirement.keys.named_in_errors():
-            keyring = self.keyrings.get(load_keys(requirement.keys), self.budget)
         return lambda signature, _: verify_simple_signature(keyring, signature, self.budget)
 
     def _load_sigstore_verifier(self, requirement: SigstoreSigned) -> Verify:
-        # cryptography takes 30 ms
+        # Both import cryptography, which takes 30 ms: policies without sigstore do not pay for it.
         from container_image_proxy.policy.sigstore.bundle_trust import verify_bundle  # noqa: PLC0415
         from container_image_proxy.policy.sigstore.trust import load_sigstore_trust  # noqa: PLC0415
 
@@ -171,8 +162,8 @@ class Evaluator(Struct, frozen=True):
         def verify(signature: UntrustedSignature, subject: Subject) -> Attestation:
             if signature.media_type != BUNDLE_MEDIA_TYPE:
                 return trust.verify(signature, self.budget)
-            place = subject.reference if self.accept_unnamed_bundles else None
-            return verify_bundle(trust, signature.blob, subject.raw, self.budget, unnamed_as=place)
+            unnamed_as = subject.reference if self.accept_unnamed_bundles else None
+            return verify_bundle(trust, signature.blob, subject.raw, self.budget, unnamed_as=unnamed_as)
 
         return verify
 
@@ -186,8 +177,9 @@ def _explain_absence(kind: SignatureKind, subject: Subject) -> str:
 
 
 def _failures(kind: SignatureKind, subject: Subject) -> str:
-    told = dict.fromkeys(str(failure) for failure in subject.failures if kind in failure.kinds)
-    return "; ".join(list(told)[:_SHOWN_COMPLAINTS])
+    """Why signatures of this kind could not be fetched, each reason once; "" if there was no failure."""
+    reasons = dict.fromkeys(str(failure) for failure in subject.failures if kind in failure.kinds)
+    return "; ".join(list(reasons)[:_SHOWN_COMPLAINTS])
 
 
 def _rejected(requirement: Requirement, reason: str) -> Verdict:

@@ -1,8 +1,9 @@
-"""gpg as a process, in a home directory that is made for this one run: no options file, no agent, no network.
+"""Runs gpg, each time in a home directory of its own: no options file, no agent, no network (contrib/adr/0019).
 
-A home that lives longer than the run would have to be trusted anew each time: whatever cleans up old files may have
-removed it, and somebody else may have put another one in its place. Owns where homes lie, how a run ends, and the
-removal of what a daemon that was killed left. Knows nothing of signatures.
+A home directory that outlives its run would have to be checked before each use: a program that cleans up temporary
+files may have removed it, and another user may have put a different one in its place. This module decides where home
+directories are, ends gpg when the budget ends, and removes the directories that a killed daemon left. It knows nothing
+about signatures.
 """
 
 from __future__ import annotations
@@ -33,9 +34,12 @@ _log = logging.getLogger(__name__)
 _PREFIX: Final = "container-image-proxy-gpg-"
 PROGRAM: Final = "gpg"
 _PATH: Final = "/usr/local/bin:/usr/bin:/bin"
-_LITTLE: Final = 64 << 10
-"""Bytes of disk that gpg takes for what it makes in each home, its trust database for one."""
-_HERE: Final = "/proc/self/cwd"  # gpg fails where the path of an agent's socket would have more than 107 characters
+"""PATH of gpg and of what it starts, whatever the environment of the daemon says."""
+_BASE_SPACE: Final = 64 << 10
+"""Bytes of disk for the files that gpg makes in each home directory, such as its trust database."""
+# gpg is given its home as the current directory: it derives paths of sockets from the home's path, and fails if one has
+# more than the 107 characters of a Unix socket's address.
+_HERE: Final = "/proc/self/cwd"
 _COMMAND: Final = (
     *("gpg", "--homedir", _HERE, "--no-options", "--batch", "--no-tty", "--quiet"),
     *("--no-autostart", "--disable-dirmngr", "--lock-never", "--no-auto-check-trustdb", "--trust-model", "always"),
@@ -43,8 +47,9 @@ _COMMAND: Final = (
 
 
 class Job(Struct, frozen=True):
-    """What to run gpg for: ``files`` lie in its home, ``result`` names a file that it makes there, and on its status
-    descriptor it may say ``most_status`` bytes.
+    """One run of gpg: its arguments, its standard input and the ``files`` in its home directory.
+
+    ``result`` names a file that gpg makes there. ``most_status`` is the most bytes of status lines that it may write.
     """
 
     arguments: tuple[str, ...]
@@ -55,14 +60,14 @@ class Job(Struct, frozen=True):
 
     @property
     def space(self) -> int:
-        """Bytes of disk that it takes, generously: gpg keeps a key box twice while it writes it, and larger than the
-        keys.
-        """
-        return _LITTLE + (1 + 4 * bool(self.result)) * sum(map(len, self.files.values()))
+        """Bytes of disk to require before the run."""
+        # A key box is larger than its keys, and gpg has two copies of it on disk while it writes: four times the keys
+        # are enough.
+        return _BASE_SPACE + (1 + 4 * bool(self.result)) * sum(map(len, self.files.values()))
 
 
 class Run(Struct, frozen=True):
-    """How gpg ended: what it wrote, its status lines as (keyword, rest), and the result, empty if it made none."""
+    """How gpg ended: exit code, standard output, status lines as (keyword, rest), and the result ("" if none)."""
 
     returncode: int
     output: bytes
@@ -71,18 +76,21 @@ class Run(Struct, frozen=True):
 
 
 class Gpg(Struct, frozen=True):
-    """The program. ``places`` are directories for its homes, the first of which that is safe is used; behind them comes
-    the directory for temporary files.
+    """The program. Its home directories are made in the first of ``places`` that is safe and has space.
+
+    The directory for temporary files is the last resort.
     """
 
     places: tuple[Path, ...] = ()
 
     def run(self, job: Job, budget: Budget) -> Run:
-        """Do the job; when the budget ends, so does the process.
+        """Run gpg to its end, or kill it when the budget ends.
 
-        :class:`SignatureRejectedError` if gpg cannot be run, :class:`ConfigurationError` if it is not installed.
+        :class:`SignatureRejectedError` if gpg cannot be run, :class:`ConfigurationError` if it is not installed, and
+        the errors of :meth:`Budget.check`.
         """
         try:
+            # Files in memory instead of pipes: nobody has to write and read them while gpg runs.
             with self._make_home(job.space) as home, _memory_file() as stdin, _memory_file() as status:
                 for name, content in job.files.items():
                     (home / name).write_bytes(content)
@@ -99,18 +107,17 @@ class Gpg(Struct, frozen=True):
             raise SignatureRejectedError(f"gpg cannot be run: {_reason(error)}") from error
 
     def remove_leftovers(self) -> None:
-        """Remove the homes of processes of this user that are no more; those in use are locked."""
+        """Remove the home directories that killed daemons of this user left. Those in use are locked."""
         with contextlib.suppress(OSError):
-            for place in self._candidates():
-                for path in place.glob(f"{_PREFIX}*"):
-                    _remove_abandoned(path)
+            for path in (path for place in self._candidates() for path in place.glob(f"{_PREFIX}*")):
+                _remove_abandoned(path)
 
     def _candidates(self) -> tuple[Path, ...]:
         return (*self.places, Path(tempfile.gettempdir()))
 
     @contextlib.contextmanager
     def _make_home(self, space: int) -> Iterator[Path]:
-        """A new directory that nobody else can read or write, gone afterwards."""
+        """A block that has a new directory, which no other user can read or write."""
         path, lock = self._make_locked_directory(space)
         try:
             yield path
@@ -119,6 +126,7 @@ class Gpg(Struct, frozen=True):
             os.close(lock)
 
     def _make_locked_directory(self, space: int) -> tuple[Path, int]:
+        """See :func:`_make_locked_directory`; in the first place that will do. ``OSError`` if there is none."""
         objections = []
         for place in self._candidates():
             try:
@@ -132,8 +140,8 @@ class Gpg(Struct, frozen=True):
 
 
 def _verify_safe(place: Path) -> None:
-    """Raise ``PermissionError`` if somebody else could replace what we make in there."""
-    status = place.stat()  # follows a link: what counts is where it leads
+    """Raise ``PermissionError`` if another user could replace a directory that we make in ``place``."""
+    status = place.stat()  # of a symbolic link's target, for that is where the directory will be
     is_others = status.st_uid not in {0, os.geteuid()}
     is_open = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not status.st_mode & stat.S_ISVTX
     if is_others or is_open:
@@ -141,14 +149,18 @@ def _verify_safe(place: Path) -> None:
 
 
 def _verify_space(place: Path, space: int) -> None:
-    """Raise ``ENOSPC`` unless there is room for so many bytes: of a full disk, gpg says that the keys are none."""
+    """Raise ``OSError`` (ENOSPC) unless ``place`` has room for so many bytes.
+
+    Without this check, gpg on a full disk reports the keys as malformed, which sends the administrator astray.
+    """
     status = os.statvfs(place)
-    if status.f_blocks and status.f_bavail * status.f_frsize < space:
+    if status.f_blocks and status.f_bavail * status.f_frsize < space:  # f_blocks is 0 on file systems without a size
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _make_locked_directory(place: Path) -> tuple[Path, int]:
-    """The directory, and a descriptor that holds its lock; who looks for leftovers may have come in between."""
+    """A new directory in ``place``, and the descriptor that holds its lock."""
+    # Another process that removes leftovers may take the new directory for one before it is locked: then try again.
     while True:
         path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
         try:
@@ -173,7 +185,7 @@ def _open_directory(path: Path) -> int:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove a home that is ours and that nobody has locked."""
+    """Remove a home directory that belongs to this user and that no process has locked."""
     with contextlib.suppress(OSError):
         lock = _open_directory(path)
         try:
@@ -189,15 +201,8 @@ def _memory_file() -> FileIO:
 
 
 def _run(command: tuple[str, ...], home: Path, stdin: FileIO, status: FileIO, budget: Budget) -> tuple[int, bytes]:
-    """Exit status and output of the command, which is killed with all that it started when the budget ends."""
-    import subprocess  # noqa: PLC0415 - a client's first answer does not wait for it unless a signature is OpenPGP's
-
-    def read_output() -> bytes:
-        while True:
-            try:
-                return process.communicate(timeout=budget.patience)[0]
-            except subprocess.TimeoutExpired:  # nothing is lost: the next call goes on where this one was
-                budget.check()
+    """Exit code and standard output of the command. When the budget ends, it is killed with all that it started."""
+    import subprocess  # noqa: PLC0415 - the first answer must not wait for it where no signature is OpenPGP
 
     budget.check()
     try:
@@ -209,24 +214,30 @@ def _run(command: tuple[str, ...], home: Path, stdin: FileIO, status: FileIO, bu
             pass_fds=(status.fileno(),),
             env={"PATH": _PATH, "LC_ALL": "C", "GNUPGHOME": _HERE},
             cwd=home,
-            start_new_session=True,
+            start_new_session=True,  # a process group of its own, so that killpg below reaches its children as well
         )
     except FileNotFoundError as error:
-        if error.filename != command[0]:
+        if error.filename != command[0]:  # cwd is missing, not gpg
             raise
         reason = "is not installed, so OpenPGP signatures cannot be checked"
         raise ConfigurationError(PROGRAM, reason, remedy="install gpg, of GnuPG 2.2 or later") from error
     with process:
         try:
-            output = read_output()
+            while True:
+                try:
+                    output = process.communicate(timeout=budget.patience)[0]
+                except subprocess.TimeoutExpired:  # nothing is lost: the next call continues where this one stopped
+                    budget.check()
+                else:
+                    return process.returncode, output
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             raise
-    return process.returncode, output
 
 
 def _parse_status(raw: bytes) -> tuple[tuple[str, str], ...]:
+    """The lines of gpg's status descriptor as (keyword, rest); format: GnuPG doc/DETAILS."""
     lines = (line.removeprefix("[GNUPG:] ") for line in raw.decode("utf-8", "replace").split("\n"))
     return tuple((keyword, rest) for keyword, _, rest in (line.partition(" ") for line in lines) if keyword)
 

@@ -1,7 +1,7 @@
 """``signedIdentity``: which image names a signature may claim (containers-policy.json(5), "Policy Requirements").
 
-The claimed name is always untrusted text. It is held against the reference that the configuration names, never against
-a mirror's.
+The claimed name is untrusted text. It is compared with the reference that the configuration names, never with that of a
+mirror.
 """
 
 from __future__ import annotations
@@ -25,57 +25,56 @@ _PREFIX: Final = re.compile(rf"{DOMAIN_NAME}(?::[0-9]+)?(?:/{PATH_COMPONENT})*")
 
 
 class Remapping(Struct, frozen=True):
-    """Replaces the prefix that an image has here by the one that its signatures use."""
+    """``remapIdentity``: replaces the ``prefix`` of the image's name by the one that its signatures use."""
 
     prefix: str
     signed_prefix: str
 
     def apply(self, image: Reference) -> Reference | None:
-        """What signatures call ``image``: the same if the prefix is another, None if the result is no full name.
-
-        Nothing is expanded: a signed prefix ``vendor`` does not come to mean ``docker.io/vendor``.
-        """
+        """The name of ``image`` in its signatures: unchanged if it has another prefix, None if no full name results."""
         text = str(image)
         rest = text.removeprefix(self.prefix)
+        # A prefix that is a host alone ends at "/" only: a colon after it begins a port, which makes another host.
         ends_of_name = "/:@" if "/" in self.prefix else "/"
         if not text.startswith(self.prefix) or rest[:1] not in ends_of_name:
             return image
         signed = self.signed_prefix + rest
         renamed = _parse_claim(signed)
+        # A name that parsing completed is refused: the signed prefix "vendor" must not mean "docker.io/vendor".
         return renamed if str(renamed) == signed else None
 
 
 class SignedIdentity(Struct, frozen=True):
-    """What a signature must claim: a name that agrees with the wanted one, the image's, a fixed or a remapped one."""
+    """The rule for claimed names: ``agree`` compares them with the image's own, the ``fixed`` or the remapped name."""
 
     agree: Comparison
     fixed: Reference | None = None
     remapping: Remapping | None = None
 
     def wanted(self, image: Reference | None) -> Reference | None:
-        """The name to hold claims against; None if there is none, and then no claim matches."""
+        """The name to compare claims with; None if there is none, and then no claim matches."""
         if self.fixed is not None:
             return self.fixed
         return self.remapping.apply(image) if self.remapping is not None and image is not None else image
 
     def matches(self, image: Reference | None, untrusted_claim: str) -> bool:
-        """Whether the claim is about ``image`` (None: its transport has no Docker reference)."""
+        """Whether the claim names ``image``, which is None if its transport has no Docker references."""
         wanted, claim = self.wanted(image), _parse_claim(untrusted_claim)
         return wanted is not None and claim is not None and self.agree(wanted, claim)
 
 
 def same_reference(wanted: Reference, claim: Reference) -> bool:
-    """The very same tag or digest in the same repository; a bare name is no identity."""
+    """``matchExact``: the same repository, tag and digest. A name without tag and digest never matches."""
     return not wanted.is_name_only and wanted == claim
 
 
 def same_repository(wanted: Reference, claim: Reference) -> bool:
-    """The same repository, whatever the tag."""
+    """``matchRepository``: the same repository, with any tag or digest."""
     return wanted.name == claim.name
 
 
 def same_reference_or_digest(wanted: Reference, claim: Reference) -> bool:
-    """As :func:`same_reference`, but for an image named by its digest alone any tag of the repository will do."""
+    """``matchRepoDigestOrExact``: as :func:`same_reference`, but an image named by digest matches any tag or digest."""
     if wanted.tag is None and wanted.digest is not None:
         return not claim.is_name_only and same_repository(wanted, claim)
     return same_reference(wanted, claim)
@@ -92,7 +91,10 @@ def _parse_claim(text: str) -> Reference | None:
 
 
 def parse_identity(value: object, path: KeyPath = ()) -> SignedIdentity:
-    """Read one identity requirement; :class:`MalformedDocumentError` names the place and what is wrong."""
+    """One identity requirement from parsed JSON that stands at ``path``.
+
+    :class:`MalformedDocumentError` if it is none.
+    """
     return convert(value, WrittenIdentity, path).read()  # type: ignore[arg-type]  # a union is no type to mypy
 
 
@@ -141,12 +143,13 @@ class _RemapIdentity(Written, frozen=True, tag_field="type", tag="remapIdentity"
 WrittenIdentity: TypeAlias = (
     _MatchExact | _MatchRepoDigestOrExact | _MatchRepository | _ExactReference | _ExactRepository | _RemapIdentity
 )
-"""An identity requirement as a policy has it. What was converted can be ``read()``."""
+"""An identity requirement as a policy has it; ``read()`` makes the :class:`SignedIdentity`."""
 
 
 def verify_prefix(text: str, key: str) -> None:
-    """Raise :class:`MalformedDocumentError` unless it is a ``remapIdentity`` prefix: a host, or a namespace or
-    repository below one; no tag, no digest, fully expanded.
+    """Raise :class:`MalformedDocumentError` about ``key`` unless ``text`` can be a prefix of ``remapIdentity``.
+
+    That is a host, or a namespace or repository on one, in full and without tag and digest.
     """
     if not _PREFIX.fullmatch(text):
         reason = f"{shown(text)} is neither host[:port] nor a namespace or repository below one"

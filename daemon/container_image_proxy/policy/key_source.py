@@ -1,4 +1,4 @@
-"""Where a policy's keys and certificates come from: files that it names, or bytes that it carries itself."""
+"""Where the keys and certificates of a policy come from: files that it names, or bytes inside it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 MAX_KEY_FILE_SIZE: Final = 4 << 20
-"""Bytes of a file, which is held in memory: a key ring of 5,000 OpenPGP keys has half of this."""
+"""Bytes of a key file, which is held in memory. A key ring of 5,000 OpenPGP keys has half of this."""
 
 
 class KeySource(Struct, frozen=True):
-    """Files, or bytes as they are; one of the two is empty, or both, and then nothing can ever be signed by it."""
+    """Files of keys, or the keys themselves; never both. An empty source is legal, but no signature can satisfy it."""
 
     paths: tuple[str, ...] = ()
     datas: tuple[bytes, ...] = ()
@@ -30,7 +30,7 @@ class KeySource(Struct, frozen=True):
 
     @contextmanager
     def named_in_errors(self) -> Iterator[None]:
-        """Put the source before what a :class:`SignatureRejectedError` says of its content."""
+        """A block whose :class:`SignatureRejectedError` is raised with the name of this source in front."""
         try:
             yield
         except SignatureRejectedError as error:
@@ -38,9 +38,10 @@ class KeySource(Struct, frozen=True):
 
 
 def find_source(written: Struct, *members: str) -> KeySource | None:
-    """The source that a part of a policy has under at most one of these members; None if under none.
+    """The source that ``written`` has in one of these members; None if all are unset.
 
-    Files are texts there, and bytes of its own :class:`Base64`; a list of either is allowed where it is declared.
+    A member holds a path (text) or a key (:class:`Base64`), or a tuple of them. :class:`MalformedDocumentError` if more
+    than one member is set.
     """
     given = {member: value for member in members if (value := getattr(written, member)) is not UNSET}
     if len(given) > 1:
@@ -53,7 +54,7 @@ def find_source(written: Struct, *members: str) -> KeySource | None:
 
 
 def require_source(written: Struct, *members: str) -> KeySource:
-    """The same, but one must be there."""
+    """As :func:`find_source`; :class:`MalformedDocumentError` also if no member is set."""
     source = find_source(written, *members)
     if source is None:
         raise MalformedDocumentError(f"exactly one of {', '.join(_keys_of(written, members))} must be given")
@@ -61,16 +62,17 @@ def require_source(written: Struct, *members: str) -> KeySource:
 
 
 def _keys_of(written: Struct, members: Iterable[str]) -> tuple[str, ...]:
+    """The names of these members in the document (``keyPath``), not in Python (``key_path``)."""
     keys = dict(zip(written.__struct_fields__, written.__struct_encode_fields__, strict=True))
     return tuple(keys[member] for member in members)
 
 
 def load_keys(source: KeySource) -> tuple[bytes, ...]:
-    """The content of every file, read anew, so that a replaced key counts for the next image that is judged; or the
-    bytes of the policy itself. What was judged before is not judged again: that takes a reload.
+    """The content of every key of the source.
 
-    A file that is missing, too large, or that others could have written is a :class:`ConfigurationError`, a source of
-    nothing a :class:`SignatureRejectedError`.
+    Files are read at each call, so that a replaced key counts for the next image that is evaluated. An image that was
+    evaluated before keeps its verdict until a reload. :class:`ConfigurationError` for a file that is missing, too
+    large, or writable by other users; :class:`SignatureRejectedError` for an empty source.
     """
     if not source.paths and not source.datas:
         raise SignatureRejectedError("it is empty")

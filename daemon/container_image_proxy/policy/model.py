@@ -1,6 +1,6 @@
-"""The signature policy as a whole: reading it, and choosing what applies to an image (containers-policy.json(5)).
+"""The signature policy: reads policy.json and finds the scope that applies to an image (containers-policy.json(5)).
 
-Decides nothing about an image by itself; ``evaluate`` does, with the requirements of the scope that is chosen here.
+It does not decide about images: ``evaluate`` does, by the requirements of the scope that is found here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from container_image_proxy.policy.requirement import (
     SigstoreSigned,
     parse_requirements,
 )
-from container_image_proxy.policy.scope import doubt_docker_scope, verify_scope
+from container_image_proxy.policy.scope import verify_scope, warn_about_docker_scope
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 SYSTEM_POLICY: Final = "/etc/containers/policy.json"
 USER_POLICY: Final = ".config/containers/policy.json"
 MAX_POLICY_SIZE: Final = 4 << 20
-"""Bytes of policy.json, which may carry keys itself; it is held in memory as long as the configuration."""
+"""Bytes of policy.json, which may contain keys. Its values stay in memory for as long as the configuration."""
 
 _NO_POLICY: Final = (
     "install your distribution's containers-common, or write one after containers-policy.json(5); "
@@ -42,8 +42,9 @@ _NO_POLICY: Final = (
 
 
 class Scope(Struct, frozen=True):
-    """What the policy asks of an image, all of it. ``name`` is ``transport|scope``, the ``transport`` for its default
-    scope, or ``default``.
+    """The requirements of one scope, all of which an image must satisfy.
+
+    ``name`` is ``transport|scope``, or ``transport`` for the transport's default scope, or ``default``.
     """
 
     name: str
@@ -51,7 +52,7 @@ class Scope(Struct, frozen=True):
 
     @property
     def needs_signatures(self) -> frozenset[SignatureKind]:
-        """The kinds of signatures worth fetching; none if the image is rejected anyway."""
+        """The kinds of signatures to fetch; none if the image is rejected whatever is fetched."""
         if any(isinstance(requirement, Reject) for requirement in self.requirements):
             return frozenset()
         signed = (
@@ -61,10 +62,10 @@ class Scope(Struct, frozen=True):
 
 
 class Policy(Struct, frozen=True):
-    """A parsed policy.json; ``file`` is where it came from, as receipts and errors name it.
+    """A parsed policy.json. ``file`` is its path, for receipts and errors.
 
-    ``keyrings`` keeps the OpenPGP keys that were needed so far in a form that gpg can use, for as long as the policy
-    lives.
+    ``transports`` maps a transport and a scope to requirements. ``keyrings`` are the OpenPGP keys that were used so
+    far, in gpg's own format.
     """
 
     file: str
@@ -73,7 +74,9 @@ class Policy(Struct, frozen=True):
     keyrings: Keyrings = field(default_factory=Keyrings)
 
     def scope_for(self, reference: ImageReference) -> Scope:
-        """The most specific scope that holds the image: identity, namespaces, the transport's default, the default."""
+        """The scope that applies to the image: the first of its identity, its namespaces from the longest to the
+        shortest, the transport's default scope, and the default of the policy.
+        """
         scopes = self.transports.get(reference.transport, {})
         for name in (reference.policy_identity, *reference.policy_namespaces, ""):
             if name in scopes:
@@ -81,12 +84,12 @@ class Policy(Struct, frozen=True):
         return Scope("default", self.default)
 
     def warnings(self) -> tuple[str, ...]:
-        """What is allowed but cannot be meant: scopes under docker that match no image, one line each."""
-        return tuple(filter(None, map(doubt_docker_scope, self.transports.get("docker", {}))))
+        """One line for each scope of the transport docker that is legal but matches no image."""
+        return tuple(filter(None, map(warn_about_docker_scope, self.transports.get("docker", {}))))
 
 
 def insecure_policy() -> Policy:
-    """The policy of ``--insecure-policy``: anything goes."""
+    """The policy of ``--insecure-policy``, which accepts every image."""
     return Policy("--insecure-policy", (InsecureAcceptAnything(),))
 
 
@@ -96,7 +99,10 @@ class _Written(Strict, frozen=True):
 
 
 def parse_policy(raw: bytes, file: str) -> Policy:
-    """Read a policy.json strictly; :class:`ConfigurationError` names ``file``, the place in it and what is wrong."""
+    """A policy from the bytes of policy.json; unknown keys and requirements are errors (contrib/adr/0008).
+
+    :class:`ConfigurationError` names ``file``, the key path and the reason.
+    """
     with remedied_by("see containers-policy.json(5)"), blamed_on(file):
         written = parse_strict(raw, _Written, "policy")
         return Policy(
@@ -115,10 +121,10 @@ def _parse_scopes(transport: str, value: object) -> dict[str, tuple[Requirement,
 
 
 def load_policy(configured: str | None, *, home: str | None, system: str = SYSTEM_POLICY) -> Policy:
-    """Read the policy that applies: the file configured, else the user's if it exists, else the system's.
+    """The policy in force: the file ``configured``, else the user's below ``home`` if it exists, else ``system``.
 
-    There is nothing to fall back to: a file that is missing, unusable, or that others could have written is a
-    :class:`ConfigurationError`, and nothing may be served.
+    :class:`ConfigurationError` if that file is missing, malformed, or writable by other users. The caller must not fall
+    back to another policy: without one, nothing may be served (contrib/adr/0007).
     """
     user = [f"{home}/{USER_POLICY}"] if home else []
     paths = [configured] if configured is not None else [*user, system]

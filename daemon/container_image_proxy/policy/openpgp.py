@@ -1,9 +1,8 @@
-"""OpenPGP signatures, verified by gpg, which is run for each message.
+"""OpenPGP signatures, verified by one run of gpg for each message (containers-signature(5)).
 
-Owns the key rings and the reading of gpg's status lines (GnuPG doc/DETAILS). A message counts only if gpg has nothing
-but good to say about it: exactly one good signature, nothing expired, revoked, bad, unknown, encrypted or unsigned.
-Cleartext messages, for which gpg reports the same as for signed ones, never reach it: only binary messages of one
-signature do (containers-signature(5)).
+Owns the key rings and reads gpg's status lines (GnuPG doc/DETAILS). A message counts only if gpg reports exactly one
+good signature and no problem: nothing expired, revoked, bad, unknown, encrypted or unsigned. Cleartext messages are
+never given to gpg, because its status lines do not tell them from binary ones.
 """
 
 from __future__ import annotations
@@ -25,20 +24,21 @@ if TYPE_CHECKING:
     from container_image_proxy.policy.gpg import Run
 
 _MAX_KEYRINGS: Final = 16
-"""Key rings that a policy keeps in memory, the last used. More sets of keys than this are imported again and again,
-which costs time alone.
+"""Key rings that a policy keeps in memory, the most recently used. A policy with more sets of keys works as well, but
+imports some of them again.
 """
-_MOST_VERDICT: Final = 64 << 10
-"""Bytes of status lines about one message, which are held in memory: about a good signature gpg writes half a KiB."""
-_MOST_IMPORTED: Final = 16 << 20
-"""Bytes of status lines about keys, some 200 for each of them: enough for the largest file of keys."""
+_MAX_VERDICT_STATUS: Final = 64 << 10
+"""Bytes of status lines about one message, which are held in memory. gpg writes half a KiB about a good signature."""
+_MAX_IMPORT_STATUS: Final = 16 << 20
+"""Bytes of status lines about imported keys: enough for the largest key file, at 200 bytes for each key."""
 _SMALL: Final = 64 << 10
-"""Bytes of a message or key box. Sound messages have a few hundred, key boxes some hundred for each key. A run holds
-several times that; as many may run at a time as clients are connected."""
+"""Bytes of a message or key box that count as small. Signatures have a few hundred bytes, and key boxes some hundred
+for each key. A run takes several times that memory, and as many small runs as connected clients may happen at a time.
+"""
 _large: Final = threading.Lock()
-"""Held by the one run at a time that takes more."""
+"""Held by a run with a large message or key box, so that there is one of them at a time (contrib/adr/0024)."""
 _KEYBOX: Final = "pubring.kbx"
-_VALIDSIG_FIELDS: Final = 10
+_VALIDSIG_FIELDS: Final = 10  # the tenth is the primary key's fingerprint
 _VERIFY: Final = ("--no-armor", "--max-output", str(MAX_MESSAGE_SIZE), "--output", "-", "--verify", "-")
 _COMPLAINTS: Final = {
     "BADSIG": "it is not by the key that it names, or what it signs was changed",
@@ -55,30 +55,36 @@ _COMPLAINTS: Final = {
     "ERROR": "it is malformed",
     "FAILURE": "it is malformed",
 }
+"""What is wrong, by status keyword. The first that gpg reported is told. A keyword of this table rejects even beside
+GOODSIG or VALIDSIG: gpg writes VALIDSIG also for a valid signature by an expired key.
+"""
 _EXACTLY_ONE: Final = ("GOODSIG", "VALIDSIG", "PLAINTEXT")
 
 
 class SignedMessage(Struct, frozen=True):
-    """What was signed, and by whom: the primary key's fingerprint (upper-case hex), also if a subkey signed."""
+    """Verified content, and the fingerprint (upper-case hex) of the signer's primary key, also if a subkey signed."""
 
     content: bytes
     primary_fingerprint: str
 
 
 class Keyring:
-    """A set of trusted keys, in the form in which gpg keeps them."""
+    """A set of trusted keys as a key box, gpg's own format."""
 
     def __init__(self, keys: tuple[bytes, ...], gpg: Gpg, budget: Budget) -> None:
         """Import the keys, binary or armored; :class:`SignatureRejectedError` unless all are OpenPGP public keys."""
         self._gpg = gpg
         files = {f"key-{number}": key for number, key in enumerate(keys)}
-        ran = gpg.run(Job(("--import", *files), files, _MOST_IMPORTED, result=_KEYBOX), budget)
+        ran = gpg.run(Job(("--import", *files), files, _MAX_IMPORT_STATUS, result=_KEYBOX), budget)
         if ran.returncode != 0 or "IMPORT_OK" not in {keyword for keyword, _ in ran.status}:
             raise SignatureRejectedError("not all keys are OpenPGP public keys")
         self._keybox = ran.result
 
     def verify(self, untrusted_message: bytes, budget: Budget) -> SignedMessage:
-        """The content of a message that one of the keys signed; :class:`SignatureRejectedError` says why not."""
+        """The content and signer of a binary message.
+
+        :class:`SignatureRejectedError` unless one of the keys signed it.
+        """
         if not is_openpgp_message(untrusted_message):
             raise SignatureRejectedError("it is no binary OpenPGP message")
         if len(self._keybox) <= _SMALL:
@@ -88,49 +94,43 @@ class Keyring:
             return self._verify(unpack_signed_message(untrusted_message), budget)
 
     def _verify(self, message: bytes, budget: Budget) -> SignedMessage:
-        ran = self._gpg.run(Job(_VERIFY, {_KEYBOX: self._keybox}, _MOST_VERDICT, stdin=message), budget)
+        ran = self._gpg.run(Job(_VERIFY, {_KEYBOX: self._keybox}, _MAX_VERDICT_STATUS, stdin=message), budget)
         return SignedMessage(ran.output, _read_verdict(ran))
 
 
-class _Place(
-    Struct,
-):
-    """Where a key ring is, or will be once somebody who holds the lock has made it."""
+class _Slot(Struct):
+    """A key ring, or None until a thread that holds the lock has imported its keys."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     keyring: Keyring | None = None
 
 
 class Keyrings:
-    """The key rings of a policy: each set of keys is imported once, and again only if its bytes change. Thread-safe."""
+    """The key rings of a policy. A set of keys is imported once, and again only if its bytes change. Thread-safe."""
 
     def __init__(self, gpg: Gpg = Gpg()) -> None:  # noqa: B008 - frozen
         self._gpg = gpg
         self._lock = threading.Lock()
-        self._places: dict[bytes, _Place] = {}
+        self._slots: dict[bytes, _Slot] = {}  # by the keys' digest; the most recently used is the last
 
     def get(self, keys: tuple[bytes, ...], budget: Budget) -> Keyring:
-        """The key ring of exactly these keys; see :class:`Keyring` for errors.
+        """The key ring of exactly these keys; errors as of :class:`Keyring`.
 
-        Who comes while it is being made waits for it; an import that failed or was broken off is begun anew.
+        Threads that ask for the same keys meanwhile wait for one import. If it fails, the next of them tries again.
         """
-        place = self._place_of(hashlib.sha256(b"".join(hashlib.sha256(key).digest() for key in keys)).digest())
-        with budget.holding(place.lock):
-            if place.keyring is None:
-                place.keyring = Keyring(keys, self._gpg, budget)
-            return place.keyring
-
-    def _place_of(self, name: bytes) -> _Place:
-        """The place of that name, which is the last to be forgotten now."""
+        name = hashlib.sha256(b"".join(hashlib.sha256(key).digest() for key in keys)).digest()
         with self._lock:
-            place = self._places[name] = self._places.pop(name, _Place())
-            if len(self._places) > _MAX_KEYRINGS:
-                del self._places[next(iter(self._places))]
-        return place
+            slot = self._slots[name] = self._slots.pop(name, _Slot())
+            if len(self._slots) > _MAX_KEYRINGS:
+                del self._slots[next(iter(self._slots))]
+        with budget.holding(slot.lock):
+            if slot.keyring is None:
+                slot.keyring = Keyring(keys, self._gpg, budget)
+            return slot.keyring
 
 
 def _read_verdict(ran: Run) -> str:
-    """The primary key's fingerprint; :class:`SignatureRejectedError` unless there is one good signature."""
+    """The primary key's fingerprint; :class:`SignatureRejectedError` unless gpg reports exactly one good signature."""
     keywords = [keyword for keyword, _ in ran.status]
     for keyword, complaint in _COMPLAINTS.items():
         if keyword in keywords:

@@ -1,9 +1,8 @@
-"""The packets of an OpenPGP message, taken apart before gpg sees it (RFC 4880, sections 4.2, 5.6 and 11.3).
+"""The packets of an OpenPGP message, checked before gpg reads them (RFC 4880, sections 4.2, 5.6 and 11.3).
 
-A signature of an image is one signature around one literal packet, perhaps compressed. OpenPGP can say much more:
-several messages in a row, packets within packets, gigabytes in a few bytes. gpg would read all of that to its end, and
-need not say a word about it; here it is refused. What is signed, and by whom, is gpg's to find out: nothing is verified
-here.
+An image's signature is one signature of one literal packet, perhaps compressed. OpenPGP allows more: several messages
+in a row, nested packets, a few bytes that unpack to gigabytes. gpg reads all of these to the end and reports some of
+them in no status line, so they are refused here (contrib/adr/0019). This module verifies nothing; gpg does.
 """
 
 from __future__ import annotations
@@ -19,26 +18,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_MESSAGE_SIZE: Final = 4 << 20
-"""Bytes of a message, packed and unpacked: a signature has a few hundred, gpg's own bound is the memory."""
+"""Bytes of a message, compressed or not. A signature has a few hundred; gpg itself has no limit but the memory."""
 _MAX_NESTING: Final = 4
-"""Compressed packets in one another, each of which takes time to unpack: programs make one at most."""
+"""Levels of compressed packets, each of which takes time to decompress. Programs make one level at most."""
 _MAX_PACKETS: Final = 8
-"""Packets of a message, each of which takes memory: three are a message, and markers do not count."""
+"""Packets of a message, each of which takes memory. A signed message has three; marker packets are not counted."""
 _MAX_PIECES: Final = 4096
-"""Pieces of a packet, each of which takes memory: gpg makes them of 8 KiB, so that the largest message has 512."""
+"""Partial bodies of a packet, each of which takes memory. gpg writes 8 KiB in each, which makes 512 of 4 MiB."""
 
 _SIGNATURE: Final = 2
 _ONE_PASS_SIGNATURE: Final = 4
 _COMPRESSED: Final = 8
 _MARKER: Final = 10
 _LITERAL: Final = 11
-_BZIP2: Final = b"\x03"  # an algorithm of compression (section 9.3)
-_ENCRYPTED: Final = frozenset({1, 3, 9, 18, 20})
-_SIGNED_MESSAGES: Final = ((_ONE_PASS_SIGNATURE, _LITERAL, _SIGNATURE), (_SIGNATURE, _LITERAL))
+_ENCRYPTED: Final = frozenset({1, 3, 9, 18, 20})  # packets of encrypted messages, 20 being GnuPG's own
+_SIGNED_MESSAGES: Final = ((_ONE_PASS_SIGNATURE, _LITERAL, _SIGNATURE), (_SIGNATURE, _LITERAL))  # section 11.3
 
 _IS_PACKET: Final = 0x80
 _IS_NEW_FORMAT: Final = 0x40
 _OLD_LENGTH_OCTETS: Final = (1, 2, 4)  # by length type; the fourth type is "up to the end of the data"
+# The first octet of a length in the new format tells its kind (section 4.2.2): below _TWO_OCTETS it is the length
+# itself, below _PARTIAL the first of two octets, below _FOUR_OCTETS the length of a partial body.
 _TWO_OCTETS: Final = 192
 _PARTIAL: Final = 224
 _FOUR_OCTETS: Final = 255
@@ -49,17 +49,17 @@ class _Packet(Struct, frozen=True):
     body: bytes
 
     def __bytes__(self) -> bytes:
-        """In the new format, with a length of four octets."""
+        """The packet in the new format, with a length of four octets (section 4.2.2.3)."""
         head = _IS_PACKET | _IS_NEW_FORMAT | self.tag
         return bytes([head, _FOUR_OCTETS]) + len(self.body).to_bytes(4, "big") + self.body
 
 
 class MessageTooLargeError(SignatureRejectedError):
-    """The message has more bytes, packed or unpacked, than it may; or it takes more memory to find out."""
+    """The message has more bytes, compressed or not, than the limit, or needs more memory to be decompressed."""
 
 
 def unpack_signed_message(untrusted: bytes, limit: int = MAX_MESSAGE_SIZE) -> bytes:
-    """The same message, uncompressed and each packet of a definite length, so that every reader finds the same packets.
+    """The same message, uncompressed and with a definite length for each packet, so that gpg finds the same packets.
 
     :class:`SignatureRejectedError` for anything but one signature of one literal packet,
     :class:`MessageTooLargeError` for more than ``limit`` bytes.
@@ -72,21 +72,17 @@ def unpack_signed_message(untrusted: bytes, limit: int = MAX_MESSAGE_SIZE) -> by
             break
         packets = _read_packets(_decompress(packets[0].body, limit))
     tags = tuple(packet.tag for packet in packets)
-    if tags not in _SIGNED_MESSAGES:
-        raise SignatureRejectedError(_complain(tags))
-    return b"".join(map(bytes, packets))
-
-
-def _complain(tags: tuple[int, ...]) -> str:
+    if tags in _SIGNED_MESSAGES:
+        return b"".join(map(bytes, packets))
     if not _ENCRYPTED.isdisjoint(tags):
-        return "it is encrypted"
-    if not {_SIGNATURE, _COMPRESSED} & set(tags):
-        return "it is no signed OpenPGP message"
-    return "it is not exactly one signature of one message"
+        raise SignatureRejectedError("it is encrypted")
+    if _SIGNATURE not in tags and _COMPRESSED not in tags:
+        raise SignatureRejectedError("it is no signed OpenPGP message")
+    raise SignatureRejectedError("it is not exactly one signature of one message")
 
 
 def _read_packets(data: bytes) -> list[_Packet]:
-    """The packets in ``data``, whole or not at all, but for markers, which are to be ignored (section 5.8)."""
+    """All packets of ``data`` but the markers, which a reader must ignore (section 5.8)."""
     packets: list[_Packet] = []
     reader = _Reader(data)
     while not reader.is_at_end:
@@ -99,7 +95,7 @@ def _read_packets(data: bytes) -> list[_Packet]:
 
 
 class _Reader:
-    """Reads packets from the front of ``data``."""
+    """Reads one packet after another from ``data``; :class:`SignatureRejectedError` where there is none."""
 
     def __init__(self, data: bytes) -> None:
         self._data = memoryview(data)
@@ -120,7 +116,11 @@ class _Reader:
         return _Packet(head >> 2 & 0xF, bytes(self._take(length)))
 
     def _new_body(self) -> Iterator[memoryview]:
-        """The pieces of a body: parts whose length is a power of two, and a last one of any length (section 4.2.2)."""
+        """The pieces of a body in the new format.
+
+        Any number of partial bodies, whose lengths are powers of two, precede a last piece of any length (section
+        4.2.2).
+        """
         for _ in range(_MAX_PIECES):
             (first,) = self._take(1)
             if _PARTIAL <= first < _FOUR_OCTETS:
@@ -145,7 +145,7 @@ class _Reader:
 
 
 class _Decompressor(Protocol):
-    """What zlib's and bz2's have in common."""
+    """The common part of the decompressors of ``zlib`` and ``bz2``."""
 
     @property
     def eof(self) -> bool: ...
@@ -157,13 +157,11 @@ class _Decompressor(Protocol):
 
 
 def _decompress(body: bytes, limit: int) -> bytes:
-    """The content of a compressed packet (section 5.6): all of it, and nothing behind it."""
+    """The content of a compressed packet (section 5.6); an error if the stream is cut, or if data follows it."""
     algorithm, data = body[:1], body[1:]
-    if algorithm == b"\0":
+    if algorithm == b"\x00":
         return data
-    if algorithm == _BZIP2 and limit < MAX_MESSAGE_SIZE:
-        raise MessageTooLargeError("it takes megabytes to unpack, however small it is")
-    decompressor = _decompressor(algorithm)
+    decompressor = _make_decompressor(algorithm, limit)
     try:
         content = decompressor.decompress(data, limit + 1)
     except (zlib.error, OSError) as error:
@@ -177,14 +175,19 @@ def _decompress(body: bytes, limit: int) -> bytes:
     return content
 
 
-def _decompressor(algorithm: bytes) -> _Decompressor:
+def _make_decompressor(algorithm: bytes, limit: int) -> _Decompressor:
+    """A decompressor for this algorithm (section 9.3)."""
     match algorithm:
         case b"\x01":
-            return zlib.decompressobj(-zlib.MAX_WBITS)
+            return zlib.decompressobj(-zlib.MAX_WBITS)  # without zlib's header
         case b"\x02":
             return zlib.decompressobj()
-        case _ if algorithm == _BZIP2:
-            import bz2  # noqa: PLC0415 - hardly anybody uses it
+        case b"\x03":
+            # bzip2 needs megabytes of memory for a message of any size. A caller with a small limit gets this error and
+            # comes again with the large limit, when it holds the lock of large messages.
+            if limit < MAX_MESSAGE_SIZE:
+                raise MessageTooLargeError("it takes megabytes to unpack, however small it is")
+            import bz2  # noqa: PLC0415 - rare
 
             return bz2.BZ2Decompressor()
     raise SignatureRejectedError("it is compressed in an unknown way")

@@ -1,4 +1,4 @@
-"""PEM: text blocks of DER, as keys and certificates come (RFC 7468). What is in a block is others' to read."""
+"""PEM: text blocks that contain DER (RFC 7468). The meaning of the DER is left to the callers."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ _BEGIN: Final = b"-----BEGIN"
 
 
 class PemBlock(Struct, frozen=True):
-    """What a block says it is, and its content."""
+    """The label of a block (``CERTIFICATE``) and its content."""
 
     label: str
     der: bytes
 
 
 def parse_pem(raw: bytes, what: str) -> tuple[PemBlock, ...]:
-    """Read PEM blocks, each perhaps after text that explains it; nothing may follow the last.
+    """The PEM blocks of ``raw``. Text may precede each block (RFC 7468 section 2), but nothing may follow the last one.
 
-    :class:`SignatureRejectedError` for anything else.
+    :class:`SignatureRejectedError` about ``what`` for anything else.
     """
     blocks, position, end = [], 0, len(raw.rstrip())
     while position < end:
         match = _BLOCK.search(raw, position)
+        # A beginning before the match belongs to a block that is malformed: to pass over it would drop a certificate.
         block = _read(match) if match is not None and _BEGIN not in raw[position : match.start()] else None
         if match is None or block is None:
             raise SignatureRejectedError(f"{what} is not PEM")
@@ -42,7 +43,7 @@ def parse_pem(raw: bytes, what: str) -> tuple[PemBlock, ...]:
 
 
 def parse_single_pem(raw: bytes, what: str) -> bytes:
-    """The DER content of exactly one PEM block."""
+    """The DER content of ``raw``; :class:`SignatureRejectedError` about ``what`` unless it is exactly one PEM block."""
     blocks = parse_pem(raw, what)
     if len(blocks) != 1:
         raise SignatureRejectedError(f"{what} is not exactly one PEM block")
@@ -50,19 +51,17 @@ def parse_single_pem(raw: bytes, what: str) -> bytes:
 
 
 def find_pem(raw: bytes) -> Iterator[PemBlock]:
-    """The well-formed blocks in a file that may hold other things as well, as containers/image reads keys and
-    authorities.
-    """
-    blocks = map(_read, _BLOCK.finditer(raw))
-    return (block for block in blocks if block is not None)
+    """The well-formed blocks in ``raw``. Anything else is ignored, as containers/image does where it reads keys."""
+    return (block for block in map(_read, _BLOCK.finditer(raw)) if block is not None)
 
 
 def to_pem(certificate: bytes) -> bytes:
-    """A certificate in DER as a PEM block."""
+    """A certificate (DER) as a PEM block."""
     return b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(certificate) + b"-----END CERTIFICATE-----\n"
 
 
 def _read(match: re.Match[bytes]) -> PemBlock | None:
+    """The block, or None if its content is not base64."""
     try:
         return PemBlock(match[1].decode(), decode_base64(b"".join(match[2].split()).decode()))
     except MalformedDocumentError:

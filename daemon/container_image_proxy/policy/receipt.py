@@ -1,4 +1,4 @@
-"""What a decision leaves behind: each requirement's verdict, and the receipt of an image that was allowed."""
+"""The record of a decision: a verdict for each requirement, and the receipt of an image that was allowed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class Verdict(Struct, frozen=True):
-    """What became of one requirement.
+    """Whether one requirement was satisfied, and why, in one line for a person.
 
-    ``reason`` is one line for a person. If a signature satisfied it, ``signers`` says whose (``openpgp:<fingerprint>``,
-    ``sigstore-key:<digest of the key>``, ``mailto:<address> by <issuer>``) and ``signature_source`` where it came from.
+    If a signature satisfied it, ``signers`` names its maker (``openpgp:<fingerprint>``, ``sigstore-key:<digest of the
+    key>``, ``mailto:<address> by <issuer>``) and ``signature_source`` is the place that it was fetched from.
     """
 
     requirement: str
@@ -28,8 +28,8 @@ class Verdict(Struct, frozen=True):
 class Receipt(Struct, frozen=True):
     """Why an image was allowed.
 
-    ``signed_digest`` says which of index and manifest was signed, None if no signature was needed; ``verified_at`` is
-    RFC 3339, UTC.
+    ``signed_digest`` is the digest of the index or manifest that was signed; None if no signature was needed.
+    ``verified_at`` is a time of RFC 3339 in UTC.
     """
 
     policy_file: str
@@ -42,11 +42,11 @@ class Receipt(Struct, frozen=True):
 
     @property
     def signed_by(self) -> tuple[str, ...]:
-        """Everybody whose signature counted, each once, in the order of the requirements."""
+        """The signers whose signatures counted, each once, in the order of the requirements."""
         return tuple(dict.fromkeys(signer for verdict in self.verdicts for signer in verdict.signers))
 
     def as_json(self) -> dict[str, object]:
-        """The receipt as JSON types: digests as text, absent ones left out."""
+        """The receipt as a JSON object, as ``/verification`` answers it. Digests that are None are left out."""
         digests = {
             "index_digest": self.index_digest,
             "manifest_digest": self.manifest_digest,

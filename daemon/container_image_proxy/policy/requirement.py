@@ -1,7 +1,7 @@
-"""What a policy can require of an image, and how it is written (containers-policy.json(5), "Policy Requirements").
+"""The requirements of a policy, and their written form (containers-policy.json(5), "Policy Requirements").
 
-Pure data, and the declared types that it is read by: each of these has a ``read()`` that makes the requirement. Whether
-an image satisfies a requirement is ``evaluate``'s business.
+The public types are values. The private types declare the JSON form, and their ``read()`` makes the value.
+``evaluator`` decides whether an image satisfies a requirement.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ KeyType: TypeAlias = Literal["GPGKeys", "signedByGPGKeys", "X509Certificates", "
 
 
 class InsecureAcceptAnything(Struct, frozen=True):
-    """Any image will do."""
+    """Every image satisfies it."""
 
     type: ClassVar[str] = "insecureAcceptAnything"
 
 
 class Reject(Struct, frozen=True):
-    """No image will do."""
+    """No image satisfies it."""
 
     type: ClassVar[str] = "reject"
 
 
 class SignedBy(Struct, frozen=True):
-    """A simple signing signature by one of the OpenPGP keys, for the right identity."""
+    """A simple signing signature by one of the OpenPGP keys that claims the right identity."""
 
     type: ClassVar[str] = "signedBy"
     signature_kind: ClassVar[SignatureKind] = "simple"
@@ -45,14 +45,14 @@ class SignedBy(Struct, frozen=True):
 
 
 class SignedBaseLayer(Struct, frozen=True):
-    """Part of the format since its beginning, but no implementation defines how it is satisfied: it never is."""
+    """A part of the format that no implementation defines. No image satisfies it."""
 
     type: ClassVar[str] = "signedBaseLayer"
     identity: SignedIdentity
 
 
 class Fulcio(Struct, frozen=True):
-    """Signers with a short-lived certificate from a Fulcio CA, for this e-mail address as that OIDC issuer vouched."""
+    """Signers with a short-lived certificate of a Fulcio authority for this e-mail address and OIDC issuer."""
 
     ca: KeySource
     oidc_issuer: str
@@ -60,7 +60,7 @@ class Fulcio(Struct, frozen=True):
 
 
 class Pki(Struct, frozen=True):
-    """Signers with a certificate from an ordinary CA, issued to this e-mail address and/or host name."""
+    """Signers with a certificate of an ordinary authority for this e-mail address, this host name, or both."""
 
     roots: KeySource
     intermediates: KeySource | None
@@ -69,7 +69,11 @@ class Pki(Struct, frozen=True):
 
 
 class SigstoreSigned(Struct, frozen=True):
-    """A sigstore signature by a trusted signer for the right identity; also logged, if ``rekor`` says by whose log."""
+    """A sigstore signature by a trusted signer that claims the right identity.
+
+    ``signer`` is a set of keys or a rule for certificates. If ``rekor`` is set, one of its keys must be that of a
+    transparency log which has the signature.
+    """
 
     type: ClassVar[str] = "sigstoreSigned"
     signature_kind: ClassVar[SignatureKind] = "sigstore"
@@ -82,7 +86,10 @@ Requirement: TypeAlias = InsecureAcceptAnything | Reject | SignedBy | SignedBase
 
 
 def parse_requirements(value: object, path: KeyPath) -> tuple[Requirement, ...]:
-    """Read a non-empty list of requirements; :class:`MalformedDocumentError` names the place and what is wrong."""
+    """Requirements from parsed JSON that stands at ``path``.
+
+    :class:`MalformedDocumentError` unless a non-empty list.
+    """
     if value == []:
         raise MalformedDocumentError("must not be empty", path)
     return tuple(written.read() for written in convert(value, tuple[_WrittenRequirement, ...], path))

@@ -1,7 +1,8 @@
 """Which scopes a transport's section of policy.json may name (containers-policy.json(5), "Supported transports").
 
-A scope that can never match is a mistake that would silently widen or narrow trust, so it is an error; under docker,
-where other implementations take any, a doubt. Transports that are not known here may name what they like.
+A scope that can never match an image is a mistake that silently widens or narrows trust, so it is an error. For the
+transport docker it is a warning only, because other implementations accept any scope there. Scopes of transports that
+are unknown here are not checked.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def _check_path(scope: str) -> str | None:
         return "must be an absolute path"
     if scope == "/":
         return 'use the transport\'s default scope ""'
-    canonical = "/" + posixpath.normpath(scope).lstrip("/")
+    canonical = "/" + posixpath.normpath(scope).lstrip("/")  # normpath keeps two leading slashes (POSIX)
     return None if scope == canonical else f"must be written {canonical!r}"
 
 
@@ -44,7 +45,7 @@ def _refuse(scope: str) -> str | None:  # noqa: ARG001 - whatever the scope is
     return 'the transport knows only its default scope ""'
 
 
-# By transport, as far as containers-transports(5) and its history know any but docker.
+# By transport: those of containers-transports(5), and those that it had in the past. docker has no check.
 _CHECKS: Final[dict[str, Callable[[str], str | None]]] = {
     "atomic": lambda scope: None if _ATOMIC.fullmatch(scope) else "must be host[:port][/namespace[/imagestream[:tag]]]",
     "containers-storage": lambda scope: None if _STORAGE.fullmatch(scope) else "must begin with [driver@/graph/root]",
@@ -58,20 +59,23 @@ _CHECKS: Final[dict[str, Callable[[str], str | None]]] = {
     "tarball": _refuse,
 }
 
-
 TRANSPORTS: Final = frozenset({"docker", *_CHECKS})
-"""Those that the ecosystem knows, whether or not anything can be fetched by them here."""
+"""The transports that policy.json can name; this daemon does not fetch by all of them."""
 
 
 def verify_scope(transport: str, scope: str) -> None:
-    """Raise :class:`MalformedDocumentError` if ``transport`` can have no such scope. The default one is always fine."""
+    """Raise :class:`MalformedDocumentError` if ``transport`` can have no such scope.
+
+    The default scope "" is always legal.
+    """
     complaint = _CHECKS[transport](scope) if scope and transport in _CHECKS else None
     if complaint:
         raise MalformedDocumentError(f"scope {shown(scope)}: {complaint}", ("transports", transport))
 
 
-def doubt_docker_scope(scope: str) -> str | None:
-    """What makes a scope match no image in a registry: it is not written in full, or not a name at all."""
+def warn_about_docker_scope(scope: str) -> str | None:
+    """A warning if ``scope`` matches no image in any registry: it is not a full name (``busybox``), or not a name."""
+    # A host or namespace is written in full if a name below it, with a tag, needs no completion.
     if not scope or _WILDCARD.fullmatch(scope) or _expand(f"{scope}/x/x:1") == f"{scope}/x/x:1":
         return None
     meant = _expand(scope)
@@ -82,7 +86,7 @@ def doubt_docker_scope(scope: str) -> str | None:
 
 
 def _expand(text: str) -> str | None:
-    """The full name of an image as policy knows it."""
+    """The full name under which policy knows an image; None if ``text`` is no reference."""
     try:
         return policy_identity(parse_reference(text).with_default_tag())
     except InvalidReferenceError:

@@ -1,7 +1,7 @@
-"""What a signature says: the "simple signing" payload, which cosign shares (containers-signature(5)).
+"""The "simple signing" payload, which names the signed image; cosign uses the same format (containers-signature(5)).
 
-Parses strictly, and only bytes whose signature was verified; what it says is then held against the image. Knows no
-cryptography.
+Payloads are parsed strictly, and only after their signature was verified. The claim in them is then compared with the
+image. No cryptography happens here.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ COSIGN: Final = "cosign container image signature"
 
 
 class Claim(Struct, frozen=True):
-    """The image that a signature is about."""
+    """The image that a signature is about: its name as untrusted text, and the digest of its index or manifest."""
 
     docker_reference: str
     manifest_digest: Digest
 
 
 class Attestation(Struct, frozen=True):
-    """A claim whose signature is good, and whose it is, as receipts name signers.
+    """A claim with a good signature, and its signer as receipts name signers.
 
-    ``is_named`` is False if the signer named no image and a setting lets the signature count under the claim's name.
+    ``is_named`` is False if the signer named no image, and the name in the claim comes from the configuration
+    (contrib/adr/0012).
     """
 
     signer: str
@@ -51,7 +52,7 @@ class Attestation(Struct, frozen=True):
 
 
 def verify_simple_signature(keyring: Keyring, untrusted: UntrustedSignature, budget: Budget) -> Attestation:
-    """What one of the keys says in this signature; :class:`SignatureRejectedError` if it is none of theirs."""
+    """The claim in an OpenPGP signature; :class:`SignatureRejectedError` unless one of the key ring's keys made it."""
     message = keyring.verify(untrusted.blob, budget)
     return Attestation(f"openpgp:{message.primary_fingerprint}", parse_claim(message.content, ATOMIC))
 
@@ -71,7 +72,7 @@ class _Critical(Strict, frozen=True):
 
 
 class _Notes(Struct, frozen=True):
-    """The signing program's notes, which decide nothing; others may stand beside them, and any may be null."""
+    """Notes of the signing program, which decide nothing. Other members are allowed, and any member may be null."""
 
     creator: str | None = None
     timestamp: Int64 | None = None
@@ -83,7 +84,10 @@ class _Payload(Strict, frozen=True):
 
 
 def parse_claim(raw: bytes, expected_type: str) -> Claim:
-    """Read a payload of the given type; :class:`SignatureRejectedError` for anything that is not exactly one."""
+    """The claim in a payload of type ``ATOMIC`` or ``COSIGN``.
+
+    :class:`SignatureRejectedError` if it is no such payload.
+    """
     with rejected_because(f"what it signs is no {expected_type}"):
         payload = parse_strict(raw, _Payload, "the payload")
         critical = payload.critical
@@ -96,7 +100,10 @@ def parse_claim(raw: bytes, expected_type: str) -> Claim:
 
 
 def verify_claim(attestation: Attestation, identity: SignedIdentity, image: Reference | None, raw: bytes) -> None:
-    """Raise :class:`SignatureRejectedError` unless it is about these bytes under a name that ``identity`` accepts."""
+    """Raise :class:`SignatureRejectedError` unless the claim is about ``raw``, under a name that ``identity`` accepts.
+
+    ``raw`` are the bytes of an index or manifest; ``image`` is its configured name, None if it has none.
+    """
     claim = attestation.claim
     if not identity.matches(image, claim.docker_reference):
         wanted = identity.wanted(image)

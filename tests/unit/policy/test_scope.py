@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from container_image_proxy.errors import MalformedDocumentError
-from container_image_proxy.policy.scope import doubt_docker_scope, verify_scope
+from container_image_proxy.policy.scope import verify_scope, warn_about_docker_scope
 
 PATHS = ["dir", "oci", "oci-archive", "sif"]
 
@@ -63,8 +63,8 @@ def test_a_scope_that_can_never_match_is_an_error(transport: str, scope: str) ->
         f"quay.io/a/b@sha256:{'a' * 64}",
     ],
 )
-def test_a_docker_scope_that_can_match_is_not_doubted(scope: str) -> None:
-    assert doubt_docker_scope(scope) is None
+def test_a_docker_scope_that_can_match_brings_no_warning(scope: str) -> None:
+    assert warn_about_docker_scope(scope) is None
 
 
 @pytest.mark.parametrize(
@@ -78,9 +78,9 @@ def test_a_docker_scope_that_can_match_is_not_doubted(scope: str) -> None:
         *((scope, "") for scope in ("quay.io/A", "quay.io//a", f"quay.io/a:1@sha256:{'a' * 64}", " quay.io")),
     ],
 )
-def test_a_docker_scope_that_can_match_no_image_is_doubted(scope: str, meant: str) -> None:
-    doubt = doubt_docker_scope(scope)
-    assert doubt is not None
-    assert f"{scope!r} can match no image" in doubt
-    assert (f"in full that is {meant!r}" in doubt) is bool(meant)
+def test_a_docker_scope_that_can_match_no_image_brings_a_warning(scope: str, meant: str) -> None:
+    warning = warn_about_docker_scope(scope)
+    assert warning is not None
+    assert f"{scope!r} can match no image" in warning
+    assert (f"in full that is {meant!r}" in warning) is bool(meant)
     verify_scope("docker", scope)

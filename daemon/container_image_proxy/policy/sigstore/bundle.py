@@ -1,7 +1,8 @@
-"""Sigstore bundles: one JSON document with a signature and all that it takes to check it, as newer cosign attaches it.
+"""Reads sigstore bundles of version 0.3: JSON documents with a signature and all that is needed to verify it.
 
-Owns the reading of version 0.3, strictly; verifies nothing, and what is signed is not looked into. Format: sigstore's
-protobuf-specs, sigstore_bundle.proto, in the JSON form of protocol buffers; DSSE, envelope.md and protocol.md.
+cosign 3 attaches signatures in this form. The reading is strict; nothing is verified, and the signed content is not
+parsed. Format: sigstore's protobuf-specs, sigstore_bundle.proto, in the JSON form of protocol buffers; DSSE,
+envelope.md and protocol.md.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from container_image_proxy.policy.sigstore.rekor import UntrustedLogEntry, Untru
 _MEDIA_TYPES: Final = frozenset({BUNDLE_MEDIA_TYPE, "application/vnd.dev.sigstore.bundle+json;version=0.3"})
 _HASH: Final = "SHA2_256"
 _MAX_INT64_DIGITS: Final = 19
-"""Digits of a number of 64 bits: to read one of thousands takes time by the square of its length."""
+"""Digits of a number of 64 bits. Python reads a number of thousands of digits in time of the square of their number."""
 
 
 class _EnvelopeSignature(Strict, frozen=True):
@@ -29,7 +30,7 @@ class _EnvelopeSignature(Strict, frozen=True):
 
 
 class UntrustedEnvelope(Strict, frozen=True, rename="camel"):
-    """A DSSE envelope: a typed payload and the signature of both."""
+    """A DSSE envelope: a payload with a type, and the signature of both."""
 
     payload: Base64
     payload_type: str
@@ -37,12 +38,12 @@ class UntrustedEnvelope(Strict, frozen=True, rename="camel"):
 
     @property
     def signature(self) -> bytes:
-        """The first of the signatures; :func:`parse_bundle` sees to it that there is no other."""
+        """The only signature: :func:`parse_bundle` refuses envelopes with more."""
         return self.signatures[0].sig
 
     @property
     def signed_bytes(self) -> bytes:
-        """The pre-authentication encoding, which is what is signed."""
+        """The pre-authentication encoding (DSSE protocol.md), which is what the signature is of."""
         kind = self.payload_type.encode()
         return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(self.payload), self.payload)
 
@@ -53,14 +54,14 @@ class _MessageDigest(Strict, frozen=True):
 
 
 class UntrustedMessageSignature(Strict, frozen=True, rename="camel"):
-    """A signature of content that lies elsewhere."""
+    """A signature of content that is not in the bundle."""
 
     message_digest: _MessageDigest
     signature: Base64
 
     @property
     def sha256(self) -> bytes:
-        """What the signer says the content's SHA-256 is."""
+        """The SHA-256 that the bundle claims for the content."""
         return self.message_digest.digest
 
 
@@ -69,13 +70,13 @@ class _Certificate(Strict, frozen=True, rename="camel"):
 
 
 class _PublicKey(Strict, frozen=True):
-    """The hint is not looked at: a policy says which keys count, and a signature is by one of them or not."""
+    """The hint is not used: the policy says which keys count, and each of them is tried."""
 
     hint: Any = None
 
 
 class _Material(Strict, frozen=True, rename="camel"):
-    """RFC 3161 timestamps may stand there: nothing here relies on one."""
+    """What a verifier needs. Timestamps of RFC 3161 are allowed and not used."""
 
     certificate: _Certificate | UnsetType = UNSET
     public_key: _PublicKey | UnsetType = UNSET
@@ -100,7 +101,7 @@ class _MediaType(Struct, frozen=True, rename="camel"):
 
 
 class _DecimalText(Int64):
-    """An integer as the JSON form of protocol buffers has it, which is as text."""
+    """An integer of 64 bits in the JSON form of protocol buffers, where it is a string."""
 
     WRITTEN: ClassVar[Any] = str
 
@@ -120,20 +121,21 @@ class _LogId(Strict, frozen=True, rename="camel"):
 
 
 class _TransparencyLogEntry(Strict, frozen=True, rename="camel"):
-    """An inclusion proof is no substitute for the promise, which alone says when; it may stand beside it."""
+    """An entry of a transparency log. An inclusion proof is allowed and not used: it does not say when."""
 
     canonicalized_body: Base64
     log_id: _LogId
     inclusion_promise: _InclusionPromise | UnsetType = UNSET
-    integrated_time: _DecimalText = _DecimalText(0)  # as everything that is zero, it may be left out
+    integrated_time: _DecimalText = _DecimalText(0)  # protocol buffers leave out what is zero
     log_index: _DecimalText = _DecimalText(0)
     inclusion_proof: Any = None
     kind_version: Any = None
 
 
 class UntrustedBundle(Struct, frozen=True):
-    """A bundle as it came. ``certificate`` is DER, None for a signature by a bare key; ``log_entries`` are read when a
-    log is asked for (:meth:`promise`).
+    """A bundle as it was fetched. ``certificate`` is DER, or None if a bare key made the signature.
+
+    ``log_entries`` are parsed by :meth:`promise`, because a policy without logs does not need them.
     """
 
     content: UntrustedEnvelope | UntrustedMessageSignature
@@ -142,7 +144,7 @@ class UntrustedBundle(Struct, frozen=True):
 
     @property
     def promise(self) -> UntrustedPromise:
-        """The only log entry; :class:`SignatureRejectedError` if there is none, another, or one without a promise."""
+        """The only log entry. :class:`SignatureRejectedError` if there are none or several, or if it has no promise."""
         if len(self.log_entries) != 1:
             raise SignatureRejectedError(f"it has {len(self.log_entries)} log entries, where exactly one is supported")
         with rejected_because("it is malformed"):
@@ -161,9 +163,10 @@ class UntrustedBundle(Struct, frozen=True):
 
 
 def parse_bundle(raw: bytes) -> UntrustedBundle:
-    """Read a bundle; :class:`SignatureRejectedError` for anything that is not exactly one that is supported."""
+    """A bundle from its JSON text; :class:`SignatureRejectedError` if it is malformed or not supported."""
     with rejected_because("it is malformed"):
         value = parse_strict_json(raw, "the bundle")
+        # The version first: a bundle of another one is unsupported, and not malformed because its members differ.
         media_type = convert(value, _MediaType).media_type
         if media_type not in _MEDIA_TYPES:
             raise SignatureRejectedError(f"it is not supported: a bundle of type {shown(media_type)}")

@@ -1,9 +1,9 @@
-"""What a sigstore bundle proves: who signed this image's manifest, and under which name.
+"""Verifies a sigstore bundle: who signed the manifest, and under which name.
 
-The rule for identity (contrib/adr/0012): a name that the statement's subject has is a claim like the docker-reference
-of any other signature. A bundle that gives none says who signed the content, but not as what, and is rejected; unless
-whoever runs the instance accepts that, and then it counts as a claim of the repository where the image was found and
-its digest. Nothing that is signed is read before its signature is known to be a trusted signer's.
+The rule for names (contrib/adr/0012): the name of the statement's subject is a claim like the docker-reference of any
+other signature. A bundle without a name proves who signed the content, but not as which image. It is rejected, unless
+the setting ``accept-unnamed-bundles`` lets it count as the repository and digest of the configured reference. No signed
+content is parsed before its signature is verified.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class _Bundled(Struct, frozen=True):
-    """A bundle's signature for :meth:`SigstoreTrust.identify`; ``manifest`` is what a bare signature would be of."""
+    """A bundle as :class:`Material`; ``manifest`` is the content that a bare signature must be of."""
 
     bundle: UntrustedBundle
     manifest: bytes
@@ -56,7 +56,6 @@ class _Bundled(Struct, frozen=True):
         return UntrustedCertificate(to_pem(self.bundle.certificate), b"")
 
     def verify_logged(self, logs: Sequence[PublicKey], signer: bytes, budget: Budget) -> datetime:
-        """See :class:`Material`."""
         promise, content = self.bundle.promise, self.bundle.content
         kind: EntryKind = "hashedrekord"
         payload = self.manifest
@@ -70,10 +69,10 @@ class _Bundled(Struct, frozen=True):
 def verify_bundle(
     trust: SigstoreTrust, untrusted: bytes, manifest: bytes, budget: Budget, *, unnamed_as: Reference | None
 ) -> Attestation:
-    """What a trusted signer says of ``manifest`` (an image's or an index's bytes) in this bundle.
+    """The attestation of a trusted signer about ``manifest`` (the bytes of a manifest or index) in this bundle.
 
-    A bundle that names no image is taken to name the repository of ``unnamed_as``, if that is given.
-    :class:`SignatureRejectedError` if it is by nobody who is trusted, about other content, or nameless.
+    A bundle that names no image counts for the repository of ``unnamed_as``, or is rejected if that is None.
+    :class:`SignatureRejectedError` also if no trusted signer made it, or if it is about other content.
     """
     bundle = parse_bundle(untrusted)
     signer = trust.identify(_Bundled(bundle, manifest), budget)
@@ -90,7 +89,10 @@ def verify_bundle(
 
 
 def _signed_name(content: UntrustedEnvelope | UntrustedMessageSignature, manifest: bytes, signer: str) -> str:
-    """The name under which verified content is about the manifest; "" if it gives none."""
+    """The name that verified content gives the manifest, "" if none.
+
+    :class:`SignatureRejectedError` for other content.
+    """
     sha256 = hashlib.sha256(manifest)
     if isinstance(content, UntrustedMessageSignature):
         if content.sha256 != sha256.digest():

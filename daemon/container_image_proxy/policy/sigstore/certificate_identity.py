@@ -1,6 +1,6 @@
-"""Whom a signer's certificate is for, and whether a policy trusts them: certificates of Fulcio and of ordinary PKI.
+"""The holder of a signer's certificate, and whether the policy trusts that holder: certificates of Fulcio and of a PKI.
 
-The certificate's signature chain is ``x509_chain``'s; what a certificate holder signed is ``sigstore``'s.
+``x509_chain`` verifies the certificate itself, and ``trust`` verifies what its holder signed.
 """
 
 from __future__ import annotations
@@ -25,35 +25,40 @@ if TYPE_CHECKING:
 
     from container_image_proxy.policy.budget import Budget
 
+# Fulcio's extensions for the OIDC issuer (fulcio, docs/oid-info.md): the old one has the text as it is, the new one as
+# a DER UTF8String.
 _ISSUER_RAW: Final = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.1")
 _ISSUER: Final = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.8")
-_UTF8_STRING: Final = 0x0C
-_LONG_FORM: Final = 0x80
+_UTF8_STRING: Final = 0x0C  # the tag (X.690, 8.1.2)
+_LONG_FORM: Final = 0x80  # a first octet above it says how many octets of the length follow (X.690, 8.1.3.5)
 
 
 class UntrustedCertificate(Struct, frozen=True):
-    """A signer's certificate and the authorities that it says are above it, as PEM."""
+    """A signer's certificate, and the certificates of authorities that came with it; both PEM."""
 
     leaf: bytes
     chain: bytes
 
 
 class CertificateHolder(Struct, frozen=True):
-    """A trusted signer: the key of the certificate, and as what they are trusted, as receipts name signers."""
+    """A trusted signer: the key in the certificate, and the name that receipts give the signer."""
 
     key: PublicKey
     name: str
 
 
 class FulcioRoot(Struct, frozen=True):
-    """Trusts holders of certificates of these authorities for this e-mail address, as this OIDC issuer vouched."""
+    """Trusts certificates of Fulcio authorities for this e-mail address, vouched by this OIDC issuer."""
 
     authorities: tuple[x509.Certificate, ...]
     oidc_issuer: str
     subject_email: str
 
     def verify(self, untrusted: UntrustedCertificate, at: datetime, budget: Budget) -> CertificateHolder:
-        """A trusted signer whose certificate was valid ``at`` the time of signing (as the log says)."""
+        """The holder of a certificate that was valid ``at`` the time of signing, which the log tells.
+
+        :class:`SignatureRejectedError` if the certificate or its holder is not trusted.
+        """
         leaf, _ = _verify_issued(untrusted, self.authorities, (), at, budget)
         issuer = find_oidc_issuer(leaf)
         if issuer != self.oidc_issuer:
@@ -63,7 +68,7 @@ class FulcioRoot(Struct, frozen=True):
 
 
 class PkiRoot(Struct, frozen=True):
-    """Trusts holders of certificates of these authorities for this e-mail address and/or host name."""
+    """Trusts certificates of an ordinary PKI for this e-mail address, this host name, or both."""
 
     roots: tuple[x509.Certificate, ...]
     intermediates: tuple[x509.Certificate, ...]
@@ -71,7 +76,10 @@ class PkiRoot(Struct, frozen=True):
     subject_hostname: str | None
 
     def verify(self, untrusted: UntrustedCertificate, at: datetime, budget: Budget) -> CertificateHolder:
-        """A trusted signer whose certificate is valid ``at`` the time of checking."""
+        """The holder of a certificate that is valid ``at`` the time of verification.
+
+        :class:`SignatureRejectedError` if the certificate or its holder is not trusted.
+        """
         leaf, root = _verify_issued(untrusted, self.roots, self.intermediates, at, budget)
         if self.subject_hostname is not None:
             _verify_hostname(leaf, self.subject_hostname)
@@ -100,7 +108,10 @@ def _holder(leaf: x509.Certificate, name: str) -> CertificateHolder:
 
 
 def find_oidc_issuer(certificate: x509.Certificate) -> str | None:
-    """Who vouched for the holder, as Fulcio noted it; :class:`SignatureRejectedError` if it noted two."""
+    """The OIDC issuer that Fulcio noted in the certificate, if any.
+
+    :class:`SignatureRejectedError` if the old and the new extension differ.
+    """
     values = {extension.oid: extension.value for extension in certificate.extensions}
     raw, der = values.get(_ISSUER_RAW), values.get(_ISSUER)
     found = []
@@ -114,7 +125,7 @@ def find_oidc_issuer(certificate: x509.Certificate) -> str | None:
 
 
 def _parse_utf8_string(der: bytes) -> bytes:
-    """The content of exactly one DER UTF8String (X.690, 8.1.3); no issuer is as long as 64 KiB."""
+    """The content of exactly one DER UTF8String (X.690, 8.1) of less than 64 KiB."""
     head, length = (2, der[1]) if len(der) > 1 else (0, 0)
     if length > _LONG_FORM:
         head = 2 + (length - _LONG_FORM)
@@ -151,7 +162,7 @@ def _alternative_names(
 
 
 def _matches_hostname(pattern: str, hostname: str) -> bool:
-    """RFC 6125, 6.4: without regard to case; ``*`` stands for exactly the left-most label."""
+    """Whether ``pattern`` covers the host (RFC 6125 section 6.4): ``*`` stands for exactly the left-most label."""
     wanted, offered = (name.lower().removesuffix(".").split(".") for name in (hostname, pattern))
     if offered[0] == "*" and len(offered) > 1 and wanted[0]:
         return offered[1:] == wanted[1:]
@@ -159,5 +170,5 @@ def _matches_hostname(pattern: str, hostname: str) -> bool:
 
 
 def _show(*names: str | None) -> str:
-    """Names out of a certificate, safe and short enough for a message."""
+    """Names from a certificate, which is untrusted, as a message may contain them."""
     return ", ".join(shown(name) for name in names[:8] if name) or "nobody"

@@ -1,6 +1,6 @@
-"""Public keys and the signatures that sigstore makes with them: ECDSA and RSA over SHA-256, and Ed25519.
+"""Public keys and the signature schemes of sigstore: ECDSA and RSA with SHA-256, and Ed25519.
 
-The only place that makes keys and checks raw signatures; certificates are ``x509_chain``'s.
+All keys are loaded and all raw signatures are verified here; certificates are in ``x509_chain``.
 """
 
 from __future__ import annotations
@@ -22,23 +22,24 @@ if TYPE_CHECKING:
 
     from container_image_proxy.policy.budget import Budget
 
-default_backend()  # else it is made by the first verification, for which a client waits 4 ms longer
+default_backend()  # takes 4 ms, which a client would otherwise wait at the first verification
 
 PublicKey: TypeAlias = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey
 
 MAX_RSA_BITS: Final = 16384
-"""Of a modulus, as OpenSSL has it."""
+"""Bits of a modulus; OpenSSL has the same limit. A signature by a larger key takes long to verify."""
 MAX_RSA_EXPONENT: Final = (1 << 31) - 1
-"""As Go's library has it. A check takes time by the length of the exponent: with one as long as its modulus, a hundred
-times as long as with the usual 65537."""
+"""Go's library has the same limit. Verification takes time in proportion to the length of the exponent: with one as
+long as its modulus, a hundred times as long as with the usual 65537 (contrib/adr/0019).
+"""
 
 _LABELS: Final = frozenset({"PUBLIC KEY", "RSA PUBLIC KEY"})
 
 
 def parse_public_key(pem: bytes, what: str) -> PublicKey:
-    """Read the PEM public key with which a file begins; what follows it is not looked at.
+    """The first public key in a PEM file; what follows it is ignored, as containers/image does.
 
-    :class:`SignatureRejectedError` if it is none, or of a kind unknown to sigstore.
+    :class:`SignatureRejectedError` about ``what`` if there is none, or if sigstore has no signatures by such a key.
     """
     block = next(find_pem(pem), None)
     if block is None:
@@ -53,8 +54,9 @@ def parse_public_key(pem: bytes, what: str) -> PublicKey:
 
 
 def check_key_type(key: object, what: str) -> PublicKey:
-    """``key`` if it is of a kind that can sign here, and of a size by which a signature is checked within
-    milliseconds.
+    """``key`` if sigstore has signatures by such keys and it verifies one within milliseconds.
+
+    :class:`SignatureRejectedError` about ``what`` otherwise.
     """
     if not isinstance(key, PublicKey):
         raise SignatureRejectedError(f"{what} is neither an ECDSA nor an RSA nor an Ed25519 key")
@@ -72,7 +74,7 @@ def public_der(key: PublicKey) -> bytes:
 
 
 def name_key(key: PublicKey) -> str:
-    """How receipts name a key: by the digest of its SubjectPublicKeyInfo."""
+    """The name of a key in receipts, made of the SHA-256 of its SubjectPublicKeyInfo."""
     return f"sigstore-key:sha256:{hashlib.sha256(public_der(key)).hexdigest()}"
 
 
@@ -86,7 +88,7 @@ def find_signing_key(keys: Iterable[PublicKey], signature: bytes, data: bytes, b
 
 
 def is_signed_by(key: PublicKey, signature: bytes, data: bytes) -> bool:
-    """Whether ``signature`` is this key's for ``data``; of RSA's schemes, PKCS #1 v1.5 is the one that is known."""
+    """Whether ``key`` made this ``signature`` of ``data``. RSA signatures are PKCS #1 v1.5, as cosign makes them."""
     try:
         match key:
             case rsa.RSAPublicKey():

@@ -1,8 +1,8 @@
-"""Rekor's promise that a signature is in the transparency log: the signed entry timestamp (SET), checked offline.
+"""Rekor's promise that a signature is in the transparency log: the signed entry timestamp (SET), verified offline.
 
-A SET counts only if a trusted log signed it and its entry is about this payload, this signature and this key: a promise
-for another artefact proves nothing (CVE-2022-36056). Format: what cosign stores as bundle; entries are hashedrekord
-or dsse 0.0.1.
+A SET counts only if a trusted log signed it and its entry is about this payload, this signature and this signer: a
+promise about another artifact proves nothing (CVE-2022-36056). Format: the annotation ``dev.sigstore.cosign/bundle`` of
+cosign, and Rekor's entries ``hashedrekord`` 0.0.1 and ``dsse`` 0.0.1.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
     from container_image_proxy.policy.budget import Budget
 
 _MAX_TIME: Final = 1 << 35
-"""Seconds since 1970 that a calendar can have in every format here; this is the year 3058."""
+"""Seconds since 1970, which is the year 3058. A number without bound may be no time that ``datetime`` can have."""
 _VERSION: Final = "0.0.1"
 EntryKind: TypeAlias = Literal["hashedrekord", "dsse"]
 
 
 class UntrustedSet(Strict, frozen=True):
-    """A SET as it came: a signature, said to be the log's, and the entry that it signs, as JSON."""
+    """A SET as it was fetched: a signature, allegedly by the log, and the entry that it signs, as JSON."""
 
     signature: Base64 = field(name="SignedEntryTimestamp")
     payload: Any = field(name="Payload")
 
 
 class UntrustedLogEntry(Strict, frozen=True):
-    """What a SET promises: ``body`` (base64) is in log ``log_id`` at ``log_index`` since ``integrated_time`` (Unix)."""
+    """What a SET promises: ``body`` (base64) is in the log ``log_id`` since ``integrated_time`` (Unix time)."""
 
     body: str
     integrated_time: Int64 = field(name="integratedTime")
@@ -55,21 +55,21 @@ class UntrustedLogEntry(Strict, frozen=True):
 
 
 class UntrustedPromise(Struct, frozen=True):
-    """An entry with the signature by which a log is said to promise it, from whichever format."""
+    """An entry and the log's alleged signature of it, from a SET or from a bundle."""
 
     entry: UntrustedLogEntry
     signature: bytes
 
 
 class _About(Struct, frozen=True):
-    """What an entry is about: an artefact's SHA-256 (hex), a signature, and the signer's key or certificate (PEM)."""
+    """The content of an entry: an artifact's SHA-256 (hex), a signature, and the signer's key or certificate (PEM)."""
 
     sha256: str
     signature: bytes
     public_key: bytes
 
 
-# Members that are not needed here may stand beside the others of a body, for which the log vouches.
+# The types of a body are tolerant of other members: the log signed the body, so nobody else can have put them there.
 
 
 class _Kind(Struct, frozen=True, rename="camel"):
@@ -118,7 +118,7 @@ class _EnvelopeSignature(Struct, frozen=True):
 
 
 class _DsseSpec(Struct, frozen=True, rename="camel"):
-    """The hash of the envelope is of a text that nobody kept: payload, signature and signer bind."""
+    """The entry's hash of the envelope is not read, because the envelope's exact text is not kept in a bundle."""
 
     payload_hash: _Hash
     signatures: tuple[_EnvelopeSignature, ...]
@@ -137,12 +137,12 @@ class _Dsse(Struct, frozen=True):
 
 
 def parse_set(raw: bytes) -> UntrustedSet:
-    """Read a bundle; :class:`MalformedDocumentError` for anything that is not exactly one."""
+    """A SET from its JSON text; :class:`MalformedDocumentError` if it is none."""
     return parse_strict(raw, UntrustedSet, "the Rekor bundle")
 
 
 def parse_log_entry(payload: object) -> UntrustedLogEntry:
-    """Read a SET's payload; :class:`MalformedDocumentError` for anything that is not exactly one."""
+    """The entry from a SET's payload (parsed JSON); :class:`MalformedDocumentError` if it is none."""
     return convert(payload, UntrustedLogEntry, ("Payload",))
 
 
@@ -155,7 +155,10 @@ def verify_set(
     payload: bytes,
     budget: Budget,
 ) -> datetime:
-    """As :func:`verify_promise`, of a SET; :class:`SignatureRejectedError` also if it is malformed."""
+    """As :func:`verify_promise`, for the JSON text of a SET.
+
+    :class:`SignatureRejectedError` also if it is malformed.
+    """
     with rejected_because("the Rekor bundle is malformed"):
         untrusted = parse_set(untrusted_set)
         promise = UntrustedPromise(parse_log_entry(untrusted.payload), untrusted.signature)
@@ -174,16 +177,16 @@ def verify_promise(
     payload: bytes,
     budget: Budget,
 ) -> datetime:
-    """When one of the trusted logs took in this signature of ``payload`` by ``signer`` (DER of a key or certificate).
+    """The time at which a trusted log added this ``signature`` of ``payload`` by ``signer`` (DER key or certificate).
 
-    :class:`SignatureRejectedError` if no trusted log did, or if its entry is about something else. What the entry is
-    about is read only once a trusted log is known to have signed it.
+    :class:`SignatureRejectedError` if no trusted log promises the entry, or if it is about something else.
     """
     entry = untrusted.entry
     if find_signing_key(logs, untrusted.signature, entry.signed_bytes, budget) is None:
         raise SignatureRejectedError("its log entry is not signed by a trusted log")
     if not 0 <= entry.integrated_time < _MAX_TIME:
         raise SignatureRejectedError("its log entry has an impossible time")
+    # From here on the body is what a trusted log signed, so that it may be parsed.
     about = _parse_body(entry.body, kind)
     if parse_single_pem(about.public_key, "the log entry's key") != signer:
         raise SignatureRejectedError("its log entry is about another key")

@@ -1,7 +1,7 @@
-"""in-toto statements: what a signature in a DSSE envelope says about which content.
+"""in-toto statements: the payload of a DSSE envelope, which says something about some content.
 
-Owns the strict reading of one kind, by which cosign signs images. Parses only bytes whose signature was verified.
-Format: in-toto attestation, Statement v1 and ResourceDescriptor v1.
+Reads strictly the one kind by which cosign signs images, and only after its signature was verified. Format: in-toto
+attestation, Statement v1 and ResourceDescriptor v1.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from container_image_proxy.image.media_types import SIGN_PREDICATE
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 MAX_SUBJECTS: Final = 1024
-"""Of a statement: an image has one; each takes half a kilobyte of memory."""
+"""Subjects of a statement, each of which takes half a KiB of memory. The statement about an image has one."""
 
 
 class _Digests(Struct, frozen=True):
@@ -25,7 +25,7 @@ class _Digests(Struct, frozen=True):
 
 
 class StatementSubject(Strict, frozen=True, rename="camel"):
-    """What a statement is about, under ``name`` or none (""). What may stand beside them decides nothing."""
+    """Content that a statement is about, by digest, with a ``name`` ("" if none). The other members decide nothing."""
 
     digest: _Digests
     name: str = ""
@@ -37,7 +37,7 @@ class StatementSubject(Strict, frozen=True, rename="camel"):
 
     @property
     def sha256(self) -> str:
-        """Hex digits; "" if only other digests are given."""
+        """The SHA-256 in hex; "" if the subject has only other digests."""
         return self.digest.sha256
 
 
@@ -49,7 +49,10 @@ class _Statement(Strict, frozen=True):
 
 
 def parse_signing_statement(raw: bytes) -> tuple[StatementSubject, ...]:
-    """The subjects of a statement that these images are signed; :class:`SignatureRejectedError` for any other."""
+    """The subjects of a statement by which cosign signs images.
+
+    :class:`SignatureRejectedError` for any other content.
+    """
     with rejected_because("what it signs is no statement of cosign's"):
         statement = parse_strict(raw, _Statement, "the statement")
         if statement.type != STATEMENT_TYPE:

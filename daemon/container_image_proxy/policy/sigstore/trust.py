@@ -1,7 +1,7 @@
-"""sigstore signatures of container images, checked offline: with keys, Fulcio certificates or an ordinary PKI.
+"""Verifies sigstore signatures of images offline: by keys, by Fulcio certificates, or by certificates of a PKI.
 
-Owns what a ``sigstoreSigned`` requirement trusts and the order in which a signature's parts are believed: nothing in
-the payload is read before its signature is known to be a trusted signer's. Format: cosign's SIGNATURE_SPEC.
+Loads what a ``sigstoreSigned`` requirement trusts, and owns the order in which the parts of a signature are verified.
+The payload is not parsed before its signature is verified. Format: cosign's specs/SIGNATURE_SPEC.md.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _CHAIN: Final = "dev.sigstore.cosign/chain"
 
 
 class Material(Protocol):
-    """A signature with what it takes to check it, in whichever format that came; nothing of it is verified."""
+    """A signature and what is needed to verify it, from either format. Nothing in it is verified yet."""
 
     @property
     def signature(self) -> bytes:
@@ -59,23 +59,27 @@ class Material(Protocol):
 
     @property
     def certificate(self) -> UntrustedCertificate:
-        """The signer's certificate; :class:`SignatureRejectedError` if there is none."""
+        """The signer's certificate; :class:`SignatureRejectedError` if the signature has none."""
 
     def verify_logged(self, logs: Sequence[PublicKey], signer: bytes, budget: Budget) -> datetime:
-        """When one of the logs took in this signature by ``signer`` (DER of a key or certificate), or
-        :class:`SignatureRejectedError`.
+        """The time at which one of the logs added this signature by ``signer`` (DER key or certificate).
+
+        :class:`SignatureRejectedError` if none of them promises it.
         """
 
 
 class SigstoreTrust(Struct, frozen=True):
-    """Whom a requirement trusts: signers (any of the keys, or holders of certain certificates) and, if any, logs."""
+    """The signers (keys, or holders of certificates) and transparency logs that a requirement trusts.
+
+    ``logs`` is empty if the requirement does not ask for a log. ``now`` is the time of verification.
+    """
 
     signers: tuple[PublicKey, ...] | FulcioRoot | PkiRoot
     logs: tuple[PublicKey, ...]
     now: datetime
 
     def verify(self, untrusted: UntrustedSignature, budget: Budget) -> Attestation:
-        """What a trusted signer says in this signature; :class:`SignatureRejectedError` if it is none of theirs."""
+        """The attestation in a signature that cosign attached; :class:`SignatureRejectedError` if it does not count."""
         if untrusted.media_type != SIGNATURE_MEDIA_TYPE:
             raise SignatureRejectedError(
                 f"it is of the media type {shown(untrusted.media_type)}, which is no signature's"
@@ -86,40 +90,40 @@ class SigstoreTrust(Struct, frozen=True):
         return Attestation(signer, parse_claim(untrusted.blob, COSIGN))
 
     def identify(self, material: Material, budget: Budget) -> str:
-        """Which trusted signer made the signature, as receipts name signers; the content is not looked at.
+        """The trusted signer who made the signature, as receipts name signers; :class:`SignatureRejectedError` if none.
 
-        The steps of belief, each of which trusts what the ones before it found and nothing else:
+        Each step relies only on what the steps before it verified. The signed content is not parsed.
 
-        1. A signer by key: one of the policy's keys made the signature.
-        2. If the policy names logs, one of them promises that it took in this signature by this signer.
-        3. A signer by certificate: the certificate leads to the policy's authorities, at the time that counts, and is
-           for whom the policy names. For Fulcio, whose certificates live for minutes, that time is the log's, so that
-           step 2 comes first; for an ordinary PKI it is now.
+        1. By key: one of the policy's keys made the signature.
+        2. If the policy names logs, one of them promises that it has this signature by this signer.
+        3. By certificate: the certificate leads to the policy's authorities at the time that counts, and its holder is
+           the one that the policy names. Certificates of Fulcio are valid for minutes, so that this time is the log's
+           and step 2 comes first. For a PKI the time is now.
         4. The certificate's key made the signature.
         """
         if isinstance(self.signers, tuple):
-            # 1.
+            # 1. By key.
             key = find_signing_key(self.signers, material.signature, material.signed_bytes, budget)
             if key is None:
                 raise SignatureRejectedError("it is by no trusted key, or what it signs was changed")
-            # 2.
+            # 2. In the log.
             if self.logs:
                 material.verify_logged(self.logs, public_der(key), budget)
             return name_key(key)
         certificate, at = material.certificate, self.now
-        # 2. What the log vouches for is this very certificate, which is not trusted yet.
+        # 2. The log promises an entry of exactly this certificate, which is not trusted yet.
         if isinstance(self.signers, FulcioRoot):
             at = material.verify_logged(self.logs, parse_single_pem(certificate.leaf, "the certificate"), budget)
-        # 3.
+        # 3. By certificate.
         holder = self.signers.verify(certificate, at, budget)
-        # 4.
+        # 4. By that certificate's key.
         if not is_signed_by(holder.key, material.signature, material.signed_bytes):
             raise SignatureRejectedError("it is not by its certificate's key, or what it signs was changed")
         return holder.name
 
 
 class _Attachment(Struct, frozen=True):
-    """A signature as cosign attaches it to an image: the payload, and all that belongs to it in annotations."""
+    """A signature that cosign attached to an image: a layer with the payload, and annotations with the rest."""
 
     untrusted: UntrustedSignature
     signature: bytes
@@ -141,34 +145,32 @@ class _Attachment(Struct, frozen=True):
 
 
 def load_sigstore_trust(requirement: SigstoreSigned, now: datetime, budget: Budget) -> SigstoreTrust:
-    """Read the keys and certificates that a requirement names.
+    """Load the keys and certificates that a requirement names.
 
     :class:`SignatureRejectedError` or :class:`ConfigurationError` if one of them cannot be used.
     """
-    logs = _load(requirement.rekor, lambda pem: [_parse_log_key(pem)], budget) if requirement.rekor else ()
-    return SigstoreTrust(_load_signers(requirement.signer, budget), logs, now)
 
-
-def _load_signers(signer: KeySource | Fulcio | Pki, budget: Budget) -> tuple[PublicKey, ...] | FulcioRoot | PkiRoot:
     def authorities(pem: bytes) -> tuple[Certificate, ...]:
         return parse_authorities(pem, "the certificate authority file", budget)
 
     def intermediates(pem: bytes) -> tuple[Certificate, ...]:
         return parse_certificates(pem, "the file of intermediate authorities", budget)
 
-    match signer:
-        case KeySource():
-            return _load(signer, lambda pem: [parse_public_key(pem, "the sigstore key")], budget)
-        case Fulcio():
-            return FulcioRoot(_load(signer.ca, authorities, budget), signer.oidc_issuer, signer.subject_email)
-        case Pki():
-            below = _load(signer.intermediates, intermediates, budget) if signer.intermediates else ()
-            roots = _load(signer.roots, authorities, budget)
-            return PkiRoot(roots, below, signer.subject_email, signer.subject_hostname)
+    signers: tuple[PublicKey, ...] | FulcioRoot | PkiRoot
+    match requirement.signer:
+        case KeySource() as keys:
+            signers = _load(keys, lambda pem: [parse_public_key(pem, "the sigstore key")], budget)
+        case Fulcio() as fulcio:
+            signers = FulcioRoot(_load(fulcio.ca, authorities, budget), fulcio.oidc_issuer, fulcio.subject_email)
+        case Pki() as pki:
+            below = _load(pki.intermediates, intermediates, budget) if pki.intermediates else ()
+            signers = PkiRoot(_load(pki.roots, authorities, budget), below, pki.subject_email, pki.subject_hostname)
+    logs = _load(requirement.rekor, lambda pem: [_parse_log_key(pem)], budget) if requirement.rekor else ()
+    return SigstoreTrust(signers, logs, now)
 
 
 def _load(source: KeySource, parse: Callable[[bytes], Iterable[_T]], budget: Budget) -> tuple[_T, ...]:
-    """What is in each file of the source; errors name it."""
+    """All that ``parse`` finds in the files of the source; errors name the source."""
     found: list[_T] = []
     with source.named_in_errors():
         for pem in load_keys(source):
@@ -178,6 +180,7 @@ def _load(source: KeySource, parse: Callable[[bytes], Iterable[_T]], budget: Bud
 
 
 def _parse_log_key(pem: bytes) -> PublicKey:
+    """A log's key; like containers/image, only ECDSA is supported."""
     key = parse_public_key(pem, "the Rekor key")
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise SignatureRejectedError("the Rekor key is not an ECDSA key")

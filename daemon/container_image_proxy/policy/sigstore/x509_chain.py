@@ -1,8 +1,8 @@
-"""X.509 certificates of signers: reading them, and following them up to a trusted one (RFC 5280, section 6).
+"""X.509 certificates of signers: parses them, and follows them up to a trusted authority (RFC 5280, section 6).
 
-Strict where it matters: every certificate is valid at the time in question, may sign code, and has no critical
-extension that is not understood here; every issuer is an authority for certificates of this depth. Name constraints are
-not supported: an authority that has them is not followed.
+Every certificate must be valid at the given time, may be used to sign code, and has no critical extension that is
+unknown here. Every issuer must be an authority for certificates of this depth. Name constraints are not supported: an
+authority that has them is not followed.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 MAX_CERTIFICATES: Final = 16
-"""That a signature may come with: to hold each against each other takes time by the square of their number. A chain has
-three; those that a policy names are as many as it names.
+"""Certificates that come with a signature. Comparing each with each takes time of the square of their number. A chain
+has three. Certificates that the policy itself names are not limited.
 """
 _MAX_CERTIFICATE_SIZE: Final = 64 << 10
-"""Bytes: a name of megabytes takes seconds to read. Certificates have 2 KiB."""
+"""Bytes of a certificate. A name of megabytes takes seconds to parse. Certificates have 2 KiB."""
 _MAX_INTERMEDIATES: Final = 5
-"""Authorities between a signer and a root, each of which adds to what is tried: Fulcio has one, PKIs up to three."""
+"""Authorities between a signer and a root. Each level adds comparisons. Fulcio has one, PKIs have up to three."""
 _UNDERSTOOD: Final = frozenset(
     {
         ExtensionOID.AUTHORITY_INFORMATION_ACCESS,
@@ -52,14 +52,14 @@ _CODE_SIGNING: Final = frozenset({ExtendedKeyUsageOID.CODE_SIGNING, ExtendedKeyU
 
 
 def parse_certificates(pem: bytes, what: str, budget: Budget) -> tuple[x509.Certificate, ...]:
-    """Read PEM certificates; :class:`SignatureRejectedError` if one is malformed."""
+    """The certificates of a PEM file; :class:`SignatureRejectedError` about ``what`` if one is malformed."""
     return tuple(_parse_certificate(block.der, what, budget) for block in parse_pem(pem, what))
 
 
 def parse_authorities(pem: bytes, what: str, budget: Budget) -> tuple[x509.Certificate, ...]:
-    """The certificates in a file of authorities: what else is in it, or is malformed, is passed over.
+    """The certificates of a file of authorities. Everything else in it, malformed certificates included, is ignored.
 
-    :class:`SignatureRejectedError` if none is left.
+    Go reads such files that way. :class:`SignatureRejectedError` if there is no usable certificate.
     """
     authorities = []
     for block in find_pem(pem):
@@ -72,7 +72,7 @@ def parse_authorities(pem: bytes, what: str, budget: Budget) -> tuple[x509.Certi
 
 
 def parse_untrusted_chain(pem: bytes, what: str, budget: Budget) -> tuple[x509.Certificate, ...]:
-    """The same, but at most ``MAX_CERTIFICATES``."""
+    """As :func:`parse_certificates`, for what came with a signature: more than ``MAX_CERTIFICATES`` are an error."""
     blocks = parse_pem(pem, what)
     if len(blocks) > MAX_CERTIFICATES:
         raise SignatureRejectedError(f"{what} has more than {MAX_CERTIFICATES} certificates")
@@ -80,7 +80,7 @@ def parse_untrusted_chain(pem: bytes, what: str, budget: Budget) -> tuple[x509.C
 
 
 def parse_single_certificate(pem: bytes, what: str, budget: Budget) -> x509.Certificate:
-    """Read exactly one PEM certificate."""
+    """The certificate of a PEM file; :class:`SignatureRejectedError` unless there is exactly one."""
     certificates = parse_untrusted_chain(pem, what, budget)
     if len(certificates) != 1:
         raise SignatureRejectedError(f"{what} is not exactly one certificate")
@@ -93,7 +93,8 @@ def _parse_certificate(der: bytes, what: str, budget: Budget) -> x509.Certificat
         raise SignatureRejectedError(f"{what} has a certificate of more than {_MAX_CERTIFICATE_SIZE} bytes")
     try:
         certificate = x509.load_der_x509_certificate(der)
-        _ = certificate.extensions, certificate.subject, certificate.issuer  # parsed when first asked for: that is now
+        # The library parses these lazily. Asking now makes a malformed one an error here, and not later.
+        _ = certificate.extensions, certificate.subject, certificate.issuer
         _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc, certificate.public_key()
     except Exception as error:  # the library's errors have no common base
         raise SignatureRejectedError(f"{what} is not a certificate") from error
@@ -107,16 +108,18 @@ def verify_chain(
     at: datetime,
     budget: Budget,
 ) -> x509.Certificate:
-    """The root that ``leaf`` leads to, perhaps through ``untrusted`` ones; :class:`SignatureRejectedError` if none.
+    """The root that ``leaf`` leads to, perhaps through some of the ``untrusted`` certificates.
 
-    No two certificates are held against each other twice: one that was reached is followed from there, by the shortest
-    way, and by no other.
+    :class:`SignatureRejectedError` if there is none, if the leaf was not valid ``at`` this time, or if it may not sign
+    code (RFC 5280, 4.2.1.12).
     """
     if not _is_valid_at(leaf, at):
         raise SignatureRejectedError(f"the certificate was not valid at {at:%Y-%m-%dT%H:%M:%SZ}")
     if not _may_sign_code(leaf):
         usage = "has a critical extension of unknown meaning" if _has_strange_extension(leaf) else "is not for signing"
         raise SignatureRejectedError(f"the certificate {usage}")
+    # Breadth first, from the leaf up. A certificate is reached once, by the shortest chain, so that no two certificates
+    # are compared twice: certificates that all have the same name would otherwise be tried in every order.
     reached, unreached = [leaf], list(dict.fromkeys(untrusted))
     for depth in range(_MAX_INTERMEDIATES + 1):
         if (root := next(_find_issuers(reached, roots, depth, at, budget), None)) is not None:
@@ -143,9 +146,9 @@ def _find_issuers(
 
 
 def _has_issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
-    """Whether the issuer's key signed the certificate, and it names this issuer."""
+    """Whether the certificate names this issuer and the issuer's key signed it."""
     try:
-        if isinstance(certificate.signature_hash_algorithm, MD5 | SHA1):
+        if isinstance(certificate.signature_hash_algorithm, MD5 | SHA1):  # both can be forged
             return False
         certificate.verify_directly_issued_by(issuer)
     except (InvalidSignature, UnsupportedAlgorithm, TypeError, ValueError):
@@ -154,7 +157,7 @@ def _has_issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool
 
 
 def _may_issue(certificate: x509.Certificate, depth: int, at: datetime) -> bool:
-    """Whether this is an authority for certificates with ``depth`` authorities below it."""
+    """Whether this is an authority that may have ``depth`` authorities below it (RFC 5280, 4.2.1.9 and 6.1.4)."""
     constraints = find_extension(certificate, x509.BasicConstraints)
     usage = find_extension(certificate, x509.KeyUsage)
     return (
