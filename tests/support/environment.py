@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,7 +43,7 @@ def set_up_variables() -> dict[str, str]:
 
 
 def isolate(home: Path) -> None:
-    """Give this process that environment, the usual umask, enough descriptors, and temporary files where all look."""
+    """Give this process that environment, the usual umask and signals, enough descriptors, and /tmp for its files."""
     clean = own_environment(os.environ, home)
     _set_up.update((name, value) for name, value in os.environ.items() if _is_for_set_up(name))
     os.environ.clear()
@@ -50,6 +51,15 @@ def isolate(home: Path) -> None:
         os.unsetenv(unknown_to_python)
     os.environ.update(clean)
     os.umask(0o022)
+    _heed_signals()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(_DESCRIPTORS, hard), hard))
     tempfile.tempdir = None  # it may be remembered from a TMPDIR that has just gone
+
+
+def _heed_signals() -> None:
+    """Undo what nohup, or a shell that starts a command in the background, hands down: ignored signals stay ignored."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # Python's own, which children do not get
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

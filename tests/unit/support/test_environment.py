@@ -56,8 +56,26 @@ def test_temporary_files_are_where_programs_expect_them(tmp_path: Path) -> None:
     assert tmp_path.is_relative_to("/tmp")
 
 
-def test_a_callers_environment_and_umask_do_not_reach_the_tests(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"{__file__}", "-k", "not callers"]
+def test_what_a_test_starts_ignores_and_blocks_no_signal() -> None:
+    status = subprocess.run(["cat", "/proc/self/status"], capture_output=True, text=True, check=True).stdout
+    signals = dict(line.split(":\t") for line in status.splitlines() if line.startswith(("SigIgn", "SigBlk")))
+    assert signals == {"SigIgn": "0" * 16, "SigBlk": "0" * 16}
+
+
+def test_a_callers_environment_umask_and_signals_do_not_reach_the_tests(tmp_path: Path) -> None:
+    ignoring = ("env", "--ignore-signal=HUP,INT", "--block-signal=TERM")
+    command = [
+        *ignoring,
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        f"{__file__}",
+        "-k",
+        "not callers",
+    ]
     foreign = {**os.environ, **FOREIGN, "TMPDIR": str(tmp_path), "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(command, cwd=ROOT, env=foreign, umask=0o077, capture_output=True, text=True, check=False)
-    assert "3 passed, 1 deselected" in done.stdout, done.stdout + done.stderr
+    assert "4 passed, 1 deselected" in done.stdout, done.stdout + done.stderr
