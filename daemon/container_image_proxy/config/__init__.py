@@ -1,5 +1,5 @@
-"""Files into frozen values: instance files and the containers ecosystem's own configuration.
+"""Reads configuration files into frozen values: instance files, and the containers ecosystem's own files.
 
-Reads files, and asks the system for users, mounts and its own name; connects to nothing and runs nothing. Every module
-is a door: each reads one kind of file, or says where they are.
+It reads files and asks the system for users, mounts and the host's platform. It opens no connection and runs no
+program. Each module reads one kind of file or finds files, and other rooms may import every module.
 """

@@ -1,8 +1,7 @@
-"""Who may connect: allow lists of users and groups, resolved to numbers when the configuration is read.
+"""Who may connect: the users and groups of ``[access]``, resolved to numbers when the configuration is read.
 
-Owns the meaning of ``[access]`` in an instance file. It does not look at sockets: ``core/peer.py`` says who a peer
-is, an :class:`AccessRule` says whether that is enough. Rights hang on uid and gid alone, never on a pid or what runs
-under it.
+``core/peer.py`` finds out who a peer is; an :class:`AccessRule` says whether that peer may connect. Rights depend on
+uid and gid only. A pid proves nothing: the kernel gives it to another program as soon as the first one has exited.
 """
 
 from __future__ import annotations
@@ -22,35 +21,33 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 _ALL_IDS: Final = 2**32 - 1
-"""The id that stands for none (chown(2)), and so is the number of ids that there can be."""
+"""The number of possible ids. The next one, 2**32 - 1, means "no id" (chown(2))."""
 _NUMBER: Final = re.compile(r"[0-9]{1,10}")  # of 32 bits
 _PROC: Final = Path("/proc")
 
 
 class AccessRule(Struct, frozen=True):
-    """A peer is permitted by its uid or by any of its groups."""
+    """The uids and gids that are permitted. A peer needs one of them."""
 
     users: frozenset[int] = frozenset()
     groups: frozenset[int] = frozenset()
 
     def permits(self, uid: int | None, groups: frozenset[int]) -> bool:
-        """Whether a peer with this uid (None: it has no credentials) and these groups may connect.
-
-        The overflow ids stand for everybody whom this user namespace cannot name, so they never count
-        (user_namespaces(7)).
-        """
+        """Whether a peer with this uid and these groups may connect; a uid of None means that it has no credentials."""
+        # The kernel shows the overflow ids for all users that this user namespace cannot name (user_namespaces(7)). To
+        # permit them would permit unrelated users.
         if uid is None or uid == overflow_id("uid"):
             return False
         return uid in self.users or not self.groups.isdisjoint(groups - {overflow_id("gid")})
 
 
 def owner_access(uid: int) -> AccessRule:
-    """The rule where none is written: root and the daemon's own user, ``uid``."""
+    """The default rule: root and the daemon's own user, ``uid``."""
     return AccessRule(users=frozenset({0, uid}))
 
 
 def resolve_users(entries: Iterable[str | int], file: str, key: str) -> frozenset[int]:
-    """The uids of user names and numbers; a :class:`ConfigurationError` names ``file`` and ``key`` as their place."""
+    """The uids of user names and numbers; :class:`ConfigurationError` about ``key`` of ``file`` if one has none."""
     return frozenset(_resolve(entry, "user", lambda name: pwd.getpwnam(name).pw_uid, file, key) for entry in entries)
 
 
@@ -86,7 +83,7 @@ def overflow_id(identifier: str) -> int:
 
 @functools.cache
 def load_id_map(identifier: str) -> tuple[range, ...]:
-    """The ``uid`` or ``gid`` ranges that exist in this process's user namespace (user_namespaces(7), uid_map)."""
+    """The ranges of ``uid`` or ``gid`` that exist in this user namespace (user_namespaces(7), /proc/pid/uid_map)."""
     try:
         lines = (_PROC / "self" / f"{identifier}_map").read_text().splitlines()
     except OSError:  # no /proc, or a kernel without user namespaces: nothing is remapped

@@ -1,23 +1,21 @@
-"""One credentials file: containers-auth.json(5), Docker's config.json, and the old .dockercfg. Bytes in, entries out.
+"""Parses one credentials file: containers-auth.json(5), Docker's config.json, or the old .dockercfg.
 
-Which files there are and what follows from an entry is ``keychain``'s. No message of this module quotes a file's
-content: it is made of secrets.
+``registry/auth/keychain`` chooses the files and uses the entries. No message of this module quotes a file's content,
+because it consists of secrets.
 """
 
 from __future__ import annotations
 
-import binascii
 import logging
-import re
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct, field
 
 from container_image_proxy.config.once import warn_once
-from container_image_proxy.errors import ConfigurationError, InvalidReferenceError, blamed_on
+from container_image_proxy.errors import ConfigurationError, InvalidReferenceError, MalformedDocumentError, blamed_on
 from container_image_proxy.image import docker_hub
 from container_image_proxy.image.confidential import Confidential
-from container_image_proxy.image.documents import convert, fold_keys, text_of
+from container_image_proxy.image.documents import convert, decode_base64, fold_keys, text_of
 from container_image_proxy.image.strict_json import parse_json
 
 if TYPE_CHECKING:
@@ -26,12 +24,11 @@ if TYPE_CHECKING:
     from container_image_proxy.errors import KeyPath
 
 _log = logging.getLogger(__name__)
-_BASE64: Final = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 _SCHEMES: Final = ("http://", "https://")
 
 
 class AuthEntry(Confidential, frozen=True):
-    """An entry as it stands in the file: ``auth`` is base64 of ``user:password``, which may stand beside it, too."""
+    """An entry of the file. ``auth`` is base64 of ``user:password``; some programs write both members as well."""
 
     auth: str = ""
     identity_token: str = field(name="identitytoken", default="")
@@ -41,7 +38,7 @@ class AuthEntry(Confidential, frozen=True):
 
 
 class _File(Struct, frozen=True, rename="camel"):
-    """``credsStore`` is Docker's, and podman knows nothing of it: it is no error whatever it is."""
+    """The document. ``credsStore`` is Docker's and podman does not read it, so that no value of it is an error."""
 
     auths: dict[str, Any] = field(default_factory=dict)
     cred_helpers: dict[str, Any] = field(default_factory=dict)
@@ -49,7 +46,9 @@ class _File(Struct, frozen=True, rename="camel"):
 
 
 class AuthFileContent(Struct, frozen=True):
-    """What a file says: entries by key, helpers by registry, and the helper for all that is in neither."""
+    """Entries by key, credential helpers by registry, and ``store``, the helper for all other registries ("" if
+    none).
+    """
 
     entries: Mapping[str, AuthEntry]
     helpers: Mapping[str, str]
@@ -57,9 +56,9 @@ class AuthFileContent(Struct, frozen=True):
 
 
 def parse_auth_file(raw: bytes, file: str, *, is_legacy: bool = False) -> AuthFileContent:
-    """Read a whole file; ``is_legacy`` is the format of .dockercfg, which is nothing but the entries.
+    """The content of a file; ``is_legacy`` is the format of .dockercfg, which has the entries alone.
 
-    :class:`ConfigurationError` if it is not JSON of that shape. Keys count without regard to case, as elsewhere.
+    Keys are matched without regard to case, as in Go. :class:`ConfigurationError` about ``file`` if it is malformed.
     """
     with blamed_on(file):
         value = parse_json(raw, "the content")
@@ -79,17 +78,16 @@ def parse_auth_file(raw: bytes, file: str, *, is_legacy: bool = False) -> AuthFi
 
 
 def _read_entries(value: object, path: KeyPath) -> Mapping[str, AuthEntry]:
-    """The entries by key; null is how Go writes an empty one, and so is the whole."""
+    # Go writes null for an empty mapping and for an empty entry.
     entries = convert(value, dict[str, Any] | None, path) or {}  # type: ignore[arg-type]  # a union is no type to mypy
-    return {key: _read_entry(entry, (*path, key)) for key, entry in entries.items()}
-
-
-def _read_entry(value: object, path: KeyPath) -> AuthEntry:
-    return AuthEntry() if value is None else convert(fold_keys(value, AuthEntry), AuthEntry, path)
+    return {
+        key: AuthEntry() if entry is None else convert(fold_keys(entry, AuthEntry), AuthEntry, (*path, key))
+        for key, entry in entries.items()
+    }
 
 
 def lookup_keys(name: str) -> tuple[str, ...]:
-    """The keys under which credentials for ``registry[/path]`` may stand: itself, then its parents up to the registry.
+    """The keys that may hold credentials for ``registry[/path]``: the name itself, then its parents up to the registry.
 
     :class:`InvalidReferenceError` for a URL and for a name with tag or digest.
     """
@@ -101,11 +99,12 @@ def lookup_keys(name: str) -> tuple[str, ...]:
 
 
 def find_entry(content: AuthFileContent, name: str, *, is_legacy: bool = False) -> tuple[str, AuthEntry] | None:
-    """The entry for ``registry[/path]`` and the key that it has in the file.
+    """The entry for ``registry[/path]`` and its key in the file; None if there is none.
 
-    An exact key counts before all; then ``docker login``'s keys do, which were URLs once. Nothing matches by its first
-    characters: ``registry.example`` is neither ``registry.example.evil.example`` nor ``registry.example:444``.
+    An exact key is preferred. Then come keys that older versions of ``docker login`` wrote, which may be URLs.
     """
+    # Whole names are compared, not beginnings: credentials for registry.example must not go to the registry
+    # registry.example.evil.example, nor to registry.example:444.
     registry = name.partition("/")[0]
     for key in (registry,) if is_legacy else lookup_keys(name):
         if key in content.entries:
@@ -116,7 +115,7 @@ def find_entry(content: AuthFileContent, name: str, *, is_legacy: bool = False) 
 
 
 def normalize_key(key: str, *, is_legacy: bool = False) -> str:
-    """The registry that a file's key means if it was a URL, or the key itself; Docker Hub by one of its names."""
+    """The registry of a key that is a URL, or else the key itself. The names of Docker Hub become one name."""
     stripped = key.removeprefix("http://").removeprefix("https://")
     return _normalize_registry(stripped.partition("/")[0] if is_legacy or stripped != key else stripped)
 
@@ -126,20 +125,20 @@ def _normalize_registry(registry: str) -> str:
 
 
 def decode_auth(entry: AuthEntry, file: str, key: str) -> tuple[str, str]:
-    """User and password of an entry, both empty if it holds none, as where a helper keeps them.
+    """User and password of an entry. Both are "" if it has none, for example because a helper keeps them.
 
-    ``auth`` counts before the members ``username`` and ``password``, which Docker and Kubernetes write at times. What
-    is ignored is told.
+    ``auth`` is preferred to ``username`` and ``password``, and a warning is logged if they differ.
+    :class:`ConfigurationError` about ``key`` of ``file`` if ``auth`` is not base64.
     """
     if not entry.auth:
         return entry.username, entry.password
-    packed = entry.auth.replace("\r", "").replace("\n", "")
-    if not _BASE64.fullmatch(packed):  # Python takes surplus padding, or not, by its version
-        raise ConfigurationError(file, "is not base64 of user:password", key=f"auths.{key}.auth")
-    # A password is sent as the bytes that it is, in whichever encoding.
-    decoded = binascii.a2b_base64(packed).decode("utf-8", "surrogateescape")
-    user, colon, password = decoded.partition(":")
-    password = password.strip("\0")
+    try:
+        decoded = decode_base64(entry.auth)
+    except MalformedDocumentError as error:
+        raise ConfigurationError(file, "is not base64 of user:password", key=f"auths.{key}.auth") from error
+    # A password may be in any encoding. surrogateescape keeps its bytes, which are sent as they are.
+    user, colon, password = decoded.decode("utf-8", "surrogateescape").partition(":")
+    password = password.strip("\0")  # as docker and podman do
     if not colon:
         warn_once(_log, f"{file}: auths.{key}.auth: has no colon between user and password, ignored")
         return entry.username, entry.password

@@ -1,6 +1,6 @@
-"""TLS files for each registry: extra certificate authorities and client certificates. containers-certs.d(5).
+"""Finds the TLS files of each registry: certificate authorities and client certificates (containers-certs.d(5)).
 
-Finds files and pairs them; reading them, and everything else about TLS, is ``registry``'s.
+The files are only found and paired here; ``registry/http/tls`` reads them.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ _HTTPS: Final = ":443"
 
 
 class ClientCertificate(Struct, frozen=True):
-    """A client's certificate and its private key, both PEM."""
+    """The files of a client certificate and its private key, both PEM."""
 
     certificate: Path
     key: Path
 
 
 class TlsFiles(Struct, frozen=True):
-    """What to use with one registry: authorities besides the system's, and who we are. Sorted by name."""
+    """The files for one registry: authorities besides the system's, and client certificates. Sorted by name."""
 
     authorities: tuple[Path, ...] = ()
     client: tuple[ClientCertificate, ...] = ()
 
 
 class CertificateDirectories(Struct, frozen=True):
-    """Where to look: in ``override`` for all registries, or in a directory of ``bases`` named like the registry."""
+    """Where to look: in ``override`` for all registries, or below ``bases`` in a directory named after the registry."""
 
     bases: tuple[Path, ...]
     override: Path | None = None
@@ -47,14 +47,15 @@ class CertificateDirectories(Struct, frozen=True):
         return find_tls_files(self.directory_for(domain))
 
     def directory_for(self, domain: str) -> Path:
-        """The one directory that counts: the first that exists, or the last if there is none.
+        """The directory for the registry ``host[:port]``: the first that exists, or the last candidate if none does.
 
-        A registry without a port is at port 443, so two names mean the same place. The one that is used comes first.
+        :class:`InvalidReferenceError` if ``domain`` is no ``host[:port]``.
         """
         if self.override:
             return self.override
         if not is_domain(domain):
             raise InvalidReferenceError(f"{domain!r} is not the host[:port] of a registry")
+        # host and host:443 are the same registry, so that a directory of either name counts. The given name is first.
         other = domain.removesuffix(_HTTPS) if domain.endswith(_HTTPS) else domain + _HTTPS
         names = (domain, other) if is_domain(other) else (domain,)
         candidates = (base / name for name in names for base in self.bases)
@@ -62,7 +63,10 @@ class CertificateDirectories(Struct, frozen=True):
 
 
 def load_certificates(*, cert_dir: Path | None = None, home: Path, root: Path = ROOT) -> CertificateDirectories:
-    """The directories of this user; ``cert_dir`` (``--cert-dir``) replaces them all and has to exist, in order."""
+    """The directories of this user. ``cert_dir`` (``--cert-dir``) replaces them all.
+
+    :class:`ConfigurationError` if ``cert_dir`` does not exist, or has one half of a pair only.
+    """
     if cert_dir and not exists(cert_dir):
         raise ConfigurationError(str(cert_dir), "no such directory", remedy="put *.crt, or *.cert and *.key, there")
     if cert_dir:
@@ -71,18 +75,17 @@ def load_certificates(*, cert_dir: Path | None = None, home: Path, root: Path = 
 
 
 def find_tls_files(directory: Path) -> TlsFiles:
-    """Sort a directory's files by their suffix: ``*.crt`` authorities, ``*.cert`` and ``*.key`` pairs of the client."""
+    """The files of a directory: ``*.crt`` are authorities; ``*.cert`` and ``*.key`` of one name are a client's pair.
+
+    :class:`ConfigurationError` if half of a pair is missing.
+    """
     files = list_files(directory)
     for file in files:
-        _check_partner(file, files)
+        partner = {_CERTIFICATE: _KEY, _KEY: _CERTIFICATE}.get(file.suffix)
+        if partner and file.with_suffix(partner) not in files:
+            missing = file.with_suffix(partner).name
+            raise ConfigurationError(str(file), f"{missing} is missing beside it", remedy="authorities are named *.crt")
     return TlsFiles(
         authorities=tuple(file for file in files if file.suffix == _AUTHORITY),
         client=tuple(ClientCertificate(file, file.with_suffix(_KEY)) for file in files if file.suffix == _CERTIFICATE),
     )
-
-
-def _check_partner(file: Path, files: list[Path]) -> None:
-    partner = {_CERTIFICATE: _KEY, _KEY: _CERTIFICATE}.get(file.suffix)
-    if partner and file.with_suffix(partner) not in files:
-        missing = file.with_suffix(partner).name
-        raise ConfigurationError(str(file), f"{missing} is missing beside it", remedy="authorities are named *.crt")

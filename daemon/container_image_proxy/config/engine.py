@@ -1,6 +1,6 @@
-"""Where the Docker daemon is, or what speaks its API: ``--daemon-host``, ``daemon-host``, or ``DOCKER_HOST``.
+"""The address of the Docker daemon, or of another engine with its API: ``--daemon-host``, ``daemon-host``, DOCKER_HOST.
 
-Reads no file but to see which certificates there are. docker(1), "Environment variables"; dockerd(8), ``--host``.
+Reads no file; it only checks which certificate files exist. docker(1), "Environment variables"; dockerd(8), ``--host``.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DEFAULT_HOST: Final = "unix:///var/run/docker.sock"
-_LONGEST_PATH: Final = 107  # bytes, unix(7)
-_PORTS: Final = {"tcp": 2376, "https": 2376, "http": 2375}
+_LONGEST_PATH: Final = 107  # bytes of a Unix socket's path (unix(7))
+_PORTS: Final = {"tcp": 2376, "https": 2376, "http": 2375}  # Docker's: 2376 with TLS, 2375 without
 
 
 class EngineAddress(Struct, frozen=True):
-    """``name`` is as it was written: a Unix socket at ``path``, or else ``host`` and ``port``, under TLS if ``tls`` is
-    not None, whose certificate is held against the system's and these authorities if ``verify``.
+    """A Unix socket at ``path``, or ``host`` and ``port``, with TLS if ``tls`` is not None.
+
+    ``name`` is the address as it was written. ``verify`` says whether the server's certificate is verified, by the
+    system's authorities and those of ``tls``.
     """
 
     name: str
@@ -37,10 +39,10 @@ class EngineAddress(Struct, frozen=True):
 
 
 def parse_engine_host(text: str, certificates: Path | None = None) -> EngineAddress:
-    """Read ``unix:///path``, ``tcp://host[:port]`` or ``https://...``, which are under TLS, or ``http://...``.
+    """An address from ``unix:///path``, ``tcp://host[:port]``, ``https://...`` (both with TLS), or ``http://...``.
 
-    ``certificates`` is a directory with ca.pem, cert.pem and key.pem, as docker(1) has them.
-    Raises :class:`InvalidReferenceError`, and :class:`ConfigurationError` if half of a pair of files is missing.
+    ``certificates`` is a directory with ca.pem, cert.pem and key.pem, as in docker(1). :class:`InvalidReferenceError`
+    for other texts; :class:`ConfigurationError` if only one of cert.pem and key.pem exists.
     """
     scheme, separator, rest = text.partition("://")
     if separator and scheme == "unix":
@@ -65,11 +67,11 @@ def parse_engine_host(text: str, certificates: Path | None = None) -> EngineAddr
 def load_engine_address(
     host: str | None, certificates: Path | None, environ: Mapping[str, str], home: Path
 ) -> EngineAddress:
-    """The address that settings or the environment name. Raises :class:`ConfigurationError`, and for ``host`` as
-    :func:`parse_engine_host`.
+    """The address of the settings (``host``), or else of the environment, or else ``DEFAULT_HOST``.
 
-    As for docker, ``DOCKER_CERT_PATH`` counts with ``DOCKER_TLS_VERIFY``, and is ~/.docker by default then.
+    Errors as :func:`parse_engine_host`, but a malformed DOCKER_HOST is a :class:`ConfigurationError`.
     """
+    # docker, too, uses DOCKER_CERT_PATH only together with DOCKER_TLS_VERIFY.
     if certificates is None and environ.get("DOCKER_TLS_VERIFY"):
         certificates = Path(environ.get("DOCKER_CERT_PATH") or home / ".docker")
     if host is not None:

@@ -1,9 +1,9 @@
-"""Instance files: which images an instance serves, to whom, and with which of the system's configuration
-(``NAME.toml``).
+"""Instance files (``NAME.toml``): the images that an instance serves, to whom, and with which settings.
 
-Searched in /etc, /run and /usr/lib below ``container-image-proxy/``, the first found wins; ``NAME.toml.d/*.toml`` of
-all three are merged over it in the order of their names, where a file in an earlier directory hides its namesake in a
-later one. A symbolic link to /dev/null hides a file, too. Documented in container-image-proxy.toml(5).
+NAME.toml is taken from the first of /etc, /run and /usr/lib (below ``container-image-proxy/``) that has it. Then
+``NAME.toml.d/*.toml`` of all three directories are merged over it, in the order of their names; of files with the same
+name only the one in the earliest directory counts. A symbolic link to /dev/null masks a file. Documented in
+container-image-proxy.toml(5).
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ if TYPE_CHECKING:
 
 DIRECTORIES: Final = tuple(Path(parent, "container-image-proxy") for parent in ("/etc", "/run", "/usr/lib"))
 COMMAND_LINE: Final = "command line"
-"""What stands for the file where no file says it."""
+"""The name of the "file" in errors about options."""
 DEFAULT_FRESH_FOR: Final = Seconds(1)
 DEFAULT_IDLE_EXIT: Final = Seconds(300)
 DEFAULT_VERIFICATION_TIMEOUT: Final = Seconds(30)
-"""A sound signature takes some milliseconds; a key ring of 5,000 keys, read for the first time, half of this."""
+"""A signature takes some milliseconds; the first import of a key ring of 5,000 keys takes half of this."""
 MAX_SPOOL_LIMIT: Final = 1 << 30
-"""GiB; a file has fewer."""
+"""GiB. No file system has files of this size."""
 _MAX_FILE: Final = 1 << 20
-"""Bytes of an instance file, which is held in memory while it is read: hundreds of images have 100 KiB."""
+"""Bytes of an instance file, which is held in memory while it is read. Hundreds of images take 100 KiB."""
 _REMEDY: Final = "write it as container-image-proxy.toml(5) says"
 _IMAGE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _IMAGE_NAME_RULE: Final = "1 to 64 letters, digits, '.', '_' or '-', of which the first is a letter or digit"
@@ -57,7 +57,7 @@ _INSTANCE_NAME_RULE: Final = "1 to 27 letters, digits, '_' or '-', of which the 
 
 
 class ImageSettings(Struct, frozen=True):
-    """One image of an instance. ``fresh_for`` is in seconds; ``file`` and ``key`` say where the reference stands."""
+    """One image of an instance. ``fresh_for`` is in seconds; ``file`` and ``key`` are the place of its reference."""
 
     name: str
     reference: str
@@ -69,7 +69,7 @@ class ImageSettings(Struct, frozen=True):
 
 
 class _Gibibytes(int):
-    """Bytes, of which a file says how many GiB."""
+    """A number of bytes that files give in GiB."""
 
     WRITTEN: ClassVar[Any] = int
 
@@ -81,11 +81,11 @@ class _Gibibytes(int):
 
 
 DEFAULT_SPOOL_LIMIT: Final = _Gibibytes(32 << 30)
-"""Larger images are rare, and what has room for one is rarely larger."""
+"""Larger images are rare, and so are directories that have room for one."""
 
 
 class RegistryTable(Strict, frozen=True, rename="kebab"):
-    """Where the ecosystem's files are, if not in their usual places; ``tls_verify`` None leaves it to them."""
+    """``[registry]``: places of the ecosystem's files. With a ``tls_verify`` of None, registries.conf decides."""
 
     authfile: Path | None = None
     cert_dir: Path | None = None
@@ -102,16 +102,14 @@ class RegistryTable(Strict, frozen=True, rename="kebab"):
 
 
 class RegistrySettings(RegistryTable, frozen=True, rename="kebab"):
-    """The same, and what skopeo's command line alone can say: what registries are told of who asks, and where ``oci:``
-    layouts have their blobs.
-    """
+    """``[registry]``, and two options of skopeo's: a prefix for User-Agent, and a directory of blobs for ``oci:``."""
 
     user_agent_prefix: str = ""
     shared_blob_dir: Path | None = None
 
 
 class TrustTable(Strict, frozen=True, rename="kebab"):
-    """Which policy decides, how strictly, and for how many seconds."""
+    """``[trust]``: which policy decides, how strictly, and how many seconds verification may take."""
 
     policy: Path | None = None
     registries_d: Path | None = None
@@ -125,15 +123,13 @@ class TrustTable(Strict, frozen=True, rename="kebab"):
 
 
 class TrustSettings(TrustTable, frozen=True, rename="kebab"):
-    """The same, and what only the command line can say."""
+    """``[trust]``, and the option that only the command line has."""
 
     insecure_policy: bool = False
 
 
 class SourceSettings(Strict, frozen=True, rename="kebab"):
-    """Where images on this host are unpacked if they have to be, how many bytes that may take, and where the Docker
-    daemon is.
-    """
+    """``[sources]``: where archives are unpacked, how many bytes that may take, and where the Docker daemon is."""
 
     cache_dir: Path | None = None
     spool_limit: _Gibibytes = DEFAULT_SPOOL_LIMIT
@@ -149,8 +145,9 @@ class SourceSettings(Strict, frozen=True, rename="kebab"):
 
 
 class InstanceSettings(Struct, frozen=True):
-    """Everything that an instance file says; ``default`` is None if several images have no default, ``idle_exit`` is in
-    seconds.
+    """All settings of an instance.
+
+    ``idle_exit`` is in seconds, and ``default`` is None if there is no default image.
     """
 
     name: str
@@ -163,7 +160,7 @@ class InstanceSettings(Struct, frozen=True):
     idle_exit: float = DEFAULT_IDLE_EXIT
 
     def deviations(self) -> dict[str, object]:
-        """What ``[registry]``, ``[trust]`` and ``[sources]`` say that is not so by default, by key."""
+        """The settings of ``[registry]``, ``[trust]`` and ``[sources]`` that differ from their defaults, by key."""
         sections = {
             "registry": (self.registry, RegistrySettings()),
             "trust": (self.trust, TrustSettings()),
@@ -178,14 +175,14 @@ class InstanceSettings(Struct, frozen=True):
 
 
 class AccessTable(Strict, frozen=True):
-    """Who may connect, as it is written."""
+    """``[access]`` as a file has it."""
 
     users: tuple[str | int, ...] | None = None
     groups: tuple[str | int, ...] | None = None
 
 
 class ImageTable(Strict, frozen=True, rename="kebab"):
-    """An image, as it is written."""
+    """``[images.NAME]`` as a file has it."""
 
     reference: str | None = None
     platform: str | None = None
@@ -194,7 +191,7 @@ class ImageTable(Strict, frozen=True, rename="kebab"):
 
 
 class InstanceFile(Strict, frozen=True, rename="kebab"):
-    """An instance file, as it is written; ``images`` are :class:`ImageTable` by name."""
+    """An instance file. ``images`` are converted to :class:`ImageTable` one by one, after their names were checked."""
 
     default: str | None = None
     images: dict[str, Any] = field(default_factory=dict)
@@ -206,15 +203,15 @@ class InstanceFile(Strict, frozen=True, rename="kebab"):
 
 
 def host_platform() -> Platform:
-    """The platform of this host, which is the default of every image."""
+    """The platform of this host, which is the default platform of every image."""
     host = os.uname()
     return kernel_platform(host.sysname, host.machine)
 
 
 def load_instance(name: str, directories: Sequence[Path] = DIRECTORIES, *, uid: int) -> InstanceSettings:
-    """Read ``NAME.toml`` and its drop-ins from ``directories``, the first of which counts most.
+    """The settings of ``NAME.toml`` and its drop-ins in ``directories``, which are in order of precedence.
 
-    ``uid`` is the daemon's own, which may connect where the file does not say who may.
+    ``uid`` is the daemon's own user, who may connect by default. :class:`ConfigurationError` if anything is wrong.
     """
     if not _INSTANCE_NAME.fullmatch(name):
         raise ConfigurationError(f"instance {shown(name)}", "not an instance name", remedy=_INSTANCE_NAME_RULE)
@@ -223,7 +220,7 @@ def load_instance(name: str, directories: Sequence[Path] = DIRECTORIES, *, uid: 
 
 
 def find_instances(directories: Sequence[Path] = DIRECTORIES) -> tuple[str, ...]:
-    """The names of all instances that have a file in ``directories`` and are not masked."""
+    """The names of all instances that have a file in ``directories`` and are not masked, sorted."""
     found: dict[str, Path] = {}
     for directory in reversed(directories):
         found |= {file.stem: file for file in list_files(directory) if file.suffix == ".toml"}
@@ -245,7 +242,11 @@ def _load_document(name: str, directories: Sequence[Path]) -> TomlDocument:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether there is a file or a link, even one that leads nowhere: the next directory must not stand in for it."""
+    """Whether there is a file, or a link, even a dangling one.
+
+    A dangling link is an error when the file is read. If it counted as absent, a file that the administrator wanted to
+    replace would be used.
+    """
     try:
         path.lstat()
     except FileNotFoundError:
@@ -260,7 +261,7 @@ def _is_mask(path: Path) -> bool:
 
 
 def parse_instance(name: str, document: TomlDocument, *, uid: int) -> InstanceSettings:
-    """Frozen settings from a merged document; :class:`ConfigurationError` for the first thing that is wrong with it."""
+    """The settings in a merged document; :class:`ConfigurationError` about the first mistake in it."""
     written = document.read(document.values, InstanceFile)
     access = _read_access(document, written.access, ("access",), owner_access(uid))
     images = {key: _read_image(document, key, table, access) for key, table in written.images.items()}
@@ -286,7 +287,7 @@ def _choose_default(document: TomlDocument, default: str | None, images: Mapping
 
 
 def is_image_name(name: str) -> bool:
-    """Whether an image of an instance can have that name."""
+    """Whether an image of an instance can have this name."""
     return _IMAGE_NAME.fullmatch(name) is not None
 
 
@@ -308,7 +309,7 @@ def _read_image(document: TomlDocument, name: str, value: object, access: Access
 
 
 def _read_access(document: TomlDocument, table: AccessTable, path: tuple[str, ...], default: AccessRule) -> AccessRule:
-    """An access table replaces the default as a whole as soon as it has a list, be it empty."""
+    """The rule of an access table. A table with any list, even an empty one, replaces the whole default."""
     if table.users is None and table.groups is None:
         return default
     users, groups = (*path, "users"), (*path, "groups")
@@ -319,10 +320,9 @@ def _read_access(document: TomlDocument, table: AccessTable, path: tuple[str, ..
 
 
 def verify_paths(settings: InstanceSettings) -> None:
-    """Raise :class:`ConfigurationError` if a file or directory that the settings name is not there.
-
-    To some readers an absent directory is an empty one, and mirrors, blocks or signature stores would be missed.
-    """
+    """Raise :class:`ConfigurationError` if a file or directory that the settings name does not exist."""
+    # The readers of directories take an absent one for an empty one. With a mistyped name, mirrors, blocks or places of
+    # signatures would silently not count.
     for key, value in settings.deviations().items():
         if isinstance(value, Path) and not exists(value):
             remedy = "make it, or name another one"

@@ -1,7 +1,7 @@
-"""Where the containers ecosystem keeps its files, for one user on one host.
+"""Finds the files of the containers ecosystem, for one user on one host. It does not read them.
 
-The environment, the home directory and the root below which system paths are looked up are arguments: nothing here asks
-the process for them. What is in the files is none of this module's business.
+The environment and the home directory are arguments, because only ``__main__`` reads them from the process
+(contrib/adr/0027). System paths are below the argument ``root``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _USER: Final = ".config/containers"
 
 
 class RegistriesFiles(Struct, frozen=True):
-    """The files that make the registries configuration; drop-ins in the order to apply them."""
+    """The files of the registries configuration. Drop-ins are in the order in which they apply."""
 
     main: Path
     main_is_required: bool
@@ -33,13 +33,16 @@ class RegistriesFiles(Struct, frozen=True):
 def find_registries_files(
     *, path: Path | None, directory: Path | None, environ: Mapping[str, str], home: Path, uid: int, root: Path = ROOT
 ) -> RegistriesFiles:
-    """containers-registries.conf(5) and .conf.d(5): a user's own file hides the system's files altogether."""
+    """The files of containers-registries.conf(5) and containers-registries.conf.d(5).
+
+    ``path`` and ``directory`` are options. A user's own registries.conf replaces all files of the system.
+    """
     system, user = root / _CONTAINERS, home / _USER
     named = path or _named_by(environ, "CONTAINERS_REGISTRIES_CONF")
     has_own = named is None and exists(user / "registries.conf")
     bases = (user,) if has_own else (system, user)
     drop_ins = [directory] if directory else [base / "registries.conf.d" for base in bases]
-    # Where podman and its kin write down the aliases that their users chose.
+    # Where podman and other tools store the aliases that their users chose.
     own_cache = _named_by(environ, "XDG_CACHE_HOME") or home / ".cache"
     learned = root / "var/cache/containers" if uid == 0 else own_cache / "containers"
     return RegistriesFiles(
@@ -51,7 +54,7 @@ def find_registries_files(
 
 
 def find_default_auth_files(*, environ: Mapping[str, str], home: Path, uid: int, root: Path = ROOT) -> tuple[Path, ...]:
-    """Where credentials are looked for, in order: containers-auth.json(5), then Docker's config.json."""
+    """The default files of credentials, in order: those of containers-auth.json(5), then Docker's config.json."""
     runtime = _named_by(environ, "XDG_RUNTIME_DIR")
     primary = runtime / "containers" if runtime else root / "run/containers" / str(uid)
     user = _named_by(environ, "XDG_CONFIG_HOME") or home / ".config"
@@ -60,28 +63,28 @@ def find_default_auth_files(*, environ: Mapping[str, str], home: Path, uid: int,
 
 
 def find_named_auth_file(environ: Mapping[str, str]) -> Path | None:
-    """The file that ``REGISTRY_AUTH_FILE`` names: it alone is used."""
+    """The file that REGISTRY_AUTH_FILE names, which replaces the default files; None if it is unset."""
     return _named_by(environ, "REGISTRY_AUTH_FILE")
 
 
 def find_auth_credential(environ: Mapping[str, str]) -> Path | None:
-    """Where systemd puts the credential ``auth.json`` (``LoadCredential=``), whether or not there is one."""
+    """The path of systemd's credential ``auth.json`` (systemd.exec(5), LoadCredential=), whether or not it exists."""
     directory = _named_by(environ, "CREDENTIALS_DIRECTORY")
     return directory / "auth.json" if directory else None
 
 
 def find_certificate_directories(*, home: Path, root: Path = ROOT) -> tuple[Path, ...]:
-    """The directories that hold one directory for each registry, containers-certs.d(5)."""
+    """The directories that contain a directory for each registry (containers-certs.d(5))."""
     return home / _USER / "certs.d", root / _CONTAINERS / "certs.d", root / "etc/docker/certs.d"
 
 
 def _named_by(environ: Mapping[str, str], variable: str) -> Path | None:
-    """The path in an environment variable; empty is as good as unset."""
+    """The path in an environment variable; None if it is unset or empty."""
     return Path(environ[variable]) if environ.get(variable) else None
 
 
 def exists(path: Path) -> bool:
-    """Whether ``path`` exists; not to be allowed to know is an error."""
+    """Whether ``path`` exists. :class:`UnreadableFileError` if that cannot be found out (contrib/adr/0016)."""
     try:
         path.stat()
     except FileNotFoundError:
@@ -92,7 +95,7 @@ def exists(path: Path) -> bool:
 
 
 def list_files(directory: Path) -> list[Path]:
-    """The files in ``directory`` by name; an absent directory has none, an unreadable one is an error."""
+    """The files in ``directory``, sorted; none if it is absent. :class:`UnreadableFileError` if it cannot be listed."""
     try:
         return sorted(path for path in directory.iterdir() if not path.is_dir())
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""Where signatures of images in registries are kept: containers-registries.d(5).
+"""Where signatures of images in registries are stored: containers-registries.d(5).
 
-Reads the directory of YAML files and says, for an image, where its signatures lie and whether sigstore attachments in
-the registry are used. Fetches nothing. Unknown settings are other programs' and are passed over.
+Reads a directory of YAML files, and tells for an image where its signatures are and whether sigstore attachments in the
+registry are used. Fetches nothing. Unknown settings belong to other programs and are ignored.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 MAX_FILE_SIZE: Final = 1 << 20
-"""Bytes of a file, which is held in memory while it is read: thousands of scopes."""
+"""Bytes of a file, which is held in memory while it is read. That is enough for thousands of scopes."""
 _SYSTEM_STORAGE: Final = "var/lib/containers/sigstore"
 _USER_STORAGE: Final = ".local/share/containers/sigstore"
 _NO_URL: Final = re.compile(r"^:|[\x00-\x20\x7f]|%(?![0-9A-Fa-f]{2})")
@@ -36,29 +36,29 @@ _MERGE: Final = "tag:yaml.org,2002:merge"
 
 
 class Section(Struct, frozen=True):
-    """What the configuration says of one registry, namespace or image; None where it says nothing."""
+    """The settings for one registry, namespace or image; None if not set."""
 
     lookaside: str | None = None
     use_sigstore_attachments: bool | None = None
 
 
 class LookasideConfiguration(Struct, frozen=True):
-    """The merged files: ``docker`` by scope, the ``default``, and the storage directory if nothing else is said."""
+    """The merged files: ``docker`` by scope, the ``default`` section, and the default storage directory."""
 
     built_in: str
     default: Section | None = None
     docker: Mapping[str, Section] = field(default_factory=dict)
 
     def lookaside_base_url(self, reference: Reference) -> str:
-        """The URL below which the signatures of the image's repository lie; perhaps of a scheme that nobody can fetch.
+        """The URL below which the signatures of the image's repository are stored. It can be of any scheme.
 
-        :class:`ConfigurationError` if it is no URL at all.
+        :class:`ConfigurationError` if the configured text is no URL.
         """
         top = self._find(reference, lambda section: section.lookaside) or Path(self.built_in).as_uri()
         return _extend_path(top, f"/{reference.path}")
 
     def use_sigstore_attachments(self, reference: Reference) -> bool:
-        """Whether signatures that cosign attached to the image in its registry are looked for."""
+        """Whether to look for signatures that cosign attached to the image in its registry."""
         return bool(self._find(reference, lambda section: section.use_sigstore_attachments))
 
     def _find(self, reference: Reference, setting: Callable[[Section], _T | None]) -> _T | None:
@@ -71,11 +71,14 @@ class LookasideConfiguration(Struct, frozen=True):
 
 
 def load_lookaside(*, directory: Path | None, home: Path | None, uid: int, root: Path = ROOT) -> LookasideConfiguration:
-    """Read ``*.yaml`` in the directory that applies: the one given, else the user's if it exists, else the system's.
+    """The merged ``*.yaml`` files of ``directory``, else of the user's directory if it exists, else of the system's.
 
-    :class:`ConfigurationError` names file, place and reason; a scope that two files configure is one, too.
+    :class:`ConfigurationError` names file, key path and reason; a scope in two files is such an error as well.
     """
-    merged = LookasideConfiguration(built_in=str(_built_in_storage(home, uid, root)))
+    # The home of a service with DynamicUser= is "/". It uses the system's storage, as root does.
+    has_no_home = home is None or home == root
+    storage = root / _SYSTEM_STORAGE if home is None or has_no_home or uid == 0 else home / _USER_STORAGE
+    merged = LookasideConfiguration(built_in=str(storage))
     if directory is None:
         user = home / ".config/containers/registries.d" if home is not None else None
         directory = user if user is not None and exists(user) else root / "etc/containers/registries.d"
@@ -85,13 +88,6 @@ def load_lookaside(*, directory: Path | None, home: Path | None, uid: int, root:
                 merged, parse_registries_d(load_trusted_file(file, limit=MAX_FILE_SIZE), str(file)), str(file)
             )
     return merged
-
-
-def _built_in_storage(home: Path | None, uid: int, root: Path) -> Path:
-    """The user's own storage; the system's for root, and for a service (``DynamicUser=``), whose home is ``/``."""
-    if home is None or home == root or uid == 0:
-        return root / _SYSTEM_STORAGE
-    return home / _USER_STORAGE
 
 
 def _merge(one: LookasideConfiguration, other: LookasideConfiguration, file: str) -> LookasideConfiguration:
@@ -106,7 +102,7 @@ def _merge(one: LookasideConfiguration, other: LookasideConfiguration, file: str
 
 
 class _WrittenSection(Struct, frozen=True, rename="kebab"):
-    """``sigstore`` is what ``lookaside`` was called once."""
+    """A section as a file has it. ``sigstore`` is the old name of ``lookaside``."""
 
     lookaside: str | None = None
     sigstore: str | None = None
@@ -119,7 +115,7 @@ class _File(Struct, frozen=True, rename="kebab"):
 
 
 def parse_registries_d(raw: bytes, file: str) -> LookasideConfiguration:
-    """Read one file; see :func:`load_lookaside` for errors."""
+    """The content of one file; errors as :func:`load_lookaside`."""
     value = parse_yaml(raw, file)
     with blamed_on(file):
         written = convert(_mapping(value, ()), _File, (), YAML)
@@ -137,19 +133,20 @@ def _parse_section(value: object, path: KeyPath) -> Section:
 
 
 def _mapping(value: object, path: KeyPath) -> dict[str, Any]:
-    """A mapping by text: YAML has other keys, too, and nothing at all for an empty one."""
+    """``value`` as a mapping with text keys. YAML also has keys of other types, and null for an empty mapping."""
     mapping = {} if value is None else convert(value, dict[Any, Any], path, YAML)
     return {str(key): item for key, item in mapping.items()}
 
 
 def parse_yaml(raw: bytes, file: str) -> object:
-    """Read a YAML document of plain types; a key that appears twice in a mapping is a :class:`ConfigurationError`."""
+    """A YAML document of plain types; :class:`ConfigurationError` if it is malformed or a mapping has a key twice."""
     import yaml  # noqa: PLC0415 - takes 20 ms, and most hosts have nothing to read
 
     class Loader(yaml.SafeLoader):
-        """Safe, and strict about keys."""
+        """PyYAML's safe loader, which silently takes the last of two equal keys, made strict about them."""
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:  # noqa: FBT001, FBT002
+            # "<<" may be there several times: it merges other mappings, and is no key.
             keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != _MERGE]
             if len(set(keys)) != len(keys):
                 raise yaml.constructor.ConstructorError(None, None, "a key appears twice", node.start_mark)
@@ -165,7 +162,7 @@ def parse_yaml(raw: bytes, file: str) -> object:
 
 
 def signature_url(base: str, digest: Digest, index: int) -> str:
-    """The URL of the ``index``-th signature (from 0) of the manifest with ``digest`` in a repository's storage."""
+    """The URL of signature number ``index`` (from 0) of the manifest with ``digest``, below a repository's ``base``."""
     return _extend_path(base, f"@{digest.algorithm}={digest.hex}/signature-{index + 1}")
 
 

@@ -1,7 +1,8 @@
-"""What keeps this process from a file: the kernel says "Permission denied", and not of which directory on the way.
+"""Finds out why this process cannot read a file (contrib/adr/0016).
 
-Looks at modes and at the process's own mounts, by which a unit's sandbox hides what the host has (systemd.exec(5)).
-Decides nothing: whether a file that cannot be read is an error is the reader's to say.
+The kernel reports "Permission denied" without the directory that denied it. This module looks at modes, and at the
+process's mounts, by which a unit's sandbox hides parts of the host (systemd.exec(5)). Whether a file that cannot be
+read is an error is decided by the callers.
 """
 
 from __future__ import annotations
@@ -20,25 +21,29 @@ from msgspec import Struct
 from container_image_proxy.errors import UnreadableFileError
 
 _MOUNTS: Final = Path("/proc/self/mountinfo")
-_HOMES: Final = frozenset({"/home", "/root", "/run/user"})  # what ProtectHome= is about
-_TEMPORARY: Final = frozenset({"/tmp", "/var/tmp"})  # noqa: S108 - what PrivateTmp= is about
-_PRIVATE_TMP: Final = "/systemd-private-"  # a part of the host's; PrivateTmp=disconnected has a file system of its own
+_HOMES: Final = frozenset({"/home", "/root", "/run/user"})  # hidden by ProtectHome=
+_TEMPORARY: Final = frozenset({"/tmp", "/var/tmp"})  # noqa: S108 - hidden by PrivateTmp=
+# PrivateTmp=yes mounts a directory of the host's /tmp with this name; PrivateTmp=disconnected mounts a tmpfs.
+_PRIVATE_TMP: Final = "/systemd-private-"
 _BITS: Final = {
     "ur": stat.S_IRUSR, "ux": stat.S_IXUSR, "gr": stat.S_IRGRP, "gx": stat.S_IXGRP, "or": stat.S_IROTH,
     "ox": stat.S_IXOTH,
 }  # fmt: skip
-_OCTAL: Final = re.compile(r"\\([0-7]{3})")
+_OCTAL: Final = re.compile(r"\\([0-7]{3})")  # how mountinfo escapes spaces and other characters
 
 
 class Obstacle(Struct, frozen=True):
-    """Why a file cannot be read, and what to do about it, if that can be told."""
+    """Why a file cannot be read, and what to do about it if that is known."""
 
     reason: str
     remedy: str | None = None
 
 
 class _Mount(Struct, frozen=True):
-    """A line of /proc/self/mountinfo (proc_pid_mountinfo(5)): which directory of which file system is where."""
+    """A line of /proc/self/mountinfo (proc_pid_mountinfo(5)).
+
+    ``root`` is the directory of the file system that is mounted at ``point``; ``kind`` is the file system's type.
+    """
 
     root: str
     point: str
@@ -46,18 +51,18 @@ class _Mount(Struct, frozen=True):
 
     @property
     def is_inaccessible(self) -> bool:
-        """Whether it is what systemd mounts over a directory that nobody may enter."""
+        """Whether this is the empty directory that systemd mounts over a directory to hide it."""
         return self.root.endswith("/systemd/inaccessible/dir")
 
 
 def unreadable(path: Path, error: OSError) -> UnreadableFileError:
-    """Our error for a configuration file or directory that could not be opened or listed."""
+    """The error to raise for a configuration file or directory that could not be opened or listed."""
     obstacle = find_obstacle(path, error)
     return UnreadableFileError(str(path), f"cannot be read: {obstacle.reason}", remedy=obstacle.remedy)
 
 
 def find_obstacle(path: Path, error: OSError) -> Obstacle:
-    """What ``error``, met at opening or listing ``path``, is about."""
+    """The reason for ``error``, which opening or listing ``path`` raised."""
     if error.errno in (errno.EACCES, errno.EPERM):
         return _explain_denial(path, os.strerror(error.errno))
     reason = error.strerror or str(error)
@@ -67,13 +72,13 @@ def find_obstacle(path: Path, error: OSError) -> Obstacle:
 
 
 def file_system_of(path: Path) -> str:
-    """The type of the file system that ``path`` is on, as mount(8) calls it; empty if that cannot be told."""
+    """The type of the file system that ``path`` is on, as mount(8) names it; "" if /proc is missing."""
     mount = _mount_of(Path(os.path.realpath(path)))
     return mount.kind if mount is not None else ""
 
 
 def describe_user(uid: int) -> str:
-    """The uid, with the user's name if it has one."""
+    """``uid N (name)``, or ``uid N`` for a user without a name."""
     try:
         return f"uid {uid} ({pwd.getpwuid(uid).pw_name})"
     except KeyError:
@@ -81,6 +86,7 @@ def describe_user(uid: int) -> str:
 
 
 def _explain_denial(path: Path, reason: str) -> Obstacle:
+    """What denies access to ``path``: a mount of the unit's sandbox, or else the mode of a file or directory."""
     real = Path(os.path.realpath(path))
     closed = _closed_place(real)
     mount = _mount_of(closed)
@@ -97,18 +103,18 @@ def _explain_denial(path: Path, reason: str) -> Obstacle:
     needed = "x" if closed != real else "rx" if stat.S_ISDIR(status.st_mode) else "r"
     whose = _permission_class(status)
     if all(mode & _BITS[whose + one] for one in needed):
-        return Obstacle(f"{reason}: {what}, though not by its mode")
+        return Obstacle(f"{reason}: {what}, though not by its mode")  # by an access list or a security module
     return Obstacle(f"{reason}: {what}", f"chmod {whose}+{needed} {shlex.quote(str(closed))}")
 
 
 def _show_home(path: Path, home: str) -> str:
-    # Since systemd 255 the empty /root is closed to others, as root's is.
+    # Since systemd 255 the empty /root that ProtectHome=tmpfs mounts is closed to other users, as the real one is.
     passable = "TemporaryFileSystem=/root:ro, " if home == "/root" else ""
     return f"a drop-in with ProtectHome=tmpfs, {passable}BindReadOnlyPaths=-{path} shows it"
 
 
 def _permission_class(status: os.stat_result) -> str:
-    """Which of user, group and others of a mode this process is, as chmod(1) calls them."""
+    """The part of a mode that applies to this process: "u", "g" or "o", as in chmod(1)."""
     if status.st_uid == os.geteuid():
         return "u"
     return "g" if status.st_gid in (os.getegid(), *os.getgroups()) else "o"
@@ -125,7 +131,7 @@ def _closed_place(path: Path) -> Path:
 
 
 def _explain_absence(path: Path) -> Obstacle | None:
-    """Something that hides the host's own files and looks empty."""
+    """The mount of the unit's sandbox that makes ``path`` look absent; None if there is none."""
     place = Path(os.path.realpath(path))
     while not os.path.lexists(place):
         place = place.parent

@@ -1,4 +1,4 @@
-"""Warnings that are told once: some files are read again for every lookup, and the log shall not repeat itself."""
+"""Warnings that are logged once, about files that are read again for every lookup."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ if TYPE_CHECKING:
 
 @functools.lru_cache(maxsize=256)
 def warn_once(log: logging.Logger, message: str) -> None:
-    """Log ``message``, which is told again only after many others."""
+    """Log ``message`` as a warning, unless it is among the last 256 messages of this function."""
     log.warning("%s", message)

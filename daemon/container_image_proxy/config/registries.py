@@ -1,7 +1,7 @@
-"""Registries as the containers ecosystem configures them: where an image is really pulled from, and from whom never.
+"""The registries configuration: where an image is pulled from, and which registries are blocked.
 
-The model and its lookups, pure; reading the files is ``registries_conf``'s. containers-registries.conf(5), "Choosing a
-[[registry]] TOML table" and "Remapping and mirroring registries".
+Values and their lookups; ``registries_conf`` reads the files. containers-registries.conf(5), "Choosing a [[registry]]
+TOML table" and "Remapping and mirroring registries".
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
 
 PullFromMirror = Literal["all", "digest-only", "tag-only"]
 ShortNameMode = Literal["enforcing", "permissive", "disabled"]
-AUTH_FILES: Final = "containers-auth.json"  # the credential helper that stands for the auth files
+AUTH_FILES: Final = "containers-auth.json"  # the "credential helper" that means the files of credentials
 WILDCARD: Final = "*."
 _HOST: Final = re.compile(r"[^/:@]*")
-_SEPARATORS: Final = frozenset({"", "/", ":", "@"})
+_SEPARATORS: Final = frozenset({"", "/", ":", "@"})  # what can follow a prefix; "" is the end of the name
 
 
 class Mirror(Struct, frozen=True):
-    """A location (``host[:port][/path]``) and the pulls that it is meant for."""
+    """A mirror: its location (``host[:port][/path]``) and the pulls that it serves."""
 
     location: str
     insecure: bool = False
     pull_from_mirror: PullFromMirror = "all"
 
     def serves(self, reference: Reference) -> bool:
-        """Whether a pull of ``reference`` may come from here."""
+        """Whether this mirror serves pulls of ``reference``, which has a digest or not."""
         return self.pull_from_mirror != ("digest-only" if reference.digest is None else "tag-only")
 
 
 class PullSource(Struct, frozen=True):
-    """One place to pull from. ``reference`` is rewritten to that place; ``insecure`` holds for it alone."""
+    """One place to pull from. ``reference`` is rewritten to this place; ``insecure`` is about this place only."""
 
     reference: Reference
     insecure: bool = False
@@ -47,12 +47,12 @@ class PullSource(Struct, frozen=True):
 
     @property
     def domain(self) -> str:
-        """``host[:port]`` of the registry to contact, and the name that credentials and certificates know it by."""
+        """``host[:port]`` of the registry to contact, by which its credentials and certificates are found."""
         return self.reference.domain
 
 
 class Registry(Struct, frozen=True):
-    """A ``[[registry]]`` table of ``file``. ``location`` is empty if a wildcard prefix rewrites nothing."""
+    """A ``[[registry]]`` table of ``file``. ``location`` is "" if a wildcard prefix rewrites nothing."""
 
     prefix: str
     location: str
@@ -63,9 +63,9 @@ class Registry(Struct, frozen=True):
     file: str = ""
 
     def pull_sources(self, reference: Reference) -> tuple[PullSource, ...]:
-        """All places that the table names for ``reference``: the mirrors in their order, then the location itself.
+        """All places of this table for ``reference``, blocked or not: the mirrors in their order, then the location.
 
-        :class:`ConfigurationError` if one of them makes no reference. Whether a place is blocked is not considered.
+        :class:`ConfigurationError` if the rewritten name of one of them is no reference.
         """
         mirrors = () if self.mirror_by_digest_only and reference.digest is None else self.mirrors
         return (
@@ -92,7 +92,7 @@ class Registry(Struct, frozen=True):
 
 
 class Registries(Struct, frozen=True):
-    """The whole configuration, merged; ``registries`` are sorted by prefix and no two have the same."""
+    """The merged configuration. ``registries`` are sorted by prefix, and no two have the same prefix."""
 
     registries: tuple[Registry, ...] = ()
     unqualified_search_registries: tuple[str, ...] = ()
@@ -101,20 +101,20 @@ class Registries(Struct, frozen=True):
     credential_helpers: tuple[str, ...] = (AUTH_FILES,)
 
     def find_registry(self, reference: Reference) -> Registry | None:
-        """The table with the longest prefix that matches; of equally long ones, as in podman, the wildcard."""
+        """The table with the longest matching prefix; of prefixes of the same length the wildcard, as in podman."""
         name = str(reference)
         matching = (registry for registry in self.registries if match_prefix(name, registry.prefix) is not None)
+        # max() returns the first of several, and "*" sorts before all characters of a host.
         return max(matching, key=lambda registry: len(registry.prefix), default=None)
 
     def pull_sources(self, reference: Reference) -> tuple[PullSource, ...]:
         """The places to try for ``reference``, in order; at least one.
 
-        ``blocked`` forbids to contact a place, not to have the image: the location of a blocked table is left out, and
-        so is every place, mirror or rewritten location, that another table blocks under its own name. What remains are
-        the mirrors that a site forces its hosts to use. If nothing remains: :class:`RegistryBlockedError`, since it is
-        the administrator's rule, not a failure. (containers/image contacts the rewritten location of a blocked prefix;
-        its manual page forbids that, and so do we.)
+        ``blocked`` forbids to contact a place, not to have the image. The location of a blocked table is left out, and
+        so is each mirror or location that another table blocks by name. What remains are the mirrors that a site wants
+        its hosts to use. :class:`RegistryBlockedError` if nothing remains.
         """
+        # containers/image contacts the rewritten location of a blocked prefix. Its manual page forbids that.
         registry = self.find_registry(reference)
         if registry is None:
             return (PullSource(reference),)
@@ -130,7 +130,7 @@ class Registries(Struct, frozen=True):
         return usable
 
     def _find_blocking(self, source: PullSource, registry: Registry) -> Registry | None:
-        """The table that forbids to contact a place that ``registry`` names, if any."""
+        """The table that forbids to contact ``source``, a place of ``registry``; None if it may be contacted."""
         if registry.blocked and not source.is_mirror:
             return registry
         there = self.find_registry(source.reference)
@@ -138,10 +138,10 @@ class Registries(Struct, frozen=True):
 
 
 def match_prefix(name: str, prefix: str) -> int | None:
-    """How many characters of an image's full name ``prefix`` covers; None if it does not match.
+    """How many characters of an image's full ``name`` the ``prefix`` covers; None if it does not match.
 
-    A prefix ends where a component ends, except that ``example.com`` covers ``example.com:5000`` as well.
-    ``*.example.com`` covers the host of any subdomain, at any depth.
+    A prefix ends at the end of a component, but ``example.com`` also covers ``example.com:5000``. ``*.example.com``
+    covers the host of any subdomain, at any depth.
     """
     if prefix.startswith(WILDCARD):
         host = _HOST.match(name)
@@ -151,10 +151,9 @@ def match_prefix(name: str, prefix: str) -> int | None:
 
 
 def rewrite_reference(reference: Reference, prefix: str, location: str) -> Reference:
-    """``reference`` with ``location`` in place of what ``prefix`` covers; a wildcard without location changes nothing.
+    """``reference`` with ``location`` in place of ``prefix``; unchanged for a wildcard without a location.
 
-    :class:`InvalidReferenceError` if the result is not a full reference: nothing is completed, so that no image comes
-    from Docker Hub because a location lacks a dot.
+    :class:`InvalidReferenceError` if the result is not a full reference.
     """
     name = str(reference)
     length = match_prefix(name, prefix)
@@ -164,6 +163,7 @@ def rewrite_reference(reference: Reference, prefix: str, location: str) -> Refer
         return reference
     text = location + name[length:]
     rewritten = parse_reference(text)
+    # Nothing is completed: a location without a dot in its host must not lead to Docker Hub.
     if str(rewritten) != text:
         raise InvalidReferenceError(f"{text!r} is not a full reference (it would be read as {rewritten})")
     return rewritten

@@ -1,10 +1,9 @@
-"""registries.conf and its drop-ins: bytes into :class:`Registries`. Both formats of containers-registries.conf(5).
+"""Reads registries.conf and its drop-ins into :class:`Registries`, in both formats of containers-registries.conf(5).
 
-Later files change what earlier ones say as containers-registries.conf.d(5) orders it: a ``[[registry]]`` replaces the
-one with the same prefix, a list or mode replaces the list or mode, aliases are added, and an empty alias removes one.
-Within one file the first ``[[registry]]`` with a prefix counts. Keys are matched without regard to case, as other tools
-do, and unknown keys are warned of and ignored, so that a file written for a newer podman still works; anything else
-that is wrong is an error that names file and key.
+Files are merged as containers-registries.conf.d(5) says: a ``[[registry]]`` of a later file replaces the one with the
+same prefix, a list or mode replaces the earlier one, aliases are added, and an empty alias removes one. Within one file
+the first ``[[registry]]`` with a prefix counts. Keys are matched without regard to case, as in other tools. Unknown
+keys cause a warning and are ignored, so that a file for a newer podman works. Any other mistake is an error.
 """
 
 from __future__ import annotations
@@ -41,11 +40,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _MAX_FILE: Final = 1 << 20
-"""Bytes of a file, which is held in memory while it is read; those of distributions have 10 KiB."""
+"""Bytes of a file, which is held in memory while it is read. Files of distributions have 10 KiB."""
 
 
 class RegistriesConf(Struct, frozen=True):
-    """What one file says. None: it does not say; an alias of None removes the alias."""
+    """The content of one file. None means that a setting is absent; an alias of None removes the alias."""
 
     registries: tuple[Registry, ...] = ()
     unqualified_search_registries: tuple[str, ...] | None = None
@@ -64,10 +63,11 @@ def load_registries(
     root: Path = ROOT,
     learned_aliases: bool = True,
 ) -> Registries:
-    """Find, read and merge all files for the user ``uid``; ``path`` and ``directory`` are the command line's.
+    """The configuration for the user ``uid``; ``path`` and ``directory`` are options that replace the default places.
 
-    Only a file that ``path`` or ``CONTAINERS_REGISTRIES_CONF`` names has to exist. System paths are below ``root``.
-    The aliases that podman's users chose are read if ``learned_aliases``: who resolves no short name needs none.
+    Only a file that ``path`` or CONTAINERS_REGISTRIES_CONF names must exist. System paths are below ``root``. Aliases
+    that users of podman chose are read only with ``learned_aliases``, which is for instances with short names: that
+    file may be unreadable (contrib/adr/0016). :class:`ConfigurationError` about the first mistake.
     """
     files = find_registries_files(path=path, directory=directory, environ=environ, home=home, uid=uid, root=root)
     load_main = load_trusted_file if files.main_is_required else load_trusted_file_if_present
@@ -86,7 +86,7 @@ def load_registries(
 
 
 def merge_registries(parts: Iterable[RegistriesConf]) -> Registries:
-    """The configuration that the files make together, in the order given."""
+    """The configuration of several files, of which later ones take precedence."""
     tables: dict[str, Registry] = {}
     aliases: dict[str, Reference | None] = {}
     searched: tuple[str, ...] = ()
@@ -108,14 +108,14 @@ def merge_registries(parts: Iterable[RegistriesConf]) -> Registries:
 
 
 class Location(str):
-    """A prefix or location, without the slashes at its end."""
+    """A prefix or location, without slashes at its end."""
 
     __slots__ = ()
     WRITTEN: ClassVar[Any] = str
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """The location that is written; :class:`MalformedDocumentError` if it is a URL."""
+        """The location in ``text``; :class:`MalformedDocumentError` if it is a URL."""
         if "://" in text:
             raise MalformedDocumentError(f"{shown(text)} is a URL; write host[:port][/path] alone")
         return cls(text.rstrip("/"))
@@ -181,7 +181,7 @@ class _List(Strict, frozen=True):
 
 
 class _Lists(Strict, frozen=True):
-    """Version 1 of the format: if it has none of the lists it says nothing, and an empty list is one."""
+    """The tables of format version 1. A file is of version 1 if it has any of these lists, even an empty one."""
 
     search: _List = _List()
     insecure: _List = _List()
@@ -189,7 +189,7 @@ class _Lists(Strict, frozen=True):
 
 
 class _File(Strict, frozen=True, rename="kebab"):
-    """Both versions; ``registries`` is of the first one."""
+    """A file of either version; ``registries`` belongs to version 1, everything else to version 2."""
 
     registry: tuple[_Registry, ...] = ()
     unqualified_search_registries: tuple[_Domain, ...] | None = None
@@ -203,11 +203,11 @@ class _File(Strict, frozen=True, rename="kebab"):
 _TABLES: Final[Mapping[str, type[Struct]]] = {
     "registry": _Registry, "mirror": _Mirror, "registries": _Lists, "search": _List, "insecure": _List, "block": _List,
 }  # fmt: skip
-"""The tables that there can be below a key, if a table is there."""
+"""The types of nested tables, by key. :func:`_fold` needs them to fold the keys of those tables."""
 
 
 def parse_registries(raw: bytes, file: str, *, is_drop_in: bool = False) -> RegistriesConf:
-    """Read one file of either format, a drop-in only of the second; :class:`ConfigurationError` if it is wrong."""
+    """The content of one file, of either version; :class:`ConfigurationError` for a drop-in of version 1."""
     values = parse_toml(raw, file)
     with blamed_on(file):
         folded = _fold(values, _File, (), file)
@@ -225,9 +225,9 @@ def parse_registries(raw: bytes, file: str, *, is_drop_in: bool = False) -> Regi
 
 
 def _fold(table: dict[str, Any], kind: type[Struct], path: KeyPath, file: str) -> dict[str, Any]:
-    """The table with the keys that ``kind`` declares, in lower case; what else is in it is warned of and left out.
+    """The table with the keys that ``kind`` declares, in lower case. Others are left out, with a warning.
 
-    Two spellings of one key are an error: they mean whatever a reader sees last.
+    :class:`MalformedDocumentError` for two spellings of one key, of which different readers would use different ones.
     """
     folded: dict[str, Any] = {}
     for key, value in table.items():
@@ -273,7 +273,7 @@ def _read_version_2(written: _File, file: str) -> RegistriesConf:
 
 
 def _refuse_conflicts(registries: tuple[Registry, ...]) -> None:
-    """One place cannot be blocked and free, or insecure and secure, within one file."""
+    """Raise :class:`MalformedDocumentError` if two tables of a file disagree about ``blocked`` or ``insecure``."""
     first: dict[str, Registry] = {}
     for registry in registries:
         place = registry.location or registry.prefix

@@ -1,8 +1,7 @@
-"""Short names: from ``fedora`` to the registries that may be meant, without guessing.
+"""Short names (``fedora``), resolved to full references (containers-registries.conf(5), "Short-Name Aliasing").
 
-containers-registries.conf(5), "Short-Name Aliasing". There is never a terminal to ask at, so what podman would ask
-about is an error here: an image of that name in the wrong registry may be anybody's. Pure; reading the files is the job
-of ``registries_conf``.
+podman asks its user which registry an ambiguous name means. A daemon has no terminal, so that such a name is an error:
+in the wrong registry anybody may own an image of that name. Pure; ``registries_conf`` reads the files.
 """
 
 from __future__ import annotations
@@ -21,7 +20,10 @@ _LOCAL: Final = "localhost"
 
 
 def parse_short_name(text: str) -> str:
-    """Check the name of an alias: neither registry nor tag nor digest, :class:`InvalidReferenceError` otherwise."""
+    """``text`` if it can be the name of an alias.
+
+    :class:`InvalidReferenceError` if it has a registry, tag or digest.
+    """
     _refuse_tag_and_digest(parse_reference(text), text)
     if names_domain(text):
         raise InvalidReferenceError(f"{text!r} is not a short name: it names a registry")
@@ -29,7 +31,10 @@ def parse_short_name(text: str) -> str:
 
 
 def parse_alias_target(text: str) -> Reference:
-    """Read the value of an alias: registry and repository alone, :class:`InvalidReferenceError` otherwise."""
+    """The value of an alias.
+
+    :class:`InvalidReferenceError` unless it is a registry and repository, without tag, digest.
+    """
     target = parse_reference(text)
     _refuse_tag_and_digest(target, text)
     if not names_domain(text):
@@ -43,15 +48,18 @@ def _refuse_tag_and_digest(reference: Reference, text: str) -> None:
 
 
 def resolve_alias(registries: Registries, name: str) -> Reference | None:
-    """The repository that a short name is an alias of; :class:`InvalidReferenceError` if it cannot be an alias."""
+    """The repository of the alias ``name``, if there is one.
+
+    :class:`InvalidReferenceError` if it cannot be an alias.
+    """
     return registries.aliases.get(parse_short_name(name))
 
 
 def resolve_short_name(registries: Registries, text: str) -> tuple[Reference, ...]:
-    """The images that ``text`` may mean, in the order to try them, tagged ``latest`` if it has neither tag nor digest.
+    """The references that ``text`` may mean, in the order to try them; the default tag is added.
 
-    That is one, unless ``short-name-mode`` is "disabled": then each of the unqualified-search registries.
-    :class:`InvalidReferenceError` for a name that is unknown, or in the other modes ambiguous.
+    It is one reference, but with ``short-name-mode`` "disabled" one for each unqualified-search registry.
+    :class:`InvalidReferenceError` for a name that is unknown, or ambiguous in the other modes.
     """
     typed = parse_reference(text)
     if names_domain(text):
@@ -71,7 +79,11 @@ def resolve_short_name(registries: Registries, text: str) -> tuple[Reference, ..
 
 
 def local_names(registries: Registries, text: str) -> tuple[Reference, ...]:
-    """The names that an image typed as ``text`` may have in local storage; to look there is to ask, not to guess."""
+    """The names that the image ``text`` may have in local storage, in order.
+
+    An ambiguous name is no error here: the storage has only images that somebody put there. Nothing in the daemon calls
+    this; the recorded tables of containers/image are compared with it.
+    """
     typed = parse_reference(text)
     if names_domain(text):
         return (typed.with_default_tag(),)

@@ -1,7 +1,7 @@
-"""storage.conf: where containers-storage keeps its images, for one user on one host (containers-storage.conf(5)).
+"""storage.conf: the places of containers-storage, for one user on one host (containers-storage.conf(5)).
 
-Owns which file counts, what it says of places, and what is meant where it says nothing. Options that concern running
-containers are not read. The store itself is opened by ``transports/storage``.
+Chooses the file that applies, reads the places in it, and knows the defaults. Options for running containers are not
+read. ``transports/storage`` opens the store.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ _CONF: Final = "containers/storage.conf"
 _MAX_FILE: Final = 1 << 20
 _ROOTLESS_DRIVERS: Final = frozenset({"overlay", "vfs", "btrfs"})
 _PRIORITY: Final = ("overlay", "aufs", "btrfs", "zfs", "vfs")
-"""Of drivers that have left their directory in a store, the first is the one in use."""
+"""If several drivers have a directory in a store, the first of these is the one in use."""
 _VARIABLE: Final = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 
 class StoreLocation(Struct, frozen=True):
-    """A store: its driver and the directories that it consists of.
+    """A store: its driver and its directories.
 
-    New images lie in ``image_store`` where there is one, else in ``graph_root``; ``additional`` stores are searched
-    after both. ``is_transient``: the list of volatile layers lies in ``run_root``.
+    Images are in ``image_store`` if it is set, and in ``graph_root``; ``additional`` stores are searched after both.
+    If ``is_transient``, the list of volatile layers is in ``run_root``.
     """
 
     driver: str
@@ -68,16 +68,16 @@ class _Storage(Struct, frozen=True):
 
 
 class _StorageConf(Struct, frozen=True):
-    """The document. Unknown keys are other programs' business."""
+    """The document. Unknown keys are ignored: they belong to other programs."""
 
     storage: _Storage = _Storage()
 
 
 def load_storage_conf(*, environ: Mapping[str, str], home: Path, uid: int, root: Path = ROOT) -> StoreLocation:
-    """The store that a reference without ``[...]`` means, for the user ``uid``.
+    """The store of a reference without ``[...]``, for the user ``uid``. :class:`ConfigurationError` if a file is wrong.
 
-    ``CONTAINERS_STORAGE_CONF`` names a file that must exist. Otherwise a user's own file counts, or else the system's;
-    of the latter an ordinary user takes no more than the driver and ``rootless_storage_path``.
+    CONTAINERS_STORAGE_CONF names a file that must exist. Otherwise the user's own file counts, or else the system's, of
+    which ordinary users get only the driver and ``rootless_storage_path``: its other places belong to root's store.
     """
     named = environ.get("CONTAINERS_STORAGE_CONF")
     own = Path(environ.get("XDG_CONFIG_HOME") or home / ".config", _CONF)
@@ -119,15 +119,15 @@ def _locate(conf: _Storage, environ: Mapping[str, str], home: Path, uid: int) ->
 
 
 def find_driver(named: str, graph_root: Path, priority: Sequence[str] = ()) -> str:
-    """The driver of a store. Where none is named it is the one that has been used there, or else the usual one."""
+    """The driver of a store: ``named``, or else the one that was used in ``graph_root``, or else the default."""
     if named:
-        return "overlay" if named == "overlay2" else named
+        return "overlay" if named == "overlay2" else named  # overlay2 is Docker's name for it
     used = (one for one in priority or _PRIORITY if os.path.lexists(graph_root / f"{one}-images"))
     return next(used, DEFAULT_DRIVER)
 
 
 def find_additional_stores(options: Iterable[str]) -> tuple[Path, ...]:
-    """The stores that options such as ``overlay.imagestore=/srv/images`` name; all other options are passed over."""
+    """The stores in options such as ``overlay.imagestore=/srv/images``; other options are ignored."""
     pairs = (option.partition("=") for option in options)
     return tuple(
         Path(path)
@@ -148,6 +148,6 @@ def _parse(raw: bytes, file: str) -> _Storage:
 
 
 def _expand(text: str, environ: Mapping[str, str], uid: int) -> str:
-    """``$HOME`` and other variables of the environment, and ``$UID``; what is not set is empty, as in a shell."""
+    """``text`` with variables of the environment and ``$UID`` replaced; a variable that is not set becomes ""."""
     known = dict(environ) | {"UID": str(uid)}
     return _VARIABLE.sub(lambda match: known.get(match[1] or match[2], ""), text)

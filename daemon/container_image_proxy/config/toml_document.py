@@ -1,7 +1,6 @@
-"""TOML documents: parsing one, merging several, and reading them as declared types.
+"""TOML documents: parses them, merges several into one, and reads the result as declared types.
 
-A document may be merged from several files. Each value remembers the file that it came from, so that a complaint about
-it names that file.
+For each value of a merged document its file is known, so that an error about the value names that file.
 """
 
 from __future__ import annotations
@@ -23,32 +22,32 @@ _T = TypeVar("_T")
 
 
 class TomlDocument(Struct, frozen=True):
-    """Merged values and, for each key path, the file that set it."""
+    """Merged values, and for each key path the file that set it. ``file`` is the main file."""
 
     file: str
     values: Mapping[str, Any]
     origins: Mapping[KeyPath, str]
 
     def read(self, value: object, kind: type[_T], path: KeyPath = ()) -> _T:
-        """``value``, which stands at ``path``, as ``kind``; :class:`ConfigurationError` if it is none."""
+        """``value`` converted to ``kind``; :class:`ConfigurationError` about ``path`` if it is no such value."""
         try:
             return convert(value, kind, path, TOML)
         except MalformedDocumentError as error:
             raise self.error(error.path, error.reason, remedy=error.remedy) from error
 
     def file_of(self, path: KeyPath) -> str:
-        """Which file set the value at ``path``, or what it is in."""
+        """The file that set the value at ``path``, or else the nearest table above it."""
         ends = range(len(path), 0, -1)
         return next((self.origins[path[:end]] for end in ends if path[:end] in self.origins), self.file)
 
     def error(self, path: KeyPath, reason: str, *, remedy: str | None = None) -> ConfigurationError:
-        """A complaint about the value at ``path``."""
+        """An error about the value at ``path``."""
         key = MalformedDocumentError(reason, path).key
         return ConfigurationError(self.file_of(path), reason, key=key, remedy=remedy)
 
 
 def parse_toml(raw: bytes, file: str) -> dict[str, Any]:
-    """The document as nested dicts; :class:`ConfigurationError` with line and column if it is not TOML."""
+    """The document as nested dicts; :class:`ConfigurationError` with line and column if it is no TOML."""
     try:
         return tomllib.loads(raw.decode("utf-8-sig"))  # some editors begin a file with a byte order mark
     except (ValueError, RecursionError) as error:  # ValueError itself: an integer of thousands of digits
@@ -59,7 +58,7 @@ def parse_toml(raw: bytes, file: str) -> dict[str, Any]:
 
 
 def merge_documents(parts: Sequence[tuple[str, Mapping[str, Any]]]) -> TomlDocument:
-    """Merge (file, values) pairs in order: tables are united, of any other value the last one stands."""
+    """One document from (file, values) pairs in order: tables are united; of other values the last one counts."""
     values: dict[str, Any] = {}
     origins: dict[KeyPath, str] = {}
     for file, part in parts:

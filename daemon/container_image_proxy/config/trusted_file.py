@@ -1,8 +1,7 @@
-"""Reading one configuration file, safely: opened once, judged by ``fstat``, never longer than its limit.
+"""Reads one configuration file safely: opened once, checked by ``fstat``, and never more bytes than a limit.
 
-Because the file is opened once and read whole, a reader sees the old or the new version of a file that is replaced
-atomically, never a mixture, and nobody can put another file in place between check and use. This module knows nothing
-of what is inside.
+The checks are about the open file, so that nobody can replace it between check and use. A file that is replaced
+atomically is read in its old or its new version, never in a mixture.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _OPEN_FLAGS: Final = (
     os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-)  # a FIFO must not make us wait for its writer
-# What is wrong with this process at the moment, and not with the file.
+)  # O_NONBLOCK: opening a FIFO must not wait for its writer
+# Errors that are about this process at the moment, and not about the file.
 _PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
 _DEV_NULL: Final = os.makedev(1, 3)
 _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
@@ -34,12 +33,12 @@ _READABLE_BY_OTHERS: Final = stat.S_IRGRP | stat.S_IROTH
 def load_trusted_file(
     path: Path, *, limit: int, refuse_writable_by_others: bool = False, secret: bool = False
 ) -> bytes:
-    """The whole content of a regular file (or ``/dev/null``) of at most ``limit`` bytes.
+    """The whole content of a regular file, or of /dev/null, of at most ``limit`` bytes.
 
-    A file that other users could have written (group- or world-writable, or owned by neither root nor us) is refused if
-    ``refuse_writable_by_others``, otherwise a warning is logged, once; so it is for a ``secret`` that others can read.
-    :class:`ConfigurationError` for everything that stands in the way, absence included; :class:`UnreadableFileError`
-    if nothing of the file could be read.
+    A file that other users can write (by its mode, or because it belongs neither to root nor to the daemon's user) is
+    refused with ``refuse_writable_by_others``, and otherwise causes a warning. So does a ``secret`` that others can
+    read. :class:`ConfigurationError` if the file is refused or too large, :class:`UnreadableFileError` if it is absent
+    or cannot be read.
     """
     try:
         return _load(path, limit, refuse_writable_by_others, secret)
@@ -50,20 +49,21 @@ def load_trusted_file(
 def load_trusted_file_if_present(
     path: Path, *, limit: int, refuse_writable_by_others: bool = False, secret: bool = False
 ) -> bytes | None:
-    """Like :func:`load_trusted_file`, but None if there is no such file. One that cannot be read is still an error."""
+    """As :func:`load_trusted_file`, but None if there is no such file."""
     try:
         return _load(path, limit, refuse_writable_by_others, secret)
-    except (
-        FileNotFoundError
-    ):  # most hosts lack most of these files, and looking for what hides them takes a millisecond
+    # Most hosts lack most of these files. To find out whether a sandbox hides one would take a millisecond for each.
+    except FileNotFoundError:
         return None
     except OSError as error:
         raise _explained(path, error) from error
 
 
 def load_trusted_file_if_readable(path: Path, *, limit: int, remedy: str, secret: bool = False) -> bytes | None:
-    """Like :func:`load_trusted_file_if_present`, for a place where the file may be somebody else's: one that cannot be
-    read counts as absent. A warning says so, once, and ``remedy``, what to do if it is wanted here.
+    """As :func:`load_trusted_file_if_present`, but a file that cannot be read counts as absent (contrib/adr/0016).
+
+    This is for default places, where the file may be meant for other users. A warning tells the reason and ``remedy``,
+    which is what to do if the file is meant for this daemon.
     """
     try:
         return load_trusted_file_if_present(path, limit=limit, secret=secret)
@@ -73,7 +73,7 @@ def load_trusted_file_if_readable(path: Path, *, limit: int, remedy: str, secret
 
 
 def _load(path: Path, limit: int, refuse: bool, secret: bool) -> bytes:  # noqa: FBT001 - for the functions above
-    """See :func:`load_trusted_file`; ``OSError`` if the file cannot be opened or read."""
+    """As :func:`load_trusted_file`, but ``OSError`` if the file cannot be opened or read."""
     try:
         with open(path, "rb", opener=lambda name, _: os.open(name, _OPEN_FLAGS)) as file:
             _check(path, os.fstat(file.fileno()), refuse=refuse, secret=secret)
