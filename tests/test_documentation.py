@@ -83,6 +83,13 @@ def test_the_manual_page_has_the_options_of_the_image_proxy_and_no_others() -> N
     assert described - known == {"--version"}  # of the shim
 
 
+def test_the_help_calls_the_values_of_options_what_the_manual_pages_call_them() -> None:
+    pages = set(re.findall(r"[A-Z]+", MANUAL.read_text() + SKOPEO_MANUAL.read_text().replace("\\fP", "")))
+    for parser in (build_parser(), image_proxy.build_parser()):
+        values = {word for action in parser._actions for word in re.findall(r"[A-Z_]+", str(action.metavar or ""))}
+        assert values - pages == {"BOOL"}  # which they spell out
+
+
 def test_the_manual_page_has_every_code_of_a_problem_with_its_status() -> None:
     described = re.findall(r"^([A-Z_]+)\t(\d{3})\t(?:yes|no|may be)\t", section(HTTP_MANUAL, "ERRORS"), re.MULTILINE)
     table = {(row.code, str(row.status.value)) for row in problem._TABLE}

@@ -79,10 +79,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--sockfd", type=int, default=0, metavar="N", help="the socket (default 0, standard input)")
     parser.add_argument("--authfile", type=Path, metavar="FILE", help="credentials, as containers-auth.json(5)")
     parser.add_argument(
-        "--creds", metavar="USER[:PASSIMAGE_PROXY]", help="credentials for the registries that are named"
+        "--creds", metavar="USER[:PASSWORD]", help="credentials for the registries that are named"
     )
     parser.add_argument("--username", metavar="USER", help="the same in two options")
-    parser.add_argument("--password", metavar="PASSIMAGE_PROXY")
+    parser.add_argument("--password", metavar="PASSWORD")
     parser.add_argument("--registry-token", metavar="TOKEN", help="a Bearer token for the registries that are named")
     parser.add_argument("--no-creds", type=_truth, metavar="BOOL", help="access registries anonymously")
     parser.add_argument("--cert-dir", type=Path, metavar="DIR", help="CA and client certificates for registries")
