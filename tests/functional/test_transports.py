@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from tests.support.daemon import RunningDaemon, command, stand_alone, write_poli
 from tests.support.layouts import OCI_MANIFEST, Layout, StoredImage, layer_tar, multi_arch
 from tests.support.makers import Made, Maker, makers
 from tests.support.privilege import needs_root, ordinary_user, public_directory
+from tests.support.waiting import await_true
 
 ACCEPT = [{"type": "insecureAcceptAnything"}]
 LARGE = 8 << 20  # more than a stream holds at a time, and more than sockets buffer
@@ -151,6 +153,11 @@ def damage_spots(made: Made) -> list[tuple[str, bytes]]:
     return [(digest_of(blob), blob) for blob in made.layers if digest_of(blob) in made.spots]
 
 
+def tells_the_place(daemon: RunningDaemon, path: Path, digest: str) -> bool:
+    """Whether a line of the log names the blob and the file that it lies in."""
+    return any(digest in line and str(path) in line for line in daemon.log_text().splitlines())
+
+
 @makers(own=True)
 @pytest.mark.parametrize("damage", ["corrupt", "truncated"])
 def test_a_damaged_blob_never_arrives_whole(tmp_path: Path, maker: Maker, damage: str) -> None:
@@ -168,6 +175,7 @@ def test_a_damaged_blob_never_arrives_whole(tmp_path: Path, maker: Maker, damage
                 else:
                     file.truncate(spot.start + len(blob) - 1)
             assert not arrived_whole(daemon, f"/blobs/{digest}"), damage
+            await_true(partial(tells_the_place, daemon, spot.path, digest), "the log says where that was")
 
 
 @makers(own=True)

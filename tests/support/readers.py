@@ -32,6 +32,7 @@ class ScriptedReader:
         self.offset = 0
         self.rejected = 0
         self.closed = 0
+        self.place = "a script"
 
     def readinto(self, buffer: memoryview) -> int:
         if not self._left:

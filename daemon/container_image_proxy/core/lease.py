@@ -109,6 +109,11 @@ class _BoundedReader:
         """As in :class:`BlobReader`."""
         return self._reader.offset
 
+    @property
+    def place(self) -> str:
+        """As in :class:`BlobReader`."""
+        return self._reader.place
+
     def readinto(self, buffer: memoryview) -> int:
         """As in :class:`BlobReader`."""
         left = self._stop - self._reader.offset
@@ -128,6 +133,11 @@ class _HoldingReader:
     def offset(self) -> int:
         """As in :class:`BlobReader`."""
         return self._reader.offset
+
+    @property
+    def place(self) -> str:
+        """As in :class:`BlobReader`."""
+        return self._reader.place
 
     def close(self) -> None:
         """Close the reader, then its source if nobody else needs that."""

@@ -80,7 +80,7 @@ def open_part(
     try:
         _advance(context, reader, hashed, span.start, descriptor)
         prefix = hashed.digest()
-        with _telling_of(descriptor.digest):
+        with _telling_of(descriptor.digest, reader):
             blob = VerifiedBlob(reader, replace(descriptor, digest=digest, size=decided_at), hashed)
     except CannotResumeError:
         reader.close()
@@ -92,7 +92,7 @@ def open_part(
         raise
     if span.start == 0 and span.stop == descriptor.size:
         return VerifiedPart(span, prefix, blob)
-    return VerifiedPart(span, prefix, PartOfBlob(_decided_at_end(blob, len(span), descriptor.digest, hashed)))
+    return VerifiedPart(span, prefix, PartOfBlob(_decided_at_end(blob, reader, len(span), descriptor.digest, hashed)))
 
 
 def _advance(context: Context, reader: BlobReader, hashed: BlobHash, offset: int, descriptor: Descriptor) -> None:
@@ -103,20 +103,24 @@ def _advance(context: Context, reader: BlobReader, hashed: BlobHash, offset: int
             context.check()
             count = reader.readinto(buffer[:left])
             if count == 0:
-                raise SizeMismatchError(f"{descriptor.digest} ended after {hashed.offset} of {descriptor.size} bytes")
+                raise SizeMismatchError(
+                    f"{reader.place}: {descriptor.digest} ended after {hashed.offset} of {descriptor.size} bytes"
+                )
             hashed.update(buffer[:count])
     except IntegrityError:
         hashed.refute()
         raise
 
 
-def _decided_at_end(blob: VerifiedBlob, length: int, digest: Digest, hashed: BlobHash) -> Iterator[memoryview]:
+def _decided_at_end(
+    blob: VerifiedBlob, reader: BlobReader, length: int, digest: Digest, hashed: BlobHash
+) -> Iterator[memoryview]:
     """The first ``length`` bytes of ``blob``, the last piece of them only when all of it has proved right.
 
     Not so, however, if what was sent to somebody before does not go with it, who may go on from there now.
     """
     last = memoryview(b"")
-    with closing(blob), _telling_of(digest):
+    with closing(blob), _telling_of(digest, reader):
         for piece in blob:
             if len(piece) < length:
                 length -= len(piece)
@@ -132,14 +136,14 @@ def _decided_at_end(blob: VerifiedBlob, length: int, digest: Digest, hashed: Blo
 
 
 @contextmanager
-def _telling_of(digest: Digest) -> Iterator[None]:
+def _telling_of(digest: Digest, reader: BlobReader) -> Iterator[None]:
     """Name the blob in what is wrong with a part of it, which has a digest of its own."""
     try:
         yield
     except DigestMismatchError as error:
-        raise error.retold(f"the source sent other content for {digest}") from error
+        raise error.retold(f"{reader.place} has other content than {digest}") from error
     except SizeMismatchError as error:
-        raise error.retold(f"the source sent less or more of {digest} than was asked for") from error
+        raise error.retold(f"{reader.place} has less or more of {digest} than was asked for") from error
 
 
 class PartOfBlob:

@@ -120,7 +120,7 @@ class VerifiedBlob:
             self._verify(piece)
         elif not piece or self._is_one_piece:
             raise SizeMismatchError(
-                f"{self._descriptor.digest} ended after {self._received} of {self._descriptor.size} bytes"
+                f"{self._reader.place}: {self._descriptor.digest} ended after {self._received} of {size} bytes"
             )
         else:
             self._digest.update(piece)
@@ -155,11 +155,12 @@ class VerifiedBlob:
         descriptor = self._descriptor
         if self._reader.readinto(memoryview(bytearray(1))):
             raise SizeMismatchError(
-                f"{descriptor.digest} is longer than the {descriptor.size} bytes that its descriptor says"
+                f"{self._reader.place}: {descriptor.digest} is longer than the {descriptor.size} bytes that its descriptor"
+                " says"
             )
         if self._digest.finish(last_piece) != descriptor.digest:
             self._reader.reject()
-            raise DigestMismatchError(f"the source sent other content for {descriptor.digest}")
+            raise DigestMismatchError(f"{self._reader.place} has other content than {descriptor.digest}")
         self._digest.confirm()
         self._is_complete = True
 

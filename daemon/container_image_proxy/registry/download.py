@@ -66,6 +66,11 @@ class Download(Generic[_E]):
         self.offset = offset
         """Where in the blob the next byte is from."""
 
+    @property
+    def place(self) -> str:
+        """Which endpoints have supplied something."""
+        return " and ".join(sorted(endpoint.domain for endpoint in self._suppliers)) or "the registry"
+
     def readinto(self, buffer: memoryview) -> int:
         """Fill the beginning of ``buffer``, which is not empty: how many bytes, none only at the end. A blob that fits
         into it comes whole.

@@ -148,7 +148,10 @@ class Directory:
         """A reader of the file's content from ``offset`` on."""
         with self._open(components) as number:
             size = os.fstat(number).st_size
-            return FileReader(os.dup(number), size, lambda error: self._failure(components, error), offset=offset)
+            place = str(Path(self.path, *components))
+            return FileReader(
+                os.dup(number), size, place, lambda error: self._failure(components, error), offset=offset
+            )
 
     def close(self) -> None:
         """Let the directory go."""

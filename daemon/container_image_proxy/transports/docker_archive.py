@@ -159,7 +159,10 @@ class DockerArchiveSource(Unsigned):
             if self._archive.find(context, _INDEX) is None:
                 return False
             raw = self._read(context, _INDEX, MAX_INDEX_SIZE, unmetered)
-        index = parse_manifest(UntrustedManifest(raw, OCI_INDEX))
+        try:
+            index = parse_manifest(UntrustedManifest(raw, OCI_INDEX))
+        except InvalidManifestError as error:
+            raise error.retold(f"{_INDEX} of {self._place}: {error}") from error
         return isinstance(index, Index) and any(entry.untrusted_digest == str(image_id) for entry in index.manifests)
 
     def fetch_manifest(
@@ -189,11 +192,11 @@ class DockerArchiveSource(Unsigned):
                 _, image = self._read_image(context, unmetered)
                 self._image = image
             if descriptor.digest == image.config_digest:
-                return self._archive.open_reader(self._find(context, image.config), offset)
+                return self._archive.open_reader(self._find(context, image.config), image.config, offset)
             member = dict(image.layers).get(descriptor.digest)
             if member is None:
                 raise UnknownBlobError(f"{self._place} has no layer {descriptor.digest}")
-            return self._archive.open_reader(self._unpack(context, member), offset)
+            return self._archive.open_reader(self._unpack(context, member), member, offset)
 
     def close(self) -> None:
         """Let the archive go."""

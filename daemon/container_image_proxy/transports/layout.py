@@ -210,7 +210,11 @@ class LayoutSource(Unsigned):
         self._files.close()
 
     def _entry(self, context: Context, take: Callable[[int], object]) -> IndexEntry:
-        index = parse_manifest(UntrustedManifest(self._files.read(context, ("index.json",), take), OCI_INDEX))
-        if not isinstance(index, Index):
-            raise InvalidManifestError(f"{self._path}/index.json is not an image index")
-        return choose_entry(index, self._image)
+        raw = self._files.read(context, ("index.json",), take)
+        try:
+            index = parse_manifest(UntrustedManifest(raw, OCI_INDEX))
+            if not isinstance(index, Index):
+                raise InvalidManifestError("it is not an image index")
+            return choose_entry(index, self._image)
+        except (InvalidManifestError, UnknownManifestError) as error:
+            raise error.retold(f"index.json of {self._path}: {error}") from error

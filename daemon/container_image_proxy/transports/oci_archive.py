@@ -69,7 +69,7 @@ class ArchivedFiles:
     def open_reader(self, context: Context, components: tuple[str, ...], offset: int = 0) -> RegionReader:
         """A reader of the file's content from ``offset`` on."""
         with self._archive.in_use():
-            return self._archive.open_reader(self._find(context, components), offset)
+            return self._archive.open_reader(self._find(context, components), "/".join(components), offset)
 
     def close(self) -> None:
         """Let the archive go."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,14 +15,22 @@ class FileReader:
     """A :class:`BlobReader` over ``size`` bytes of an open file, which begin at ``start`` of it.
 
     It owns the descriptor and moves no file position, so that duplicates of one descriptor serve several readers.
-    ``failure`` makes our error of an ``OSError``. A file that has become shorter ends early.
+    ``place`` names the file. ``failure`` makes our error of an ``OSError``. A file that has become shorter ends early.
     """
 
     def __init__(
-        self, number: int, size: int, failure: Callable[[OSError], SourceError], *, start: int = 0, offset: int = 0
+        self,
+        number: int,
+        size: int,
+        place: str,
+        failure: Callable[[OSError], SourceError],
+        *,
+        start: int = 0,
+        offset: int = 0,
     ) -> None:
         self._number: int | None = number
         self.size = size
+        self.place = place
         self._start = start
         self._failure = failure
         self.offset = offset
@@ -51,6 +59,8 @@ class FileReader:
 
 class BytesReader:
     """A :class:`BlobReader` over what is in memory."""
+
+    place: Final = "memory"
 
     def __init__(self, content: bytes, offset: int = 0) -> None:
         self._content = memoryview(content)

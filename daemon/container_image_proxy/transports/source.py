@@ -95,6 +95,10 @@ class BlobReader(Protocol):
     def offset(self) -> int:
         """Where in the blob the next byte is from, in bytes."""
 
+    @property
+    def place(self) -> str:
+        """Where the bytes come from, for errors."""
+
     def readinto(self, buffer: memoryview) -> int:
         """Fill the beginning of ``buffer``, which is not empty: how many bytes, none only at the end.
 

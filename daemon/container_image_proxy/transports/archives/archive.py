@@ -113,9 +113,7 @@ class Archive:
             return found
         with self._locked(context):
             if name not in self._unpacked:
-                self._unpacked[name] = self._unpack(
-                    context, found, compression, f"{self.place}: {shown(name.encode())}"
-                )
+                self._unpacked[name] = self._unpack(context, found, compression, self._place_of(name))
             return self._unpacked[name]
 
     def read(self, region: Region) -> bytes:
@@ -124,11 +122,14 @@ class Archive:
         self._verify(region.number)
         return data
 
-    def open_reader(self, region: Region, offset: int = 0) -> RegionReader:
-        """A reader of the region from ``offset`` on, for which the region stays where it is until it is closed."""
+    def open_reader(self, region: Region, name: str, offset: int = 0) -> RegionReader:
+        """A reader of the region from ``offset`` on, for which the region stays where it is until it is closed.
+
+        ``name`` is the member's.
+        """
         self._verify(region.number)
         self._begin_use()
-        return RegionReader(region, offset, self.place, lambda: self._verify(region.number), self._end_use)
+        return RegionReader(region, offset, self._place_of(name), lambda: self._verify(region.number), self._end_use)
 
     def close(self) -> None:
         """Let everything go if this was the last holder."""
@@ -164,6 +165,9 @@ class Archive:
         size = unpack(context, found, compression, self._spool, place)
         self._input.verify_unchanged()
         return Region(self._spool.number, began, size)
+
+    def _place_of(self, name: str) -> str:
+        return f"{self.place}: {shown(name.encode(errors='backslashreplace'))}"
 
     def _verify(self, number: int) -> None:
         """Spool files are ours; the archive itself is not."""

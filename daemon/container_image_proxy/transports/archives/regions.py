@@ -31,7 +31,8 @@ class Region(Struct, frozen=True):
 class RegionReader:
     """A :class:`BlobReader` over a region: it moves no file position, so that readers share the descriptor.
 
-    ``verify`` raises if the file is not what it was; ``end`` is called when the reader is closed.
+    ``place`` says where the region is. ``verify`` raises if the file is not what it was; ``end`` is called when the
+    reader is closed.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class RegionReader:
     ) -> None:
         self._region = region
         self._end = end
-        self._place = place
+        self.place = place
         self._verify = verify
         self.offset = offset
 
@@ -56,7 +57,7 @@ class RegionReader:
         try:
             count = os.preadv(self._region.number, [buffer[:left]], self._region.offset + self.offset)
         except OSError as error:
-            raise _unreadable(self._place, self._region.offset + self.offset, error) from error
+            raise _unreadable(self.place, self._region.offset + self.offset, error) from error
         self._verify()
         self.offset += count
         return count

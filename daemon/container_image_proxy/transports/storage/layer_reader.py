@@ -25,7 +25,7 @@ class LayerReader:
     def __init__(self, tar_split: IO[bytes], files: LayerFiles, place: str, offset: int = 0) -> None:
         self._tar_split = tar_split
         self._files = files
-        self._place = place
+        self.place = place
         self._entries = read_entries(tar_split, f"{place}: the tar-split")
         self._segment = memoryview(b"")
         self._name = b""
@@ -49,7 +49,7 @@ class LayerReader:
                 elif not self._advance():
                     break
         except OSError as error:
-            raise SourceError(f"{self._where()}: {error.strerror or error}", endpoint=self._place) from error
+            raise SourceError(f"{self._where()}: {error.strerror or error}", endpoint=self.place) from error
         self.offset += filled
         return filled
 
@@ -104,4 +104,4 @@ class LayerReader:
 
     def _where(self) -> str:
         name = os.fsdecode(self._name)
-        return f"{self._place}: {name!a}" if self._name else self._place
+        return f"{self.place}: {name!a}" if self._name else self.place

@@ -67,7 +67,7 @@ def opened(path: Path, spools: SpoolDirectory) -> Iterator[Archive]:
 def read(archive: Archive, name: str, offset: int = 0) -> bytes:
     region = archive.unpack(CONTEXT, name)
     assert region is not None
-    with closing(archive.open_reader(region, offset)) as reader:
+    with closing(archive.open_reader(region, "member", offset)) as reader:
         buffer, data = bytearray(1000), b""
         while count := reader.readinto(memoryview(buffer)):
             data += buffer[:count]
@@ -303,14 +303,14 @@ def test_a_file_that_changes_in_place_fails_what_is_read_from_it(tmp_path: Path,
     with opened(path, spools) as archive:
         region = archive.find(CONTEXT, "a")
         assert region is not None
-        reader = archive.open_reader(region)
+        reader = archive.open_reader(region, "member")
         assert reader.readinto(memoryview(bytearray(10))) == 10
         with path.open("ab") as file:
             file.write(b"more")
         assert not archive.is_current
         for use in (
             lambda: reader.readinto(memoryview(bytearray(10))),
-            lambda: archive.open_reader(region),
+            lambda: archive.open_reader(region, "member"),
             lambda: archive.read(region),
         ):
             with pytest.raises(SourceError, match="has changed while it was read") as caught:
@@ -399,7 +399,7 @@ def test_what_a_replaced_archive_has_unpacked_goes_when_nobody_reads_it_and_come
     with closing(archives.open(str(path), place, spools)) as old:
         region = old.unpack(CONTEXT, "a")
         assert region is not None
-        reader = old.open_reader(region)
+        reader = old.open_reader(region, "member")
         write_tar(tmp_path / "y", {"a": b"new"}, gzip.compress).replace(path)
         with closing(archives.open(str(path), place, spools)) as new:
             assert read(new, "a") == b"new"
