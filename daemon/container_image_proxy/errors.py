@@ -287,3 +287,12 @@ class UnreadableSignatureError(IntegrityError):
 
 class InvalidManifestError(IntegrityError):
     """A manifest, index or configuration that is malformed, ambiguous, unsupported or over its size limit."""
+
+
+@contextmanager
+def naming(place: str) -> Iterator[None]:
+    """Say of what has been found wrong with a document meanwhile where that was."""
+    try:
+        yield
+    except (InvalidManifestError, UnknownManifestError) as error:
+        raise error.retold(f"{place}: {error}") from error

@@ -78,9 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--sockfd", type=int, default=0, metavar="N", help="the socket (default 0, standard input)")
     parser.add_argument("--authfile", type=Path, metavar="FILE", help="credentials, as containers-auth.json(5)")
-    parser.add_argument(
-        "--creds", metavar="USER[:PASSWORD]", help="credentials for the registries that are named"
-    )
+    parser.add_argument("--creds", metavar="USER[:PASSWORD]", help="credentials for the registries that are named")
     parser.add_argument("--username", metavar="USER", help="the same in two options")
     parser.add_argument("--password", metavar="PASSWORD")
     parser.add_argument("--registry-token", metavar="TOKEN", help="a Bearer token for the registries that are named")

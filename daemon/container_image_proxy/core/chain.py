@@ -6,7 +6,6 @@ Every document, fetched or kept, is verified against the digest that leads to it
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.errors import (
@@ -15,12 +14,13 @@ from container_image_proxy.errors import (
     ImageNotFoundError,
     InvalidManifestError,
     UnknownManifestError,
+    naming,
 )
 from container_image_proxy.image.manifest import Index, UntrustedManifest, choose_manifest, parse_manifest
 from container_image_proxy.image.schema1 import without_signatures
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from container_image_proxy.concurrency.context import Context
     from container_image_proxy.image.digest import Digest
@@ -70,15 +70,6 @@ def fetch_chain(
             place = f"{reference}, manifest {entry.digest}"
         document = fetch_instance(context, source, entry, place, take)
     return tuple(indexes), document
-
-
-@contextmanager
-def naming(place: str) -> Iterator[None]:
-    """Say of what has been found wrong with a document meanwhile where that was."""
-    try:
-        yield
-    except (InvalidManifestError, UnknownManifestError) as error:
-        raise error.retold(f"{place}: {error}") from error
 
 
 def verify_chain(

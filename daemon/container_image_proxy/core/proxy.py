@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from container_image_proxy.concurrency.memory import Memory
 from container_image_proxy.concurrency.single_flight import SingleFlight
 from container_image_proxy.config.instances import DEFAULT_VERIFICATION_TIMEOUT
-from container_image_proxy.core.chain import fetch_chain, fetch_instance, naming, verify_chain
+from container_image_proxy.core.chain import fetch_chain, fetch_instance, verify_chain
 from container_image_proxy.core.checkpoints import Checkpoints
 from container_image_proxy.core.lease import Lease
 from container_image_proxy.core.snapshots import Snapshot, Snapshots
@@ -36,6 +36,7 @@ from container_image_proxy.errors import (
     UnknownManifestError,
     UpstreamError,
     VerificationTimeoutError,
+    naming,
 )
 from container_image_proxy.image.digest import parse_digest_prefix
 from container_image_proxy.image.manifest import Index, Schema1Manifest

@@ -155,8 +155,8 @@ class VerifiedBlob:
         descriptor = self._descriptor
         if self._reader.readinto(memoryview(bytearray(1))):
             raise SizeMismatchError(
-                f"{self._reader.place}: {descriptor.digest} is longer than the {descriptor.size} bytes that its descriptor"
-                " says"
+                f"{self._reader.place}: {descriptor.digest} is longer than the {descriptor.size} bytes"
+                " that its descriptor says"
             )
         if self._digest.finish(last_piece) != descriptor.digest:
             self._reader.reject()

@@ -18,6 +18,7 @@ from container_image_proxy.errors import (
     SourceError,
     UnknownBlobError,
     UnknownManifestError,
+    naming,
 )
 from container_image_proxy.image.digest import Digest, digest_of
 from container_image_proxy.image.manifest import (
@@ -159,10 +160,8 @@ class DockerArchiveSource(Unsigned):
             if self._archive.find(context, _INDEX) is None:
                 return False
             raw = self._read(context, _INDEX, MAX_INDEX_SIZE, unmetered)
-        try:
+        with naming(f"{_INDEX} of {self._place}"):
             index = parse_manifest(UntrustedManifest(raw, OCI_INDEX))
-        except InvalidManifestError as error:
-            raise error.retold(f"{_INDEX} of {self._place}: {error}") from error
         return isinstance(index, Index) and any(entry.untrusted_digest == str(image_id) for entry in index.manifests)
 
     def fetch_manifest(
@@ -204,13 +203,11 @@ class DockerArchiveSource(Unsigned):
 
     def _read_image(self, context: Context, take: Callable[[int], object]) -> tuple[bytes, _Image]:
         """The manifest, and where its blobs are."""
-        try:
+        with naming(self._place):
             images = parse_images(self._read(context, MANIFEST, MAX_MANIFEST_SIZE, take))
             chosen = choose_image(images, self._wanted)
             config = self._read(context, chosen.config, MAX_CONFIG_SIZE, take)
             layers = layers_of(chosen, config)
-        except (InvalidManifestError, UnknownManifestError) as error:
-            raise error.retold(f"{self._place}: {error}") from error
         raw = make_manifest(config, [(digest, self._unpack(context, member).size) for digest, member in layers])
         return raw, _Image(chosen.config, digest_of(config), digest_of(raw), layers)
 

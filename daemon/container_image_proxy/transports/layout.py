@@ -16,6 +16,7 @@ from container_image_proxy.errors import (
     InvalidManifestError,
     InvalidReferenceError,
     UnknownManifestError,
+    naming,
     shown,
 )
 from container_image_proxy.image.manifest import Index, UntrustedManifest, parse_manifest
@@ -211,10 +212,8 @@ class LayoutSource(Unsigned):
 
     def _entry(self, context: Context, take: Callable[[int], object]) -> IndexEntry:
         raw = self._files.read(context, ("index.json",), take)
-        try:
+        with naming(f"index.json of {self._path}"):
             index = parse_manifest(UntrustedManifest(raw, OCI_INDEX))
             if not isinstance(index, Index):
                 raise InvalidManifestError("it is not an image index")
             return choose_entry(index, self._image)
-        except (InvalidManifestError, UnknownManifestError) as error:
-            raise error.retold(f"index.json of {self._path}: {error}") from error
