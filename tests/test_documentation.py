@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
 from pathlib import Path
@@ -26,6 +27,7 @@ from container_image_proxy.policy.model import parse_policy
 from container_image_proxy.policy.receipt import Receipt, Verdict
 from tests.support.manual import shown
 from tests.support.readme import blocks
+from tests.support.requirements import needs_programs
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTRIB = ROOT / "contrib"
@@ -36,7 +38,14 @@ HTTP_MANUAL = CONTRIB / "man" / "container-image-proxy-http.7"
 INSTANCE_MANUAL = CONTRIB / "man" / "container-image-proxy.toml.5"
 BASH_COMPLETION = CONTRIB / "completions" / "container-image-proxy.bash"
 ZSH_COMPLETION = CONTRIB / "completions" / "_container-image-proxy"
+FISH_COMPLETION = CONTRIB / "completions" / "container-image-proxy.fish"
 OPTIONS = {option for action in build_parser()._actions for option in action.option_strings if option.startswith("--")}
+IMAGE_PROXY_OPTIONS = {
+    option
+    for action in image_proxy.build_parser()._actions
+    for option in action.option_strings
+    if option.startswith("--") and action.help != argparse.SUPPRESS
+}
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z.-]*[a-z]")
 
 
@@ -64,11 +73,11 @@ def test_the_formatter_has_nothing_to_say_about_the_page(page: Path) -> None:
 
 @pytest.mark.parametrize(
     "document",
-    [MANUAL, BASH_COMPLETION, ZSH_COMPLETION],
+    [MANUAL, BASH_COMPLETION, ZSH_COMPLETION, FISH_COMPLETION],
     ids=lambda document: document.name,
 )
 def test_every_option_is_described(document: Path) -> None:
-    text = document.read_text().replace("\\-", "-")
+    text = document.read_text().replace("\\-", "-").replace("--long-option ", "--")
     assert OPTIONS - set(_OPTION.findall(text)) == set()
 
 
@@ -226,12 +235,20 @@ def test_every_decision_is_in_the_list() -> None:
         ("--cert-dir = im", ["images"]),
         ("--socket fi", ["file"]),
         ("--socket fi --insecure", ["--insecure-policy"]),
+        ("exp", ["experimental-image-proxy"]),
+        ("experimental-image-proxy --sh", ["--shared-blob-dir"]),
+        ("experimental-image-proxy --por", []),
+        ("experimental-image-proxy o", []),
     ],
 )
 def test_bash_offers(tmp_path: Path, words: str, offered: list[str]) -> None:
     for directory in ("images", "other"):
         (tmp_path / directory).mkdir()
     (tmp_path / "file").touch()
+    assert sorted(bash_offers(words, tmp_path)) == sorted(offered)
+
+
+def bash_offers(words: str, directory: Path) -> list[str]:
     script = f"""
         . {BASH_COMPLETION}
         compopt() {{ :; }} # bash knows it only while it completes
@@ -239,8 +256,38 @@ def test_bash_offers(tmp_path: Path, words: str, offered: list[str]) -> None:
         _container_image_proxy
         printf '%s\\n' "${{COMPREPLY[@]}}"
     """
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert (sorted(done.stdout.split()), done.stderr) == (sorted(offered), "")
+    done = subprocess.run(["bash", "-c", script], cwd=directory, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def fish_offers(line: str, directory: Path) -> list[str]:
+    command = ["fish", "--no-config", "-c", f"source {FISH_COMPLETION}; complete -C 'container-image-proxy {line}'"]
+    environment = {"HOME": str(directory), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=True)
+    return [one.split("\t")[0] for one in done.stdout.splitlines()]
+
+
+def test_bash_offers_the_image_proxy_its_own_options(tmp_path: Path) -> None:
+    assert set(bash_offers("experimental-image-proxy --", tmp_path)) == IMAGE_PROXY_OPTIONS
+
+
+def test_zsh_offers_the_image_proxy_its_own_options() -> None:
+    (part,) = re.findall(r"^if .*experimental-image-proxy.*?^fi$", ZSH_COMPLETION.read_text(), re.DOTALL | re.MULTILINE)
+    assert set(re.findall(r"'(?:\([^)]*\))?(--[a-z.-]*[a-z])=?\[", part)) == IMAGE_PROXY_OPTIONS
+
+
+@needs_programs("fish")
+def test_fish_offers_each_its_own_options(tmp_path: Path) -> None:
+    assert set(fish_offers("experimental-image-proxy --", tmp_path)) == IMAGE_PROXY_OPTIONS
+    assert set(fish_offers("--", tmp_path)) == OPTIONS
+    assert fish_offers("exp", tmp_path) == ["experimental-image-proxy"]
+
+
+@needs_programs("zsh")
+def test_zsh_can_read_its_completion() -> None:
+    done = subprocess.run(["zsh", "-n", ZSH_COMPLETION], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_zsh_offers_nothing_that_excludes_what_is_there() -> None:

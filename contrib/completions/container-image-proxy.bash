@@ -14,6 +14,15 @@ _container_image_proxy() {
         --config-dir --log-level --help --version --authfile --creds --no-creds --cert-dir --token-realms --tls-verify
         --policy --insecure-policy --registries-conf --registries-conf-dir --registries.d --override-os --override-arch
         --override-variant --cache-dir --spool-limit --daemon-host --daemon-cert-dir --reload --verification-timeout'
+    local sources='docker:// oci: dir: oci-archive: docker-archive: docker-daemon: containers-storage: tarball: experimental-image-proxy'
+    case " ${COMP_WORDS[*]:1:COMP_CWORD-1} " in
+    *' experimental-image-proxy '*)
+        options='--sockfd --help --authfile --creds --username --password --registry-token --no-creds --cert-dir --tls-verify
+            --shared-blob-dir --policy --insecure-policy --registries-conf --registries-conf-dir --registries.d --override-os
+            --override-arch --override-variant --user-agent-prefix --tmpdir --daemon-host --debug'
+        sources=''
+        ;;
+    esac
     # Readline takes "=" and ":" for words of their own (COMP_WORDBREAKS).
     case $previous in [=:]) previous=${COMP_WORDS[COMP_CWORD - 2]}${previous#=} ;; esac
     case $word in
@@ -30,19 +39,20 @@ _container_image_proxy() {
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -f -- "$word")
         ;;
-    --config-dir | --cache-dir | --daemon-cert-dir | --cert-dir | --registries-conf-dir | --registries.d | oci: | dir:)
+    --config-dir | --cache-dir | --tmpdir | --shared-blob-dir | --daemon-cert-dir | --cert-dir | --registries-conf-dir | --registries.d | oci: | dir:)
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -d -- "$word")
         ;;
-    --port | --sockfd | --socket-mode | --idle-exit | --verification-timeout | --spool-limit | --daemon-host | --creds | --token-realms | --override-* | *:)
+    --port | --sockfd | --socket-mode | --idle-exit | --verification-timeout | --spool-limit | --daemon-host | --creds | --username | --password | \
+        --registry-token | --user-agent-prefix | --token-realms | --override-* | *:)
         COMPREPLY=()
         ;;
     *)
         case $word in
         -*) mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word") ;;
         *)
-            compopt -o nospace
-            mapfile -t COMPREPLY < <(compgen -W 'docker:// oci: dir: oci-archive: docker-archive: docker-daemon: containers-storage: tarball:' -- "$word")
+            mapfile -t COMPREPLY < <(compgen -W "$sources" -- "$word")
+            case ${COMPREPLY[*]} in *:*) compopt -o nospace ;; esac
             ;;
         esac
         ;;

@@ -1,0 +1,73 @@
+# fish completion for container-image-proxy(1); for /usr/share/fish/vendor_completions.d/container-image-proxy.fish
+
+function __container_image_proxy_instances
+    for file in /{etc,run,usr/lib}/container-image-proxy/*.toml
+        string replace --regex '.*/(.*)\.toml$' '$1' $file
+    end
+end
+
+set --local proxy '__fish_seen_subcommand_from experimental-image-proxy'
+set --local daemon "not $proxy"
+
+complete --command container-image-proxy --no-files
+complete --command container-image-proxy --condition $daemon --arguments 'docker:// oci: dir: oci-archive: docker-archive: docker-daemon: containers-storage: tarball:'
+complete --command container-image-proxy --condition $daemon --arguments experimental-image-proxy --description 'serve the parent process, as skopeo does'
+
+complete --command container-image-proxy --condition $daemon --long-option instance --exclusive --arguments '(__container_image_proxy_instances)' --description 'serve what NAME.toml says'
+complete --command container-image-proxy --condition $daemon --long-option check --description 'validate the configuration and say what would be served'
+complete --command container-image-proxy --condition $daemon --long-option reload --description 'have the daemon of an instance read its configuration anew'
+complete --command container-image-proxy --condition $daemon --long-option port --exclusive --description 'listen on 127.0.0.1'
+complete --command container-image-proxy --condition $daemon --long-option socket --require-parameter --force-files --description 'listen on a new Unix socket'
+complete --command container-image-proxy --condition $daemon --long-option sockfd --exclusive --description 'use an open socket'
+complete --command container-image-proxy --condition $daemon --long-option socket-mode --exclusive --description 'mode of the socket'
+complete --command container-image-proxy --condition $daemon --long-option allow-user --exclusive --arguments '(__fish_complete_users)' --description 'who else may connect'
+complete --command container-image-proxy --condition $daemon --long-option allow-group --exclusive --arguments '(__fish_complete_groups)' --description 'who else may connect'
+complete --command container-image-proxy --condition $daemon --long-option allow-any-user --description 'serve any local user though the image takes a login'
+complete --command container-image-proxy --condition $daemon --long-option idle-exit --exclusive --description 'exit when idle for so long'
+complete --command container-image-proxy --condition $daemon --long-option config-dir --exclusive --arguments '(__fish_complete_directories)' --description 'where instance files are'
+complete --command container-image-proxy --condition $daemon --long-option log-level --exclusive --arguments 'debug info warning error' --description 'what to log'
+complete --command container-image-proxy --condition $daemon --long-option help --description 'print the options'
+complete --command container-image-proxy --condition $daemon --long-option version --description 'print the version'
+complete --command container-image-proxy --condition $daemon --long-option authfile --require-parameter --force-files --description 'registry credentials'
+complete --command container-image-proxy --condition $daemon --long-option creds --exclusive --description 'user and password for the registry'
+complete --command container-image-proxy --condition $daemon --long-option no-creds --description 'access the registry anonymously'
+complete --command container-image-proxy --condition $daemon --long-option cert-dir --exclusive --arguments '(__fish_complete_directories)' --description 'CA and client certificates'
+complete --command container-image-proxy --condition $daemon --long-option token-realms --exclusive --arguments '(__fish_print_hostnames)' --description 'token services that may get the credentials'
+complete --command container-image-proxy --condition $daemon --long-option tls-verify --exclusive --arguments 'true false' --description 'require HTTPS and verify it'
+complete --command container-image-proxy --condition $daemon --long-option policy --require-parameter --force-files --description 'signature policy'
+complete --command container-image-proxy --condition $daemon --long-option insecure-policy --description 'accept any image'
+complete --command container-image-proxy --condition $daemon --long-option verification-timeout --exclusive --description 'how long verifying an image may compute'
+complete --command container-image-proxy --condition $daemon --long-option registries-conf --require-parameter --force-files --description 'mirrors, blocked and insecure registries'
+complete --command container-image-proxy --condition $daemon --long-option registries-conf-dir --exclusive --arguments '(__fish_complete_directories)' --description 'drop-ins of the same'
+complete --command container-image-proxy --condition $daemon --long-option registries.d --exclusive --arguments '(__fish_complete_directories)' --description 'where signatures are kept'
+complete --command container-image-proxy --condition $daemon --long-option cache-dir --exclusive --arguments '(__fish_complete_directories)' --description 'where archives are unpacked'
+complete --command container-image-proxy --condition $daemon --long-option spool-limit --exclusive --description 'how much of the disk that may take'
+complete --command container-image-proxy --condition $daemon --long-option daemon-host --exclusive --description 'where the Docker daemon is'
+complete --command container-image-proxy --condition $daemon --long-option daemon-cert-dir --exclusive --arguments '(__fish_complete_directories)' --description 'ca.pem, cert.pem and key.pem for it'
+complete --command container-image-proxy --condition $daemon --long-option override-os --exclusive --arguments 'linux windows' --description 'choose for another operating system'
+complete --command container-image-proxy --condition $daemon --long-option override-arch --exclusive --arguments 'amd64 arm64 arm ppc64le s390x riscv64' --description 'choose for another architecture'
+complete --command container-image-proxy --condition $daemon --long-option override-variant --exclusive --description 'choose for another variant'
+
+complete --command container-image-proxy --condition $proxy --long-option sockfd --exclusive --description 'the socket that the parent passes'
+complete --command container-image-proxy --condition $proxy --long-option help --description 'print the options'
+complete --command container-image-proxy --condition $proxy --long-option authfile --require-parameter --force-files --description 'registry credentials'
+complete --command container-image-proxy --condition $proxy --long-option creds --exclusive --description 'user and password'
+complete --command container-image-proxy --condition $proxy --long-option username --exclusive --description 'user of the registry'
+complete --command container-image-proxy --condition $proxy --long-option password --exclusive --description 'password of the user'
+complete --command container-image-proxy --condition $proxy --long-option registry-token --exclusive --description 'Bearer token'
+complete --command container-image-proxy --condition $proxy --long-option no-creds --description 'access registries anonymously'
+complete --command container-image-proxy --condition $proxy --long-option cert-dir --exclusive --arguments '(__fish_complete_directories)' --description 'CA and client certificates'
+complete --command container-image-proxy --condition $proxy --long-option tls-verify --exclusive --arguments 'true false' --description 'require HTTPS and verify it'
+complete --command container-image-proxy --condition $proxy --long-option shared-blob-dir --exclusive --arguments '(__fish_complete_directories)' --description 'where OCI layouts have their blobs'
+complete --command container-image-proxy --condition $proxy --long-option policy --require-parameter --force-files --description 'signature policy'
+complete --command container-image-proxy --condition $proxy --long-option insecure-policy --description 'accept any image'
+complete --command container-image-proxy --condition $proxy --long-option registries-conf --require-parameter --force-files --description 'mirrors, blocked and insecure registries'
+complete --command container-image-proxy --condition $proxy --long-option registries-conf-dir --exclusive --arguments '(__fish_complete_directories)' --description 'drop-ins of the same'
+complete --command container-image-proxy --condition $proxy --long-option registries.d --exclusive --arguments '(__fish_complete_directories)' --description 'where signatures are kept'
+complete --command container-image-proxy --condition $proxy --long-option override-os --exclusive --arguments 'linux windows' --description 'choose for another operating system'
+complete --command container-image-proxy --condition $proxy --long-option override-arch --exclusive --arguments 'amd64 arm64 arm ppc64le s390x riscv64' --description 'choose for another architecture'
+complete --command container-image-proxy --condition $proxy --long-option override-variant --exclusive --description 'choose for another variant'
+complete --command container-image-proxy --condition $proxy --long-option user-agent-prefix --exclusive --description 'what the header User-Agent begins with'
+complete --command container-image-proxy --condition $proxy --long-option tmpdir --exclusive --arguments '(__fish_complete_directories)' --description 'where archives are unpacked'
+complete --command container-image-proxy --condition $proxy --long-option daemon-host --exclusive --description 'where the Docker daemon is'
+complete --command container-image-proxy --condition $proxy --long-option debug --description 'log each request'
