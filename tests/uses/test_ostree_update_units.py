@@ -15,6 +15,7 @@ from tests.support.requirements import needs_programs, require_introspection
 
 ROOT = Path(__file__).parents[2]
 PLACE = "usr/local/lib/container-image-proxy"
+PROGRAMS = "/usr/libexec/container-image-client"
 SYSROOT = "/srv/sysroot"
 HOST = {
     "usr/lib/modules/6.1/vmlinuz": b"kernel",
@@ -29,12 +30,14 @@ AT_ONCE = "[Timer]\nOnBootSec=\nOnActiveSec=0\nRandomizedDelaySec=0\n"
 
 @pytest.fixture
 def installed(machine: Machine) -> Iterator[Machine]:
-    """The machine with program and units where the documentation has them, and a sysroot without a deployment."""
+    """The machine with a checkout, program and units as the documentation has it, and a sysroot with no deployment."""
     require_introspection("OSTree", "1.0")
     place = machine.root / PLACE
     for part in ("contrib/ostree_update", "daemon/container_image_client"):
         shutil.copytree(ROOT / part, place / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "contrib/ostree-update", place / "contrib")
+    machine.run("mkdir", "-p", PROGRAMS)
+    machine.run("ln", "-sf", f"/{PLACE}/contrib/ostree-update", PROGRAMS)
     for unit in (ROOT / "contrib/ostree-update.d").iterdir():
         machine.write(f"/etc/systemd/system/{unit.name}", unit.read_text())
     machine.run("mkdir", "-p", "/ostree", SYSROOT)

@@ -16,7 +16,7 @@ from tests.support.requirements import needs_third_overlay
 
 CONTRIB = Path(__file__).resolve().parents[2] / "contrib"
 NAME = "tools"
-UNIT = f"sysext@{NAME}.service"
+UNIT = f"update-sysext@{NAME}.service"
 RELEASE = f"usr/lib/extension-release.d/extension-release.{NAME}"
 
 
@@ -27,8 +27,12 @@ def instance(machine_with_cip: Machine, make_instance: Callable[[str], Instance]
     machine.write("/usr/local/libexec/update-sysext", (CONTRIB / "update-sysext").read_text())
     paths = "PYTHONPATH=/opt/tests/source:/opt/tests/packages"
     python = f"{Path(sys.executable).resolve()} /usr/local/libexec/update-sysext"
-    machine.write("/usr/local/bin/update-sysext", f'#!/bin/sh\n{paths} exec {python} "$@"\n', mode=0o755)
-    machine.write("/etc/systemd/system/sysext@.service", (CONTRIB / "examples/sysext@.service").read_text())
+    machine.write(
+        "/usr/libexec/container-image-client/update-sysext", f'#!/bin/sh\n{paths} exec {python} "$@"\n', mode=0o755
+    )
+    machine.write(
+        "/etc/systemd/system/update-sysext@.service", (CONTRIB / "examples/update-sysext@.service").read_text()
+    )
     instance.configure()
     yield instance
     machine.run("systemd-sysext", "unmerge")
@@ -38,7 +42,7 @@ def instance(machine_with_cip: Machine, make_instance: Callable[[str], Instance]
         "/var/lib/extensions",
         "/var/lib/extensions.images",
         "/run/update-sysext",
-        "/etc/systemd/system/sysext@.service",
+        "/etc/systemd/system/update-sysext@.service",
     )
 
 
@@ -91,7 +95,7 @@ def test_what_is_there_but_not_merged_is_merged(machine_with_cip: Machine, insta
     assert "is merged" in update(machine)
     assert merged(machine) == "one"
     add_extension(instance, "two")
-    machine.run("/usr/local/bin/update-sysext", "--instance", NAME, "--no-refresh", NAME)
+    machine.run("/usr/libexec/container-image-client/update-sysext", "--instance", NAME, "--no-refresh", NAME)
     assert merged(machine) == "one"
     assert "is merged" in update(machine)
     assert merged(machine) == "two"
@@ -160,7 +164,7 @@ def test_a_disk_image_out_of_an_artifact_is_known_to_systemd(
     }
     layout.manifest(manifest, b"{}", (), name="latest")
     instance.start()
-    machine.run("/usr/local/bin/update-sysext", "--instance", NAME, "--no-refresh", NAME)
+    machine.run("/usr/libexec/container-image-client/update-sysext", "--instance", NAME, "--no-refresh", NAME)
     path = machine.root / "var/lib/extensions" / f"{NAME}.raw"
     assert (machine.root / str(path.readlink()).lstrip("/")).read_bytes() == raw.read_bytes()
     listed = machine.run("systemd-sysext", "list", "--no-legend").stdout.split()
