@@ -73,9 +73,10 @@ def test_the_readme_shows_commands_that_exist() -> None:
     [
         ("pu", ["pull"]),
         ("--json un", ["unpack"]),
-        ("pull --s", ["--socket", "--sync"]),
+        ("pull --no", ["--no-sync"]),
         ("pull o", ["oci:"]),
         ("pull oci : im", ["images"]),
+        ("pull dir : im", ["images"]),
         ("unpack im", ["images"]),
         ("unpack --rep", ["--replace"]),
         ("--socket fi", ["file"]),
@@ -102,7 +103,7 @@ def test_bash_offers(tmp_path: Path, words: str, offered: list[str]) -> None:
 
 @needs_programs("fish")
 @pytest.mark.parametrize(
-    ("line", "offered"), [("cip pu", ["pull"]), ("cip unpack --rep", ["--replace"]), ("cip pull --sy", ["--sync"])]
+    ("line", "offered"), [("cip pu", ["pull"]), ("cip unpack --rep", ["--replace"]), ("cip pull --no", ["--no-sync"])]
 )
 def test_fish_offers(line: str, offered: list[str], tmp_path: Path) -> None:
     script = f"source {COMPLETIONS[2]}; complete -C '{line}'"

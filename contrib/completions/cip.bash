@@ -28,7 +28,7 @@ _cip() {
         mapfile -t COMPREPLY < <(compgen -f -- "$word")
         return
         ;;
-    oci:)
+    oci: | dir:)
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -d -- "$word")
         return
@@ -46,9 +46,9 @@ _cip() {
     case $command in
     '') options+=" --version" ;;
     verify) options+=" --signed-by" ;;
-    blob) options+=" --output" ;;
-    pull) options+=" --verify --sync" ;;
-    unpack) options+=" --replace --sync" ;;
+    blob) options+=" --output --no-sync" ;;
+    pull) options+=" --verify --no-sync" ;;
+    unpack) options+=" --replace --no-sync" ;;
     ls) options+=" --long --recursive" ;;
     plan) options+=" --have" ;;
     watch) options+=" --interval --since --once" ;;
@@ -58,7 +58,7 @@ _cip() {
     :*) mapfile -t COMPREPLY < <(compgen -W "$commands" -- "$word") ;;
     pull:*)
         compopt -o nospace
-        mapfile -t COMPREPLY < <(compgen -W 'oci:' -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W 'oci: dir:' -- "$word")
         ;;
     unpack:*)
         compopt -o filenames

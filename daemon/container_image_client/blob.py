@@ -22,7 +22,7 @@ from container_image_client.errors import (
     UnexpectedAnswerError,
     WrongContentError,
 )
-from container_image_client.layers import new_hash
+from container_image_client.hashes import new_hash
 
 if TYPE_CHECKING:
     from collections.abc import Callable

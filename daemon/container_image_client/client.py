@@ -102,12 +102,14 @@ class Client:
         target = f"{self._base}/blobs/{digest}{self._query}"
         return BlobReader(self.transport, target, digest, offset=offset, digest_before=digest_before)
 
-    def earlier_manifest(self, digest: str) -> bytes:
-        """A manifest by the digest of its original, among those that the daemon still has."""
-        if not is_digest(digest):
-            raise RequestError(400, {"detail": f"{digest[:100]!r} is no whole digest", "code": "DIGEST_INVALID"})
-        with self.transport.get(f"/v2/{self._name()}/manifests/{digest}") as answer:
+    def original_manifest(self, reference: str) -> bytes:
+        """A manifest as the source has it: by a digest that the daemon still knows, or by the tag of an attachment."""
+        with self.transport.get(f"/v2/{self._name()}/manifests/{quote(reference, safe=':')}") as answer:
             return answer.read_document()
+
+    def open_attached(self, digest: str) -> BlobReader:
+        """A blob of an attachment whose manifest was asked for just now. Policy has not seen it."""
+        return BlobReader(self.transport, f"/v2/{self._name()}/blobs/{digest}", digest)
 
     def _name(self) -> str:
         if self.image is not None:

@@ -51,6 +51,11 @@ class NewDirectory:
             raise
         return self
 
+    @property
+    def path(self) -> Path:
+        """Where it is until it has its name."""
+        return self._path.with_name(self._temporary)
+
     def __exit__(self, *_: object) -> None:
         try:
             if self._is_there():  # so it was not committed
@@ -82,10 +87,9 @@ class NewDirectory:
         try:
             remove(self._parent, os.fsencode(self._temporary))
         except OSError as error:
-            old = self._path.with_name(self._temporary)
             raise DestinationError(
                 f"{self._path} is in place, but what was there before cannot be removed: {error.strerror}",
-                remedy=f"remove {old} as who owns the files in it",
+                remedy=f"remove {self.path} as who owns the files in it",
             ) from error
 
     def _refuse_what_is_there(self) -> None:
@@ -152,7 +156,7 @@ class NewFile:
     """A file that gets its name by ``commit``, and is removed without. A context manager.
 
     In place of a file of that name. A device or FIFO is written to as it is. With ``sync`` the content is on the disk
-    before the name.
+    before the name, and both are when it is done.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, sync: bool = False) -> None:
@@ -185,6 +189,24 @@ class NewFile:
                 os.fsync(self.file.fileno())
             self._temporary.rename(self._path)
             self._temporary = None
+            if self._sync:
+                sync_directory(self._path.parent)
+
+
+def write_file(path: Path, content: bytes, *, sync: bool) -> None:
+    """A whole file of this content."""
+    with NewFile(path, sync=sync) as new:
+        new.file.write(content)
+        new.commit()
+
+
+def sync_directory(path: Path) -> None:
+    """Have a directory's names on the disk."""
+    descriptor = os.open(path, _DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_all(descriptor: int, view: memoryview) -> None:

@@ -29,6 +29,7 @@ class Descriptor:
     media_type: str
     digest: str
     size: int
+    annotations: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def is_layer(self) -> bool:
@@ -124,7 +125,8 @@ def _descriptor(value: Any) -> Descriptor:
     if isinstance(value, dict):
         media_type, digest, size = value.get("mediaType"), value.get("digest"), value.get("size")
         if isinstance(media_type, str) and isinstance(size, int) and size >= 0 and is_digest(digest):
-            return Descriptor(media_type, digest, size)
+            annotations = value.get("annotations")
+            return Descriptor(media_type, digest, size, annotations if isinstance(annotations, dict) else {})
     raise UnexpectedAnswerError("the manifest has a malformed descriptor")
 
 

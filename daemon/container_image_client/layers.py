@@ -9,13 +9,13 @@ Spec: OCI image-spec, config.md "Layer DiffID"; RFC 1952 (gzip), RFC 8878 (zstd)
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import queue
 import threading
 import zlib
 from typing import IO, TYPE_CHECKING, Final, Protocol, Self, cast
 
 from container_image_client.errors import UnsupportedImageError, WrongContentError
+from container_image_client.hashes import new_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -170,11 +170,3 @@ class _Joined:
     def read(self, size: int = -1) -> bytes:
         head, self._head = self._head, b""
         return head or self._blob.read(size)
-
-
-def new_hash(digest: str) -> hashlib._Hash:
-    """A hash of the digest's algorithm."""
-    algorithm = digest.partition(":")[0]
-    if algorithm not in ("sha256", "sha512"):
-        raise UnsupportedImageError(f"{digest[:80]!r} is no digest that can be verified here: sha256 and sha512 can")
-    return hashlib.new(algorithm)

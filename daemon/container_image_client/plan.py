@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from container_image_client.documents import Descriptor, Manifest, is_digest, parse_manifest
 from container_image_client.errors import DestinationError
 from container_image_client.layout import LayoutPath
+from container_image_client.transfers import is_there
 from container_image_client.transport import MAX_DOCUMENT
 
 if TYPE_CHECKING:
@@ -46,9 +47,9 @@ def _blobs_of(client: Client, have: str) -> dict[str, tuple[Descriptor, bool]]:
     if have.startswith("oci:"):
         layout = LayoutPath.parse(have)
         blobs = _blobs(layout.manifests())
-        return {digest: row for digest, row in blobs.items() if layout.has(row[0])}
+        return {digest: row for digest, row in blobs.items() if is_there(layout, row[0])}
     if is_digest(have):
-        return _blobs([client.earlier_manifest(have)])
+        return _blobs([client.original_manifest(have)])
     try:
         with Path(have).open("rb") as file:
             return _blobs([file.read(MAX_DOCUMENT)])

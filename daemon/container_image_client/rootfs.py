@@ -24,13 +24,13 @@ def unpack(
     directory: str | os.PathLike[str],
     *,
     replace: bool = False,
-    sync: bool = False,
+    sync: bool = True,
     progress: Progress = SILENT,
 ) -> tuple[Manifest, Counter[str]]:
     """Make the directory; which image it is, and what could not be kept of it.
 
     It must be missing or empty, or with ``replace`` it is exchanged for the new one in one step.
-    With ``sync`` all of it is on the disk before it has its name.
+    With ``sync`` all of it is on the disk before it has its name: else files may be empty after a power cut.
     """
     manifest = client.manifest()
     layers = client.layers(manifest)

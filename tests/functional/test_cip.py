@@ -187,7 +187,7 @@ def test_what_was_pulled_is_a_layout_that_others_read(bench: Bench, tmp_path: Pa
 
 def test_blobs_that_are_there_are_kept_and_only_verify_looks_into_them(bench: Bench, tmp_path: Path) -> None:
     layout = f"oci:{tmp_path}/pulled"
-    ok(bench.cip("pull", layout, "--sync"))
+    ok(bench.cip("pull", layout))
     spoiled = tmp_path / "pulled/blobs" / bench.image.layer_digests[0].replace(":", "/")
     spoiled.write_bytes(bytes(len(bench.image.layers[0])))
     again = json.loads(ok(bench.cip("pull", layout, "--json")))
@@ -306,7 +306,7 @@ def test_a_directory_with_something_in_it_is_replaced_only_if_that_is_asked_for(
     refused = bench.cip("unpack", root)
     assert (refused.returncode, "--replace" in refused.stderr) == (1, True)
     assert (root / "mine").exists()
-    ok(bench.cip("unpack", "--replace", "--sync", root))
+    ok(bench.cip("unpack", "--replace", "--no-sync", root))
     assert not (root / "mine").exists()
     assert (root / "big").exists()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

@@ -15,7 +15,8 @@ import pytest
 
 from container_image_client import Client
 from container_image_client.errors import IncompleteAnswerError, NotFoundError, WrongContentError
-from container_image_client.layout import LayoutPath, pull
+from container_image_client.layout import LayoutPath
+from container_image_client.pull import pull
 from container_image_client.rootfs import unpack
 from tests.functional.test_cip import run_cip
 from tests.support.cutter import Cutter

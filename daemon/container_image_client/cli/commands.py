@@ -18,10 +18,12 @@ from container_image_client.cli.exit_codes import ExitCode
 from container_image_client.client import Client
 from container_image_client.destination import NewFile, write_all
 from container_image_client.errors import DaemonUnreachableError, ImageClientError, NotFoundError
+from container_image_client.image_directory import ImageDirectory
 from container_image_client.layers import LayerReader
-from container_image_client.layout import LayoutPath, pull
+from container_image_client.layout import LayoutPath
 from container_image_client.plan import make_plan
 from container_image_client.progress import Counting, Progress
+from container_image_client.pull import pull
 from container_image_client.rootfs import unpack
 from container_image_client.transport import INSTANCES
 from container_image_client.tree import Tree
@@ -115,7 +117,7 @@ def _blob(session: Session) -> int:
             while piece := source.read(_PIECE):
                 write_all(sys.stdout.fileno(), memoryview(piece))
             return ExitCode.OK
-        with NewFile(options.output) as new:
+        with NewFile(options.output, sync=options.sync) as new:
             while piece := source.read(_PIECE):
                 new.file.write(piece)
             new.commit()
@@ -123,9 +125,9 @@ def _blob(session: Session) -> int:
 
 
 def _pull(session: Session) -> int:
-    layout = LayoutPath.parse(session.options.layout)
     options = session.options
-    pulled = pull(session.client(), layout, verify=options.verify, sync=options.sync, progress=session.progress())
+    place = _place(options.place)
+    pulled = pull(session.client(), place, verify=options.verify, sync=options.sync, progress=session.progress())
     size = sum(blob.size for blob in pulled.fetched)
     document = {
         **_image_as_json(pulled.manifest),
@@ -133,8 +135,18 @@ def _pull(session: Session) -> int:
         "kept": list(map(_blob_as_json, pulled.kept)),
     }
     summary = f"{pulled.manifest.digest}: fetched {len(pulled.fetched)} blobs, {words.size_in_words(size)}"
-    session.result(document, f"{summary}; {len(pulled.kept)} were there")
+    summary += f"; {len(pulled.kept)} were there"
+    if isinstance(place, ImageDirectory):
+        document["signatures"] = pulled.signatures
+        summary += f"; {pulled.signatures} signatures"
+    session.result(document, summary)
     return ExitCode.OK
+
+
+def _place(text: str) -> LayoutPath | ImageDirectory:
+    """``oci:DIR[:NAME]`` or ``dir:DIR``, as skopeo and podman know them."""
+    transport, _, path = text.partition(":")
+    return ImageDirectory(Path(path)) if transport == "dir" and path else LayoutPath.parse(text)
 
 
 def _unpack(session: Session) -> int:

@@ -28,6 +28,14 @@ def build_parser() -> argparse.ArgumentParser:
             name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", parents=[common], allow_abbrev=False
         )
 
+    def add_no_sync(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--no-sync",
+            dest="sync",
+            action="store_false",
+            help="do not wait for the disk: a power cut may spoil it",
+        )
+
     command("images", "list the images that you may have")
     command("manifest", "print the manifest, byte for byte")
     command("config", "print the image's configuration, byte for byte")
@@ -38,16 +46,17 @@ def build_parser() -> argparse.ArgumentParser:
     blob = command("blob", "fetch a blob of the image")
     blob.add_argument("digest", metavar="DIGEST")
     blob.add_argument("-o", "--output", metavar="FILE", help="where to write it (default: standard output)")
+    add_no_sync(blob)
 
-    pull = command("pull", "fetch the image into an OCI layout; what is there is kept")
-    pull.add_argument("layout", metavar="oci:DIR[:NAME]")
+    pull = command("pull", "fetch the image into an OCI layout or a directory; what is there is kept")
+    pull.add_argument("place", metavar="oci:DIR[:NAME]|dir:DIR")
     pull.add_argument("--verify", action="store_true", help="hash everything here, too, also what is there")
-    pull.add_argument("--sync", action="store_true", help="have all of it on the disk before the image has its name")
+    add_no_sync(pull)
 
     unpack = command("unpack", "make the image's root file system in a directory")
     unpack.add_argument("directory", metavar="DIR")
     unpack.add_argument("--replace", action="store_true", help="exchange what is there for it, in one step")
-    unpack.add_argument("--sync", action="store_true", help="have all of it on the disk before it has its name")
+    add_no_sync(unpack)
 
     ls = command("ls", "list files of the image, all layers taken together")
     ls.add_argument("path", metavar="PATH", nargs="?", default="/")

@@ -12,7 +12,8 @@ import pytest
 import zstandard
 
 from container_image_client.errors import UnsupportedImageError, WrongContentError
-from container_image_client.layers import LayerReader, decompress, new_hash
+from container_image_client.hashes import new_hash
+from container_image_client.layers import LayerReader, decompress
 
 CONTENT = b"some text, " * 50_000 + random.Random(3).randbytes(700_000)  # noqa: S311 - no secret
 HALF = len(CONTENT) // 2
