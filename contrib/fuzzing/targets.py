@@ -60,7 +60,7 @@ def manifest(data: bytes) -> None:
     if isinstance(parsed, Manifest):
         to_oci(parsed)
     elif isinstance(parsed, Schema1Manifest):
-        layer = UnpackedLayer(1, digest_of(b""), OCI_LAYER_TAR)
+        layer = UnpackedLayer(digest_of(b""), 1, digest_of(b""), OCI_LAYER_TAR)
         convert_schema1(parsed, dict.fromkeys(parsed.layers, layer))
 
 

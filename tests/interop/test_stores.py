@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.daemon import RunningDaemon, activated, stand_alone, write_instance, write_policy
 from tests.support.gpg import Signer
-from tests.support.layouts import Layout, layer_tar, multi_arch, single_image
+from tests.support.layouts import Layout, layer_tar, multi_arch, single_image, skopeo_copy
 from tests.support.privilege import needs_root
 from tests.support.requirements import needs_programs
 from tests.support.stores import Store, podman, podman_store, skopeo_store, unmount
@@ -344,3 +344,44 @@ def test_signatures_in_the_store_count_as_they_do_for_skopeo(
     theirs = subprocess.run(command, check=False, capture_output=True, text=True)
     unmount(signed.store.root)
     assert (theirs.returncode == 0) == is_allowed, theirs.stderr
+
+
+def schema1_store(tmp_path: Path) -> Store:
+    """A store with an image of two layers that was pulled as Docker schema 1."""
+    history = [
+        {"created": "2020-01-01T00:00:00Z", "created_by": "ADD a"},
+        {"created": "2020-01-01T00:00:01Z", "created_by": "ENV b=c", "empty_layer": True},
+        {"created": "2020-01-01T00:00:02Z", "created_by": "RUN d"},
+    ]
+    config = {"history": history, "config": {"Env": ["b=c"]}}
+    Layout(tmp_path / "layout").image([odd_layer(), layer_tar({"d": b"d"})], name="latest", config=config)
+    skopeo_copy(f"oci:{tmp_path}/layout:latest", f"dir:{tmp_path}/schema1", "--format", "v2s1")
+    return skopeo_store(f"dir:{tmp_path}/schema1", tmp_path / "store", NAME)
+
+
+def test_docker_schema_1_in_a_store_becomes_what_skopeo_makes_of_it(tmp_path: Path) -> None:
+    store = schema1_store(tmp_path)
+    source = f"containers-storage:[overlay@{store.root}+{tmp_path}/run-root]{NAME}"
+    # Into a layout skopeo compresses layers unless it is told not to.
+    skopeo_copy(source, f"dir:{tmp_path}/converted", "--format", "oci", "--dest-decompress")
+    unmount(store.root)
+    options = [*daemon_options(tmp_path), store.reference(NAME)]
+    with stand_alone(tmp_path / "run", options) as daemon:
+        reply = daemon.get("/manifest")
+        # skopeo calls a tar a gzip here, because schema 1 has no name for it.
+        assert reply.body == (tmp_path / "converted/manifest.json").read_bytes().replace(b".tar+gzip", b".tar")
+        assert reply.headers["manifest-digest"] == store.records("images")[0]["digest"]
+        for blob, descriptor in zip(get_blobs(daemon), reply.json["layers"], strict=True):
+            assert f"sha256:{hashlib.sha256(blob).hexdigest()}" == descriptor["digest"]
+        assert daemon.get("/v2/image/manifests/1").body == reply.body
+
+
+def test_signatures_of_docker_schema_1_say_nothing_of_what_a_store_has(tmp_path: Path, stranger: Signer) -> None:
+    store = schema1_store(tmp_path)
+    (tmp_path / "key.gpg").write_bytes(stranger.public_key)
+    requirement = {"type": "signedBy", "keyType": "GPGKeys", "keyPath": f"{tmp_path}/key.gpg"}
+    policy = write_policy(tmp_path, {"default": [requirement]})
+    with stand_alone(tmp_path / "run", ["--policy", str(policy), store.reference(NAME)]) as daemon:
+        reply = daemon.get("/manifest")
+        assert reply.status >= 400
+        assert "whose signatures say nothing of the unpacked layers" in reply.json["detail"]

@@ -84,6 +84,7 @@ class _UnpackedRecord(Struct, frozen=True, rename="kebab"):
     """What a layer of a manifest of schema 1 is without its compression."""
 
     of: str
+    digest: str
     size: int
     diff_id: str
     media_type: str
@@ -118,7 +119,7 @@ def encode(stored: StoredImage) -> Iterator[bytes]:
         ),
         state=len(stored.state),
         unpacked=tuple(
-            _UnpackedRecord(str(digest), one.size, str(one.diff_id), one.media_type)
+            _UnpackedRecord(str(digest), str(one.digest), one.size, str(one.diff_id), one.media_type)
             for digest, one in stored.unpacked.items()
         ),
     )
@@ -160,7 +161,9 @@ def decode(file: IO[bytes]) -> StoredImage:
         signatures=signatures,
         state=_read(file, header.state),
         unpacked={
-            parse_digest(one.of): UnpackedLayer(one.size, parse_digest(one.diff_id), one.media_type)
+            parse_digest(one.of): UnpackedLayer(
+                parse_digest(one.digest), one.size, parse_digest(one.diff_id), one.media_type
+            )
             for one in header.unpacked
         },
     )

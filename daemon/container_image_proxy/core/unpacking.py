@@ -22,7 +22,7 @@ from container_image_proxy.transports.archives.decompression import (
     detect_compression,
     memory_for,
 )
-from container_image_proxy.transports.source import MeasuringSource
+from container_image_proxy.transports.source import MeasuringSource, UnpackedSource
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -37,15 +37,17 @@ _PIECE: Final = 256 * 1024
 
 
 def unpack_layers(context: Context, manifest: Schema1Manifest, lease: Lease) -> dict[Digest, UnpackedLayer]:
-    """What there is to know of each layer. The caller need not hold ``lease``.
+    """What there is to know of each layer. The caller need not hold ``lease``. A store, which has unpacked them, knows.
 
     Raises what reading and decompressing a blob does, and :class:`InvalidManifestError` for a layer that is of no form
     which OCI has a name for.
     """
     with lease.held():
         source = lease.source
+        if isinstance(source, UnpackedSource):
+            return source.find_tars(context, manifest)
         if not isinstance(source, MeasuringSource):
-            raise InvalidManifestError("Docker schema 1 is read from registries and dir: only")
+            raise InvalidManifestError("Docker schema 1 is read from registries, dir: and stores only")
         unpacked: dict[Digest, UnpackedLayer] = {}
         room = MAX_UNPACKED
         for digest in dict.fromkeys(manifest.layers):
@@ -74,7 +76,7 @@ def _unpack(context: Context, blob: VerifiedBlob, descriptor: Descriptor, room: 
             hashed.update(piece)
     while pieces.read(_PIECE):
         """The blob's end tells whether its content was right, whatever follows what was compressed."""
-    return UnpackedLayer(descriptor.size, Digest("sha256", hashed.hexdigest()), media_type), size
+    return UnpackedLayer(descriptor.digest, descriptor.size, Digest("sha256", hashed.hexdigest()), media_type), size
 
 
 class _Pieces:

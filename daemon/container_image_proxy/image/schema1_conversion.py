@@ -34,8 +34,12 @@ _BEFORE_COMPLETE_CONFIGURATIONS: Final = (1, 8, 3)
 
 
 class UnpackedLayer(Struct, frozen=True):
-    """What is known of a layer once somebody has read and unpacked it."""
+    """What is known of a layer once somebody has read and unpacked it.
 
+    ``digest`` and ``size`` are those of the blob that is served for it: a store has its tar alone.
+    """
+
+    digest: Digest
     size: int
     diff_id: Digest
     media_type: str
@@ -75,9 +79,9 @@ def convert_schema1(manifest: Schema1Manifest, unpacked: Mapping[Digest, Unpacke
 
     :class:`InvalidManifestError` if the newest layer's record is no configuration.
     """
-    layers = manifest.layers
-    config = _make_configuration(manifest, [unpacked[digest].diff_id for digest in layers])
-    descriptors = [Descriptor(unpacked[digest].media_type, digest, unpacked[digest].size) for digest in layers]
+    known = [unpacked[digest] for digest in manifest.layers]
+    config = _make_configuration(manifest, [layer.diff_id for layer in known])
+    descriptors = [Descriptor(layer.media_type, layer.digest, layer.size) for layer in known]
     named = Descriptor(OCI_CONFIG, digest_of(config), len(config))
     raw = serialise(named, descriptors)
     return Manifest(raw, OCI_MANIFEST, digest_of(raw), named, tuple(descriptors)), config

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from container_image_proxy.config.lookaside import LookasideConfiguration
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.manifest import Descriptor, Index, Manifest, UntrustedManifest
+    from container_image_proxy.image.schema1 import Schema1Manifest
+    from container_image_proxy.image.schema1_conversion import UnpackedLayer
     from container_image_proxy.image.signature import Findings, SignatureKind
     from container_image_proxy.registry.client import RegistryClient
     from container_image_proxy.transports.archives.sharing import OpenArchives
@@ -213,6 +215,14 @@ class AttachmentSource(Protocol):
 
     def list_referrers(self, context: Context, digest: Digest, take: Callable[[int], object]) -> tuple[Index, ...]:
         """The lists of the manifests there that say they are about ``digest``. Raises as :meth:`fetch_tagged`."""
+
+
+@runtime_checkable
+class UnpackedSource(Protocol):
+    """A source that has the tars alone of the layers that a manifest of Docker's schema 1 names."""
+
+    def find_tars(self, context: Context, manifest: Schema1Manifest) -> dict[Digest, UnpackedLayer]:
+        """What it has for each layer. Raises as :meth:`ImageSource.fetch_manifest`."""
 
 
 @runtime_checkable

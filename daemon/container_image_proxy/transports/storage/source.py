@@ -25,6 +25,9 @@ from container_image_proxy.errors import (
 from container_image_proxy.image.diff_ids import parse_diff_ids
 from container_image_proxy.image.digest import parse_digest
 from container_image_proxy.image.manifest import MAX_CONFIG_SIZE, MAX_MANIFEST_SIZE, UntrustedManifest
+from container_image_proxy.image.media_types import OCI_LAYER_TAR
+from container_image_proxy.image.schema1 import without_signatures
+from container_image_proxy.image.schema1_conversion import UnpackedLayer
 from container_image_proxy.image.signature import MAX_SIGNATURES, Findings, SignatureFailure, parse_signature_blob
 from container_image_proxy.transports.readers import BytesReader
 from container_image_proxy.transports.storage.lookup import find_former, find_images
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from container_image_proxy.concurrency.context import Context
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.manifest import Descriptor
+    from container_image_proxy.image.schema1 import Schema1Manifest
     from container_image_proxy.image.signature import SignatureKind, UntrustedSignature
     from container_image_proxy.transports.source import BlobReader
     from container_image_proxy.transports.storage.lookup import Image
@@ -88,6 +92,7 @@ class StorageSource:
         self._lock = threading.Lock()
         self._known = decode_state(state)
         self._images: tuple[Image, ...] = ()  # that the reference names, found once
+        self._has_schema1 = False
         self._layers: dict[str, LayerRecord] = earlier.layers if earlier is not None else {}
 
     @property
@@ -131,6 +136,20 @@ class StorageSource:
                 return self._store.open_layer(layer, offset)
         raise UnknownBlobError(f"{self._reference}: the store has no layer with the digest {wanted} any more")
 
+    def find_tars(self, context: Context, manifest: Schema1Manifest) -> dict[Digest, UnpackedLayer]:
+        """As in :class:`UnpackedSource`. Nothing but the store's own list says which layer of it is which one's tar."""
+        image, _ = self._find_manifest(context, manifest.digest, unmetered, is_top=True)
+        layers = self._find_layers(context, image)
+        if len(layers) != len(manifest.layers):
+            raise self._other_layers(image, len(layers), f"{len(manifest.layers)} that its manifest names")
+        tars = [(parse_digest(layer.diff_digest or ""), self._store.measure(layer)) for layer in layers]
+        with self._lock:
+            self._layers = {str(digest): layer for (digest, _), layer in zip(tars, layers, strict=True)}
+        return {
+            named: UnpackedLayer(digest, size, digest, OCI_LAYER_TAR)
+            for named, (digest, size) in zip(manifest.layers, tars, strict=True)
+        }
+
     def fetch_signatures(
         self,
         context: Context,
@@ -139,7 +158,17 @@ class StorageSource:
         *,
         take: Callable[[int], object] = unmetered,
     ) -> Iterator[Findings]:
-        """As in :class:`ImageSource`: those that were pulled with the image."""
+        """As in :class:`ImageSource`: those that were pulled with the image.
+
+        None counts for a manifest of schema 1: what is signed names what was unpacked, and nothing names the tars.
+        """
+        if self._has_schema1:
+            error = SourceError(
+                f"{self._reference}: the image was pulled as Docker schema 1, whose signatures say nothing of the "
+                "unpacked layers that a store has: serve it by docker://",
+            )
+            yield Findings(failures=(SignatureFailure(error, _KINDS),))
+            return
         for image in self._resolve(context):
             try:
                 signatures = tuple(self._read_signatures(image, digest, take))
@@ -181,7 +210,7 @@ class StorageSource:
         for key in keys:
             for image in images:
                 raw = self._store.read_data(image, key, MAX_MANIFEST_SIZE, take)
-                if raw is not None and (digest is None or digest.matches(raw)):
+                if raw is not None and (digest is None or digest.matches(without_signatures(raw))):
                     return image, raw
         remedy = "" if is_top else ": an image is stored for the platforms that were pulled (podman pull --platform)"
         raise UnknownManifestError(f"{self._reference}: the store has no manifest {digest or ''}{remedy}")
@@ -191,11 +220,8 @@ class StorageSource:
         try:
             shape = msgspec.json.decode(raw, type=_Shape)
             if shape.fs_layers is not None:
-                raise SourceError(
-                    f"{self._reference}: the image was pulled as Docker schema 1, which cannot be served from a store: "
-                    "serve it by docker://, or copy it to an oci: layout with skopeo",
-                    endpoint=str(image.root),
-                )
+                self._has_schema1 = True
+                return
             digest = str(parse_digest(shape.config.digest))
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, InvalidDigestError):
             return  # an index, or nothing that can be used; whoever parses it says so
@@ -205,17 +231,17 @@ class StorageSource:
         diff_ids = parse_diff_ids(config)
         layers = self._find_layers(context, image)
         if [layer.diff_digest for layer in layers] != [str(one) for one in diff_ids]:
-            raise SourceError(
-                f"{self._reference}: the {len(layers)} layers that the store has for the image are not the "
-                f"{len(diff_ids)} that its configuration names",
-                endpoint=str(image.root),
-            )
+            raise self._other_layers(image, len(layers), f"{len(diff_ids)} that its configuration names")
         found = TarLayers(config, tuple(self._store.measure(layer) for layer in layers))
         if not decode_state(encode_state({digest: found})):
             raise SourceError(f"{self._reference}: its configuration is too large to be kept", endpoint=str(image.root))
         with self._lock:
             self._known = dict([*self._known.items(), (digest, found)][-MAX_IMAGES:])
             self._layers = dict(zip(map(str, diff_ids), layers, strict=True))
+
+    def _other_layers(self, image: Image, count: int, wanted: str) -> SourceError:
+        reason = f"{self._reference}: the {count} layers that the store has for the image are not the {wanted}"
+        return SourceError(reason, endpoint=str(image.root))
 
     def _find_layers(self, context: Context, image: Image) -> list[LayerRecord]:
         """The image's layers from the lowest up; :class:`SourceError` if one of them cannot be served."""

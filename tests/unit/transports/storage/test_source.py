@@ -25,6 +25,7 @@ from container_image_proxy.errors import (
 )
 from container_image_proxy.image.digest import digest_of, parse_digest
 from container_image_proxy.image.manifest import Descriptor, Manifest, UntrustedManifest, parse_manifest
+from container_image_proxy.image.schema1 import Schema1Manifest
 from container_image_proxy.image.signature import Findings
 from container_image_proxy.transports.storage import records
 from container_image_proxy.transports.storage.reference import StorageReference
@@ -35,6 +36,7 @@ from container_image_proxy.transports.table import parse_image_reference
 from tests.support.contexts import CONTEXT
 from tests.support.layouts import Layout, StoredImage, layer_tar, multi_arch, single_image
 from tests.support.privilege import needs_root, ordinary_user, public_directory
+from tests.support.schema1 import schema1
 from tests.support.stores import Store, held_by_another, pack
 
 NAME = "localhost/os:1"
@@ -275,11 +277,46 @@ def test_a_store_that_cannot_give_the_image_says_why(
         served(store)
 
 
-def test_docker_schema_1_is_refused_with_what_to_do(store: Store, image: StoredImage) -> None:
-    image_id = store.image(image, [NAME])
-    store.data_path(image_id, "manifest").write_text('{"schemaVersion": 1, "fsLayers": [], "history": []}')
-    with pytest.raises(SourceError, match=r"pulled as Docker schema 1, .* docker://, or copy it to an oci: layout"):
-        fetch(source(store))
+def as_schema1(store: Store, layers: int) -> Schema1Manifest:
+    """Make the store's image one that was pulled as Docker schema 1, with so many layers."""
+    payload = json.dumps(schema1([bytes([number]) for number in range(layers)])).encode()
+    record = store.records("images")[0]
+    store.data_path(record["id"], "manifest").write_bytes(payload)
+    store.record("images", [record | {"big-data-digests": {"manifest": str(digest_of(payload))}}])
+    manifest = parse_manifest(UntrustedManifest(payload, ""))
+    assert isinstance(manifest, Schema1Manifest)
+    return manifest
+
+
+def test_the_layers_of_docker_schema_1_are_the_store_s_tars(store: Store, image: StoredImage) -> None:
+    store.image(image, [NAME])
+    manifest = as_schema1(store, len(image.layers))
+    opened = source(store)
+    assert opened.fetch_manifest(CONTEXT) == UntrustedManifest(manifest.raw, "")
+    for found in opened.find_tars(CONTEXT, manifest).values():
+        tar = read(opened, Descriptor(found.media_type, found.digest, found.size))
+        assert digest_of(tar) == found.digest == found.diff_id
+
+
+def test_docker_schema_1_with_other_layers_than_the_store_has_is_told(store: Store, image: StoredImage) -> None:
+    store.image(image, [NAME])
+    manifest = as_schema1(store, 3)
+    with pytest.raises(SourceError, match="the 2 layers that the store has for the image are not the 3 that its man"):
+        source(store).find_tars(CONTEXT, manifest)
+
+
+def test_no_signature_of_docker_schema_1_counts(store: Store, image: StoredImage) -> None:
+    store.image(image, [NAME])
+    manifest = as_schema1(store, len(image.layers))
+    signatures = {str(manifest.digest): [4]}
+    (record,) = store.records("images")
+    store.record("images", [record | {"metadata": json.dumps({"signatures-sizes": signatures})}])
+    store.data_path(record["id"], f"signature-{manifest.digest.hex}").write_bytes(b"\x89abc")
+    opened = source(store)
+    opened.fetch_manifest(CONTEXT)
+    (findings,) = opened.fetch_signatures(CONTEXT, manifest.digest, {"simple"})
+    assert findings.signatures == ()
+    assert "say nothing of the unpacked layers" in str(findings.failures[0])
 
 
 def test_composefs_is_refused_with_what_to_do(image: StoredImage, tmp_path: Path) -> None:
