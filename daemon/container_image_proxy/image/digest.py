@@ -31,7 +31,7 @@ class Digest(Struct, frozen=True, order=True):
 
     def __post_init__(self) -> None:
         if HEX_LENGTHS.get(self.algorithm) != len(self.hex) or not _LOWER_HEX.fullmatch(self.hex):
-            raise InvalidDigestError(f"{shown(str(self))} is not sha256:<64 hex digits> or sha512:<128 hex digits>")
+            raise InvalidDigestError(_is_no_digest(str(self)))
 
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.hex}"
@@ -48,7 +48,14 @@ class Digest(Struct, frozen=True, order=True):
 def parse_digest(text: str) -> Digest:
     """Read ``algorithm:hex``; :class:`InvalidDigestError` for anything but a whole digest of a known algorithm."""
     algorithm, _, digits = text.partition(":")
-    return Digest(algorithm, digits)
+    try:
+        return Digest(algorithm, digits)
+    except InvalidDigestError as error:
+        raise InvalidDigestError(_is_no_digest(text)) from error
+
+
+def _is_no_digest(text: str) -> str:
+    return f"{shown(text)} is not sha256:<64 hex digits> or sha512:<128 hex digits>"
 
 
 def parse_digest_prefix(text: str) -> str:
@@ -57,15 +64,13 @@ def parse_digest_prefix(text: str) -> str:
     """
     algorithm, _, digits = text.partition(":")
     missing = HEX_LENGTHS.get(algorithm, 0) - len(digits)
-    if len(digits) >= _SHORTEST_PREFIX and missing > 0:
-        parse_digest(text + "0" * missing)
-        return text
     try:
-        return str(parse_digest(text))
+        parse_digest(text + "0" * missing if len(digits) >= _SHORTEST_PREFIX else text)
     except InvalidDigestError as error:
         raise InvalidDigestError(
-            f"{error}, nor the beginning of one with {_SHORTEST_PREFIX} hex digits or more"
+            f"{_is_no_digest(text)}, nor the beginning of one with {_SHORTEST_PREFIX} hex digits or more"
         ) from error
+    return text
 
 
 def digest_of(data: bytes | memoryview, algorithm: str = "sha256") -> Digest:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from container_image_proxy.errors import InvalidDigestError
+from container_image_proxy.errors import InvalidDigestError, shown
 from container_image_proxy.image.digest import HEX_LENGTHS, Digest, digest_of, parse_digest, parse_digest_prefix
 
 EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -43,6 +43,7 @@ MALFORMED = [
 def test_a_malformed_digest_is_refused_in_a_short_message(text: str) -> None:
     with pytest.raises(InvalidDigestError) as caught:
         parse_digest(text)
+    assert str(caught.value).startswith(f"{shown(text)} is not ")
     assert len(str(caught.value)) < 300
     assert "\n" not in str(caught.value)
 
@@ -103,8 +104,9 @@ def test_a_digest_cannot_be_made_malformed() -> None:
     ],
 )
 def test_what_is_neither_digest_nor_prefix_is_refused(text: str) -> None:
-    with pytest.raises(InvalidDigestError):
+    with pytest.raises(InvalidDigestError) as caught:
         parse_digest_prefix(text)
+    assert str(caught.value).startswith(f"{shown(text)} is not ")
 
 
 @given(st.text(max_size=80) | st.from_regex(r"sha(256|512):[0-9a-f]{0,130}"))
