@@ -15,6 +15,7 @@ import pytest
 from tests.support.daemon import RunningDaemon, activated, on_port, stand_alone, write_instance, write_policy
 from tests.support.host import Host
 from tests.support.layouts import Layout, StoredImage, layer_tar, multi_arch, single_image
+from tests.support.manual import shown
 from tests.support.registries import DockerRegistry, docker_registry, free_port, needs_docker_registry
 from tests.support.requirements import needs_programs, needs_root
 from tests.support.sigstore import attachment, attachment_tag, make_key, public_pem
@@ -170,11 +171,22 @@ def test_the_example_has_podman_pull_from_the_daemon_under_the_images_own_names(
             assert f"quay.invalid/cgwalters/{path}@{mirrored.stored[name].digest}" in digests
 
 
+@needs_programs("socat")
+def test_the_manual_pages_socat_leads_from_a_port_to_an_instance(tmp_path: Path) -> None:
+    stored, port = single_image(tmp_path / "layout"), free_port()
+    line = shown("container-image-proxy-http.7", "Podman and skopeo as clients")[-1].replace("5000", str(port))
+    command, path = line.split()[:-1], line.split()[-1].partition(":")[2]
+    assert path == "/run/container-image-proxy/os.sock"
+    arguments = ["--policy", str(write_policy(tmp_path)), f"oci:{tmp_path}/layout"]
+    with stand_alone(tmp_path / "run", arguments) as daemon, proxied(command, daemon, port, "UNIX-CONNECT:"):
+        assert copied(f"docker://127.0.0.1:{port}/image", tmp_path / "copy")["manifest.json"] == stored.manifest
+
+
 class proxied:  # noqa: N801 - reads as a word in a with statement
     """A program that passes connections to ``port`` on to the daemon's socket."""
 
-    def __init__(self, command: list[str], daemon: RunningDaemon, port: int) -> None:
-        self._command = [*command, str(daemon.socket)]
+    def __init__(self, command: list[str], daemon: RunningDaemon, port: int, prefix: str = "") -> None:
+        self._command = [*command, f"{prefix}{daemon.socket}"]
         self._port = port
 
     def __enter__(self) -> None:

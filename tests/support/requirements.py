@@ -42,6 +42,7 @@ _PACKAGES = {
     "setpriv": "util-linux",
     "shellcheck": "shellcheck",
     "skopeo": "skopeo",
+    "socat": "socat",
     "systemd-analyze": "systemd",
     "systemd-socket-activate": "systemd",
     "tar": "tar",
