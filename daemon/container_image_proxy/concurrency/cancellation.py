@@ -1,7 +1,7 @@
-"""Cancellation: work learns that nobody waits for its outcome any more, and ends.
+"""Cancellation: ends work whose client has left (contrib/adr/0014).
 
-Work has its token in its :class:`Context`. Whoever waits within it does so in slices, between which it looks whether
-the token is cancelled, or with a callback of the token.
+Work has a token in its :class:`Context`. Code that waits either registers a callback with the token, or waits in slices
+and checks the token in between.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
 SLICE: Final = 0.25
-"""Seconds that a wait which cannot be woken may last before it looks whether it is cancelled."""
+"""Seconds of a wait that cannot be woken, before the token is checked again."""
 
 
 class CancelledError(BaseException):
-    """Nobody waits any more. Not an ``Exception``: it is no failure that could be retried, reported or held against
-    anybody (cf. ``asyncio.CancelledError``).
+    """The work was cancelled.
+
+    Like ``asyncio.CancelledError`` it is no ``Exception``: no handler of failures may retry, report or count it.
     """
 
 
 class Cancellation:
-    """A token: cancelled once and for good, by any thread."""
+    """A token that any thread can cancel, once and for ever. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -32,16 +33,16 @@ class Cancellation:
         self.is_cancelled = False
 
     def cancel(self) -> None:
-        """Call whoever wants to be called, in this thread; everybody else sees it at the next check."""
+        """Cancel the token and call the registered callbacks in this thread."""
         with self._lock:
             self.is_cancelled = True
             callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
+        for callback in callbacks:  # without the lock, because a callback may take locks of its own
             callback()
 
     @contextlib.contextmanager
     def calling(self, callback: Callable[[], object]) -> Generator[None, None, None]:
-        """Have ``callback`` called once if the token is cancelled meanwhile, or is already."""
+        """A block during which ``callback`` is called once if the token is cancelled, or at once if it already is."""
         with self._lock:
             is_late = self.is_cancelled
             if not is_late:

@@ -1,8 +1,8 @@
-"""The context of work that is done for somebody: until when, for whom, and where connections may lead.
+"""The context of work: its deadline, its cancellation token, and the addresses that it may connect to.
 
-It is made where the work begins, for a client by its connection, and is an argument of everything that may wait, down
-to the socket. A layer that has less time, or trusts an address less, hands a narrower context on. Nothing is ambient: a
-thread has the context that it was given. Knows neither images nor HTTP.
+The code that starts work makes the context; for a client this is its connection. The context is an argument of every
+function that may wait, down to the socket (contrib/adr/0035). A layer that has less time, or trusts an address less,
+passes a narrower context on.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ if TYPE_CHECKING:
 
 
 class AddressPolicy(enum.Enum):
-    """What may be connected to."""
+    """The addresses that connections may lead to."""
 
     ANYWHERE = "anywhere"
-    """The administrator named the target."""
+    """All addresses, because the administrator named the target."""
     PRIVATE = "private"
-    """A registry in a private network named it, or the administrator did by a name that another may come to own: no
-    link-local, metadata, multicast or unspecified address.
+    """All but link-local, metadata, multicast and unspecified addresses. A registry in a private network named the
+    target, or the administrator did by a name that somebody else may come to own.
     """
     PUBLIC = "public"
-    """A public registry named it: global addresses only."""
+    """Global addresses only, because a public registry named the target."""
 
 
 class Deadline(Struct, frozen=True, order=True):
-    """A moment on the monotonic clock, in seconds."""
+    """A moment of the monotonic clock, in seconds. The default is never reached."""
 
     at: float = math.inf
 
     @classmethod
     def after(cls, seconds: float) -> Self:
-        """The moment so long from now."""
+        """The moment ``seconds`` from now."""
         return cls(monotonic() + seconds)
 
     @property
     def left(self) -> float:
-        """The seconds until then; 0 or less if it has passed."""
+        """The seconds until the deadline; 0 or less if it has passed."""
         return self.at - monotonic()
 
 
 class Context(Struct, frozen=True):
-    """Until when (``deadline``), for whom (``cancellation``), and where connections may lead (``addresses``).
+    """A cancellation token, a deadline and an address policy.
 
-    ``cancellation`` has no default: whoever starts work says what ends it.
+    ``cancellation`` has no default, so that the code that starts work cannot forget to say what ends it.
     """
 
     cancellation: Cancellation
@@ -62,26 +62,26 @@ class Context(Struct, frozen=True):
     addresses: AddressPolicy = AddressPolicy.ANYWHERE
 
     def within(self, seconds: float) -> Context:
-        """The same, to end in ``seconds`` from now or with this one, whichever comes first."""
+        """The same context with a deadline in ``seconds`` from now, if that is earlier."""
         return replace(self, deadline=min(self.deadline, Deadline.after(seconds)))
 
     def under(self, cancellation: Cancellation) -> Context:
-        """The same for somebody else."""
+        """The same context with another token."""
         return replace(self, cancellation=cancellation)
 
     def towards(self, addresses: AddressPolicy) -> Context:
-        """The same for connections that ``addresses`` decides on."""
+        """The same context with another address policy."""
         return replace(self, addresses=addresses)
 
     def check(self) -> None:
-        """Raise :class:`CancelledError` if nobody waits any more, ``TimeoutError`` if the time is over."""
+        """Raise :class:`CancelledError` if the work is cancelled, ``TimeoutError`` if its deadline has passed."""
         if self.cancellation.is_cancelled:
             raise CancelledError
         if self.deadline.left <= 0:
             raise TimeoutError("the time is over")
 
     def sleep(self, seconds: float) -> None:
-        """Let time pass, and :meth:`check` at its end, which comes at once when somebody cancels."""
+        """Wait for ``seconds``, or until the deadline or a cancellation if that is earlier; errors as :meth:`check`."""
         woken = threading.Event()
         with self.cancellation.calling(woken.set):
             woken.wait(max(0.0, min(seconds, self.deadline.left)))

@@ -1,4 +1,4 @@
-"""A value that is made when it is first asked for, once, whichever thread asks."""
+"""A value that is made at its first use, once for all threads."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ T = TypeVar("T")
 
 
 class Lazy(Generic[T]):
-    """Call it to have the value; ``is_made`` tells whether anybody has."""
+    """Calling it returns the value, which the first call makes."""
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
         self._lock = threading.Lock()
-        self._made: list[T] = []
+        self._made: list[T] = []  # empty or one item, because None can be a value
 
     @property
     def is_made(self) -> bool:
-        """Whether the value exists."""
+        """Whether the value has been made."""
         return bool(self._made)
 
     def __call__(self) -> T:
-        """The value."""
+        """The value; any error of ``make``, which the next call then tries again."""
         with self._lock:
             if not self._made:
                 self._made.append(self._make())

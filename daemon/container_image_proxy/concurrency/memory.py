@@ -1,9 +1,9 @@
-"""The memory that resolving images may take, over all requests together.
+"""Limits the memory that resolving images takes, over all requests together (contrib/adr/0024).
 
-What a source delivers is in memory until the image is verified: its manifests, their parsed form, its signatures. An
-image has some ten kilobytes of these, and how many images are resolved at a time is bounded by how many clients may be
-connected. One that has more than ``SMALL`` needs a place, of which there are ``PLACES``. An image has one place at
-most, so that who asks for all its platforms at once does not keep large images of others waiting.
+The manifests of an image, their parsed form and its signatures are in memory until the image is verified. Most images
+have some ten KiB of these, and the number of connected clients limits how many are resolved at a time. An image with
+more than ``SMALL`` bytes needs a place, of which there are ``PLACES``. An image has one place at most, so that a client
+that asks for all of its platforms at once does not block other large images.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from container_image_proxy.concurrency.context import Context
 
 SMALL: Final = 128 * 1024
-"""Bytes, as a source delivers them. In memory they take up to thirty times that for a moment, and then five times."""
+"""Bytes as a source delivers them. In memory they take up to thirty times as much while parsed, and then five times."""
 LARGE: Final = 16 << 20
-"""Bytes that an image may have at all: two manifests and the signatures of one, each as large as can be."""
+"""Bytes that an image may have in any case: two manifests and the signatures of one, each of its largest size."""
 PLACES: Final = 2
 PATIENCE: Final = 60.0
-"""Seconds that a client waits for a place. By then all platforms of an image, however large, have had their turn."""
+"""Seconds that a client waits for a place. All platforms of a large image can be resolved one by one in that time."""
 
 
 class Memory:
-    """The places for large images. Thread-safe."""
+    """The places for large images; ``patience`` is in seconds. Thread-safe."""
 
     def __init__(self, places: int = PLACES, patience: float = PATIENCE) -> None:
         self._places = places
@@ -40,21 +40,21 @@ class Memory:
 
     @contextmanager
     def share(self, context: Context, image: str) -> Iterator[Share]:
-        """What resolving the image takes meanwhile, for one of its platforms."""
+        """A block in which one platform of ``image`` is resolved; its :class:`Share` counts the bytes."""
         share = Share(self, context, image)
         try:
             yield share
         finally:
             if share.has_place:
-                # An error that somebody kept has its frames, those their callers, and one of them the documents. Such
-                # cycles can arise anywhere below, and their collector counts objects, not bytes.
+                # An error that was kept refers to its frames, and these to the documents. Such cycles can arise
+                # anywhere below. The collector would find them late, because it counts objects and not bytes.
                 gc.collect()
                 with self._changed:
                     self._holders.discard(image)
                     self._changed.notify_all()
 
     def enter(self, context: Context, image: str) -> None:
-        """Wait for a place; :class:`OverloadedError` if that takes too long."""
+        """Wait for a place for ``image``; :class:`OverloadedError` if there is none for too long."""
         token = context.cancellation
         with token.calling(self._wake), self._changed:
             is_free = self._changed.wait_for(lambda: token.is_cancelled or self._is_free(image), self._patience)
@@ -72,7 +72,7 @@ class Memory:
 
 
 class Share:
-    """What one resolution takes. One thread uses it."""
+    """The memory of one resolution. One thread uses it."""
 
     def __init__(self, memory: Memory, context: Context, image: str) -> None:
         self._memory = memory
@@ -82,10 +82,10 @@ class Share:
         self.has_place = False
 
     def take(self, size: int) -> None:
-        """Have ``size`` more bytes of the image in memory, once there is room for them.
+        """Count ``size`` more bytes of the image, and wait for a place if they need one.
 
-        :class:`OverloadedError` if there is none for too long, :class:`InvalidManifestError` if it is more than any
-        image may have.
+        :class:`OverloadedError` if there is none for too long, :class:`InvalidManifestError` if the image has more than
+        ``LARGE`` bytes.
         """
         self._taken += size
         if self._taken > LARGE:
@@ -96,4 +96,4 @@ class Share:
 
 
 def unmetered(size: int) -> None:
-    """Take memory that nobody counts, for what is bounded otherwise."""
+    """A :meth:`Share.take` that counts nothing, for memory that is limited in another way."""

@@ -1,7 +1,7 @@
-"""One run for all who want the same thing at the same time: they share its value, or its error.
+"""Runs work once for all threads that ask for the same at the same time. They share its value or its error.
 
-A run belongs to nobody: it goes on for the others when one of them is cancelled, be it the one whose thread it has, and
-is cancelled itself when all are.
+The run goes on for the others when one of them is cancelled, even the one in whose thread it runs. It is cancelled when
+all of them are.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class _Flight(Generic[T]):
-    """A run under way, and the ``seats`` of those who still want its outcome."""
+    """A run, and the ``seats`` of the callers that still wait for its outcome."""
 
     def __init__(self) -> None:
         self.outcome: Future[T] = Future()
@@ -32,17 +32,17 @@ class _Flight(Generic[T]):
 
 
 class SingleFlight(Generic[T]):
-    """Runs under way, by what they are about. Thread-safe."""
+    """The current runs, by key. Thread-safe."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._flights: dict[Hashable, _Flight[T]] = {}
 
     def run(self, context: Context, key: Hashable, call: Callable[[Context], T]) -> T:
-        """What ``call`` returns or raises, or what the run with this key does that is under way already.
+        """What ``call`` returns or raises; if a run with this ``key`` is under way, what that run returns or raises.
 
-        ``call`` gets the run's own context, which ends when nobody waits for the run any more. While another thread has
-        it: :class:`CancelledError` as soon as ``context`` is cancelled, ``TimeoutError`` when its time is over.
+        ``call`` gets a context that is cancelled when all callers of the run are. A caller that waits for another
+        thread's run gets :class:`CancelledError` or ``TimeoutError`` as soon as its own ``context`` ends.
         """
         seat = object()
         with self._changed:
@@ -57,7 +57,9 @@ class SingleFlight(Generic[T]):
                     self._wait(context, key, flight, seat)
             return flight.outcome.result()
         finally:
-            del flight, running  # an error knows this frame, and so it would keep all that the call had in hand alive
+            # An error refers to this frame, and the frame would keep the run alive, with all documents in its own
+            # frames.
+            del flight, running
 
     def _take_off(self, context: Context, key: Hashable, flight: _Flight[T], call: Callable[[Context], T]) -> None:
         try:
@@ -86,7 +88,7 @@ class SingleFlight(Generic[T]):
             flight.seats.discard(seat)
             is_abandoned = not flight.seats
             if is_abandoned:
-                self._remove(key, flight)  # whoever comes now needs a run that goes on
+                self._remove(key, flight)  # a caller that comes now must not join a run that ends
             self._changed.notify_all()
         if is_abandoned:
             flight.cancellation.cancel()
@@ -97,10 +99,10 @@ class SingleFlight(Generic[T]):
 
 
 def _bare(error: Error) -> Error:
-    """The error without the frames that it came through, and without those that led to it.
+    """The error without its traceback and without the errors that led to it.
 
-    Its text tells all. What the call had in hand, documents of megabytes, would live on for as long as anybody is still
-    at answering, or until the collector of cycles finds it.
+    Their frames would keep documents of megabytes in memory, until the last caller has answered its client or the
+    collector of cycles runs. The text of the error tells all that is needed.
     """
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)

@@ -1,4 +1,5 @@
-"""The field's nouns, pure: digests, references, platforms, manifests, signatures, documents. No I/O, no clock.
+"""The nouns of container images: digests, references, platforms, manifests, signatures, documents. No I/O and no clock.
 
-Every module is a door. ``manifest`` has the nouns of ``descriptor`` and ``index``, too, for most who need one need all.
+Other rooms may import every module. ``manifest`` also exports the types of ``descriptor`` and ``index``, because most
+callers need them together.
 """

@@ -1,7 +1,7 @@
-"""Docker schema 2 manifests as OCI manifests.
+"""Converts Docker schema 2 manifests to OCI manifests.
 
-Changes media types only: every blob, the configuration too, keeps its digest, so that whatever the converted manifest
-names can be fetched and verified (contrib/adr/0003). OCI image-spec, media-types.md "Compatibility Matrix".
+Only media types change. Each blob, the configuration included, keeps its digest, so that everything that the converted
+manifest names can be fetched and verified (contrib/adr/0003). OCI image-spec, media-types.md "Compatibility Matrix".
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 def to_oci(manifest: Manifest) -> Manifest:
-    """The same image as an OCI manifest; one that already is returns unchanged, byte for byte.
+    """The same image as an OCI manifest. An OCI manifest is returned unchanged, byte for byte.
 
-    The bytes depend on the manifest alone. :class:`InvalidManifestError` for a layer whose type has no OCI counterpart.
+    The bytes depend on the manifest only. :class:`InvalidManifestError` for a layer whose type has no OCI counterpart.
     """
     if manifest.media_type != DOCKER_MANIFEST:
         return manifest
-    # Tools label the configuration as they like, plain bytes and nothing at all among them. What a Docker manifest
-    # names there is the image's.
+    # The configuration's own media type is not checked: tools write any, even none. In a Docker manifest it can only be
+    # an image's configuration.
     config = replace(manifest.config, media_type=OCI_CONFIG, annotations={})
     layers = tuple(_converted_layer(layer, f"layers[{position}]") for position, layer in enumerate(manifest.layers))
     raw = serialise(config, layers)
@@ -36,7 +36,7 @@ def to_oci(manifest: Manifest) -> Manifest:
 
 
 def _converted_layer(layer: Descriptor, where: str) -> Descriptor:
-    """Docker's descriptors have no annotations: what stands there is nobody's, and is left out."""
+    # Docker's descriptors have no annotations, so that any here have no meaning. They are left out.
     media_type = OCI_LAYER_OF.get(layer.media_type)
     if media_type is None:
         raise InvalidManifestError(
@@ -46,17 +46,18 @@ def _converted_layer(layer: Descriptor, where: str) -> Descriptor:
 
 
 def serialise(config: Descriptor, layers: Iterable[Descriptor]) -> bytes:
-    """The OCI manifest that names these, in its one form here."""
+    """The JSON text of the OCI manifest with this configuration and these layers."""
     document = {
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,
-        "config": _fields(config),
-        "layers": [_fields(layer) for layer in layers],
+        "config": as_json(config),
+        "layers": [as_json(layer) for layer in layers],
     }
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
 
 
-def _fields(descriptor: Descriptor) -> dict[str, object]:
+def as_json(descriptor: Descriptor) -> dict[str, object]:
+    """A descriptor as a JSON object, without annotations."""
     fields: dict[str, object] = {
         "mediaType": descriptor.media_type,
         "digest": str(descriptor.digest),

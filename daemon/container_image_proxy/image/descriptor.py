@@ -1,8 +1,7 @@
-"""Content descriptors: what a manifest says of the blobs, and an index of the manifests, that it names.
+"""Content descriptors, by which a manifest names blobs (OCI image-spec, descriptor.md).
 
-Owns their shape and reading. A descriptor is a claim: whoever reads the content verifies it against digest and size,
-which are therefore read strictly. The other members decide nothing about the content: of those, what has the wrong
-form is passed over. OCI image-spec, descriptor.md.
+Digest and size are parsed strictly, because content is verified by them. The other members decide nothing about the
+content, and are ignored if they are malformed (contrib/adr/0017).
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ if TYPE_CHECKING:
     from container_image_proxy.errors import KeyPath
 
 MAX_BLOB_SIZE: Final = 2**63 - 1
-"""Bytes of a blob: what a file or an HTTP length can have. Blobs are streamed, so that a large one takes no memory."""
+"""Bytes of a blob: the largest size of a file (off_t). Blobs are streamed, so that large ones take no more memory."""
 _DECIDING: Final = frozenset({"mediaType", "digest", "size"})
 
 
 class Descriptor(Struct, frozen=True):
-    """A blob or manifest by its digest; ``size`` is in bytes, ``media_type`` is "" if it is not told."""
+    """A blob or manifest by its digest. ``size`` is in bytes; ``media_type`` is "" if it is unknown."""
 
     media_type: str
     digest: Digest
@@ -36,11 +35,11 @@ class Descriptor(Struct, frozen=True):
     annotations: Mapping[str, str] = field(default_factory=dict)
 
     def __hash__(self) -> int:
-        return hash(self.digest)  # annotations have no hash
+        return hash(self.digest)  # a mapping of annotations cannot be hashed
 
 
 class _Written(Struct, frozen=True, rename="camel"):
-    """A descriptor as it stands in a document."""
+    """A descriptor as a document has it."""
 
     digest: str
     size: int
@@ -50,9 +49,10 @@ class _Written(Struct, frozen=True, rename="camel"):
 
 
 def parse_descriptor(value: object, path: KeyPath, *, max_size: int = MAX_BLOB_SIZE) -> Descriptor:
-    """Read a descriptor out of parsed JSON; :class:`MalformedDocumentError` if the content cannot be verified by it.
+    """A descriptor from parsed JSON that stands at ``path``.
 
-    ``path`` is where it stands; ``max_size`` (bytes) is the largest size it may claim.
+    ``max_size`` (bytes) is the largest size that it may claim. :class:`MalformedDocumentError` if its digest, size or
+    keys are malformed or ambiguous.
     """
     verify_keys(value, _DECIDING, path)
     written = convert(value, _Written, path)
@@ -68,7 +68,7 @@ def parse_descriptor(value: object, path: KeyPath, *, max_size: int = MAX_BLOB_S
 
 
 def read_digest(value: object, path: KeyPath) -> Digest:
-    """``value`` if it is a digest that content can be verified by; :class:`MalformedDocumentError` otherwise."""
+    """A digest from parsed JSON that stands at ``path``; :class:`MalformedDocumentError` if it is none."""
     try:
         return parse_digest(convert(value, str, path))
     except InvalidDigestError as error:

@@ -1,7 +1,7 @@
-"""Images with layers that are plain tars: what the configuration says of them, and a manifest that names them so.
+"""Images whose layers are uncompressed tar archives: their DiffIDs, and manifests that name the layers by them.
 
-A configuration names each layer by its DiffID, the digest of its tar, whatever the manifest's is compressed with. Where
-only the tars can be had, the manifest that is served names those. OCI image-spec, config.md "rootfs".
+A configuration names each layer by its DiffID, the digest of its uncompressed tar (OCI image-spec, config.md "rootfs").
+A source that has only the uncompressed layers serves a manifest that names these.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from container_image_proxy.errors import InvalidManifestError, MalformedDocumentError
+from container_image_proxy.image.convert import as_json, serialise
 from container_image_proxy.image.descriptor import read_digest
 from container_image_proxy.image.documents import convert
 from container_image_proxy.image.manifest import Descriptor, Manifest, UntrustedManifest, parse_manifest
@@ -34,9 +35,9 @@ class _Config(Struct, frozen=True):
 
 
 def parse_diff_ids(config: bytes) -> tuple[Digest, ...]:
-    """The DiffIDs that a configuration lists, from the lowest layer up.
+    """The DiffIDs in an image's configuration (JSON text), from the lowest layer up.
 
-    :class:`InvalidManifestError` if it has none, as that of an artifact.
+    :class:`InvalidManifestError` if it is malformed or has no ``rootfs``, as the configuration of an artifact.
     """
     try:
         value: Any = parse_tolerant_json(config, "it")
@@ -50,30 +51,24 @@ def parse_diff_ids(config: bytes) -> tuple[Digest, ...]:
 
 
 def with_tar_layers(manifest: Manifest, diff_ids: Sequence[Digest], sizes: Sequence[int]) -> Manifest:
-    """The image as an OCI manifest whose layers are the tars with those digests and sizes, in bytes.
+    """The image as an OCI manifest whose layers are uncompressed tars with these digests and sizes (bytes).
 
-    Of an OCI manifest everything but its layers stays as it is, of one of Docker's the configuration. The bytes depend
-    on the arguments alone. :class:`InvalidManifestError` if the manifest has another number of layers.
+    All other members of an OCI manifest are kept, and the configuration of a Docker manifest. The bytes depend on the
+    arguments only. :class:`InvalidManifestError` if the manifest has another number of layers.
     """
     if not len(manifest.layers) == len(diff_ids) == len(sizes):
         raise InvalidManifestError(
             f"the manifest has {len(manifest.layers)} layers, and the image's configuration {len(diff_ids)}"
         )
     layers = tuple(Descriptor(OCI_LAYER_TAR, *layer) for layer in zip(diff_ids, sizes, strict=True))
-    document: dict[str, object] = {"schemaVersion": 2, "mediaType": OCI_MANIFEST}
-    config = manifest.config
     if manifest.media_type == DOCKER_MANIFEST:
-        config = replace(config, media_type=OCI_CONFIG, annotations={})
-        document["config"] = _fields(config)
+        raw = serialise(replace(manifest.config, media_type=OCI_CONFIG, annotations={}), layers)
     else:
+        document: dict[str, object] = {"schemaVersion": 2, "mediaType": OCI_MANIFEST}
         document |= convert(parse_tolerant_json(manifest.raw, "the manifest"), dict[str, Any])
-    document["layers"] = [_fields(layer) for layer in layers]
-    raw = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-    made = parse_manifest(UntrustedManifest(raw, OCI_MANIFEST))  # which refuses sizes that cannot be
+        document["layers"] = [as_json(layer) for layer in layers]
+        raw = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    made = parse_manifest(UntrustedManifest(raw, OCI_MANIFEST))  # refuses impossible sizes
     if not isinstance(made, Manifest):
         raise InvalidManifestError("the manifest is an index")
     return made
-
-
-def _fields(descriptor: Descriptor) -> dict[str, object]:
-    return {"mediaType": descriptor.media_type, "digest": str(descriptor.digest), "size": descriptor.size}

@@ -1,7 +1,7 @@
-"""Content digests: parsing, computing and comparing them.
+"""Content digests: parses, computes and compares them (OCI image-spec, descriptor.md "Digests").
 
-OCI image-spec, descriptor.md "Digests". Only the registered algorithms sha256 and sha512 exist here: whatever cannot be
-verified cannot be named.
+Only the registered algorithms sha256 and sha512 are supported. A digest of another algorithm is an error, because
+nothing could be verified by it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 
 HEX_LENGTHS: Final = {"sha256": 64, "sha512": 128}
 _SHORTEST_PREFIX: Final = 7
-"""Hex digits, as git has it: fewer would be ambiguous before long."""
+"""Hex digits of an abbreviated digest. git has the same minimum for its own use; fewer are soon ambiguous."""
 _LOWER_HEX: Final = re.compile(r"[0-9a-f]+")
 
 
 class Digest(Struct, frozen=True, order=True):
-    """A verified-by-construction digest: a known algorithm and lower-case hex of exactly its length."""
+    """A digest: a supported algorithm, and lower-case hex of its length.
+
+    :class:`InvalidDigestError` for other values.
+    """
 
     algorithm: str
     hex: str
@@ -46,7 +49,7 @@ class Digest(Struct, frozen=True, order=True):
 
 
 def parse_digest(text: str) -> Digest:
-    """Read ``algorithm:hex``; :class:`InvalidDigestError` for anything but a whole digest of a known algorithm."""
+    """A digest from ``algorithm:hex``; :class:`InvalidDigestError` for any other text."""
     algorithm, _, digits = text.partition(":")
     try:
         return Digest(algorithm, digits)
@@ -59,12 +62,13 @@ def _is_no_digest(text: str) -> str:
 
 
 def parse_digest_prefix(text: str) -> str:
-    """``text`` if it is a digest or the beginning of one with at least 7 hex digits; :class:`InvalidDigestError`
-    otherwise.
+    """``text`` if it is a digest, or the beginning of one with at least 7 hex digits.
+
+    :class:`InvalidDigestError` otherwise.
     """
     algorithm, _, digits = text.partition(":")
     missing = HEX_LENGTHS.get(algorithm, 0) - len(digits)
-    try:
+    try:  # zeros in place of the missing digits, so that the given ones are checked
         parse_digest(text + "0" * missing if len(digits) >= _SHORTEST_PREFIX else text)
     except InvalidDigestError as error:
         raise InvalidDigestError(
@@ -74,5 +78,5 @@ def parse_digest_prefix(text: str) -> str:
 
 
 def digest_of(data: bytes | memoryview, algorithm: str = "sha256") -> Digest:
-    """The digest of ``data``."""
+    """The digest of ``data`` by ``algorithm`` (sha256 or sha512)."""
     return Digest(algorithm, hashlib.new(algorithm, data).hexdigest())

@@ -1,21 +1,21 @@
-"""Docker Hub's names: one registry, called differently in references, credentials, helpers and the network. Pure."""
+"""The names of Docker Hub, which differ in references, credentials, credential helpers and the network."""
 
 from __future__ import annotations
 
 from typing import Final
 
 DOMAIN: Final = "docker.io"
-"""In references, policies, certs.d and registries.conf; what a reference without a registry means."""
+"""In references, policies, certs.d and registries.conf. A reference without a registry means this one."""
 OLD_DOMAIN: Final = "index.docker.io"
-"""The same in old references. Files of credentials have Docker Hub under this name."""
+"""In old references, and in files of credentials."""
 OFFICIAL_NAMESPACE: Final = "library"
-"""Where a name of one component lies: ``busybox`` is ``docker.io/library/busybox``."""
+"""The namespace of names with one component: ``busybox`` is ``docker.io/library/busybox``."""
 REGISTRY: Final = "registry-1.docker.io"
 """The host that is contacted."""
 SERVER_URL: Final = "https://index.docker.io/v1/"
-"""What ``docker login`` calls Docker Hub towards a credential helper."""
+"""The server URL that ``docker login`` gives to a credential helper for Docker Hub."""
 
 
 def is_docker_hub(registry: str) -> bool:
-    """Whether ``registry`` is one of its names as a host."""
+    """Whether ``registry`` is one of the host names of Docker Hub."""
     return registry in {DOMAIN, OLD_DOMAIN, REGISTRY}

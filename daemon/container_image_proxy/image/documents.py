@@ -1,13 +1,12 @@
-"""Structured documents as declared types: a parsed JSON, TOML or YAML value becomes a frozen Struct, or an error.
+"""Converts parsed JSON, TOML or YAML values into declared types: frozen Structs, or an error (contrib/adr/0039).
 
-Owns the one conversion, the words of its errors, and the types of values that msgspec does not know. Every error says
-where (the key path), what was expected there and what was found. Parsing the bytes, and finding keys that are there
-twice, is :mod:`strict_json`'s.
+Owns this conversion, the texts of its errors, and value types that msgspec does not have. An error names the key path,
+what was expected there and what was found. :mod:`strict_json` parses the bytes and finds repeated keys.
 
-A type of documents that decide is :class:`Strict`; any other one ignores the keys that it does not know, and declares
-``Any`` what may have any form. :func:`text_of`, :func:`texts_of` and :func:`annotations_of` read such values.
-What one key cannot say alone is checked in ``__post_init__``, or by the ``read()`` of a :class:`Written` form, which
-raise :class:`MalformedDocumentError` with the path below.
+Types of documents that decide something are :class:`Strict`. Other types ignore unknown keys, and declare as ``Any``
+what may have any form; :func:`text_of`, :func:`texts_of` and :func:`annotations_of` read such values. Rules about
+several keys are checked in ``__post_init__``, or in the ``read()`` of a :class:`Written` type. Both raise
+:class:`MalformedDocumentError` with the path below the value.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _BASE64: Final = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 _LONGEST_KEY: Final = 60
-"""Characters of an unknown key that stand in a key path as they are; a longer one is cut."""
+"""Characters of an unknown key up to which a message has it unquoted."""
 _INT64: Final = range(-(1 << 63), 1 << 63)
 
 # The messages of msgspec's ValidationError, the same in all versions since 0.19.
@@ -48,28 +47,28 @@ _NOUNS: Final = {
 
 
 class Notation(Struct, frozen=True):
-    """How those who write a format call a mapping, and the number that they give to the first item of an array."""
+    """The words of a format: what it calls a mapping, and the number of the first item of an array."""
 
     mapping: str
     first: int = 0
 
     def noun(self, kind: str) -> str:
-        """msgspec's name for a type in words; TOML has dates and times, too."""
+        """msgspec's name of a type in words. Types that are not listed are TOML's dates and times."""
         return self.mapping if kind == "object" else _NOUNS.get(kind, "a date or time")
 
 
 class Strict(Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of the types of documents that decide: a key that is not declared is an error."""
+    """Base of the types of documents that decide something: a key that is not declared is an error."""
 
 
 class Written(Strict, frozen=True):
-    """The written form of a value, which :meth:`read` makes; what that refuses is an error of this place."""
+    """The written form of a value, which :meth:`read` makes. Its errors are raised when the form is converted."""
 
     def __post_init__(self) -> None:
         self.read()
 
     def read(self) -> Any:
-        """The value; :class:`MalformedDocumentError` if its parts do not belong together."""
+        """The value; :class:`MalformedDocumentError` if its parts contradict each other."""
         raise NotImplementedError  # a Struct cannot be abstract: its metaclass is not ABCMeta
 
 
@@ -81,7 +80,10 @@ YAML: Final = Notation("a mapping")
 
 
 def convert(value: object, kind: type[_T], path: KeyPath = (), notation: Notation = JSON) -> _T:
-    """``value``, which stands at ``path`` of a document, as ``kind``; :class:`MalformedDocumentError` if it is none."""
+    """``value``, which stands at ``path`` of a document, as ``kind``.
+
+    :class:`MalformedDocumentError` with the whole path if it is no such value; ``notation`` gives the error's words.
+    """
     try:
         return _convert(value, kind, notation)
     except MalformedDocumentError as error:
@@ -90,7 +92,7 @@ def convert(value: object, kind: type[_T], path: KeyPath = (), notation: Notatio
 
 
 def parse_strict(raw: bytes, kind: type[_T], what: str) -> _T:
-    """A JSON document that decides, in which no key may be there twice; ``what`` names it in errors about its bytes."""
+    """A JSON text without repeated keys, as ``kind``; ``what`` names it in the :class:`MalformedDocumentError`."""
     return convert(parse_strict_json(raw, what), kind)
 
 
@@ -101,8 +103,9 @@ def _convert(value: object, kind: type[_T], notation: Notation) -> _T:
     except msgspec.ValidationError:
         pass
     try:
-        # Once more, within an array: now the message ends with a path in any case. Keys of strangers are in the text
-        # before it, and one that looks like a path is not taken for it.
+        # msgspec gives the path only in the text of its message, and no path for the topmost value. In an array each
+        # value has one, at the end of the message, where a key from the document that looks like a path cannot be
+        # mistaken for it. This happens only after an error, so that valid documents are converted once.
         msgspec.convert([value], GenericAlias(tuple, (kind,)), dec_hook=read)
     except msgspec.ValidationError as error:
         text, at, found = str(error).rpartition(" - at `$[0]")
@@ -119,14 +122,14 @@ def _convert(value: object, kind: type[_T], notation: Notation) -> _T:
 
 
 def _read_custom(notation: Notation, kind: Any, value: object) -> object:
-    """A value of a type of ours: of that which it is written as."""
+    """A value of a type that msgspec does not know, made from the type in which documents have it."""
     if kind is Path:
         return _absolute_path(_convert(value, str, notation))
     return kind.read(_convert(value, kind.WRITTEN, notation))
 
 
 class _Place(Struct, frozen=True):
-    """Where in ``value``, which was to be a ``kind``, something is wrong."""
+    """The ``path`` of an error in ``value``, which should be a ``kind``."""
 
     value: Any
     kind: Any
@@ -134,14 +137,14 @@ class _Place(Struct, frozen=True):
 
     @property
     def found(self) -> object:
-        """What stands there."""
+        """The value at the path."""
         found = self.value
         for step in self.path:
             found = found[step]
         return found
 
     def declared(self, path: KeyPath) -> list[msgspec.inspect.Type]:
-        """msgspec's description of what belongs to ``path``: several types if that is a union."""
+        """The types that are declared for ``path``: several if it is a union."""
         types = _options(msgspec.inspect.type_info(self.kind))
         for step in path:
             below = [_item_type(one, step) for one in types]
@@ -149,12 +152,12 @@ class _Place(Struct, frozen=True):
         return types
 
     def known_keys(self) -> list[str]:
-        """The keys that there may be; none if that hangs on the tag."""
+        """The keys that are declared at the path; none if they depend on a tag."""
         structs = [one for one in self.declared(self.path) if isinstance(one, msgspec.inspect.StructType)]
         return sorted(field.encode_name for field in structs[0].fields) if len(structs) == 1 else []
 
     def known_values(self) -> list[str]:
-        """The values of a ``Literal``, or the tags of the types between which a tag chooses."""
+        """The values of a ``Literal``, or the tags of a tagged union."""
         values = [value for one in self.declared(self.path) for value in getattr(one, "values", ())]
         tags = [one.tag for one in self.declared(self.path[:-1]) if isinstance(one, msgspec.inspect.StructType)]
         return [str(value) for value in values or tags if value != ""]
@@ -171,7 +174,7 @@ def _item_type(one: msgspec.inspect.Type, step: str | int) -> msgspec.inspect.Ty
 
 
 def _explain(text: str, cause: BaseException | None, place: _Place, notation: Notation) -> MalformedDocumentError:
-    """msgspec's error in our words. ``cause`` is one that a ``read`` or ``__post_init__`` raised."""
+    """msgspec's message ``text`` in plain words. ``cause`` is an error that ``read`` or ``__post_init__`` raised."""
     if isinstance(cause, MalformedDocumentError):
         return cause
     reason, remedy = text, None
@@ -185,7 +188,7 @@ def _explain(text: str, cause: BaseException | None, place: _Place, notation: No
     elif match := _MISMATCH.fullmatch(text):
         kinds = [kind for kind in match[1].split(" | ") if kind != "null"]
         if "float" in kinds and "int" in kinds:
-            kinds.remove("int")
+            kinds.remove("int")  # "a number" says both
         reason = f"must be {' or '.join(map(notation.noun, kinds))}, not {notation.noun(match[2])}"
     elif text.endswith("of length >= 1"):
         reason = "must not be empty"
@@ -198,7 +201,7 @@ def _explain(text: str, cause: BaseException | None, place: _Place, notation: No
 
 
 class Base64(bytes):
-    """Bytes that are written as standard base64."""
+    """Bytes that documents have as standard base64 (RFC 4648 section 4)."""
 
     __slots__ = ()
     WRITTEN: ClassVar[Any] = str
@@ -210,13 +213,13 @@ class Base64(bytes):
 
 
 class Int64(int):
-    """A whole number of 64 bits. One with a fraction of zero counts, as JSON has one kind of number."""
+    """A whole number of 64 bits. ``1.0`` is one as well, because JSON has a single type of number."""
 
     WRITTEN: ClassVar[Any] = int | float
 
     @classmethod
     def read(cls, number: float) -> Self:
-        """``number`` if it is one."""
+        """``number`` as such a value; :class:`MalformedDocumentError` if it is none."""
         if number != (whole := int(number)):
             raise MalformedDocumentError("must be an integer, not a number with a fraction")
         if whole not in _INT64:
@@ -225,21 +228,22 @@ class Int64(int):
 
 
 class Seconds(float):
-    """A length of time, finite and not negative."""
+    """A duration in seconds, finite and not negative."""
 
     WRITTEN: ClassVar[Any] = Any
 
     @classmethod
     def read(cls, value: object) -> Self:
-        """``value`` if it is one; true and false are none."""
+        """``value`` as such a duration; :class:`MalformedDocumentError` if it is none. Booleans are none."""
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
             raise MalformedDocumentError("must be a number of seconds, 0 or more")
         return cls(value)
 
 
 def decode_base64(text: str) -> bytes:
-    """Standard base64 with its padding, no more and no less; line breaks are allowed, anything else outside the
-    alphabet is not.
+    """The bytes of standard base64 (RFC 4648 section 4) with exact padding. Line breaks are ignored.
+
+    :class:`MalformedDocumentError` for any other text.
     """
     joined = text.replace("\n", "").replace("\r", "")
     if not _BASE64.fullmatch(joined):  # b64decode allows surplus padding even when it validates
@@ -257,8 +261,9 @@ def _absolute_path(text: str) -> Path:
 
 
 def fold_keys(value: object, kind: type[Struct]) -> object:
-    """An object with the keys that ``kind`` declares, spelled so, as Go reads them: without regard to case, the last of
-    equal ones, and null as if it were not there.
+    """An object with the keys of ``kind`` only, as Go reads it: without regard to case, and without null values.
+
+    Of keys that differ in case only, the last counts. A ``value`` that is no object is returned unchanged.
     """
     if not isinstance(value, dict):
         return value
@@ -268,17 +273,17 @@ def fold_keys(value: object, kind: type[Struct]) -> object:
 
 
 def text_of(value: object) -> str:
-    """``value`` if it is text; what is not tells nothing."""
+    """``value`` if it is text, or else ""."""
     return value if isinstance(value, str) else ""
 
 
 def texts_of(value: object) -> tuple[str, ...]:
-    """The items of an array that are text."""
+    """The items of an array that are text; none if ``value`` is no array."""
     return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
 
 
 def annotations_of(value: object) -> Mapping[str, str]:
-    """The annotations that are text. ``null`` counts as empty text, as it does to Go."""
+    """The members of an object that are text; none if ``value`` is no object. Null is "", as in Go."""
     if not isinstance(value, dict):
         return {}
     return {key: text or "" for key, text in value.items() if text is None or isinstance(text, str)}

@@ -1,7 +1,7 @@
-"""What an image is called, whatever its transport: the names by which people, policy.json and signatures know it.
+"""The protocol of image references of all transports: the names of an image for users, policy.json and signatures.
 
-Each transport has a type of its own, with the parts that it needs (containers-transports(5)); this is what they have in
-common. ``str`` gives ``transport:reference``, as people write it.
+Each transport has its own type of reference (containers-transports(5)). ``str`` gives ``transport:reference``, as users
+write it.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
 
 
 class ImageReference(Protocol):
-    """A frozen value, made by its transport's ``parse``."""
+    """A frozen value that the transport's ``parse`` makes."""
 
     @property
     def transport(self) -> str:
-        """The transport's name, as containers-transports(5) and policy.json have it."""
+        """The transport's name in containers-transports(5) and policy.json."""
 
     @property
     def policy_identity(self) -> str:
-        """The narrowest scope of policy.json that holds the image; empty where policy cannot tell images apart."""
+        """The narrowest scope of policy.json for the image; "" if the transport has no scope for one image."""
 
     @property
     def policy_namespaces(self) -> tuple[str, ...]:
-        """The wider scopes that hold the image, from the most specific one up."""
+        """The wider scopes of policy.json for the image, the most specific first."""
 
     @property
     def docker_reference(self) -> Reference | None:
-        """The name that signatures are held against; None where the transport has no such name."""
+        """The name that signatures must claim; None if the transport has no such names."""
 
     @property
     def may_be_signed(self) -> bool:
@@ -38,4 +38,4 @@ class ImageReference(Protocol):
 
     @property
     def pinned_digest(self) -> Digest | None:
-        """The digest of the manifest or index that the reference itself names, if it does."""
+        """The digest of the manifest or index, if the reference contains it."""

@@ -1,7 +1,7 @@
-"""Image indexes: what they say of the manifests that they name, and which of those is chosen for a platform.
+"""Image indexes: parses OCI indexes and Docker manifest lists, and chooses a manifest for a platform.
 
-Owns the shape of OCI indexes and Docker manifest lists. An entry that nobody chooses need not be usable: only the one
-that is chosen has to have a digest by which its manifest can be verified. OCI image-spec, image-index.md.
+Only the entry that is chosen needs a valid digest. The other entries are not checked, so that an odd one does not make
+the whole index unusable (contrib/adr/0017). OCI image-spec, image-index.md.
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ if TYPE_CHECKING:
     from container_image_proxy.image.digest import Digest
 
 MAX_DESCRIPTORS: Final = 10_000
-"""Manifests of an index, and layers of a manifest: each takes half a kilobyte of memory. No image has a tenth of it."""
+"""Manifests of an index, and layers of a manifest, each of which takes half a KiB of memory. No image has a tenth of
+this number.
+"""
 _KEYS: Final = frozenset({"mediaType", "digest", "platform"})
 _PLATFORM_KEYS: Final = frozenset({"os", "architecture", "variant"})
 _ZSTD_ANNOTATION: Final = "io.github.containers.compression.zstd"
-_NO_PLATFORM: Final = Platform("", "")  # what an entry is for that names a platform which nobody has
+_NO_PLATFORM: Final = Platform("", "")  # of an entry with a malformed platform; no host has this platform
 _MAX_NAMES: Final = 16
-"""Platforms that a message lists: more than any image is for, few enough for a line."""
+"""Platforms that a message lists. Images have fewer."""
 _LONGEST_NAME: Final = 64
-"""Characters of a platform in that list; a longer one names none."""
+"""Characters of a platform in that list. Longer ones are no platforms, and are left out."""
 
 
 class IndexEntry(Struct, frozen=True):
-    """What an index says of one manifest, which it is to be fetched by and verified against.
+    """An entry of an index, by which a manifest is fetched and verified. ``place`` is its key path, for errors.
 
-    ``untrusted_digest`` is what stands there as its digest, at ``place``. ``media_type`` and ``artifact_type`` are ""
-    if they are not told, ``platform`` is None if none is named. Its size is not read: the digest is what verifies a
-    manifest, and all manifests are bounded alike.
+    ``untrusted_digest`` is unchecked until :attr:`digest` is read. ``media_type`` and ``artifact_type`` are "" and
+    ``platform`` is None if absent. The size is not read: manifests are verified by digest, and have a common limit.
     """
 
     place: str
@@ -52,7 +53,7 @@ class IndexEntry(Struct, frozen=True):
 
     @property
     def digest(self) -> Digest:
-        """The manifest's digest; :class:`InvalidManifestError` if there is none that content can be verified by."""
+        """The manifest's digest; :class:`InvalidManifestError` if it is missing or malformed."""
         try:
             return read_digest(self.untrusted_digest, ())
         except MalformedDocumentError as error:
@@ -69,7 +70,10 @@ class Index(Struct, frozen=True):
 
 
 class _WrittenEntry(Struct, frozen=True, rename="camel"):
-    """An entry as it stands in a document: it is not judged before it is chosen, so each member may have any form."""
+    """An entry as a document has it.
+
+    Each member may have any form, because entries are checked when they are chosen.
+    """
 
     digest: Any = None
     media_type: Any = None
@@ -85,7 +89,10 @@ class _WrittenPlatform(Struct, frozen=True):
 
 
 def parse_entries(values: list[Any]) -> tuple[IndexEntry, ...]:
-    """Read an index's ``manifests``; :class:`MalformedDocumentError` if they are too many, or ambiguous."""
+    """The entries in an index's ``manifests``.
+
+    :class:`MalformedDocumentError` if there are too many, or ambiguous keys.
+    """
     if len(values) > MAX_DESCRIPTORS:
         raise MalformedDocumentError(f"the index has more than {MAX_DESCRIPTORS} manifests")
     return tuple(_parse_entry(value, position) for position, value in enumerate(values))
@@ -120,10 +127,10 @@ def _parse_platform(value: object, path: KeyPath) -> Platform | None:
 
 
 def choose_manifest(index: Index, platform: Platform) -> IndexEntry:
-    """The manifest that serves ``platform`` best, as containers/image chooses it; perhaps that of a nested index.
+    """The entry for ``platform`` that containers/image would choose. It may be a nested index.
 
-    The closest variant wins, then in an OCI index zstd over gzip, then the first. In an OCI index, one that names no
-    platform does for all, as the last resort. :class:`UnknownManifestError` if there is none.
+    The closest variant is chosen; of equally close ones, in an OCI index one with zstd layers, or else the first. In an
+    OCI index an entry without a platform is the last choice. :class:`UnknownManifestError` if there is no entry.
     """
     is_oci = index.media_type == OCI_INDEX
     ranks = {wanted: rank for rank, wanted in enumerate((*wanted_platforms(platform), *((None,) if is_oci else ())))}

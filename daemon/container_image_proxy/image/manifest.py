@@ -1,8 +1,8 @@
-"""Image manifests: reading what a source delivered, an index or an image's manifest.
+"""Image manifests: parses what a source delivered, an index or an image's manifest (OCI image-spec, manifest.md).
 
-Owns the shape of OCI and Docker schema 2 manifests and what makes one unusable: more than one possible meaning, a
-digest or size that cannot be verified, more than 4 MiB. Schema 1 is :mod:`schema1`'s. Whether the bytes are those that
-were asked for is the caller's to verify, before parsing. OCI image-spec, manifest.md.
+Owns OCI and Docker schema 2 manifests; :mod:`index` and :mod:`schema1` own the others. A manifest is refused if it has
+more than one possible meaning, a malformed digest or size, or more than 4 MiB. The caller has verified before parsing
+that the bytes have the digest that was asked for.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ __all__ = [
 ]
 
 MAX_MANIFEST_SIZE: Final = 4 * 1024 * 1024
-"""Bytes: a manifest is held in memory, and parsed takes fifteen times its length. Registries take no larger ones (OCI
-distribution-spec, "Pushing Manifests").
+"""Bytes of a manifest, which is held in memory, where its parsed form takes fifteen times its length. Registries accept
+no larger ones (OCI distribution-spec, "Pushing Manifests").
 """
 MAX_CONFIG_SIZE: Final = 4 * 1024 * 1024
-"""Bytes: a configuration is held in memory until it is verified. containers/image has the same bound."""
+"""Bytes of a configuration, which is held in memory until it is verified. containers/image has the same limit."""
 
 _KIND_FIELDS: Final = frozenset({"config", "fsLayers", "history", "layers", "manifests"})
 _IMAGE_FIELDS: Final = frozenset({"config", "layers"})
@@ -66,7 +66,7 @@ class UntrustedManifest(Struct, frozen=True):
 
 
 class Manifest(Struct, frozen=True):
-    """An image (or artifact) manifest; ``digest`` is the sha256 of ``raw``."""
+    """The manifest of an image or artifact; ``digest`` is the sha256 of ``raw``."""
 
     raw: bytes
     media_type: str
@@ -76,7 +76,7 @@ class Manifest(Struct, frozen=True):
 
     @property
     def blobs(self) -> tuple[Descriptor, ...]:
-        """Everything that the manifest names: the configuration, then the layers from the lowest up."""
+        """The configuration, then the layers from the lowest up."""
         return (self.config, *self.layers)
 
 
@@ -90,13 +90,13 @@ class _WrittenImage(Struct, frozen=True):
 
 
 ImageManifest: TypeAlias = Manifest | Schema1Manifest
-"""What is one image. Of one without a configuration of its own that is made: see ``schema1_conversion``."""
+"""A manifest of one image. Schema 1 has no configuration; ``schema1_conversion`` makes one."""
 
 
 def parse_manifest(untrusted: UntrustedManifest) -> ImageManifest | Index:
-    """Read a manifest or index as what its bytes say it is; see :func:`determine_media_type`.
+    """The manifest or index in these bytes, of the kind that the bytes tell (:func:`determine_media_type`).
 
-    :class:`InvalidManifestError` for everything that cannot be used: see the module's first lines.
+    :class:`InvalidManifestError` if they are malformed, ambiguous or too large.
     """
     raw = untrusted.raw
     if len(raw) > MAX_MANIFEST_SIZE:
@@ -121,12 +121,15 @@ def parse_manifest(untrusted: UntrustedManifest) -> ImageManifest | Index:
 
 
 def list_entries(index: Index) -> list[Any]:
-    """The entries of an index as they are written, each in whatever form."""
+    """The entries of an index as parsed JSON, with all their members."""
     return convert(parse_tolerant_json(index.raw, "the index"), _WrittenIndex).manifests or []
 
 
 def verify_unambiguous(document: Mapping[str, object], media_type: str, allowed: Collection[str]) -> None:
-    """Reject a document with fields of another kind of manifest than ``allowed`` ones (CVE-2021-41190)."""
+    """Raise :class:`InvalidManifestError` if a document of this type has fields of another kind (CVE-2021-41190).
+
+    ``allowed`` are the fields of its own kind.
+    """
     foreign = sorted(key for key in _KIND_FIELDS.difference(allowed) if document.get(key) is not None)
     if foreign:
         raise InvalidManifestError(

@@ -1,6 +1,6 @@
-"""The media types of manifests, configurations and layers: those supported, how they are told apart, and Docker to OCI.
+"""The media types of manifests, configurations and layers, how a manifest's is found, and OCI's for Docker's.
 
-Owns names and the mapping between them, never bytes. OCI image-spec, media-types.md; Docker manifest V2, schema 2.
+OCI image-spec, media-types.md; Docker's image manifest version 2, schema 2.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DOCKER_SCHEMA1_SIGNED: Final = "application/vnd.docker.distribution.manifest.v1+
 
 BUNDLE_MEDIA_TYPE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
 SIGN_PREDICATE: Final = "https://sigstore.dev/cosign/sign/v1"
-"""The predicate of statements, in bundles, that an image is signed."""
+"""The predicate type of cosign's statements that an image is signed; such a statement is in a bundle."""
 
 IMAGE_TYPES: Final = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 INDEX_TYPES: Final = frozenset({OCI_INDEX, DOCKER_LIST})
@@ -45,18 +45,19 @@ OCI_LAYER_OF_COMPRESSION: Final = {
     "gzip": f"{OCI_LAYER_TAR}+gzip",
     "zstd": f"{OCI_LAYER_TAR}+zstd",
 }
-"""The type of a layer by what its tar is compressed with."""
-# Some tools write OCI's types into a manifest of Docker's.
+"""The media type of a layer by the compression of its tar."""
+# OCI's types map to themselves, because some tools write them into Docker manifests.
 OCI_LAYER_OF: Final = _OCI_LAYER_OF_DOCKERS | {oci: oci for oci in _OCI_LAYER_OF_DOCKERS.values()}
 
 
 def determine_media_type(document: Mapping[str, object], label: str = "") -> str:
-    """What kind of manifest a document is. Its members tell, because they are what a digest verifies.
+    """The media type of a manifest (parsed JSON), by its members first (contrib/adr/0017).
 
-    ``label``, the type under which it was delivered, is asked only about what they leave open: registries and the
-    storage behind them label manifests as they like. A document of no known kind is an :class:`InvalidManifestError`.
+    ``label`` is the type by which it was delivered, "" if none. It counts only where the members leave a choice.
+    :class:`InvalidManifestError` for a document of no known kind.
     """
     kinds, likely = _kinds_by_shape(document)
+    # The label comes last: it is not verified, and registries and their storage send wrong ones.
     for told in (document.get("mediaType"), likely, label):
         if isinstance(told, str) and told in kinds:
             return told
@@ -66,12 +67,12 @@ def determine_media_type(document: Mapping[str, object], label: str = "") -> str
 
 
 def _kinds_by_shape(document: Mapping[str, object]) -> tuple[frozenset[str], str]:
-    """The types that have such members, and the likely one among them ("" if nothing speaks for one)."""
+    """The types that have the members of this document, and the likely one of them ("" if there is none)."""
     if document.get("manifests") is not None:
         return INDEX_TYPES, ""
     config = document.get("config")
     config = config if isinstance(config, dict) else {}
-    # An image's configuration has a "config", too, which is no descriptor.
+    # An image's configuration also has a member "config", which is no descriptor.
     if document.get("layers") is not None or not config.keys().isdisjoint({"mediaType", "digest"}):
         likely = {DOCKER_CONFIG: DOCKER_MANIFEST, OCI_CONFIG: OCI_MANIFEST}
         return IMAGE_TYPES, likely.get(str(config.get("mediaType")), "")
@@ -81,7 +82,7 @@ def _kinds_by_shape(document: Mapping[str, object]) -> tuple[frozenset[str], str
 
 
 def _guess_by_version(document: Mapping[str, object]) -> str:
-    """The type of a document that has no other members to tell by."""
+    """The type of a document without the members of any kind, by its ``schemaVersion``."""
     match document.get("schemaVersion"):
         case 1:
             return DOCKER_SCHEMA1 if document.get("signatures") is None else DOCKER_SCHEMA1_SIGNED
@@ -93,7 +94,7 @@ def _guess_by_version(document: Mapping[str, object]) -> str:
 
 
 def verify_supported(media_type: str) -> str:
-    """``media_type`` if it is exactly that of a manifest or index we read; :class:`InvalidManifestError` otherwise."""
+    """``media_type`` if it is that of a supported manifest or index; :class:`InvalidManifestError` otherwise."""
     if media_type in IMAGE_TYPES or media_type in INDEX_TYPES or media_type in SCHEMA1_TYPES:
         return media_type
     raise InvalidManifestError(f"{shown(media_type)} is not the media type of an image manifest or index")

@@ -1,7 +1,6 @@
-"""Platforms: operating system, architecture and variant, by Go's names, and which of them stand in for which.
+"""Platforms: operating system, architecture and variant by Go's names, and the platforms whose images a host can run.
 
-Owns the order in which a host's possible platforms are tried; choosing among an index's manifests is manifest.py's. OCI
-image-spec, image-index.md "platform".
+``index`` chooses a manifest by them. OCI image-spec, image-index.md "platform".
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from container_image_proxy.errors import InvalidPlatformError, shown
 _NAME: Final = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 _GRAMMAR: Final = re.compile(rf"({_NAME})/({_NAME})(?:/({_NAME}))?")
 
-# Best first: a host of one variant runs images of the later ones too.
+# The best first: a host of one variant also runs images of the variants after it.
 _VARIANTS: Final = {"arm": ("v8", "v7", "v6", "v5"), "arm64": ("v8",)}
 
-# What the kernel calls the machine, as Go calls architecture and variant.
+# Architecture and variant in Go's names, by the machine's name in uname(2).
 _MACHINES: Final = {
     "x86_64": ("amd64", ""),
     "i386": ("386", ""),
@@ -36,7 +35,7 @@ _MACHINES: Final = {
 
 
 class Platform(Struct, frozen=True):
-    """What an image runs on; an empty variant is the architecture's plain one."""
+    """What an image runs on; ``variant`` is "" if there is none."""
 
     os: str
     architecture: str
@@ -47,7 +46,7 @@ class Platform(Struct, frozen=True):
 
 
 def parse_platform(text: str) -> Platform:
-    """Read ``os/architecture[/variant]``; :class:`InvalidPlatformError` for anything else."""
+    """A platform from ``os/architecture[/variant]``; :class:`InvalidPlatformError` for any other text."""
     match = _GRAMMAR.fullmatch(text)
     if not match:
         raise InvalidPlatformError(f"{shown(text)} is not os/architecture[/variant], such as linux/arm64/v8")
@@ -55,13 +54,13 @@ def parse_platform(text: str) -> Platform:
 
 
 def kernel_platform(system: str, machine: str) -> Platform:
-    """The platform of a host whose kernel calls itself and its machine so (uname(2))."""
+    """The platform of a host, by its kernel's names of system and machine (uname(2))."""
     architecture, variant = _MACHINES.get(machine, (machine, ""))
     return Platform(system.lower(), architecture, variant)
 
 
 def wanted_platforms(platform: Platform) -> tuple[Platform, ...]:
-    """Every platform whose images do for ``platform``, best first: the variant, those it includes, then none."""
+    """Every platform whose images run on ``platform``, the best first: its variant, lower variants, no variant."""
     known = _VARIANTS.get(platform.architecture, ())
     if not platform.variant:
         variants = ("", *known)

@@ -1,7 +1,7 @@
-"""Docker references: the grammar, the normalisation and the names that policy and credentials know an image by.
+"""Docker references: their grammar, their normalisation, and the names by which policy.json knows an image.
 
-The grammar is distribution/reference's; ``busybox`` means ``docker.io/library/busybox`` as everywhere. A
-:class:`Reference` is always normalised: domain and path are explicit.
+The grammar is that of github.com/distribution/reference. A :class:`Reference` is always normalised: ``busybox`` becomes
+``docker.io/library/busybox``.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from container_image_proxy.image.digest import Digest, parse_digest
 
 DEFAULT_TAG: Final = "latest"
 _MAX_NAME: Final = 255
-"""Characters of a name, as distribution/reference has it: registries keep names in paths of a file system."""
+"""Characters of a name; distribution/reference has the same limit, as registries store names as paths of files."""
 
 _DOMAIN_COMPONENT = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
 DOMAIN_NAME: Final = rf"{_DOMAIN_COMPONENT}(?:\.{_DOMAIN_COMPONENT})*"
-_ADDRESS = r"\[[a-fA-F0-9:]+\]"  # IPv6, which contains what separates a port
+_ADDRESS = r"\[[a-fA-F0-9:]+\]"  # IPv6, in brackets because its colons would be mistaken for a port's
 _DOMAIN = rf"(?:{DOMAIN_NAME}|{_ADDRESS})(?::[0-9]+)?"
 PATH_COMPONENT: Final = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _PATH = rf"{PATH_COMPONENT}(?:/{PATH_COMPONENT})*"
@@ -38,7 +38,7 @@ _BARE_IDENTIFIER: Final = re.compile(r"[a-f0-9]{64}")
 
 
 class Reference(Struct, frozen=True):
-    """A normalised Docker reference; at least a name, perhaps a tag, perhaps a digest, perhaps both."""
+    """A normalised Docker reference: a name, and a tag, a digest, both or neither."""
 
     domain: str
     path: str
@@ -55,7 +55,7 @@ class Reference(Struct, frozen=True):
 
     @property
     def familiar(self) -> str:
-        """The short form that people type: ``busybox:1`` for ``docker.io/library/busybox:1``."""
+        """The short form that users type: ``busybox:1`` for ``docker.io/library/busybox:1``."""
         if self.domain != docker_hub.DOMAIN:
             return str(self)
         namespace, _, rest = self.path.partition("/")
@@ -77,11 +77,11 @@ class Reference(Struct, frozen=True):
         return self.tag is None and self.digest is None
 
     def with_default_tag(self) -> Reference:
-        """The same, tagged ``latest`` if it named neither tag nor digest."""
+        """The same reference, with the tag ``latest`` if it has neither tag nor digest."""
         return replace(self, tag=DEFAULT_TAG) if self.is_name_only else self
 
     def with_tag(self, tag: str) -> Reference:
-        """The same name with another tag."""
+        """The same reference with this tag; :class:`InvalidReferenceError` if it is none."""
         if not _TAG_PATTERN.fullmatch(tag):
             raise InvalidReferenceError(
                 f"{shown(tag)} is not a tag: letters, digits, '_', '.', '-', {MAX_TAG_LENGTH} at most"
@@ -89,12 +89,12 @@ class Reference(Struct, frozen=True):
         return replace(self, tag=tag)
 
     def with_digest(self, digest: Digest) -> Reference:
-        """The same name and tag with another digest."""
+        """The same reference with this digest."""
         return replace(self, digest=digest)
 
 
 def parse_reference(text: str) -> Reference:
-    """Read and normalise a Docker reference; :class:`InvalidReferenceError` says what is wrong with it."""
+    """The normalised reference in ``text``; :class:`InvalidReferenceError` if it is malformed."""
     if _BARE_IDENTIFIER.fullmatch(text):
         raise InvalidReferenceError(f"{text!r} is an image id, not a name: 64 hex digits cannot be a repository")
     domain, remainder = _split_domain(text)
@@ -112,14 +112,14 @@ def parse_reference(text: str) -> Reference:
 
 
 def is_domain(text: str) -> bool:
-    """Whether ``text`` is ``host[:port]`` as references write it; never a path, an option or more than one line."""
+    """Whether ``text`` is ``host[:port]``, as at the beginning of a reference."""
     return _DOMAIN_PATTERN.fullmatch(text) is not None
 
 
 def names_domain(text: str) -> bool:
-    """Whether a reference as typed says its registry; one that does not is a short name.
+    """Whether a reference as typed begins with a registry. One that does not is a short name.
 
-    The first component is a registry only if it looks like one: it has a dot or a port, or is ``localhost``.
+    The first component is a registry if it has a dot or a colon, or is ``localhost``.
     """
     first, slash, _ = text.partition("/")
     return bool(slash) and ("." in first or ":" in first or first == "localhost")
@@ -143,9 +143,9 @@ def _complaint(text: str, remainder: str) -> str:
 
 
 def policy_identity(reference: Reference) -> str:
-    """The full name under which policy.json and registries.d know a ``docker://`` image (containers-policy.json(5)).
+    """The name of a ``docker://`` image in policy.json and registries.d (containers-policy.json(5)).
 
-    Raises :class:`InvalidReferenceError` unless exactly one of tag and digest is given.
+    :class:`InvalidReferenceError` unless the reference has either a tag or a digest.
     """
     if (reference.tag is None) == (reference.digest is None):
         raise InvalidReferenceError(f"{reference}: exactly one of tag and digest must be given here")
@@ -153,7 +153,7 @@ def policy_identity(reference: Reference) -> str:
 
 
 def policy_namespaces(reference: Reference) -> tuple[str, ...]:
-    """The wider scopes that hold the image, most specific first: repository, its parents, the host, host wildcards."""
+    """The wider scopes for the image, the most specific first: repository, its parents, host, wildcards of hosts."""
     parts = reference.name.split("/")
     names = ["/".join(parts[:end]) for end in range(len(parts), 0, -1)]
     labels = reference.domain.partition(":")[0].split(".")

@@ -1,8 +1,9 @@
-"""Docker's manifests of schema 1, signed and unsigned: reading them. What they become is :mod:`schema1_conversion`'s.
+"""Parses Docker's manifests of schema 1, signed and unsigned; :mod:`schema1_conversion` converts them.
 
-Such a manifest names its layers alone, by their compressed digests and newest first. It has no configuration, but one
-JSON text for each layer. The signature (JWS) of a signed one is by whichever key and decides nothing: its payload is
-what the digest is of, and what is read. Docker manifest V2, schema 1.
+Such a manifest names only its layers, by their compressed digests, the newest first. Instead of a configuration it has
+a JSON text for each layer. A signed one has a signature (JWS, RFC 7515) by an unknown key, which proves nothing and is
+dropped; its payload is what the digest is of and what is parsed (contrib/adr/0037). Docker's image manifest version 2,
+schema 1.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ _ID: Final = re.compile(r"[a-f0-9]{64}")
 
 
 class ContainerConfig(Struct, frozen=True):
-    """How a layer was made; ``cmd`` is the step of the Dockerfile."""
+    """How a layer was made; ``cmd`` is the instruction of the Dockerfile."""
 
     cmd: tuple[str, ...] | None = field(name="Cmd", default=None)
 
 
 class LayerRecord(Struct, frozen=True):
-    """What a ``v1Compatibility`` says of its layer; of the newest layer it is the image's configuration as well."""
+    """What is read from the ``v1Compatibility`` of a layer. That of the newest layer is also the configuration."""
 
     id: str = ""
     parent: str | None = None
@@ -50,16 +51,16 @@ class LayerRecord(Struct, frozen=True):
 
 
 class Schema1Layer(Struct, frozen=True):
-    """A layer, perhaps without content, and what is told of it."""
+    """A layer and its record. If ``throwaway`` is true in the record, the layer has no content."""
 
     digest: Digest
     record: LayerRecord
 
 
 class Schema1Manifest(Struct, frozen=True):
-    """A manifest of schema 1, without signatures; ``digest`` is the sha256 of ``raw``.
+    """A manifest of schema 1 without its signatures; ``digest`` is the sha256 of ``raw``.
 
-    ``history`` goes from the newest layer down, as in the document, and ``configuration`` is the newest's JSON text.
+    ``history`` is from the newest layer down, as in the document. ``configuration`` is the newest layer's JSON text.
     """
 
     raw: bytes
@@ -70,7 +71,7 @@ class Schema1Manifest(Struct, frozen=True):
 
     @property
     def layers(self) -> tuple[Digest, ...]:
-        """The layers that have content, from the lowest up; some may be there more than once."""
+        """The layers that have content, from the lowest up. A digest may occur more than once."""
         return tuple(layer.digest for layer in reversed(self.history) if not layer.record.throwaway)
 
 
@@ -93,7 +94,7 @@ class _Signature(Struct, frozen=True):
 
 
 class _Protected(Struct, frozen=True, rename="camel"):
-    """What is signed: so many bytes of the document, and a tail behind them."""
+    """The signed text: the first ``format_length`` bytes of the document, and then the tail."""
 
     format_length: int
     format_tail: _Base64Url
@@ -106,9 +107,9 @@ class _Signed(Struct, frozen=True, rename="camel"):
 
 
 def without_signatures(raw: bytes) -> bytes:
-    """What is signed, of a signed manifest of schema 1; any other document as it is.
+    """The payload of a signed manifest of schema 1. Any other document is returned unchanged.
 
-    :class:`InvalidManifestError` if signatures do not agree about what they sign, or sign what is signed itself.
+    :class:`InvalidManifestError` if the signatures are malformed, have different payloads, or are nested.
     """
     found = _find_signatures(raw)
     if found is None:
@@ -121,19 +122,19 @@ def without_signatures(raw: bytes) -> bytes:
         raise InvalidManifestError("the manifest's signatures do not sign one and the same text")
     payload = payloads.pop()
     if _find_signatures(payload) is not None:
-        # What is taken off once must not be something else when it is taken off again.
+        # Applied twice, this function must give the same as once, because a payload that was kept is read again.
         raise InvalidManifestError("the manifest's signatures sign a manifest with signatures")
     return payload
 
 
 def _find_signatures(raw: bytes) -> object:
-    """The ``signatures`` of a document that other readers take for a signed manifest of schema 1; None of any other."""
+    """The ``signatures`` of a document if it is a manifest of schema 1 to other tools as well; None otherwise."""
     if b'"signatures"' not in raw:
         return None
     try:
         document = convert(parse_tolerant_json(raw, "it"), _Signed)
     except MalformedDocumentError:
-        return None  # whoever reads it will find the same
+        return None  # the caller parses the document next, and raises the error
     is_of_another_kind = isinstance(document.media_type, str) and document.media_type in IMAGE_TYPES | INDEX_TYPES
     return document.signatures if document.schema_version == 1 and not is_of_another_kind else None
 
@@ -160,8 +161,9 @@ class _Entry(Struct, frozen=True):
 
 
 def parse_schema1(raw: bytes, document: Mapping[str, object], media_type: str) -> Schema1Manifest:
-    """Read a manifest without signatures; :class:`InvalidManifestError`, or :class:`MalformedDocumentError`, for what
-    is not an image's.
+    """The manifest in ``raw``, which has no signatures and was parsed into ``document``.
+
+    :class:`InvalidManifestError` or :class:`MalformedDocumentError` if it is malformed.
     """
     written = convert(document, _Written)
     if written.schema_version != 1:
@@ -201,7 +203,10 @@ def _parse_record(text: bytes, place: str) -> LayerRecord:
 
 
 def read_record(text: bytes, kind: type[T], place: str) -> T:
-    """A ``v1Compatibility`` as ``kind``; what that does not know is passed over."""
+    """A ``v1Compatibility`` (JSON text) as ``kind``, without unknown members.
+
+    :class:`InvalidManifestError` if malformed.
+    """
     try:
         return convert(parse_tolerant_json(text, "it"), kind)
     except MalformedDocumentError as error:
@@ -209,7 +214,10 @@ def read_record(text: bytes, kind: type[T], place: str) -> T:
 
 
 def _linked(layers: list[Schema1Layer]) -> tuple[Schema1Layer, ...]:
-    """The layers, each the parent of the one before it; of some with the same id in a row the lowest stays."""
+    """The layers, newest first, of which each must be the parent of the one before it.
+
+    Of consecutive layers with the same id only the lowest is kept, as in containers/image.
+    """
     if layers[-1].record.parent:
         raise InvalidManifestError("the manifest's lowest layer has a parent")
     kept = [layers[-1]]

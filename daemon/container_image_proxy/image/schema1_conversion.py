@@ -1,7 +1,7 @@
-"""What a manifest of Docker's schema 1 becomes in OCI form: byte for byte what ``skopeo copy --format oci`` writes.
+"""Converts Docker's manifests of schema 1 to OCI, byte for byte as ``skopeo copy --format oci`` does.
 
-The configuration is made from what the manifest tells of its layers. The DiffIDs in it, and the layers' sizes, are
-known to whoever has read and unpacked the layers. Pure.
+The configuration is made from the records of the layers. Its DiffIDs and the sizes of the layers come from the caller,
+who has downloaded and decompressed the layers (contrib/adr/0037).
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _TIME: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:[.,](\d+))?(Z|[+-
 _NANOSECONDS: Final = 9
 _GO_ESCAPES: Final = {"<": r"\u003c", ">": r"\u003e", "&": r"\u0026", "\u2028": r"\u2028", "\u2029": r"\u2029"}
 _BEFORE_COMPLETE_CONFIGURATIONS: Final = (1, 8, 3)
-"""Docker before this version left members out of what it wrote, which a reader has to add."""
+"""Versions of Docker before this one wrote incomplete configurations. Readers must add the missing members."""
 
 
 class UnpackedLayer(Struct, frozen=True):
-    """What is known of a layer once somebody has read and unpacked it.
+    """What is known of a layer after it was downloaded and decompressed. ``size`` is in bytes.
 
-    ``digest`` and ``size`` are those of the blob that is served for it: a store has its tar alone.
+    ``digest`` and ``size`` are those of the blob that is served, which for a store is the uncompressed tar.
     """
 
     digest: Digest
@@ -46,7 +46,9 @@ class UnpackedLayer(Struct, frozen=True):
 
 
 class _ImageConfig(Struct, frozen=True, rename="pascal"):
-    """The members of ``config`` that OCI knows, in the order in which they are written (image-spec, config.md)."""
+    """The members of ``config`` in OCI's configuration, in the order in which Go writes them (image-spec,
+    config.md).
+    """
 
     user: str | None = None
     exposed_ports: dict[str, Any] | None = None
@@ -61,7 +63,7 @@ class _ImageConfig(Struct, frozen=True, rename="pascal"):
 
 
 class _Configuration(Struct, frozen=True):
-    """The members of an image's configuration that OCI knows."""
+    """The members of OCI's configuration that come from the newest layer's record."""
 
     created: str | None = None
     author: str | None = None
@@ -75,9 +77,9 @@ class _Configuration(Struct, frozen=True):
 
 
 def convert_schema1(manifest: Schema1Manifest, unpacked: Mapping[Digest, UnpackedLayer]) -> tuple[Manifest, bytes]:
-    """The OCI manifest and the configuration that it names. ``unpacked`` has each of the manifest's layers.
+    """The OCI manifest, and the JSON text of its configuration. ``unpacked`` must have each layer of the manifest.
 
-    :class:`InvalidManifestError` if the newest layer's record is no configuration.
+    :class:`InvalidManifestError` if the newest layer's record is no configuration, or has a malformed time.
     """
     known = [unpacked[digest] for digest in manifest.layers]
     config = _make_configuration(manifest, [layer.diff_id for layer in known])
@@ -105,7 +107,7 @@ def _make_configuration(manifest: Schema1Manifest, diff_ids: Sequence[Digest]) -
 
 
 def _runtime(config: _ImageConfig) -> dict[str, object]:
-    """The ``config`` member; what it maps to in ports and volumes is nothing, whatever stands there."""
+    """The member ``config``. Ports and volumes are maps to empty objects, whatever the values were."""
     members: dict[str, object] = {
         "User": config.user,
         "ExposedPorts": {key: {} for key in sorted(config.exposed_ports or {})},
@@ -134,11 +136,12 @@ def _history(record: LayerRecord) -> dict[str, object]:
 
 
 def _present(members: Mapping[str, object]) -> dict[str, object]:
+    """The members that are not empty, as Go's ``omitempty`` leaves out the others."""
     return {key: value for key, value in members.items() if value}
 
 
 def _time(text: str) -> str:
-    """A time of RFC 3339, written as Go writes it: nanoseconds at most, and no zeros behind."""
+    """A time of RFC 3339 as Go writes it: with nanoseconds at most, and without zeros at the end of the fraction."""
     match = _TIME.fullmatch(text)
     if match is None:
         raise InvalidManifestError(f"the manifest has a time that is not RFC 3339: {shown(text)}")
@@ -147,13 +150,14 @@ def _time(text: str) -> str:
 
 
 def _is_before(version: str, limit: tuple[int, ...]) -> bool:
-    """Whether that is the number of a version before ``limit``; an unknown version is not."""
+    """Whether ``version`` (``1.8.2``) is lower than ``limit``. An unknown version ("") is not."""
     numbers = tuple(int(part) if part.isdecimal() else 0 for part in version.split("."))
     return bool(version) and numbers < limit
 
 
 def _as_go_writes(document: object) -> bytes:
+    """The JSON text that Go's encoding/json makes of the document: it escapes some characters for the sake of HTML."""
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
-    for character, escape in _GO_ESCAPES.items():  # they stand inside of texts only
+    for character, escape in _GO_ESCAPES.items():  # JSON has these characters only inside of strings
         text = text.replace(character, escape)
     return text.encode("utf-8")

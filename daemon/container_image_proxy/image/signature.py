@@ -1,6 +1,6 @@
-"""Signatures as they lie in lookaside storage and ``dir:`` images: one blob each, of a kind that its first bytes tell.
+"""Unverified signatures, and the blobs in which lookaside storage and ``dir:`` images store them.
 
-Owns the unverified signature and the reading of such blobs (containers-signature(5)); verifies nothing.
+The first bytes of such a blob tell its format (containers-signature(5)). Nothing is verified here.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 SignatureKind: TypeAlias = Literal["simple", "sigstore"]
 SIGNATURE_MEDIA_TYPE: Final = "application/vnd.dev.cosign.simplesigning.v1+json"
-"""Of a payload that cosign signed, which containers-signature(5) calls a sigstore signature."""
+"""The type of a payload that cosign signed, which containers-signature(5) calls a sigstore signature."""
 MAX_SIGNATURE_SIZE: Final = 4 << 20
-"""Bytes of one signature. Those that tools make have some kilobytes."""
+"""Bytes of one signature. Tools make signatures of some KiB."""
 MAX_SIGNATURES: Final = 128
-"""The most that are fetched from one place, or looked at, for one manifest: each costs a request or a run of gpg, which
-a stranger who can attach signatures could ask for. Nobody who means well attaches that many.
+"""Signatures of one manifest that are fetched from one place, or verified. Each costs a request or a run of gpg, and
+anybody who can attach signatures to an image could cause them. No signer attaches that many.
 """
 
 _SIGSTORE_JSON: Final = b"\0sigstore-json"
@@ -35,10 +35,10 @@ _SIGNATURE, _ONE_PASS_SIGNATURE, _COMPRESSED_DATA = 2, 4, 8
 
 
 class UntrustedSignature(Struct, frozen=True):
-    """A signature as some place handed it out; nothing about it is verified.
+    """A signature as it was fetched. Nothing in it is verified.
 
-    ``blob`` is the OpenPGP message (simple) or the signed payload (sigstore, whose signature and certificates are in
-    ``annotations``); ``source`` says where it came from, for the receipt.
+    ``blob`` is an OpenPGP message (simple), or a payload whose signature and certificates are in ``annotations``
+    (sigstore), or a bundle (sigstore, by its media type). ``source`` says where it was fetched, for the receipt.
     """
 
     kind: SignatureKind
@@ -49,12 +49,12 @@ class UntrustedSignature(Struct, frozen=True):
 
     @property
     def size(self) -> int:
-        """How many bytes it takes to keep it, about."""
+        """About how many bytes of memory it takes."""
         return len(self.blob) + sum(len(key) + len(value) for key, value in self.annotations.items())
 
 
 class SignatureFailure(Struct, frozen=True):
-    """Why signatures that may be there, of one of ``kinds``, could not be had."""
+    """Why signatures of these kinds, which may exist, could not be fetched."""
 
     error: Error
     kinds: frozenset[SignatureKind]
@@ -64,7 +64,7 @@ class SignatureFailure(Struct, frozen=True):
 
 
 class Findings(Struct, frozen=True):
-    """What a place had of a manifest's signatures, and what could not be had there."""
+    """The signatures of a manifest that were fetched from a place, and the failures."""
 
     signatures: tuple[UntrustedSignature, ...] = ()
     failures: tuple[SignatureFailure, ...] = ()
@@ -74,7 +74,7 @@ class Findings(Struct, frozen=True):
 
 
 class _SigstoreJson(Struct, frozen=True, rename="camel"):
-    """Other keys are ignored, as containers/image ignores them."""
+    """A sigstore signature as a blob has it. Other keys are ignored, as in containers/image."""
 
     mime_type: str
     payload: Base64
@@ -82,7 +82,10 @@ class _SigstoreJson(Struct, frozen=True, rename="camel"):
 
 
 def parse_signature_blob(blob: bytes, source: str) -> UntrustedSignature:
-    """Read one blob, which came from ``source``; :class:`UnreadableSignatureError` if it is of no known format."""
+    """The signature in a blob that was fetched from ``source``.
+
+    :class:`UnreadableSignatureError` if it is too large, malformed, or of no known format.
+    """
     if len(blob) > MAX_SIGNATURE_SIZE:
         raise UnreadableSignatureError(f"{source} is larger than {MAX_SIGNATURE_SIZE} bytes, so it is no signature")
     if is_openpgp_message(blob):
@@ -91,21 +94,17 @@ def parse_signature_blob(blob: bytes, source: str) -> UntrustedSignature:
     if newline and name == _SIMPLE_SIGNING:
         return UntrustedSignature("simple", content, source=source)
     if newline and name == _SIGSTORE_JSON:
-        return _parse_sigstore_json(content, source)
+        try:
+            written = parse_strict(content, _SigstoreJson, source)
+        except MalformedDocumentError as error:
+            raise UnreadableSignatureError(f"{source} holds a malformed sigstore signature: {error}") from error
+        return UntrustedSignature("sigstore", written.payload, written.mime_type, written.annotations, source)
     raise UnreadableSignatureError(f"{source} holds no signature of a known format")
 
 
 def is_openpgp_message(raw: bytes) -> bool:
-    """Whether this begins as a binary OpenPGP message that is signed, or compressed around one (RFC 4880, 4.2)."""
+    """Whether ``raw`` begins like a binary OpenPGP message that is signed or compressed (RFC 4880, section 4.2)."""
     if not raw or not raw[0] & _OPENPGP_PACKET:
         return False
     tag = raw[0] & 0x3F if raw[0] & _NEW_PACKET_FORMAT else raw[0] >> 2 & 0xF
     return tag in {_SIGNATURE, _ONE_PASS_SIGNATURE, _COMPRESSED_DATA}
-
-
-def _parse_sigstore_json(content: bytes, source: str) -> UntrustedSignature:
-    try:
-        written = parse_strict(content, _SigstoreJson, source)
-    except MalformedDocumentError as error:
-        raise UnreadableSignatureError(f"{source} holds a malformed sigstore signature: {error}") from error
-    return UntrustedSignature("sigstore", written.payload, written.mime_type, written.annotations, source)

@@ -1,7 +1,7 @@
-"""JSON from strangers: bounded in depth, numbers and what it takes of memory, and read the same way by every reader.
+"""Parses JSON (RFC 8259) from untrusted sources, with limits on its depth, numbers and number of values.
 
-Owns turning bytes into values and the checks that make one document mean one thing. Knows nothing of what the documents
-are about; the caller bounds their size before they come here. RFC 8259.
+Also finds repeated keys, by which one document could mean different things to different readers. The caller limits the
+size of a document before it is parsed.
 """
 
 from __future__ import annotations
@@ -20,47 +20,47 @@ if TYPE_CHECKING:
     from container_image_proxy.errors import KeyPath
 
 MAX_VALUES: Final = 100_000
-"""Values in a document: a small one takes up to thirty times its length in memory, so that 4 MiB of them would take
-more than the unit may have. An index of 10,000 manifests has 90,000. It is held before parsing, against the number of
-brackets and commas: those inside of texts count, too.
+"""Values in a document. A small value takes up to thirty times its length in memory, so that 4 MiB of small values
+would take half of the unit's MemoryMax= (contrib/adr/0024). An index of 10,000 manifests has 90,000. The number is
+estimated before parsing, by brackets and commas, those inside of strings included.
 """
 _MAX_DIGITS: Final = 64
-"""Of a whole number: reading one takes time by the square of its length, and the largest that counts has 19."""
+"""Digits of a whole number. Parsing takes time of the square of their number; numbers of 64 bits have 19 at most."""
 _OUT_OF_RANGE: Final = "a number that is out of range"
 _SURROGATE_ESCAPE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def parse_json(raw: bytes, what: str) -> object:
-    """Read a JSON text in UTF-8; of a repeated key the last value counts.
+    """The value of a JSON text in UTF-8. Of a repeated key the last value counts.
 
-    ``what`` names the document in the :class:`MalformedDocumentError` that anything else raises, also nesting that the
-    interpreter cannot follow, numbers that no double holds, NaN, and lone surrogates.
+    :class:`MalformedDocumentError` about ``what`` for other bytes, nesting that is too deep for the interpreter,
+    numbers that no double can hold, NaN, and lone surrogates.
     """
     return _parse(raw, what, dict)
 
 
 def parse_strict_json(raw: bytes, what: str) -> object:
-    """Read a JSON text in which no object repeats a key; :class:`MalformedDocumentError` otherwise."""
+    """As :func:`parse_json`; :class:`MalformedDocumentError` also if an object has a key twice."""
     return _parse(raw, what, _without_repeated)
 
 
 def parse_tolerant_json(raw: bytes, what: str) -> object:
-    """Read a JSON text. Of a repeated key the last value counts, and :func:`verify_keys` can refuse it.
+    """As :func:`parse_json`, for documents that real registries send; repeated keys are left to :func:`verify_keys`.
 
-    Bytes that are not UTF-8 are read as U+FFFD, as Go reads them: they occur in texts that decide nothing.
+    Bytes that are not UTF-8 become U+FFFD, as in Go. They occur in strings that decide nothing.
     """
     return _parse(raw, what, _noting_repeated, encoding_errors="replace")
 
 
 def verify_keys(value: object, keys: Collection[str], path: KeyPath = ()) -> None:
-    """Raise :class:`MalformedDocumentError` if ``value`` is an object that has one of ``keys`` twice, or in another
-    spelling of upper and lower case.
+    """Raise :class:`MalformedDocumentError` if ``value`` is an object with one of ``keys`` twice, or in another case.
 
-    Readers differ over which of two equal keys counts, and some match keys without regard to case. Where that concerns
-    one of ``keys`` the document has two meanings. All other keys are allowed.
+    Other keys may be repeated, and values of other types have no keys.
     """
     if not isinstance(value, dict):
         return
+    # Readers differ about which of two equal keys counts, and some match keys without regard to case: such a document
+    # could be one image here and another one elsewhere.
     repeated = value.repeated.intersection(keys) if isinstance(value, _RepeatingObject) else None
     if repeated:
         raise MalformedDocumentError(f"ambiguous: the key {min(repeated)!r} is there more than once", path)
@@ -86,7 +86,7 @@ def _parse(
             text, object_pairs_hook=make_object, parse_int=_int, parse_float=_finite, parse_constant=_finite
         )
         if _SURROGATE_ESCAPE.search(text):
-            json.dumps(value, ensure_ascii=False).encode("utf-8")  # fails on half a surrogate pair, which is no text
+            json.dumps(value, ensure_ascii=False).encode("utf-8")  # fails if there is half a surrogate pair
     except RecursionError as error:
         raise MalformedDocumentError(f"{what} is nested too deeply") from error
     except UnicodeError as error:
@@ -99,7 +99,7 @@ def _parse(
 
 
 class _RepeatingObject(dict[str, Any]):
-    """A JSON object some of whose keys came more than once."""
+    """A JSON object with repeated keys. They are noted here, because a dict cannot have them."""
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
