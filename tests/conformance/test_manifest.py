@@ -119,7 +119,7 @@ def _parse_and_convert(untrusted: UntrustedManifest) -> str:
 def _convert(manifest: ImageManifest) -> Manifest:
     """As the daemon does; nothing of schema 1 has layers here that could be unpacked."""
     if isinstance(manifest, Schema1Manifest):
-        layer = UnpackedLayer(1, Digest("sha256", "d" * 64), OCI_LAYER_TAR)
+        layer = UnpackedLayer(digest_of(b""), 1, Digest("sha256", "d" * 64), OCI_LAYER_TAR)
         return convert_schema1(manifest, dict.fromkeys(manifest.layers, layer))[0]
     return to_oci(manifest)
 

@@ -29,7 +29,9 @@ def parse(document: JSONObject | bytes) -> Schema1Manifest:
 
 def convert(document: JSONObject) -> tuple[Any, Any]:
     manifest = parse(document)
-    unpacked = {digest: UnpackedLayer(7, Digest("sha256", "d" * 64), OCI_LAYER_TAR) for digest in manifest.layers}
+    unpacked = {
+        digest: UnpackedLayer(digest, 7, Digest("sha256", "d" * 64), OCI_LAYER_TAR) for digest in manifest.layers
+    }
     served, config = convert_schema1(manifest, unpacked)
     assert served.config.digest == digest_of(config)
     return json.loads(served.raw), json.loads(config)
@@ -225,7 +227,7 @@ def test_bent_documents_are_read_or_refused(top: JSONObject, record: JSONObject,
             manifest = parse(raw)
         except (InvalidManifestError, AssertionError):
             continue
-        layer = UnpackedLayer(7, Digest("sha256", "d" * 64), OCI_LAYER_TAR)
+        layer = UnpackedLayer(digest_of(b""), 7, Digest("sha256", "d" * 64), OCI_LAYER_TAR)
         try:
             served, config = convert_schema1(manifest, dict.fromkeys(manifest.layers, layer))
         except InvalidManifestError:
