@@ -46,8 +46,8 @@ class UnpackedLayer(Struct, frozen=True):
 
 
 class _ImageConfig(Struct, frozen=True, rename="pascal"):
-    """The members of ``config`` in OCI's configuration, in the order in which Go writes them (image-spec,
-    config.md).
+    """The members of ``config`` in OCI's configuration (image-spec, config.md), in the order in which Go writes
+    them.
     """
 
     user: str | None = None
