@@ -62,8 +62,8 @@ def test_an_image_by_tag_and_by_digest(registry: DockerRegistry, tmp_path: Path)
         verify_image(client, reference)
         pinned = reference.with_digest(parse_digest(image.digest))
         assert fetch(client, pinned).raw == image.manifest
-        assert client.fetch_manifest(CONTEXT, reference, unless=parse_digest(image.digest)) is None
-        assert client.fetch_manifest(CONTEXT, reference, unless=digest_of(b"another")) is not None
+        assert client.find_manifest(CONTEXT, reference, unless=parse_digest(image.digest))[0] is None
+        assert client.find_manifest(CONTEXT, reference, unless=digest_of(b"another"))[0] is not None
 
 
 def test_an_index_and_its_manifests(registry: DockerRegistry, tmp_path: Path) -> None:

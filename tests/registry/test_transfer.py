@@ -415,8 +415,8 @@ def test_an_unchanged_manifest_is_not_handed_out_again(tmp_path: Path) -> None:
 
     for handler in (conditional, by_path(image(stored))):
         with Upstream(handler) as upstream, registry_client() as client:
-            assert client.fetch_manifest(CONTEXT, reference_at(upstream), unless=digest) is None
-            assert client.fetch_manifest(CONTEXT, reference_at(upstream), unless=digest) is None
+            assert client.find_manifest(CONTEXT, reference_at(upstream), unless=digest)[0] is None
+            assert client.find_manifest(CONTEXT, reference_at(upstream), unless=digest)[0] is None
             assert len({request.connection for request in upstream.requests}) == 1, "the connection is kept"
     with Upstream(answering(304)) as upstream, registry_client() as client, pytest.raises(RegistryError):
         client.fetch_manifest(CONTEXT, reference_at(upstream))

@@ -1,4 +1,7 @@
-"""The OCI distribution API's GETs: URLs, and what the statuses mean."""
+"""One GET of the OCI distribution API: its URL, and what the status of its answer means.
+
+Must not retry, nor choose whom to ask. Spec: OCI distribution-spec, "Endpoints" and "Error Codes".
+"""
 
 from __future__ import annotations
 
@@ -32,10 +35,11 @@ _UNKNOWN: Final = MappingProxyType(
     {"manifest": UnknownManifestError, "blob": UnknownBlobError, "referrers": UnknownManifestError}
 )
 _SHOWN_WARNING: Final = 200
+"""Characters of a registry's warning that the log repeats."""
 
 
 class DistributionApi:
-    """Asks repositories for what lies under their paths. Thread-safe."""
+    """Asks a repository for what lies under a path of it. Thread-safe."""
 
     def __init__(self, sender: Sender, limits: Limits) -> None:
         self._sender = sender
@@ -51,9 +55,11 @@ class DistributionApi:
         headers: Mapping[str, str],
         expected: frozenset[int],
     ) -> Reply:
-        """The answer for ``/v2/<name>/<path>`` with one of the ``expected`` statuses.
+        """The answer for ``/v2/<name>/<path>``, whose status is one of the ``expected`` ones.
 
-        Raises :class:`UnknownManifestError` or :class:`UnknownBlobError` for 404, :class:`UpstreamError` for the rest.
+        ``phase`` says in messages what is asked for; for "manifest", "blob" and "referrers" a 404 means that it is not
+        there. Raises :class:`UnknownManifestError` or :class:`UnknownBlobError` then, and :class:`UpstreamError` for
+        any other status and for no answer.
         """
         request = Request(
             target=parse_target(f"https://{repository.authority}/v2/{repository.path}/{path}"),
@@ -74,10 +80,12 @@ class DistributionApi:
 
 
 def _unwanted(reply: Reply, repository: Repository, context: Context) -> Error:
+    """The error that an answer with an unexpected status stands for."""
     phase = reply.request.phase
     error = reply.error(context)
     if not repository.is_at(reply.request.target.origin):
-        # A link to storage that expired, or lies: the registry can give a new one.
+        # Storage to which the registry redirects says nothing about the repository. The link may have expired, and the
+        # registry can give a new one.
         return reply.fault(
             RateLimitedError if isinstance(error, RateLimitedError) else RegistryUnavailableError,
             f"{reply.endpoint}, to which {repository.domain} redirects, answered {reply.status}",

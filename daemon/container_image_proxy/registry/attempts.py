@@ -1,7 +1,8 @@
 """The one policy of retries and mirrors: which endpoint is asked next, when, and when to give up.
 
 A round asks all endpoints of an image in their order; those that failed lately come last. When all have failed and some
-failure may pass, a pause and another round follow. Rounds and pauses are bounded.
+failure may pass, a pause and another round follow. ``Limits`` bounds rounds and pauses.
+Must not send anything itself.
 """
 
 from __future__ import annotations
@@ -30,22 +31,25 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _E = TypeVar("_E", bound=Endpoint)
 _T = TypeVar("_T")
+# A transfer that gets so far between two failures is worth going on with: a source that breaks off after a few bytes
+# each time would otherwise be asked for ever. Both values are those of containers/image (docker/body_reader.go).
 _ENOUGH_PROGRESS: Final = 1 * MIB
 _LONG_AGO: Final = 60.0
 
 
 class Clock(Struct, frozen=True):
-    """Monotonic time and sleeping under a context, both in seconds."""
+    """Monotonic time, and sleeping under a context, both in seconds. Tests have one of their own."""
 
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[Context, float], None] = Context.sleep
 
 
 def has_progressed(offset: int, last_retry_offset: int | None, since_last_retry: float, minimum_rate: float) -> bool:
-    """Whether a transfer that broke at ``offset`` may simply go on from there, its count of failures starting anew.
+    """Whether a transfer that broke at ``offset`` may go on from there as if it had not failed before.
 
-    The first time always; later after 1 MiB more, or after a minute or longer (seconds ``since_last_retry``) in which
-    ``minimum_rate`` was kept.
+    True for its first failure. For a later one ``last_retry_offset`` is where the failure before it was, and
+    ``since_last_retry`` how many seconds ago. True then if 1 MiB came since, or if a minute or more has passed in which
+    ``minimum_rate`` (bytes per second) was kept.
     """
     if last_retry_offset is None:
         return True
@@ -55,10 +59,11 @@ def has_progressed(offset: int, last_retry_offset: int | None, since_last_retry:
 
 
 class Attempts(Generic[_E]):
-    """Whom one request asks, one after the other and in rounds: an iterator that ends when it is enough.
+    """The endpoints that one request asks, one after the other and in rounds. An iterator, which ends when to give up.
 
-    Next is whoever is asked already, until :meth:`failed` says that this led nowhere. ``first`` comes before the others
-    that the health lets come first. Not shared between threads.
+    It returns the same endpoint again until :meth:`failed` is called. ``endpoints`` are in the order of the
+    configuration, the origin after its mirrors. ``first`` is asked before the others that have not failed lately.
+    One thread uses it.
     """
 
     def __init__(
@@ -89,7 +94,7 @@ class Attempts(Generic[_E]):
         return self
 
     def __next__(self) -> _E:
-        """Whom to ask now, after a pause if all had their turn."""
+        """The endpoint to ask now, after a pause if all had their turn."""
         if not self._waiting and not self._is_over:
             self._waiting = self._next_round()
             self._is_over = not self._waiting
@@ -98,12 +103,12 @@ class Attempts(Generic[_E]):
         return self._waiting[0]
 
     def ask(self, question: Callable[[_E], _T]) -> _T:
-        """The first answer that an endpoint gives; raises the :attr:`verdict` if none does."""
+        """The first answer that an endpoint gives to ``question``. Raises the :attr:`verdict` if none does."""
         for endpoint in self:
             try:
                 with own_errors(endpoint.domain):
                     return question(endpoint)
-            except OverloadedError:  # here, and nobody else can help
+            except OverloadedError:  # this daemon is short of memory, which no other endpoint can change
                 raise
             except Error as error:
                 self.failed(error)
@@ -111,13 +116,14 @@ class Attempts(Generic[_E]):
 
     @property
     def endpoint(self) -> _E:
-        """Who is asked at the moment."""
+        """The endpoint that is asked at the moment."""
         return self._waiting[0]
 
     @property
     def verdict(self) -> Error:
-        """What to raise when it is enough: the last endpoint's error, telling of the others'. If that was not asked any
-        more, the error of whoever was.
+        """The error to raise after the end: that of the origin, which also tells what the mirrors' errors were.
+
+        If there was no time to ask the origin, it is the error of the endpoint that failed last.
         """
         *others, last = self._endpoints
         error = self._failures.get(last) or list(self._failures.values())[-1]
@@ -127,22 +133,25 @@ class Attempts(Generic[_E]):
         return error.retold(f"{error} (before it: {told})") if told else error
 
     def progressed(self) -> None:
-        """Start the counts anew: what has failed so far was overcome."""
+        """Start the counts anew, because the failures so far were overcome."""
         self._rounds = 0
         self._paused = 0.0
         self._failing_since = math.inf
 
     def failed(self, error: Error, *, persist: bool = False) -> None:
-        """Turn to the next endpoint.
+        """Turn to the next endpoint, because the present one failed with ``error``.
 
-        The failure of the last, which is the origin of the mirrors before it, decides whether another round can help;
-        with ``persist`` any that may pass does, since somebody is known to have what we want.
+        Another round follows only if the origin's failure may pass: a mirror that is down does not make an image exist
+        that the origin does not have. With ``persist`` any failure that may pass is enough, because some endpoint is
+        known to have what we want.
         """
         self._failing_since = min(self._failing_since, self._clock.now())
         endpoint = self._waiting.pop(0)
         self._failures[endpoint] = error
         self._persists = persist
-        if self._is_out_of_time:  # which nobody is to blame for
+        if (
+            self._context.deadline.left <= 0
+        ):  # the request ran out of time, for which this endpoint need not be to blame
             self._waiting.clear()
             return
         self._health.note(endpoint, error)
@@ -150,27 +159,24 @@ class Attempts(Generic[_E]):
             _log.warning("%s failed, trying %s: %s", endpoint.domain, self.endpoint.domain, error)
 
     def distrust(self, suppliers: Collection[_E], error: Error) -> None:
-        """Remember who supplied wrong content. Not so the origin: it comes after its mirrors anyway, and is right when
-        one of them was wrong.
+        """Ask the mirrors among ``suppliers`` last from now on, because wrong content came from some of them.
+
+        The origin is left out. It comes after its mirrors anyway, and is most likely right if one of them was wrong.
         """
         for endpoint in self._endpoints[:-1]:
             if endpoint in suppliers:
                 _log.warning("%s is asked last from now on: %s", endpoint.domain, error)
                 self._health.note(endpoint, error)
 
-    @property
-    def _is_out_of_time(self) -> bool:
-        return self._context.deadline.left <= 0
-
     def _next_round(self) -> list[_E]:
-        """Those of whom something can be hoped, after a pause; none if it is enough."""
+        """The endpoints whose failure may pass, after a pause; none if it is time to give up."""
         hopeful = [
             endpoint
             for endpoint in self._endpoints
             if isinstance(error := self._failures.get(endpoint), UpstreamError) and error.retryable
         ]
-        decisive = bool(hopeful) if self._persists else self._endpoints[-1] in hopeful
-        if not decisive or self._is_out_of_time:
+        can_help = bool(hopeful) if self._persists else self._endpoints[-1] in hopeful
+        if not can_help or self._context.deadline.left <= 0:
             return []
         pause = self._next_pause([self._failures[endpoint] for endpoint in hopeful])
         self._rounds += 1
@@ -187,9 +193,11 @@ class Attempts(Generic[_E]):
         return self._health.sort(hopeful, self._first)
 
     def _next_pause(self, errors: list[Error]) -> float:
-        """Exponential with jitter, or as long as upstream asks for; none for a first lost connection."""
+        """Seconds: exponential with jitter, or as long as upstream asks for if that is longer."""
+        # A kept connection that the server closed just before its use is no sign of trouble.
         if self._rounds == 0 and any(isinstance(error, ConnectionLostError) for error in errors):
             return 0.0
         asked = max((error.retry_after or 0.0 for error in errors if isinstance(error, UpstreamError)), default=0.0)
+        # The jitter keeps clients that failed together from coming back together.
         backoff: float = self._limits.backoff * 2**self._rounds * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
         return min(max(backoff, asked), self._limits.longest_pause)

@@ -1,15 +1,15 @@
 """The registry client: manifests and blobs of references, from wherever the registries configuration says.
 
-There is one for the daemon, shared by all threads. It puts the layers together: ``registry/http/sender.py`` says how a
-request is sent, ``attempts`` the order of endpoints and retries. What it returns is unverified. It compares only the
-digest of a manifest that was asked for by digest, to turn to another mirror in time.
+The daemon has one, shared by all threads. It puts the layers together: ``http/sender.py`` says how a request is sent,
+``attempts`` in which order places are asked and how often. What it returns is unverified, except that a manifest or
+small blob with another digest than the one asked for counts as a failure of the place that sent it.
+Must not decide what is trusted. Spec: OCI distribution-spec, "Pull" and "Content Discovery".
 """
 
 from __future__ import annotations
 
 from contextlib import closing
 from copy import copy
-from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
@@ -79,7 +79,11 @@ _OK_OR_NO_PART: Final = _OK_OR_PART | {HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABL
 
 
 class RegistryClient:
-    """Speaks to all registries and mirrors. Thread-safe."""
+    """Speaks to all registries and mirrors. Thread-safe.
+
+    ``where`` is a reference, for which the registry and its mirrors are asked in turn, or one place of them, which is
+    asked alone. ``first`` is asked before all others, if it is among those that may be asked.
+    """
 
     def __init__(
         self,
@@ -94,10 +98,10 @@ class RegistryClient:
         user_agent_prefix: str = "",
         clock: Clock = Clock(),  # noqa: B008 - frozen
     ) -> None:
-        """``tls_verify`` overrides ``insecure`` of every registry; ``environ`` names the proxies. ``user_agent_prefix``
-        tells servers first who asks.
+        """``tls_verify`` overrides ``insecure`` of every registry. ``environ`` names the proxies. ``token_realms`` are
+        hosts that may have the credentials of any registry. ``user_agent_prefix`` comes first in ``User-Agent``.
 
-        :class:`ConfigurationError` if a proxy of the environment cannot be used.
+        Raises :class:`ConfigurationError` if a proxy of the environment cannot be used.
         """
         self._limits = limits
         self._clock = clock
@@ -116,38 +120,33 @@ class RegistryClient:
         self._take: Callable[[int], object] = unmetered
 
     def metered(self, take: Callable[[int], object]) -> RegistryClient:
-        """The same client for one who asks ``take`` for the memory of each document, in bytes."""
+        """The same client, which calls ``take`` with the size in bytes of each document that it reads into memory."""
         client = copy(self)
         client._take = take  # noqa: SLF001 - of its own kind
         return client
 
     def prepare(self, reference: Reference) -> None:
-        """Do what needs no network before the first request for ``reference``; raises :class:`Error` as that would."""
+        """Do what needs no network before the first request for ``reference``.
+
+        Raises :class:`Error` as that request would, if the configuration is to blame.
+        """
         for place in self._places.of(reference):
             self._connections.prepare(place)
 
     def first_place(self, reference: Reference) -> Repository:
-        """Where ``reference`` is asked for first.
-
-        What belongs to a manifest can be asked for where that came from and nowhere else: the methods below take such a
-        place instead of a reference.
-        """
+        """Where ``reference`` is asked for first."""
         return self._places.first(reference)
 
     def fetch_manifest(
-        self,
-        context: Context,
-        where: Reference | Repository,
-        digest: Digest | None = None,
-        *,
-        unless: Digest | None = None,
-    ) -> UntrustedManifest | None:
+        self, context: Context, where: Reference | Repository, digest: Digest | None = None
+    ) -> UntrustedManifest:
         """The manifest or index that ``where`` names, or the one in its repository with ``digest``.
 
-        None only if that is the one with the digest ``unless``. Raises :class:`UnknownManifestError`,
-        :class:`UpstreamError`, :class:`IntegrityError`.
+        Raises :class:`UnknownManifestError`, :class:`UpstreamError` or :class:`IntegrityError`.
         """
-        return self.find_manifest(context, where, digest, unless=unless)[0]
+        manifest, _ = self.find_manifest(context, where, digest)
+        assert manifest is not None  # noqa: S101 - there may be none only with unless: for mypy
+        return manifest
 
     def find_manifest(
         self,
@@ -158,30 +157,38 @@ class RegistryClient:
         unless: Digest | None = None,
         first: Repository | None = None,
     ) -> tuple[UntrustedManifest | None, Repository]:
-        """As :meth:`fetch_manifest`, and where it came from; ``first`` is asked before all others."""
-        attempts = self._places.attempts(context, where, first=first)
-        manifest = attempts.ask(partial(self._fetch_manifest, context, digest=digest, unless=unless))
-        return manifest, attempts.endpoint
+        """As :meth:`fetch_manifest`, and the place that it came from. None if it is the one with the digest ``unless``.
 
-    def _fetch_manifest(
-        self, context: Context, repository: Repository, *, digest: Digest | None, unless: Digest | None
-    ) -> UntrustedManifest | None:
-        digest = digest or repository.reference.digest
-        name = str(digest) if digest is not None else repository.reference.tag
-        headers = {"Accept": _ACCEPT} | ({"If-None-Match": f'"{unless}"'} if unless is not None else {})
-        expected = _OK if unless is None else _OK_OR_UNCHANGED
-        reply = self._api.get(
-            context, repository, f"manifests/{name}", phase="manifest", headers=headers, expected=expected
-        )
-        if reply.status == HTTPStatus.NOT_MODIFIED:
-            reply.discard(context)
-            return None
-        manifest = self._read_manifest(context, reply)
-        if digest is not None and not digest.matches(manifest.raw):
-            raise DigestMismatchError(f"{reply.endpoint} sent another manifest than {digest}")
-        if repository.is_mirror:
-            _verify_is_manifest(manifest, reply.endpoint)
-        return None if unless is not None and unless.matches(manifest.raw) else manifest
+        What belongs to a manifest (blobs, signatures) is best asked for at that place: another may have an older image.
+        """
+
+        def ask(place: Repository) -> UntrustedManifest | None:
+            wanted = digest or place.reference.digest
+            headers, expected = {"Accept": _ACCEPT}, _OK
+            if unless is not None:
+                headers["If-None-Match"] = f'"{unless}"'  # registries use the digest as ETag
+                expected = _OK_OR_UNCHANGED
+            path = f"manifests/{wanted or place.reference.tag}"
+            reply = self._api.get(context, place, path, phase="manifest", headers=headers, expected=expected)
+            if reply.status == HTTPStatus.NOT_MODIFIED:
+                reply.discard(context)
+                return None
+            manifest = self._read_manifest(context, reply)
+            # The caller verifies, too. This is to turn to another mirror while there is one.
+            if wanted is not None and not wanted.matches(manifest.raw):
+                raise DigestMismatchError(f"{reply.endpoint} sent another manifest than {wanted}")
+            if place.is_mirror:
+                # What a captive portal answers in a mirror's stead must not keep the next place from being asked.
+                try:
+                    parse_manifest(manifest)
+                except InvalidManifestError as error:
+                    raise error.retold(f"{reply.endpoint} sent no usable manifest: {error}") from None
+            # Not every registry knows If-None-Match.
+            return None if unless is not None and unless.matches(manifest.raw) else manifest
+
+        attempts = self._places.attempts(context, where, first=first)
+        manifest = attempts.ask(ask)
+        return manifest, attempts.endpoint
 
     def _read_manifest(self, context: Context, reply: Reply) -> UntrustedManifest:
         media_type = parse_media_type(reply.header("Content-Type") or "")
@@ -191,9 +198,12 @@ class RegistryClient:
         return UntrustedManifest(without_signatures(raw), media_type)
 
     def fetch_blob(self, context: Context, where: Reference | Repository, descriptor: Descriptor) -> bytes:
-        """A small blob, whole, as ``descriptor`` says. Raises what the reader of :meth:`open_blob` raises."""
+        """A small blob, whole, with the digest that ``descriptor`` names.
+
+        Raises what the reader of :meth:`open_blob` raises.
+        """
         self._take(descriptor.size)
-        content = memoryview(bytearray(max(1, descriptor.size)))
+        content = memoryview(bytearray(max(1, descriptor.size)))  # a reader takes no empty buffer
         with closing(self.open_blob(context, where, descriptor)) as reader:
             return bytes(content[: reader.readinto(content)])
 
@@ -207,55 +217,57 @@ class RegistryClient:
         offset: int = 0,
         stop: int | None = None,
     ) -> Download[Repository]:
-        """A reader of the blob from ``offset`` on, up to ``stop``, by default its end, unverified. Nothing is asked for
-        until it is read, then ``first`` before all others.
+        """A reader of the blob's bytes from ``offset`` up to ``stop``, by default the end. They are unverified.
 
-        It raises :class:`UnknownBlobError`, :class:`UpstreamError` or :class:`IntegrityError`. The ``urls`` of the
-        descriptor are never fetched.
+        Nothing is asked for before the reader is read. It raises :class:`UnknownBlobError`, :class:`UpstreamError` or
+        :class:`IntegrityError`. The ``urls`` of the descriptor are never fetched.
         """
-        attempts = self._places.attempts(context, where, first=first)
         end = descriptor.size if stop is None else stop
-        open_at = partial(self._open_blob, context, descriptor=descriptor, stop=end)
-        return Download(context, open_at, attempts, descriptor, self._limits, self._clock, offset, end)
 
-    def _open_blob(
-        self, context: Context, repository: Repository, offset: int | None, *, descriptor: Descriptor, stop: int
-    ) -> Reply:
-        is_part = offset is not None and (offset > 0 or stop < descriptor.size)
-        headers = {"Range": f"bytes={offset}-{stop - 1}"} if is_part else {}
-        expected = _OK_OR_NO_PART if is_part else _OK_OR_PART
-        path = f"blobs/{descriptor.digest}"
-        return self._api.get(context, repository, path, phase="blob", headers=headers, expected=expected)
+        def open_at(place: Repository, offset: int | None) -> Reply:
+            is_part = offset is not None and (offset > 0 or end < descriptor.size)
+            return self._api.get(
+                context,
+                place,
+                f"blobs/{descriptor.digest}",
+                phase="blob",
+                headers={"Range": f"bytes={offset}-{end - 1}"} if is_part else {},
+                expected=_OK_OR_NO_PART if is_part else _OK_OR_PART,
+            )
+
+        attempts = self._places.attempts(context, where, first=first)
+        return Download(context, open_at, attempts, descriptor, self._limits, self._clock, offset, end)
 
     def measure_blob(
         self, context: Context, where: Reference | Repository, digest: Digest, *, first: Repository | None = None
     ) -> int:
-        """How large the blob is, as whoever has it says. Raises what a reader of the blob does."""
-        return self._places.attempts(context, where, first=first).ask(
-            partial(self._measure_blob, context, digest=digest)
-        )
+        """The blob's size in bytes, as a place that has it says. Raises what a reader of the blob raises."""
 
-    def _measure_blob(self, context: Context, repository: Repository, *, digest: Digest) -> int:
-        """Ask for the first byte. HEAD would do, but not all storage to which registries redirect takes it."""
-        headers = {"Range": "bytes=0-0"}
-        path = f"blobs/{digest}"
-        reply = self._api.get(context, repository, path, phase="blob", headers=headers, expected=_OK_OR_PART)
-        try:
-            if reply.status == HTTPStatus.PARTIAL_CONTENT:
-                size = parse_content_range(reply.header("Content-Range") or "").complete
-            else:
-                size = parse_content_length(reply.header("Content-Length") or "")
-        finally:
-            reply.close()
-        if size is None:
-            raise reply.fault(RegistryError, f"{reply.endpoint} does not say how large {digest} is")
-        return size
+        def ask(place: Repository) -> int:
+            # The first byte is asked for. HEAD would do, but not all storage to which registries redirect takes it.
+            headers = {"Range": "bytes=0-0"}
+            reply = self._api.get(
+                context, place, f"blobs/{digest}", phase="blob", headers=headers, expected=_OK_OR_PART
+            )
+            try:
+                if reply.status == HTTPStatus.PARTIAL_CONTENT:
+                    size = parse_content_range(reply.header("Content-Range") or "").complete
+                else:
+                    size = parse_content_length(reply.header("Content-Length") or "")
+            finally:
+                reply.close()
+            if size is None:
+                raise reply.fault(RegistryError, f"{reply.endpoint} does not say how large {digest} is")
+            return size
+
+        return self._places.attempts(context, where, first=first).ask(ask)
 
     def fetch_referrers(
         self, context: Context, where: Reference | Repository, digest: Digest, artifact_type: str
     ) -> tuple[IndexEntry, ...]:
-        """The manifests in that repository that say they are about ``digest``, of ``artifact_type`` or of a type that
-        is not told; at most ``MAX_REFERRERS``. Raises what :meth:`list_referrers` does.
+        """The referrers of ``digest`` whose type is ``artifact_type`` or is not told; at most ``MAX_REFERRERS``.
+
+        Raises what :meth:`list_referrers` raises.
         """
         lists = self.list_referrers(context, where, digest, artifact_type)
         return select_referrers((entry for index in lists for entry in index.manifests), artifact_type)
@@ -265,44 +277,40 @@ class RegistryClient:
     ) -> tuple[Index, ...]:
         """The lists of the manifests in that repository that say they are about ``digest``, as the registry has them.
 
-        Where it has no API for them, the index that clients keep under a tag. ``artifact_type`` may shorten the lists.
-        Raises :class:`UpstreamError` or :class:`IntegrityError`.
+        A registry without an API for them has at most one: the index that clients keep under a tag. A registry may
+        filter by ``artifact_type``, and need not. Raises :class:`UpstreamError` or :class:`IntegrityError`.
+        Spec: OCI distribution-spec, "Listing Referrers" and "Referrers Tag Schema".
         """
-        path = first_page(digest, artifact_type)
+
+        def ask(place: Repository) -> tuple[Index, ...]:
+            found: list[Index] = []
+            path: str | None = first_page(digest, artifact_type)
+            headers = {"Accept": OCI_INDEX}
+            while path is not None:
+                if len(found) == MAX_PAGES:
+                    reason = f"{place.domain} lists referrers on more than {MAX_PAGES} pages"
+                    raise RegistryError(reason, phase="referrers")
+                reply = self._api.get(context, place, path, phase="referrers", headers=headers, expected=_OK)
+                found.append(parse_referrers(self._read_manifest(context, reply), reply.endpoint))
+                path = next_page(reply, place)
+            return tuple(found)
+
         try:
-            return self._places.attempts(context, where).ask(partial(self._list_referrers, context, path=path))
+            return self._places.attempts(context, where).ask(ask)
         except Error as error:
             if not is_without_api(error):
                 raise
-            return self._fetch_tagged_referrers(context, where, digest)
-
-    def _list_referrers(self, context: Context, repository: Repository, *, path: str) -> tuple[Index, ...]:
-        found: tuple[Index, ...] = ()
-        for _ in range(MAX_PAGES):
-            headers = {"Accept": OCI_INDEX}
-            reply = self._api.get(context, repository, path, phase="referrers", headers=headers, expected=_OK)
-            found = (*found, parse_referrers(self._read_manifest(context, reply), reply.endpoint))
-            following = next_page(reply, repository)
-            if following is None:
-                return found
-            path = following
-        raise RegistryError(f"{repository.domain} lists referrers on more than {MAX_PAGES} pages", phase="referrers")
-
-    def _fetch_tagged_referrers(
-        self, context: Context, where: Reference | Repository, digest: Digest
-    ) -> tuple[Index, ...]:
         place = where if isinstance(where, Repository) else self.first_place(where)
         place = place.with_tag(referrers_tag(digest))
         try:
-            index = self.fetch_manifest(context, place)
+            return (parse_referrers(self.fetch_manifest(context, place), str(place.reference)),)
         except UnknownManifestError:
             return ()
-        return (parse_referrers(index, str(place.reference)),) if index is not None else ()
 
     def fetch_document(self, context: Context, url: str, *, limit: int) -> bytes | None:
-        """The document at ``url`` (http or https), with no credentials but the URL's own; None if there is none (404).
+        """The document of at most ``limit`` bytes at ``url`` (http or https); None if there is none (404).
 
-        Raises :class:`UpstreamError`, also for one of more than ``limit`` bytes.
+        No credentials are sent but the URL's own. Raises :class:`UpstreamError`, also for a larger document.
         """
         try:
             target = parse_target(url)
@@ -314,29 +322,21 @@ class RegistryClient:
             phase="signature",
             authorization=target.authorization,
         )
-        attempts = self._places.attempts_at(context, request.endpoint)
-        return attempts.ask(lambda _: self._fetch_document(context, request, limit))
 
-    def _fetch_document(self, context: Context, request: Request, limit: int) -> bytes | None:
-        reply = self._redirects.send(request, context)
-        if reply.status == HTTPStatus.NOT_FOUND:
-            reply.discard(context)
-            return None
-        if reply.status != HTTPStatus.OK:
-            raise reply.error(context)
-        document = reply.read_all(context, limit, self._take)
-        if document is None:
-            raise reply.fault(RegistryError, f"{reply.endpoint} sent a document of over {limit} bytes")
-        return document
+        def ask(_: Endpoint) -> bytes | None:
+            reply = self._redirects.send(request, context)
+            if reply.status == HTTPStatus.NOT_FOUND:
+                reply.discard(context)
+                return None
+            if reply.status != HTTPStatus.OK:
+                raise reply.error(context)
+            document = reply.read_all(context, limit, self._take)
+            if document is None:
+                raise reply.fault(RegistryError, f"{reply.endpoint} sent a document of over {limit} bytes")
+            return document
+
+        return self._places.attempts_at(context, request.endpoint).ask(ask)
 
     def close(self) -> None:
         """Close the connections that are kept for reuse."""
         self._connections.close()
-
-
-def _verify_is_manifest(untrusted: UntrustedManifest, endpoint: str) -> None:
-    """What a captive portal answers in a mirror's stead must not keep the next source from being asked."""
-    try:
-        parse_manifest(untrusted)
-    except InvalidManifestError as error:
-        raise error.retold(f"{endpoint} sent no usable manifest: {error}") from None

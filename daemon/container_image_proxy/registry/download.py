@@ -1,9 +1,9 @@
-"""The downloader: a reader of a blob, from whichever endpoint has it, resumed where a connection broke.
+"""A reader of a blob, from whichever endpoint has it, resumed where a connection broke.
 
 Byte N of a digest's content is the same everywhere, so another endpoint can continue where one failed. A blob that the
-first buffer can hold is fetched whole and compared with its digest here, to turn to another endpoint in time. The
-caller hashes any other blob, decides at its end, and reports a wrong one, so that the mirror that sent it is asked last
-at the next attempt. Sizes and offsets are in bytes.
+first buffer can hold is fetched whole and compared with its digest here, while another endpoint can still be asked. Any
+other blob is hashed by the caller, who reports a wrong one by :meth:`Download.reject`.
+Sizes and offsets are in bytes. Must not vouch for anything. Spec: RFC 9110 section 14, OCI distribution-spec "Pull".
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ _E = TypeVar("_E", bound=Endpoint)
 
 
 class Download(Generic[_E]):
-    """The transfer of one blob, from ``offset`` on and up to ``stop``, by default its end, as a reader of it.
+    """A :class:`BlobReader` of one blob from ``offset`` up to ``stop``, by default the end. One thread uses it.
 
-    ``open_at(endpoint, offset)`` asks for what follows an offset, up to the same place; without one, for the whole.
+    ``open_at(endpoint, offset)`` sends a request for the bytes from an offset up to ``stop``, and for the whole blob if
+    the offset is None.
     """
 
     def __init__(
@@ -56,15 +57,16 @@ class Download(Generic[_E]):
         self._limits = limits
         self._clock = clock
         self._answer: BlobAnswer | None = None
-        self._is_gzip: dict[_E, bool] = {}
+        self._is_gzip: dict[_E, bool] = {}  # what an endpoint's first answer turned out to be (contrib/adr/0021)
         self._stop = descriptor.size if stop is None else stop
-        self._is_complete = 0 < offset == self._stop  # what follows the end can be asked of nobody
-        self._suppliers: set[_E] = set()
+        # No range begins at the end (RFC 9110 section 14.1.2). An empty blob is asked for, to learn whether it exists.
+        self._is_complete = 0 < offset == self._stop
+        self._suppliers: set[_E] = set()  # the endpoints that sent some of the content
         self._last_retry_offset: int | None = None
         self._opened_at = 0.0
         self._first_offset = offset
         self.offset = offset
-        """Where in the blob the next byte is from."""
+        """The position in the blob of the next byte to be read."""
 
     @property
     def place(self) -> str:
@@ -72,11 +74,11 @@ class Download(Generic[_E]):
         return " and ".join(sorted(endpoint.domain for endpoint in self._suppliers)) or "the registry"
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill the beginning of ``buffer``, which is not empty: how many bytes, none only at the end. A blob that fits
-        into it comes whole.
+        """Fill the beginning of ``buffer``, which is not empty. Returns the number of bytes, 0 only at the end.
 
-        Raises what the endpoints raise when all of them failed, :class:`SizeMismatchError` if all have another size,
-        :class:`DigestMismatchError` if all have other content that comes whole.
+        A blob that fits into the buffer comes whole. Raises :attr:`Attempts.verdict` when all endpoints failed: among
+        others :class:`SizeMismatchError` for a blob of another size, and :class:`DigestMismatchError` for other content
+        of a blob that comes whole.
         """
         start = self.offset
         comes_whole = start == 0 and self._stop == self._size <= len(buffer)
@@ -85,8 +87,15 @@ class Download(Generic[_E]):
                 with own_errors(endpoint.domain):
                     while not self._is_complete and (comes_whole or self.offset == start):
                         answer = self._read(endpoint, buffer[self.offset - start :])
-                        if self._is_complete and comes_whole:
-                            self._compare(endpoint, buffer[: self._size], answer.label)
+                        if self._is_complete and comes_whole and not self._digest.matches(buffer[: self._size]):
+                            # Begin anew elsewhere. This endpoint counts as failed by the error. If others sent the
+                            # beginning, the wrong bytes may be theirs.
+                            self._suppliers.discard(endpoint)
+                            self.reject()
+                            self._suppliers.clear()
+                            self._is_complete, self.offset = False, 0
+                            reason = f"{endpoint.domain} sent other content for {self._digest}{answer.label}"
+                            raise DigestMismatchError(reason)
             except Error as error:
                 self.close()
                 self._recover(error)
@@ -95,7 +104,7 @@ class Download(Generic[_E]):
         raise self._attempts.verdict
 
     def reject(self) -> None:
-        """The content was wrong: whoever supplied some of it is asked last from now on."""
+        """Take note that the content was wrong: the mirrors that sent some of it are asked last from now on."""
         error = DigestMismatchError(f"other content was sent for {self._digest}")
         self._attempts.distrust(self._suppliers, error)
 
@@ -106,7 +115,7 @@ class Download(Generic[_E]):
             self._answer = None
 
     def _read(self, endpoint: _E, buffer: memoryview) -> BlobAnswer:
-        """Read what comes next from the answer that is returned, and see whether it is the end."""
+        """Read what comes next from the current answer, or from a new one, and note whether it is the end."""
         answer = self._answer
         if answer is None:
             self._opened_at = self._clock.now()
@@ -124,7 +133,8 @@ class Download(Generic[_E]):
         left = self._stop - self.offset
         count = answer.readinto(buffer[:left]) if left else 0
         if count == left:
-            if self._stop == self._size:  # before it counts as received: where more follows it may be wrong, too
+            # Before the last bytes count as received: where more follows, they may be wrong, too.
+            if self._stop == self._size:
                 answer.verify_end()
             self._is_complete = True
             self.close()
@@ -132,17 +142,8 @@ class Download(Generic[_E]):
         self._suppliers.add(endpoint)
         return answer
 
-    def _compare(self, endpoint: _E, content: memoryview, label: str) -> None:
-        """Begin anew if the whole blob is another one."""
-        if not self._digest.matches(content):
-            self._suppliers.discard(endpoint)  # who counts as failed anyway
-            self.reject()
-            self._suppliers.clear()
-            self._is_complete, self.offset = False, 0
-            raise DigestMismatchError(f"{endpoint.domain} sent other content for {self._digest}{label}")
-
     def _recover(self, error: Error) -> None:
-        """Go on where it broke: at the same endpoint if it had got somewhere, else as the attempts say."""
+        """Decide who continues: the same endpoint if it had got somewhere and lost its connection, else the next."""
         is_further = self.offset > self._first_offset and has_progressed(
             self.offset, self._last_retry_offset, self._clock.now() - self._opened_at, self._limits.minimum_rate
         )

@@ -1,4 +1,7 @@
-"""The places that are asked: a registry or mirror, a repository there, and what is remembered of their health."""
+"""The places that are asked: a registry or mirror, a repository there, and which of them failed lately.
+
+Must not ask them. Spec: containers-registries.conf(5).
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,10 @@ if TYPE_CHECKING:
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
-    """A configured place. ``domain`` (``host[:port]``) is its name in certs.d, auth.json and messages."""
+    """A configured place. ``domain`` (``host[:port]``) is its name in certs.d, auth.json and messages.
+
+    ``insecure`` allows http, and certificates that nobody vouches for.
+    """
 
     domain: str
     insecure: bool = False
@@ -41,7 +47,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
 
     @property
     def authority(self) -> str:
-        """The ``host[:port]`` that is really contacted."""
+        """The ``host[:port]`` that is contacted, which is another one for Docker Hub alone."""
         return docker_hub.REGISTRY if self.domain == docker_hub.DOMAIN else self.domain
 
     @property
@@ -50,19 +56,19 @@ class Endpoint(Struct, frozen=True, kw_only=True):
         return split_authority(self.authority)[0]
 
     def is_at(self, origin: Origin) -> bool:
-        """Whether ``origin`` is the endpoint itself, over whichever protocol."""
+        """Whether ``origin`` is this endpoint, over http or https."""
         host, port = split_authority(self.authority)
         return origin.host == host and origin.port == (port or DEFAULT_PORTS[origin.scheme])
 
 
 class Repository(Endpoint, frozen=True, kw_only=True):
-    """An image's repository at an endpoint; ``reference`` is as it is named there."""
+    """An image's repository at an endpoint. ``reference`` is the image's name there; a mirror has names of its own."""
 
     reference: Reference
 
     @property
     def endpoint(self) -> Endpoint:
-        """The place alone, whatever is asked for there."""
+        """The endpoint without the repository: equal for all repositories there."""
         return Endpoint(domain=self.domain, insecure=self.insecure)
 
     @property
@@ -71,18 +77,18 @@ class Repository(Endpoint, frozen=True, kw_only=True):
         return self.reference.path
 
     def with_tag(self, tag: str) -> Repository:
-        """The same place, of which ``tag`` is meant."""
+        """The same repository, but the image that ``tag`` names in it."""
         return replace(self, reference=self.reference.repository.with_tag(tag))
 
     def with_digest(self, digest: Digest) -> Repository:
-        """The same place, of which ``digest`` is meant."""
+        """The same repository, but the image with ``digest``."""
         return replace(self, reference=self.reference.repository.with_digest(digest))
 
 
 def repository_of(source: PullSource, *, tls_verify: bool | None) -> Repository:
     """The repository that a pull source names; ``tls_verify`` (``--tls-verify``) overrides its configuration.
 
-    :class:`InvalidReferenceError` if the grammar of references allows its host or port, but no network does.
+    Raises :class:`InvalidReferenceError` for a host or port that the grammar of references allows and no network has.
     """
     try:
         split_authority(source.reference.domain)
@@ -98,7 +104,7 @@ _E = TypeVar("_E", bound=Endpoint)
 
 
 class Health:
-    """Which endpoints lately failed: they are asked last, so a dead mirror costs its time-out once. Thread-safe."""
+    """Which endpoints failed lately. They are asked last: a dead mirror costs its time-out once. Thread-safe."""
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self._rest = limits.endpoint_rest
@@ -109,23 +115,22 @@ class Health:
         self._lock = threading.Lock()
 
     def note(self, endpoint: Endpoint, error: Error) -> None:
-        """Remember what an endpoint's failure says about its next request."""
-        seconds = self._penalty(endpoint, error)
-        if seconds:
-            with self._lock:
-                self._resting[endpoint.authority] = self._clock() + seconds
-
-    def _penalty(self, endpoint: Endpoint, error: Error) -> float:
+        """Remember that ``endpoint`` failed with ``error``, if that says something about its next request."""
         is_wrong_copy = endpoint.is_mirror and isinstance(error, SizeMismatchError)
-        if isinstance(error, DigestMismatchError) or is_wrong_copy:
-            return self._distrust
-        if isinstance(error, RateLimitedError):
-            return min(error.retry_after or self._rest, self._longest_pause)
         is_dead = isinstance(error, RegistryUnavailableError | UpstreamTimeoutError) and error.upstream_status is None
-        return self._rest if is_dead and not isinstance(error, ConnectionLostError) else 0
+        if isinstance(error, DigestMismatchError) or is_wrong_copy:
+            seconds = self._distrust
+        elif isinstance(error, RateLimitedError):
+            seconds = min(error.retry_after or self._rest, self._longest_pause)
+        elif is_dead and not isinstance(error, ConnectionLostError):
+            seconds = self._rest
+        else:
+            return
+        with self._lock:
+            self._resting[endpoint.authority] = self._clock() + seconds
 
     def sort(self, endpoints: Iterable[_E], first: _E | None = None) -> list[_E]:
-        """The same in their order, but ``first`` before and those that should rest after all others."""
+        """The endpoints in their order, but ``first`` before the others, and those that failed lately after them."""
         now = self._clock()
         with self._lock:
             resting = {authority for authority, end in self._resting.items() if end > now}

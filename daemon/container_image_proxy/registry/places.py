@@ -1,4 +1,7 @@
-"""Which places may have what a reference names: the registry itself and its mirrors, in the order of their health."""
+"""Which places may have what a reference names: the mirrors and the registry that registries.conf says.
+
+Must not ask any of them. Spec: containers-registries.conf(5).
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,9 @@ _E = TypeVar("_E", bound=Endpoint)
 
 
 class Places:
-    """What registries.conf says, and what is remembered of the places that it names. Thread-safe.
+    """The configured places, and which of them failed lately. Thread-safe.
 
-    ``tls_verify`` overrides ``insecure`` of every registry.
+    ``tls_verify`` (``--tls-verify``) overrides ``insecure`` of every registry; None leaves it.
     """
 
     def __init__(self, registries: Registries, limits: Limits, clock: Clock, *, tls_verify: bool | None) -> None:
@@ -31,21 +34,24 @@ class Places:
         self._health = Health(limits, clock.now)
 
     def of(self, reference: Reference) -> list[Repository]:
-        """All that may have it, in the order of the configuration."""
+        """All places that may have what ``reference`` names, in the order of the configuration, the origin last.
+
+        Raises :class:`RegistryBlockedError`, and :class:`InvalidReferenceError` for a host that no network has.
+        """
         sources = self._registries.pull_sources(reference)
         return [repository_of(source, tls_verify=self._tls_verify) for source in sources]
 
     def first(self, reference: Reference) -> Repository:
-        """The one that is asked first."""
+        """The place that is asked first: the first one that has not failed lately. Raises what :meth:`of` raises."""
         return self._health.sort(self.of(reference))[0]
 
     def attempts(
         self, context: Context, where: Reference | Repository, *, first: Repository | None = None
     ) -> Attempts[Repository]:
-        """Whom to ask: the one place, or all that may have the reference, ``first`` before the others."""
+        """The places to ask: ``where`` alone if it is one, else all that may have it, ``first`` before the others."""
         places = [where] if isinstance(where, Repository) else self.of(where)
         return Attempts(context, places, self._health, self._limits, self._clock, first=first)
 
     def attempts_at(self, context: Context, endpoint: _E) -> Attempts[_E]:
-        """The same for what is at ``endpoint`` alone."""
+        """The same for what lies at ``endpoint`` alone."""
         return Attempts(context, (endpoint,), self._health, self._limits, self._clock)

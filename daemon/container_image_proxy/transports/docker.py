@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Self
 from msgspec import Struct
 
 from container_image_proxy.concurrency.memory import unmetered
-from container_image_proxy.errors import InvalidReferenceError, UnknownManifestError
+from container_image_proxy.errors import InvalidReferenceError
 from container_image_proxy.image.convert import to_oci
 from container_image_proxy.image.reference import Reference, parse_reference, policy_identity, policy_namespaces
 from container_image_proxy.registry.signatures.storage import SignatureStorage
@@ -140,10 +140,7 @@ class RegistrySource:
         """See :class:`AttachmentSource`."""
         registry = self._registry.metered(take)
         place = self._supplier or registry.first_place(self._reference)
-        manifest = registry.fetch_manifest(context, place.with_tag(tag))
-        if manifest is None:
-            raise UnknownManifestError(f"{self._reference.name}: the source says 'not modified' to a first request")
-        return manifest
+        return registry.fetch_manifest(context, place.with_tag(tag))
 
     def list_referrers(self, context: Context, digest: Digest, take: Callable[[int], object]) -> tuple[Index, ...]:
         """See :class:`AttachmentSource`."""

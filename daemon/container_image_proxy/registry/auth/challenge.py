@@ -1,9 +1,10 @@
 """``WWW-Authenticate``: reading challenges, and the scopes that they ask for. Pure.
 
-A line is a list of challenges (RFC 9110 section 11.6.1), and so are several lines. Registries and the proxies before
-them write such lists in many ways, so reading is tolerant: spaces around ``=``, empty list elements, missing commas,
-values that should have been quoted. What cannot be read ends a line; what came before it counts.
+The value of each line is a list of challenges. Registries and the proxies before them write such lists in many ways, so
+reading is tolerant of spaces around ``=``, empty list elements, missing commas, and values that should have been
+quoted. Something that cannot be read ends its line; the challenges before it count.
 Must not decide which challenge is answered, nor whether it may be.
+Spec: RFC 9110 sections 11.2 and 11.6.1, RFC 6750 section 3, distribution's token scopes.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ _SCOPE_PARTS: Final = 3
 
 
 class Challenge(Struct, frozen=True):
-    """One demand for authentication; ``scheme`` and parameter names are lower case."""
+    """One demand for authentication. ``scheme`` and the names of parameters are lower case, values are unquoted."""
 
     scheme: str
     parameters: Mapping[str, str]
 
 
 class TokenScope(Struct, frozen=True, order=True):
-    """What a token is good for (distribution's token scope, without its resource class)."""
+    """What a token is good for: ``repository:library/busybox:pull`` (distribution's token scope, without its class)."""
 
     resource_type: str
     name: str
@@ -52,33 +53,34 @@ def parse_challenges(header_values: Iterable[str]) -> tuple[Challenge, ...]:
 
 
 def _parse_line(value: str) -> Iterator[Challenge]:
-    position = _end(_GAP.match(value))
+    position = _skip_gap(value, 0)
     while scheme := _SCHEME.match(value, position):
         parameters: dict[str, str] = {}
         position = scheme.end()
         if token := _TOKEN68.match(value, position):
             position = token.end()
-        position = _end(_GAP.match(value, position))
+        position = _skip_gap(value, position)
         while parameter := _PARAMETER.match(value, position):
             name, quoted, bare = parameter.groups()
             parameters[name.lower()] = unquote(quoted) if quoted is not None else bare
-            position = _end(_GAP.match(value, parameter.end()))
+            position = _skip_gap(value, parameter.end())
         yield Challenge(scheme[1].lower(), parameters)
 
 
-def _end(match: re.Match[str] | None) -> int:
-    """Where a pattern that always matches has ended."""
-    return match.end() if match else 0
+def _skip_gap(value: str, position: int) -> int:
+    """The position behind the white space and commas at ``position``."""
+    gap = _GAP.match(value, position)
+    return gap.end() if gap else position
 
 
 def parse_scope(text: str) -> TokenScope | None:
-    """``repository:library/busybox:pull`` as a :class:`TokenScope`; None for anything else."""
+    """Read ``repository:library/busybox:pull``; None for anything that is not three words with colons between them."""
     parts = text.split(":")
     return TokenScope(*parts) if len(parts) == _SCOPE_PARTS and all(parts) else None
 
 
 def missing_scope(challenges: Iterable[Challenge]) -> TokenScope | None:
-    """The scope that a registry says our token lacks (RFC 6750 section 3.1 ``insufficient_scope``)."""
+    """The scope that a registry says our token lacks (RFC 6750 section 3.1, ``insufficient_scope``); None if none."""
     for challenge in challenges:
         if challenge.scheme == "bearer" and challenge.parameters.get("error") == "insufficient_scope":
             return parse_scope(challenge.parameters.get("scope", ""))

@@ -1,7 +1,7 @@
-"""What an error says when a registry denies access. Pure.
+"""The errors for a registry that denies access. Pure.
 
-A denial says what really happened. It does not say of credentials that were never sent that they were refused, or of a
-service that nobody asked that it did not answer. It says where credentials are from, never what they are.
+A message says what really happened. Credentials that were never sent were not refused, and a service that nobody asked
+did not fail to answer. A message says where credentials are from, never what they are.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from container_image_proxy.registry.http.reply import Reply
 
 _UNAUTHORIZED: Final = 401
-_MOST_SCHEMES: Final = 4  # an answer may offer any number
+_MOST_SCHEMES: Final = 4  # that a message lists: an answer may offer any number
 
 
 def denied_by_registry(
     reply: Reply, credentials: Credentials | None, *, was_sent: bool, offered: Collection[str]
 ) -> RegistryAuthError:
-    """A registry answered 401 or 403; ``offered`` are the schemes by which it lets people log in, as it says."""
+    """The error for a registry's 401 or 403. ``offered`` are the schemes of its challenges, ``was_sent`` says whether
+    ``credentials`` were.
+    """
     domain, path = reply.request.endpoint.domain, reply.request.repository
     if credentials is None:
         wish = "wants a login, and" if reply.status == _UNAUTHORIZED or offered else "denies access, and"
@@ -34,20 +36,18 @@ def denied_by_registry(
     elif was_sent:
         reason = f"gives the credentials from {credentials.origin} no access to {path}"
     else:
-        reason = f"{_not_sent(offered)}: the credentials from {credentials.origin} were not sent"
+        if not offered:
+            wish = "denies access and does not say how to log in"
+        elif "basic" in offered:
+            wish = "wants a user and a password, and there is an identity token alone"
+        else:
+            wish = f"wants a login by {', '.join(list(offered)[:_MOST_SCHEMES])}, which is not supported"
+        reason = f"{wish}: the credentials from {credentials.origin} were not sent"
     return reply.fault(RegistryAuthError, f"{domain} {reason}", upstream_status=reply.status)
 
 
-def _not_sent(offered: Collection[str]) -> str:
-    if not offered:
-        return "denies access and does not say how to log in"
-    if "basic" in offered:
-        return "wants a user and a password, and there is an identity token alone"
-    return f"wants a login by {', '.join(list(offered)[:_MOST_SCHEMES])}, which is not supported"
-
-
 def denied_elsewhere(reply: Reply) -> RegistryAuthError:
-    """The place to which a registry redirects wants a login."""
+    """The error for a place to which a registry redirects, and which wants a login."""
     return reply.fault(
         RegistryAuthError,
         f"{reply.endpoint}, to which {reply.request.endpoint.domain} redirects, wants a login, and no credentials go to"
@@ -57,7 +57,7 @@ def denied_elsewhere(reply: Reply) -> RegistryAuthError:
 
 
 def denied_by_token_service(reply: Reply, wanted: TokenRequest) -> RegistryAuthError:
-    """A token service gives no token."""
+    """The error for a token service that gives no token."""
     credentials = wanted.credentials
     service, domain = reply.endpoint, wanted.endpoint.domain
     who = f"the token service of {domain}" if service == wanted.endpoint.authority else f"{service}, for {domain},"
@@ -72,10 +72,8 @@ def denied_by_token_service(reply: Reply, wanted: TokenRequest) -> RegistryAuthE
     return reply.fault(RegistryAuthError, reason, upstream_status=reply.status)
 
 
-def untrusted_realm(domain: str, realm: str, remedy: str = "") -> RegistryAuthError:
-    """A registry named a token service that must not be asked."""
-    return RegistryAuthError(
-        f"untrusted token realm: {domain} wants its tokens to be asked for at {realm}{remedy}",
-        phase="token",
-        endpoint=domain,
-    )
+def untrusted_realm(wanted: TokenRequest, realm: str, remedy: str = "") -> RegistryAuthError:
+    """The error for a registry that named a token service that must not be asked."""
+    domain = wanted.endpoint.domain
+    reason = f"untrusted token realm: {domain} wants its tokens to be asked for at {realm}{remedy}"
+    return wanted.fault(RegistryAuthError, reason)

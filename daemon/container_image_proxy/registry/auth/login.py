@@ -1,11 +1,12 @@
-"""Asking a registry with whatever login it wants: none, Basic or Bearer, as its challenges say.
+"""A :class:`Sender` that logs in: it answers the challenges of a registry, by Basic or Bearer, and asks again.
 
-A challenge is looked for where registries put it: in the answer itself, whatever it denies and how, and at ``/v2/``. It
-is remembered as long as it can be answered, so that later requests carry their ``Authorization`` from the start and
-cost one round trip. A token that expired is renewed once in a request, a scope that is missing is added once.
+Some registries put their challenge into the answer itself, whatever its status, others only into the answer of
+``/v2/``. Both are looked at. A challenge that could be answered is remembered, so that later requests carry their
+``Authorization`` from the start and cost one round trip.
 
-Only the registry's own origin may say where credentials go. Where a registry redirects to wants a login, too, at times:
-it gets the anonymous token that its challenge asks for, and never credentials.
+Only the registry's own origin may say where credentials go (contrib/adr/0018). A place to which the registry redirects
+may want a login, too: it gets the anonymous token that its challenge asks for, and never credentials.
+Spec: RFC 9110 section 11, RFC 6750, distribution's token authentication.
 """
 
 from __future__ import annotations
@@ -16,67 +17,37 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from msgspec import Struct, field
 from msgspec.structs import replace
 
 from container_image_proxy.errors import RegistryAuthError, RegistryError, UpstreamError
-from container_image_proxy.registry.auth.challenge import (
-    Challenge,
-    TokenScope,
-    missing_scope,
-    parse_challenges,
-    parse_scope,
-)
+from container_image_proxy.registry.auth.challenge import TokenScope, missing_scope, parse_challenges, parse_scope
 from container_image_proxy.registry.auth.denials import denied_by_registry, denied_elsewhere
 from container_image_proxy.registry.auth.token import TokenRequest, basic_authorization
 from container_image_proxy.registry.http.request import Request
 from container_image_proxy.registry.http.target import parse_target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from container_image_proxy.concurrency.context import Context
+    from container_image_proxy.registry.auth.challenge import Challenge
     from container_image_proxy.registry.auth.keychain import Credentials, Keychain
     from container_image_proxy.registry.auth.token import Tokens
-    from container_image_proxy.registry.endpoints import Endpoint
     from container_image_proxy.registry.http.reply import Reply
     from container_image_proxy.registry.http.sender import Sender
-    from container_image_proxy.registry.http.target import Target
 
 _log = logging.getLogger(__name__)
-# Some registries deny the existence of what a stranger may not see.
-_DISGUISES: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND})
 _REFUSALS: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
-# Seconds for which a registry that let strangers in at /v2/ is believed that it lacks what it says it lacks.
+# Some registries deny the existence of what a stranger may not see.
+_DISGUISES: Final = _REFUSALS | {HTTPStatus.NOT_FOUND}
 _OPEN_FOR: Final = 600.0
-
-
-class _Visit(Struct):
-    """One request's way in: who we are there, what we ask for, and what was tried.
-
-    ``failures`` are challenges that led nowhere, so that none is followed twice; ``offered`` are the schemes by which
-    the registry lets people log in.
-    """
-
-    endpoint: Endpoint
-    repository: str
-    context: Context
-    credentials: Credentials | None
-    scopes: list[TokenScope]
-    authorization: str | None = None
-    failures: list[tuple[Challenge, UpstreamError]] = field(default_factory=list)
-    offered: tuple[str, ...] = ()
-    has_answered: bool = False
-    has_renewed_elsewhere: bool = False
-    has_insisted: bool = False
-    has_widened: bool = False
-
-    def __repr__(self) -> str:
-        return f"_Visit({self.endpoint!r}, {self.repository!r})"  # the rest has secrets in it
+"""Seconds for which a registry whose /v2/ wants no login is believed when it answers 404. Otherwise each request for
+something that it lacks, such as a signature, would cost a second one.
+"""
 
 
 class Login:
-    """A :class:`Sender` that answers the challenges of registries. Thread-safe."""
+    """Logs in to registries. Thread-safe."""
 
     def __init__(
         self, inner: Sender, tokens: Tokens, keychain: Keychain, clock: Callable[[], float] = time.monotonic
@@ -84,216 +55,270 @@ class Login:
         self._inner = inner
         self._tokens = tokens
         self._keychain = keychain
-        self._clock = clock
-        self._challenges: dict[str, Challenge] = {}
-        self._open_until: dict[str, float] = {}
+        self._memory = _Memory(clock)
 
     def send(self, request: Request, context: Context) -> Reply:
-        """The registry's answer to ``request``, logged in if it wants that; its status may be anything but 401 and 403,
-        unless these are rate limits.
+        """The registry's answer to ``request``, logged in if the registry wants that.
 
-        Raises :class:`RegistryAuthError` if we are not let in, other :class:`UpstreamError` as they come.
+        Its status may be any. The registry's own 401 and 403 are returned only where they stand for a rate limit.
+        Raises :class:`RegistryAuthError` if the registry does not let us in, any other :class:`UpstreamError` as
+        it comes, and :class:`ConfigurationError` if the credentials cannot be read.
         """
-        visit = _Visit(
-            request.endpoint,
-            request.repository,
-            context,
-            self._keychain.find(context, f"{request.endpoint.domain}/{request.repository}"),
-            [TokenScope("repository", request.repository, "pull")],
-        )
-        visit.authorization = self._recall(visit)
-        reply = self._inner.send(replace(request, authorization=visit.authorization), context)
+        credentials = self._keychain.find(context, f"{request.endpoint.domain}/{request.repository}")
+        return _Visit(request, context, credentials, self._inner, self._tokens, self._memory).send()
+
+
+class _Memory:
+    """What one request learns for the next ones, by the registry's authority.
+
+    Without a lock: each entry stands alone, and one that another thread has just overwritten costs a round trip.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._open_until: dict[str, float] = {}
+        self.challenges: dict[str, Challenge] = {}
+        """The last challenge that could be answered."""
+
+    def is_open(self, authority: str) -> bool:
+        """Whether ``/v2/`` lately wanted no login."""
+        return self._open_until.get(authority, 0.0) > self._clock()
+
+    def note_open(self, authority: str) -> None:
+        """Remember that ``/v2/`` wanted no login."""
+        self._open_until[authority] = self._clock() + _OPEN_FOR
+
+
+class _Visit:
+    """The conversation about one request.
+
+    Each kind of second attempt is made once (``_has_...``), so that no registry can keep a request going for ever.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        context: Context,
+        credentials: Credentials | None,
+        inner: Sender,
+        tokens: Tokens,
+        memory: _Memory,
+    ) -> None:
+        self._request = request
+        self._context = context
+        self._credentials = credentials
+        self._inner = inner
+        self._tokens = tokens
+        self._memory = memory
+        self._endpoint = request.endpoint
+        self._authorization: str | None = None
+        self._scopes = [TokenScope("repository", request.repository, "pull")]
+        self._failures: list[tuple[Challenge, UpstreamError]] = []  # of what led nowhere none is followed twice
+        self._offered: tuple[str, ...] = ()  # the schemes of the registry's last challenges, for messages
+        self._has_answered = False
+        self._has_insisted = False
+        self._has_widened = False
+        self._has_renewed_elsewhere = False
+
+    def send(self) -> Reply:
+        """As :meth:`Login.send`."""
+        self._authorization = self._recall()
+        reply = self._inner.send(replace(self._request, authorization=self._authorization), self._context)
         while reply.status >= HTTPStatus.BAD_REQUEST:
-            if reply.error(context).retryable:  # what may pass, as a rate limit does whatever its status, is no denial
+            # What may pass, as a rate limit does whatever its status, is no denial.
+            if reply.error(self._context).retryable:
                 return reply
-            following = self._follow_up(request, reply, visit)
+            is_registry = self._endpoint.is_at(reply.request.target.origin)
+            following = self._follow_registry(reply) if is_registry else self._follow_elsewhere(reply)
             if following is None:
-                return _conclude(reply, visit)
-            reply = self._inner.send(following, context)
+                return self._conclude(reply, is_registry=is_registry)
+            reply = self._inner.send(following, self._context)
         return reply
 
-    def _recall(self, visit: _Visit) -> str | None:
-        """The ``Authorization`` by the last challenge; None without one, or if it leads nowhere any more: it may be
-        outdated, and only the registry knows a newer.
+    def _recall(self) -> str | None:
+        """The ``Authorization`` by the challenge that is remembered; None without one.
+
+        A challenge that leads nowhere any more may be outdated, and only the registry knows a newer one.
         """
-        known = self._challenges.get(visit.endpoint.authority)
+        known = self._memory.challenges.get(self._endpoint.authority)
         if known is None:
             return None
         try:
-            return self._authorize(known, visit)
+            return self._authorize(known, rejected=None)
         except UpstreamError as error:
-            _log.info("%s is asked for its challenge anew: %s", visit.endpoint.domain, error)
-            self._challenges.pop(visit.endpoint.authority, None)
-            visit.failures.append((known, error))
+            _log.info("%s is asked for its challenge anew: %s", self._endpoint.domain, error)
+            self._memory.challenges.pop(self._endpoint.authority, None)
+            self._failures.append((known, error))
             return None
 
-    def _follow_up(self, request: Request, reply: Reply, visit: _Visit) -> Request | None:
-        """What to ask after a denial; None if that was all."""
-        if not visit.endpoint.is_at(reply.request.target.origin):
-            return self._follow_elsewhere(request, reply, visit)
-        if reply.request.withheld is not None and reply.status in _REFUSALS and not visit.has_insisted:
-            visit.has_insisted = True
+    def _conclude(self, reply: Reply, *, is_registry: bool) -> Reply:
+        """The denial as the answer that it is, or as an error where a login would have helped."""
+        if is_registry and reply.status in _REFUSALS:
+            was_sent = self._authorization is not None
+            raise denied_by_registry(reply, self._credentials, was_sent=was_sent, offered=self._offered)
+        if not is_registry and reply.status == HTTPStatus.UNAUTHORIZED and _challenges(reply):
+            raise denied_elsewhere(reply)
+        return reply
+
+    # --- the registry itself --------------------------------------------------------------------------------------
+
+    def _follow_registry(self, reply: Reply) -> Request | None:
+        """What to ask after the registry's denial; None if nothing more can be done."""
+        # A redirect out of the API, but within the registry, took the login away: signed links take none beside their
+        # own. This target is no signed link, then, and wants the login.
+        if reply.request.withheld is not None and reply.status in _REFUSALS and not self._has_insisted:
+            self._has_insisted = True
             return replace(reply.request, authorization=reply.request.withheld, withheld=None)
-        if not self._is_answerable(reply, visit):
+        # Another Authorization may help in three cases: ours is for too few scopes, there is none yet, or it expired.
+        challenges = _challenges(reply)
+        scope = missing_scope(challenges)
+        if scope is not None and not self._has_widened and scope not in self._scopes:
+            self._has_widened = True
+            self._scopes.append(scope)
+        elif not self._has_answered and (self._authorization is None or reply.status == HTTPStatus.UNAUTHORIZED):
+            self._has_answered = True
+        else:
             return None
-        before = visit.authorization
-        visit.authorization = self._find_way(request, reply, visit) or before
-        return replace(request, authorization=visit.authorization) if visit.authorization != before else None
+        authorization = self._find_authorization(reply, challenges)
+        if authorization is None or authorization == self._authorization:
+            return None
+        self._authorization = authorization
+        return replace(self._request, authorization=authorization)
 
-    def _is_answerable(self, reply: Reply, visit: _Visit) -> bool:
-        """Whether a better ``Authorization`` may help: a first, one for more, or a newer one."""
-        scope = missing_scope(_challenges(reply))
-        if scope is not None and not visit.has_widened and scope not in visit.scopes:
-            visit.has_widened = True
-            visit.scopes.append(scope)
-            return True
-        if visit.has_answered or (visit.authorization is not None and reply.status != HTTPStatus.UNAUTHORIZED):
-            return False
-        visit.has_answered = True
-        return True
+    def _find_authorization(self, reply: Reply, challenges: tuple[Challenge, ...]) -> str | None:
+        """An ``Authorization`` by the challenges of the answer, or else by those of ``/v2/``; None if there is none.
 
-    def _find_way(self, request: Request, reply: Reply, visit: _Visit) -> str | None:
-        """An ``Authorization`` by the challenges of the answer, or else by those of ``/v2/``, which is where most
-        clients look; None if there is none.
+        Most clients look at ``/v2/`` alone, so its challenge works where that of the answer does not.
         """
-        challenge = _choose(_challenges(reply), visit)
+        challenge = self._choose(challenges)
         if challenge is not None:
             try:
-                return self._answer(challenge, visit)
+                return self._answer(challenge)
             except UpstreamError as error:
                 if error.retryable:
                     raise
         try:
-            challenge = self._choose_at_door(request, reply, visit) or challenge
-            return self._answer(challenge, visit) if challenge is not None else None
+            challenge = self._choose_at_door(reply) or challenge
+            return self._answer(challenge) if challenge is not None else None
         except UpstreamError as error:
-            if visit.credentials is None and reply.status not in _REFUSALS and not error.retryable:
-                return None  # strangers get no token there, and have got their answer
+            # A stranger asked for something that is not there, and gets no token either: not there is the answer.
+            if self._credentials is None and reply.status not in _REFUSALS and not error.retryable:
+                return None
             raise
 
-    def _choose_at_door(self, request: Request, reply: Reply, visit: _Visit) -> Challenge | None:
-        """The challenge of ``/v2/`` (distribution-spec, end-1)."""
-        authority = visit.endpoint.authority
+    def _choose_at_door(self, reply: Reply) -> Challenge | None:
+        """The challenge of ``/v2/`` that can be answered (distribution-spec, end-1)."""
+        authority = self._endpoint.authority
         is_missing = reply.status not in _REFUSALS
-        if is_missing and self._open_until.get(authority, 0.0) > self._clock():
+        if is_missing and self._memory.is_open(authority):
             return None
-        door = self._knock(request, visit)
-        if not visit.endpoint.is_at(door.request.target.origin):
+        door = self._knock()
+        if not self._endpoint.is_at(door.request.target.origin):
             return None
         challenges = _challenges(door)
         if is_missing and not challenges:
-            self._open_until[authority] = self._clock() + _OPEN_FOR
-        return _choose(challenges, visit)
+            self._memory.note_open(authority)
+        return self._choose(challenges)
 
-    def _knock(self, request: Request, visit: _Visit) -> Reply:
-        """The answer of the registry's ``/v2/`` to a stranger."""
-        origin = request.target.origin
-        target = parse_target(f"{origin.scheme}://{origin.authority}/v2/")
-        door = self._inner.send(Request(target=target, endpoint=request.endpoint, phase=request.phase), visit.context)
-        door.discard(visit.context)
-        return door
+    def _choose(self, challenges: tuple[Challenge, ...]) -> Challenge | None:
+        """The first challenge that can be answered."""
+        self._offered = tuple(dict.fromkeys(challenge.scheme for challenge in challenges)) or self._offered
+        return next((challenge for challenge in challenges if _can_answer(challenge, self._credentials)), None)
 
-    def _answer(self, challenge: Challenge, visit: _Visit) -> str | None:
-        """The ``Authorization`` that a challenge asks for, which is remembered if there is one."""
-        failure = next((error for known, error in visit.failures if known == challenge), None)
+    def _answer(self, challenge: Challenge) -> str | None:
+        """The ``Authorization`` that a challenge asks for; the challenge is remembered, and so is its failure."""
+        failure = next((error for known, error in self._failures if known == challenge), None)
         if failure is not None:
             raise failure
         try:
-            authorization = self._authorize(challenge, visit, rejected=visit.authorization)
+            authorization = self._authorize(challenge, rejected=self._authorization)
         except UpstreamError as error:
-            visit.failures.append((challenge, error))
+            self._failures.append((challenge, error))
             raise
-        self._challenges[visit.endpoint.authority] = challenge
+        self._memory.challenges[self._endpoint.authority] = challenge
         return authorization
 
-    def _authorize(self, challenge: Challenge, visit: _Visit, *, rejected: str | None = None) -> str | None:
-        credentials = visit.credentials
-        if challenge.scheme == "bearer":
-            if credentials is not None and credentials.registry_token:
-                return f"Bearer {credentials.registry_token}"
-            wanted = _token_request(visit, challenge, tuple(visit.scopes), credentials)
-            return self._bearer(wanted, visit, rejected=rejected)
-        return basic_authorization(credentials) if credentials is not None else None
+    def _authorize(self, challenge: Challenge, *, rejected: str | None) -> str | None:
+        """The ``Authorization`` for a challenge; None if it takes credentials and there are none."""
+        credentials = self._credentials
+        if challenge.scheme != "bearer":
+            return basic_authorization(credentials) if credentials is not None else None
+        if credentials is not None and credentials.registry_token:
+            return f"Bearer {credentials.registry_token}"
+        return self._bearer(challenge, tuple(self._scopes), credentials, rejected=rejected)
 
-    def _bearer(self, wanted: TokenRequest, visit: _Visit, *, rejected: str | None) -> str:
-        stale = rejected.removeprefix("Bearer ") if rejected is not None else None
-        return "Bearer " + self._tokens.get(visit.context, wanted, rejected=stale)
+    # --- where the registry redirects to --------------------------------------------------------------------------
 
-    def _follow_elsewhere(self, request: Request, reply: Reply, visit: _Visit) -> Request | None:
-        """Ask the place to which the registry redirected with an anonymous token, if its challenge wants one.
+    def _follow_elsewhere(self, reply: Reply) -> Request | None:
+        """Ask the place to which the registry redirected once more, with an anonymous token; None if it wants none.
 
-        The challenge may be at that place's ``/v2/``, if the registry redirects its own there.
+        Names in a domain of one's own work that way: they redirect all of ``/v2/`` to the registry that has the images.
         """
-        sent = reply.request.authorization  # a token that was in hand, and is not good any more
-        if visit.has_renewed_elsewhere or (sent is not None and reply.status != HTTPStatus.UNAUTHORIZED):
+        sent = reply.request.authorization
+        # A token that was in hand may have expired, for which 401 is the answer; it is renewed once.
+        if self._has_renewed_elsewhere or (sent is not None and reply.status != HTTPStatus.UNAUTHORIZED):
             return None
-        visit.has_renewed_elsewhere = sent is not None
-        challenge = _choose_bearer(_challenges(reply))
-        if challenge is None and visit.authorization is None and sent is None and reply.status in _DISGUISES:
-            door = self._knock(request, visit)
-            is_theirs = door.request.target.origin == reply.request.target.origin
-            challenge = _choose_bearer(_challenges(door)) if is_theirs else None
+        self._has_renewed_elsewhere = sent is not None
+        challenges = _challenges(reply)
+        if not any(_can_answer(challenge, None) for challenge in challenges):
+            # The challenge may stand at that place's /v2/ alone. It is asked by way of the registry's own.
+            if self._authorization is not None or sent is not None or reply.status not in _DISGUISES:
+                return None
+            door = self._knock()
+            if door.request.target.origin != reply.request.target.origin:
+                return None
+            challenges = _challenges(door)
+        challenge = next((challenge for challenge in challenges if _can_answer(challenge, None)), None)
         if challenge is None:
             return None
-        scope = parse_scope(challenge.parameters.get("scope", "")) or visit.scopes[0]
-        wanted = _token_request(visit, challenge, (scope,), None)
+        scope = parse_scope(challenge.parameters.get("scope", "")) or self._scopes[0]
         try:
-            authorization = self._bearer(wanted, visit, rejected=sent)
+            authorization = self._bearer(challenge, (scope,), None, rejected=sent)
         except RegistryAuthError:
             return None
         return replace(reply.request, authorization=authorization) if authorization != sent else None
 
+    # --- both -----------------------------------------------------------------------------------------------------
 
-def _conclude(reply: Reply, visit: _Visit) -> Reply:
-    """The answer that stays, or the error that it is."""
-    if not visit.endpoint.is_at(reply.request.target.origin):
-        if reply.status == HTTPStatus.UNAUTHORIZED and _challenges(reply):
-            raise denied_elsewhere(reply)
-        return reply
-    if reply.status in _REFUSALS:
-        raise denied_by_registry(
-            reply,
-            visit.credentials,
-            was_sent=visit.authorization is not None,
-            offered=visit.offered,
+    def _knock(self) -> Reply:
+        """The answer of ``/v2/`` to a stranger, read."""
+        origin = self._request.target.origin
+        target = parse_target(f"{origin.scheme}://{origin.authority}/v2/")
+        door = self._inner.send(
+            Request(target=target, endpoint=self._endpoint, phase=self._request.phase), self._context
         )
-    return reply
+        door.discard(self._context)
+        return door
 
-
-def _token_request(
-    visit: _Visit, challenge: Challenge, scopes: tuple[TokenScope, ...], credentials: Credentials | None
-) -> TokenRequest:
-    parameters = challenge.parameters
-    return TokenRequest(visit.endpoint, parameters["realm"], parameters.get("service", ""), scopes, credentials)
+    def _bearer(
+        self,
+        challenge: Challenge,
+        scopes: tuple[TokenScope, ...],
+        credentials: Credentials | None,
+        *,
+        rejected: str | None,
+    ) -> str:
+        """The ``Authorization`` with a token that ``challenge`` asks for, and that is not the ``rejected`` one."""
+        realm, service = challenge.parameters["realm"], challenge.parameters.get("service", "")
+        wanted = TokenRequest(self._endpoint, realm, service, scopes, credentials)
+        stale = rejected.removeprefix("Bearer ") if rejected is not None else None
+        return "Bearer " + self._tokens.get(self._context, wanted, rejected=stale)
 
 
 def _challenges(reply: Reply) -> tuple[Challenge, ...]:
-    """An answer's challenges; a realm that is a path is the answering host's own."""
-    found = parse_challenges(reply.header_lines("WWW-Authenticate"))
-    return tuple(_resolve_realm(challenge, reply.request.target) for challenge in found)
-
-
-def _resolve_realm(challenge: Challenge, base: Target) -> Challenge:
-    realm = challenge.parameters.get("realm", "")
-    if challenge.scheme != "bearer" or not realm.startswith("/"):
-        return challenge
-    with suppress(RegistryError):  # what is no URL is told when it is asked for
-        return replace(challenge, parameters={**challenge.parameters, "realm": parse_target(realm, base).url})
-    return challenge
-
-
-def _choose(challenges: Iterable[Challenge], visit: _Visit) -> Challenge | None:
-    """The first challenge that can be answered."""
-    challenges = tuple(challenges)
-    visit.offered = tuple(dict.fromkeys(challenge.scheme for challenge in challenges)) or visit.offered
-    return next((challenge for challenge in challenges if _can_answer(challenge, visit.credentials)), None)
-
-
-def _choose_bearer(challenges: Iterable[Challenge]) -> Challenge | None:
-    return next((challenge for challenge in challenges if _can_answer(challenge, None)), None)
+    """The challenges of an answer. A realm that is a path is made absolute: it is the answering host's own."""
+    found = list(parse_challenges(reply.header_lines("WWW-Authenticate")))
+    for position, challenge in enumerate(found):
+        realm = challenge.parameters.get("realm", "")
+        if challenge.scheme == "bearer" and realm.startswith("/"):
+            with suppress(RegistryError):  # a realm that is no URL is refused when a token is to be had there
+                absolute = parse_target(realm, reply.request.target).url
+                found[position] = replace(challenge, parameters={**challenge.parameters, "realm": absolute})
+    return tuple(found)
 
 
 def _can_answer(challenge: Challenge, credentials: Credentials | None) -> bool:
+    """Whether we know the scheme, and have what it takes."""
     if challenge.scheme == "bearer":
         return "realm" in challenge.parameters
     return (

@@ -1,8 +1,9 @@
 """Bearer tokens: how they are asked for, and how long they are good.
 
-Docker registry v2 token authentication: the GET form with user and password or anonymously, the OAuth2 form with an
-identity token. Tokens are kept in memory, by everything that they depend on, and their lives run on the monotonic
-clock. ``realms`` decides which token services may have credentials.
+A token is asked for by GET, with user and password or anonymously, or by the form of OAuth2 with an identity token.
+Tokens are kept in memory, by everything that they depend on.
+Must not decide which token services may have credentials, which ``realms`` does.
+Spec: distribution's token authentication and OAuth2 token authentication, RFC 6749.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import threading
 import time
 from base64 import b64encode
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlencode
 
 from msgspec import Struct
@@ -45,23 +46,31 @@ if TYPE_CHECKING:
     from container_image_proxy.registry.http.sender import Sender
 
 _CLIENT_ID: Final = "container-image-proxy"
-_TOKEN: Final = re.compile(r"[\x21-\x7e]{1,65536}")
+_TOKEN: Final = re.compile(r"[\x21-\x7e]{1,65536}")  # anything else could end the header that carries it
 _MOST_TOKENS: Final = 64
-"""Tokens in hand: an image takes one for each registry; what an upstream makes up takes no more memory than this."""
+"""Tokens that are kept. An image takes one for each registry. A registry can name any number of realms and scopes, and
+each would be a token.
+"""
 _LONGEST_LIFE: Final = 24 * 3600
-"""Seconds: a token of which a service says that it never ends is still asked for anew each day."""
+"""Seconds. A token that never ends by the service's word is still asked for anew each day."""
 _PHASE: Final = "token"
+# How services answer that know the GET form alone (distribution's oauth specification).
 _WITHOUT_OAUTH2: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
+_E = TypeVar("_E", bound=UpstreamError)
 
 
 class TokenRequest(Struct, frozen=True):
-    """All that a token depends on; equal requests may share one. ``credentials`` None asks anonymously."""
+    """All that a token depends on: equal requests may share one token. Without ``credentials`` it is anonymous."""
 
     endpoint: Endpoint
     realm: str
     service: str
     scopes: tuple[TokenScope, ...]
     credentials: Credentials | None
+
+    def fault(self, kind: type[_E], reason: str, *, retryable: bool = False) -> _E:
+        """The error of ``kind`` for what goes wrong before the token service is asked: the registry's error."""
+        return kind(reason, phase=_PHASE, endpoint=self.endpoint.domain, retryable=retryable)
 
 
 class _Token(Confidential, frozen=True):
@@ -70,7 +79,7 @@ class _Token(Confidential, frozen=True):
 
 
 class Tokens:
-    """The tokens in hand, and the way to more. Thread-safe; one request a token, however many threads want it."""
+    """Keeps tokens, and asks for new ones. Thread-safe. Threads that want the same token share one request."""
 
     def __init__(
         self,
@@ -89,44 +98,42 @@ class Tokens:
         self._lock = threading.Lock()
 
     def get(self, context: Context, wanted: TokenRequest, *, rejected: str | None = None) -> str:
-        """A token that is still good and is not ``rejected``.
+        """A token that is still good, and is not the ``rejected`` one.
 
-        Raises :class:`RegistryAuthError` if it is refused to us, other :class:`UpstreamError` if it cannot be had; who
-        wants the same meanwhile gets the same error.
+        Raises :class:`RegistryAuthError` if the service refuses it or must not be asked, and any other
+        :class:`UpstreamError` if it cannot be had. All threads that wait for the same token get the same error.
         """
-        token = self._in_hand(wanted, rejected)
+        token = self._find(wanted, rejected)
         if token is None:
             try:
                 key = (wanted, rejected)
                 token = self._fetches.run(context, key, lambda context: self._renew(context, wanted, rejected))
             except TimeoutError:
-                domain = wanted.endpoint.domain
-                raise UpstreamTimeoutError(
-                    f"no token for {domain} in time", phase=_PHASE, endpoint=domain, retryable=True
-                ) from None
+                reason = f"no token for {wanted.endpoint.domain} in time"
+                raise wanted.fault(UpstreamTimeoutError, reason, retryable=True) from None
         return token.value
 
-    def _in_hand(self, wanted: TokenRequest, rejected: str | None) -> _Token | None:
+    def _find(self, wanted: TokenRequest, rejected: str | None) -> _Token | None:
         with self._lock:
             token = self._tokens.get(wanted)
         return token if token is not None and token.expires > self._clock() and token.value != rejected else None
 
     def _renew(self, context: Context, wanted: TokenRequest, rejected: str | None) -> _Token:
-        """A new token, unless somebody else was faster."""
-        return self._in_hand(wanted, rejected) or self._keep(wanted, self._fetch(context, wanted))
-
-    def _keep(self, wanted: TokenRequest, token: _Token) -> _Token:
-        """Have ``token`` in hand, but not ever more of them: what is wanted is upstream's to make up."""
+        # Another thread may have fetched it between the look before and the turn of this one.
+        token = self._find(wanted, rejected)
+        if token is not None:
+            return token
+        token = self._fetch(context, wanted)
         now = self._clock()
         with self._lock:
-            self._tokens.pop(wanted, None)
+            self._tokens.pop(wanted, None)  # so that the new one comes last, as the youngest
             good = [(known, kept) for known, kept in self._tokens.items() if kept.expires > now]
             self._tokens = dict([*good, (wanted, token)][-_MOST_TOKENS:])
         return token
 
     def _fetch(self, context: Context, wanted: TokenRequest) -> _Token:
         target = self._verify_realm(wanted)
-        asked = self._clock()
+        asked = self._clock()  # a life that is counted from the request never ends too late
         reply = self._ask(context, wanted, target)
         if reply.status != HTTPStatus.OK:
             raise _refusal(context, wanted, reply)
@@ -135,27 +142,28 @@ class Tokens:
         return _Token(value, asked + min(max(life, self._limits.minimum_token_lifetime), _LONGEST_LIFE))
 
     def _verify_realm(self, wanted: TokenRequest) -> Target:
-        """The token service, if it may be asked: it never learns our credentials unless it is the registry's own."""
-        endpoint, domain = wanted.endpoint, wanted.endpoint.domain
+        """The URL of the token service. Raises :class:`RegistryAuthError` unless it may be asked (contrib/adr/0018)."""
+        endpoint = wanted.endpoint
         try:
             target = parse_target(wanted.realm)
         except RegistryError:
-            raise untrusted_realm(domain, "what is no http or https URL") from None
+            raise untrusted_realm(wanted, "what is no http or https URL") from None
         realm = target.origin
         remedy = f" (if it may have the credentials: token-realms or --token-realms, with {realm.authority})"
         if realm.scheme != "https" and not endpoint.insecure:
-            raise untrusted_realm(domain, f"{realm.authority} without TLS")
-        if wanted.credentials is None:
+            raise untrusted_realm(wanted, f"{realm.authority} without TLS")
+        if wanted.credentials is None:  # nothing secret is sent
             return target
         if realm.scheme != "https" and realm.host != endpoint.host and not self._realms.is_named(realm):
-            raise untrusted_realm(domain, f"{realm.authority} without TLS", remedy)
+            raise untrusted_realm(wanted, f"{realm.authority} without TLS", remedy)
         if not self._realms.may_have_credentials(endpoint.host, realm):
-            raise untrusted_realm(domain, realm.authority, remedy)
+            raise untrusted_realm(wanted, realm.authority, remedy)
         return target
 
     def _ask(self, context: Context, wanted: TokenRequest, target: Target) -> Reply:
-        """The answer to the OAuth2 form if there is an identity token, and to the plain one otherwise, or where the
-        service does not know the other.
+        """The service's answer: to the OAuth2 form for an identity token, to the GET form for everything else.
+
+        A service that does not know the OAuth2 form is asked by the other one if there is a password as well.
         """
         credentials = wanted.credentials
         if credentials is not None and credentials.identity_token:
@@ -190,13 +198,13 @@ class Tokens:
 
 
 def basic_authorization(credentials: Credentials) -> str:
-    """The ``Authorization`` of HTTP Basic (RFC 7617, in UTF-8 or whatever bytes the file has)."""
+    """The ``Authorization`` of HTTP Basic (RFC 7617), in UTF-8 or in whatever bytes the file of credentials has."""
     login = f"{credentials.username}:{credentials.password}".encode("utf-8", "surrogateescape")
     return "Basic " + b64encode(login).decode("ascii")
 
 
 def _form(wanted: TokenRequest, credentials: Credentials) -> dict[str, str]:
-    """The OAuth2 form (distribution's oauth specification)."""
+    """The OAuth2 form (distribution's oauth specification, RFC 6749 section 6)."""
     form = {
         "grant_type": "refresh_token",
         "refresh_token": credentials.identity_token,
@@ -208,7 +216,7 @@ def _form(wanted: TokenRequest, credentials: Credentials) -> dict[str, str]:
 
 
 def _with_query(wanted: TokenRequest, target: Target) -> Target:
-    """The realm with what is wanted; its own query, which registries do use, stays as it is."""
+    """The realm with what is wanted as its query. A query that the realm has itself stays as it is."""
     query = [("service", wanted.service)] if wanted.service else []
     query += [("scope", str(scope)) for scope in wanted.scopes]
     if wanted.credentials is not None and wanted.credentials.username:
@@ -218,6 +226,7 @@ def _with_query(wanted: TokenRequest, target: Target) -> Target:
 
 
 def _refusal(context: Context, wanted: TokenRequest, reply: Reply) -> UpstreamError:
+    """The error that an answer other than 200 stands for."""
     error = reply.error(context)
     # An identity token that was revoked or has expired is answered 400 (RFC 6749 section 5.2, invalid_grant).
     is_bad_grant = reply.status == HTTPStatus.BAD_REQUEST and reply.request.form is not None
@@ -227,7 +236,7 @@ def _refusal(context: Context, wanted: TokenRequest, reply: Reply) -> UpstreamEr
 
 
 class _Answer(Confidential, frozen=True):
-    """What a token service sends; there are two names for the token, and services for each of them."""
+    """What a token service sends. The token has two names, and some services know the one, some the other."""
 
     token: Any = None
     access_token: Any = None
@@ -235,23 +244,20 @@ class _Answer(Confidential, frozen=True):
 
 
 def _parse_token(body: bytes | None, reply: Reply) -> tuple[str, float]:
-    """The token and its life in seconds (0 if not told); nothing of the answer gets into an error."""
+    """The token, and its life in seconds (0 if not told). Raises :class:`RegistryError`, which shows nothing of it."""
     try:
-        # Not by strict_json: a life of more digits than any number should have does no harm to the token.
+        # Not by strict_json, which refuses a number of too many digits: a long life does no harm to the token.
         answer = convert(fold_keys(json.loads(body or b""), _Answer), _Answer)
     except (ValueError, RecursionError):
         answer = _Answer()
     token = text_of(answer.token or answer.access_token).strip()
     if not _TOKEN.fullmatch(token):
         raise reply.fault(RegistryError, f"the token service at {reply.endpoint} sent no usable token")
-    return token, _life(answer.expires_in)
-
-
-def _life(value: object) -> float:
-    """``expires_in`` in seconds, of which a day is enough; 0 for what is none. Some services send it as a text."""
-    if isinstance(value, str):
+    life = answer.expires_in
+    if isinstance(life, str):  # as some services send it
         try:
-            value = float(value)
+            life = float(life)
         except ValueError:
-            return 0.0
-    return float(min(value, _LONGEST_LIFE)) if isinstance(value, int | float) and value > 0 else 0.0
+            life = 0
+    # The minimum is taken before float(), which fails for an integer of too many digits.
+    return token, float(min(life, _LONGEST_LIFE)) if isinstance(life, int | float) and life > 0 else 0.0

@@ -68,7 +68,7 @@ def _layers(context: Context, registry: RegistryClient, place: Repository, media
     except UnknownManifestError:
         return ()
     try:
-        manifest = parse_manifest(untrusted) if untrusted is not None else None
+        manifest = parse_manifest(untrusted)
     except InvalidManifestError as error:
         raise error.retold(f"{place.reference} cannot be read as an image of signatures: {error}") from error
     if not isinstance(manifest, Manifest):
