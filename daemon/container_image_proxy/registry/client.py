@@ -287,10 +287,10 @@ class RegistryClient:
             path: str | None = first_page(digest, artifact_type)
             headers = {"Accept": OCI_INDEX}
             while path is not None:
-                if len(found) == MAX_PAGES:
-                    reason = f"{place.domain} lists referrers on more than {MAX_PAGES} pages"
-                    raise RegistryError(reason, phase="referrers")
                 reply = self._api.get(context, place, path, phase="referrers", headers=headers, expected=_OK)
+                if len(found) == MAX_PAGES:
+                    reply.close()
+                    raise reply.fault(RegistryError, f"{place.domain} lists referrers on more than {MAX_PAGES} pages")
                 found.append(parse_referrers(self._read_manifest(context, reply), reply.endpoint))
                 path = next_page(reply, place)
             return tuple(found)

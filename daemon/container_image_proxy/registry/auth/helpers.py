@@ -1,8 +1,9 @@
 """Credential helpers: the external programs ``docker-credential-NAME`` that keep credentials elsewhere.
 
-docker/docker-credential-helpers' protocol: ``get`` as argument, the registry on standard input, JSON on standard
-output. A helper runs without a shell, in its own session, with a small environment, and is killed when it takes or says
+A helper gets ``get`` as its argument and the registry on standard input, and answers in JSON on standard output. It
+runs without a shell, in a session of its own, with a small environment. It is killed when it takes too long or writes
 too much.
+Must not decide when a helper is asked. Spec: the protocol of docker/docker-credential-helpers.
 """
 
 from __future__ import annotations
@@ -41,21 +42,14 @@ _MAX_SERVER: Final = 255
 """Characters of a name in the DNS (RFC 1035), which is written to the helper at once."""
 _IDENTITY_TOKEN_USER: Final = "<token>"  # noqa: S105 - the protocol's user name for a secret that is a token
 _DEFAULT_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
+# Of the environment: what helpers need to find their user, agent and cloud. Not what systemd told this daemon alone.
 _KEPT: Final = frozenset({"PATH", "HOME", "USER", "LOGNAME", "LANG", "TMPDIR", "TZ", "GNUPGHOME", "PASSWORD_STORE_DIR"})
-_KEPT_PREFIXES: Final = (
-    "LC_",
-    "XDG_",
-    "DBUS_SESSION_",
-    "AWS_",
-    "AZURE_",
-    "GOOGLE_",
-    "CLOUDSDK_",
-)  # what helpers ask for
+_KEPT_PREFIXES: Final = ("LC_", "XDG_", "DBUS_SESSION_", "AWS_", "AZURE_", "GOOGLE_", "CLOUDSDK_")
 _KEPT_SUFFIX: Final = "_proxy"
 
 
 class HelperAnswer(Confidential, frozen=True):
-    """What a helper said. ``identity_token`` comes instead of user and password."""
+    """What a helper said: user and password, or an ``identity_token`` and neither."""
 
     username: str = ""
     password: str = ""
@@ -63,19 +57,24 @@ class HelperAnswer(Confidential, frozen=True):
 
 
 class CredentialHelpers(Confidential, frozen=True):
-    """The helpers that one environment has, found in its ``PATH``."""
+    """The helpers in the ``PATH`` of ``environ``; each answer may take ``timeout`` seconds. ``repr`` shows nothing."""
 
     environ: Mapping[str, str]
     timeout: float = TIMEOUT
 
     def find(self, name: str) -> str | None:
-        """The absolute path of ``docker-credential-NAME``; :class:`ConfigurationError` if NAME cannot be one."""
+        """The absolute path of ``docker-credential-NAME``; None if it is not installed.
+
+        Raises :class:`ConfigurationError` if no helper can have the name.
+        """
+        # The name is in auth.json, and becomes part of a path.
         if not _NAME.fullmatch(name):
             raise ConfigurationError(
                 f"docker-credential-{shown(name)}",
                 "not the name of a credential helper",
                 remedy="letters, digits, . _ -",
             )
+        # A relative directory would depend on where the daemon was started.
         directories = self.environ.get("PATH", _DEFAULT_PATH).split(os.pathsep)
         path = os.pathsep.join(directory for directory in directories if directory.startswith("/"))
         return shutil.which(f"docker-credential-{name}", path=path)
@@ -83,9 +82,11 @@ class CredentialHelpers(Confidential, frozen=True):
     def get(self, context: Context, name: str, server: str) -> HelperAnswer | None:
         """Ask NAME for the credentials of ``server``, ``host[:port]`` or Docker Hub's URL; None if it has none.
 
-        :class:`ConfigurationError` if it is not installed, fails, or does not answer within the bounds.
+        Raises :class:`ConfigurationError` if the helper is not installed, fails, or does not answer within the bounds,
+        :class:`InvalidReferenceError` for any other ``server``.
         """
-        _check_server(server)
+        if len(server) > _MAX_SERVER or not (is_domain(server) or server == docker_hub.SERVER_URL):
+            raise InvalidReferenceError(f"{server[:_MAX_SERVER]!r} is not the host[:port] of a registry")
         program = self.find(name)
         if program is None:
             raise ConfigurationError(
@@ -96,13 +97,14 @@ class CredentialHelpers(Confidential, frozen=True):
         return None if output is None else _parse_answer(output, program)
 
     def _run(self, context: Context, program: str, server: str) -> bytes | None:
-        """What the helper wrote, None if it says that it has nothing. Its standard error may hold anything: dropped."""
+        """What the helper wrote; None if it says that it has nothing."""
         context = context.within(self.timeout)
         with _start(program, self.environ) as process:
             try:
                 output = _converse(process, server, context)
                 status = _wait(process, context)
             except BaseException as error:
+                # A client that leaves ends up here, too. The helper's own children are in its session.
                 os.killpg(process.pid, signal.SIGKILL)
                 if isinstance(error, TimeoutError):
                     raise ConfigurationError(program, f"gave no answer within {self.timeout:g} s") from None
@@ -116,21 +118,21 @@ class CredentialHelpers(Confidential, frozen=True):
         raise ConfigurationError(program, f"failed with status {status}", remedy=f"try: echo {server} | {program} get")
 
 
-def _check_server(server: str) -> None:
-    if len(server) > _MAX_SERVER or not (is_domain(server) or server == docker_hub.SERVER_URL):
-        raise InvalidReferenceError(f"{server[:_MAX_SERVER]!r} is not the host[:port] of a registry")
-
-
 def _start(program: str, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
     import subprocess  # noqa: PLC0415 - a client's first answer does not wait for it unless a helper is asked
 
+    kept = {
+        name: value
+        for name, value in environ.items()
+        if name in _KEPT or name.startswith(_KEPT_PREFIXES) or name.lower().endswith(_KEPT_SUFFIX)
+    }
     try:
         return subprocess.Popen(  # noqa: S603 - an absolute path and a constant, no shell
             [program, "get"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=_select_environment(environ),
+            stderr=subprocess.DEVNULL,  # what it writes there may hold secrets, and the log is no place for them
+            env={"PATH": _DEFAULT_PATH} | kept,
             cwd="/",
             start_new_session=True,
         )
@@ -138,18 +140,8 @@ def _start(program: str, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
         raise ConfigurationError(program, f"cannot be run: {error.strerror}") from error
 
 
-def _select_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """What helpers need to find their user, their agent, their cloud; not what systemd told the daemon alone."""
-    kept = {
-        name: value
-        for name, value in environ.items()
-        if name in _KEPT or name.startswith(_KEPT_PREFIXES) or name.lower().endswith(_KEPT_SUFFIX)
-    }
-    return {"PATH": _DEFAULT_PATH} | kept
-
-
 def _converse(process: subprocess.Popen[bytes], server: str, context: Context) -> bytes:
-    """Send the question, read the answer to its end; OverflowError for one that is too long."""
+    """Send the question and read the answer to its end. Raises ``OverflowError`` for an answer that is too long."""
     assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018 - both are pipes: for mypy
     with contextlib.suppress(BrokenPipeError), process.stdin as pipe:  # it may answer without having read
         pipe.write(server.encode())
@@ -167,7 +159,7 @@ def _converse(process: subprocess.Popen[bytes], server: str, context: Context) -
 
 
 def _wait(process: subprocess.Popen[bytes], context: Context) -> int:
-    """Its status, once it has ended."""
+    """The status with which it ended. Waits in slices, so that a client that leaves ends the wait."""
     from subprocess import TimeoutExpired  # noqa: PLC0415 - as above
 
     while True:

@@ -1,9 +1,9 @@
 """Credentials for registries: where they are looked for, in which order, and whose they are.
 
-containers-auth.json(5), the ``credential-helpers`` of containers-registries.conf(5), ``credsStore`` of Docker's
-config.json, a systemd credential named ``auth.json``. Credentials are found by the name of the place that is contacted,
-never by the name of the image that was asked for. The credentials of a registry therefore do not reach its mirrors.
-``registry`` sends them.
+They are found by the name of the place that is contacted, never by the name of the image that was asked for. The
+credentials of a registry therefore do not reach its mirrors.
+Must not send them, which ``login`` does. Spec: containers-auth.json(5), ``credential-helpers`` of
+containers-registries.conf(5), ``credsStore`` of Docker's config.json, systemd.exec(5) for the credential ``auth.json``.
 """
 
 from __future__ import annotations
@@ -45,13 +45,14 @@ CREDENTIAL_STORE: Final = "/etc/credstore/container-image-proxy.{}.auth.json"
 """Where the unit of an instance looks for its credentials (systemd.exec(5), LoadCredential=)."""
 _log = logging.getLogger(__name__)
 _MAX_FILE: Final = 1 << 20
+"""Bytes of an auth.json: some thousand entries."""
 
 
 class Credentials(Confidential, frozen=True):
-    """User and password, or an identity token (an OAuth2 refresh token, for which tokens are to be had), or both.
+    """User and password, or an identity token, or both.
 
-    ``registry_token`` is a Bearer token itself, where there is nothing else. ``origin`` names the file or helper that
-    supplied them, for messages.
+    ``identity_token`` is an OAuth2 refresh token, with which a token service is asked. ``registry_token`` is a Bearer
+    token itself, and comes alone. ``origin`` names the file or helper that supplied them, for messages.
     """
 
     username: str
@@ -64,8 +65,9 @@ class Credentials(Confidential, frozen=True):
 class AuthFile(Confidential, frozen=True):
     """A file to search. Unless ``content`` is set it is read for each lookup: rotated credentials count at once.
 
-    One that ``is_required`` was named by somebody; others need not exist, nor be meant for us. ``remedy`` tells what to
-    do if one that cannot be read is wanted.
+    A file that ``is_required`` was named by somebody. Any other need not exist, nor be meant for us: what it could
+    grant is then missing, and nothing else (contrib/adr/0016). ``remedy`` says what to do if such a file is wanted and
+    cannot be read.
     """
 
     path: Path
@@ -75,18 +77,24 @@ class AuthFile(Confidential, frozen=True):
     content: bytes | None = None
 
     def load(self) -> AuthFileContent | None:
-        """What the file says now, one whole version of it; None if it is absent, or not to be read, and may be."""
-        raw = self.content if self.content is not None else self._read()
-        return None if raw is None else parse_auth_file(raw, str(self.path), is_legacy=self.is_legacy)
+        """What the file says now; None if it cannot be read and is not required.
 
-    def _read(self) -> bytes | None:
-        if self.is_required:
-            return load_trusted_file(self.path, limit=_MAX_FILE, secret=True)
-        return load_trusted_file_if_readable(self.path, limit=_MAX_FILE, secret=True, remedy=self.remedy)
+        Raises :class:`ConfigurationError` if it cannot be read and is required, or is malformed.
+        """
+        raw = self.content
+        if raw is None and self.is_required:
+            raw = load_trusted_file(self.path, limit=_MAX_FILE, secret=True)
+        elif raw is None:
+            raw = load_trusted_file_if_readable(self.path, limit=_MAX_FILE, secret=True, remedy=self.remedy)
+        return None if raw is None else parse_auth_file(raw, str(self.path), is_legacy=self.is_legacy)
 
 
 class Keychain(Struct, frozen=True):
-    """Answers who we are towards a registry. ``given`` are the credentials of the command line, by registry."""
+    """Finds out who we are towards a registry.
+
+    ``given`` are the credentials of the command line, by registry, which count before all others. ``helpers`` are asked
+    in their order; one of them stands for ``files``. ``programs`` runs the others.
+    """
 
     files: tuple[AuthFile, ...] = ()
     helpers: tuple[str, ...] = (AUTH_FILES,)
@@ -94,14 +102,15 @@ class Keychain(Struct, frozen=True):
     given: Mapping[str, Credentials] = field(default_factory=lambda: MappingProxyType({}))
 
     def credentials_for(self, context: Context, reference: Reference) -> Credentials | None:
-        """The credentials for the place where ``reference`` is pulled from (``PullSource.reference``); None: anonymous.
-
-        :class:`ConfigurationError` if a file is broken or a helper fails, and no other source has any.
-        """
+        """As :meth:`find`, for the place from which ``reference`` is pulled (``PullSource.reference``)."""
         return self.find(context, reference.name)
 
     def find(self, context: Context, name: str) -> Credentials | None:
-        """The credentials for ``registry[/path]``, the most specific entry of the first source that has any."""
+        """The credentials for ``registry[/path]``: the most specific entry of the first source that has any.
+
+        None stands for anonymous. Raises :class:`ConfigurationError` if a file is broken or a helper fails, and no
+        other source has any.
+        """
         registry = lookup_keys(name)[-1]
         if registry in self.given:
             return self.given[registry]
@@ -109,7 +118,8 @@ class Keychain(Struct, frozen=True):
         for helper in self.helpers:
             try:
                 if helper == AUTH_FILES:
-                    found = self._find_in_files(context, name)
+                    each = (self._find_in_file(context, file, name) for file in self.files)
+                    found = next(filter(None, each), None)
                 else:
                     found = self._ask(context, helper, registry, "registries.conf")
             except ConfigurationError as error:
@@ -123,29 +133,22 @@ class Keychain(Struct, frozen=True):
             raise failures[0].retold("; ".join(map(str, failures)))
         return None
 
-    def _find_in_files(self, context: Context, name: str) -> Credentials | None:
-        return next((found for file in self.files if (found := self._find_in_file(context, file, name))), None)
-
     def _find_in_file(self, context: Context, file: AuthFile, name: str) -> Credentials | None:
-        """An entry's helper counts before the entry itself, and both before the helper for everything."""
+        """The credentials that one file has: of a registry's own helper, of its entry, or of the helper for all."""
         content = file.load()
         if content is None:
             return None
         registry = lookup_keys(name)[-1]
         if registry in content.helpers:
             return self._ask(context, content.helpers[registry], registry, f"credHelpers in {file.path}")
-        return _decode(file, content, name) or self._ask_store(context, file, content, registry)
-
-    def _ask_store(
-        self, context: Context, file: AuthFile, content: AuthFileContent, registry: str
-    ) -> Credentials | None:
-        """``credsStore`` is Docker's; podman ignores it, so that one that is not here, or not for us, stops nobody."""
-        if not content.store:
-            return None
+        found = _decode(file, content, name)
+        if found or not content.store:
+            return found
         server = docker_hub.SERVER_URL if docker_hub.is_docker_hub(registry) else registry
         try:
             return self._ask(context, content.store, server, f"credsStore in {file.path}")
         except ConfigurationError as error:
+            # credsStore is Docker's, and podman ignores it. One that is not installed here stops nobody.
             warn_once(_log, f"{file.path}: credsStore: ignored: {error}")
             return None
 
@@ -158,6 +161,7 @@ class Keychain(Struct, frozen=True):
 
 
 def _decode(file: AuthFile, content: AuthFileContent, name: str) -> Credentials | None:
+    """The credentials of the most specific entry for ``name``; None without one, or if it is empty."""
     found = find_entry(content, name, is_legacy=file.is_legacy)
     if not found:
         return None
@@ -185,10 +189,12 @@ def load_keychain(
     credential_helpers: tuple[str, ...] = (AUTH_FILES,),
     instance: str | None = None,
 ) -> Keychain:
-    """The keychain of the user ``uid``. ``creds`` (``--creds``) are for the named registries, not for their mirrors;
-    ``instance`` is for messages. ``content`` is that of ``authfile`` if it was read already.
+    """The keychain of the user ``uid``, checked as far as that needs no network and no helper.
 
-    :class:`ConfigurationError` if a file that has to be there is not, or is broken, or a helper has no possible name.
+    ``creds`` (``--creds``) are for the named registries, not for their mirrors. ``content`` is that of ``authfile``, if
+    it was read already. ``instance`` is named in messages.
+    Raises :class:`ConfigurationError` if a required file cannot be read, a file is malformed, or no helper can have the
+    name that one has in the configuration.
     """
     if no_creds:
         return Keychain(helpers=())
@@ -197,7 +203,12 @@ def load_keychain(
     else:
         files = find_auth_files(authfile=authfile, environ=environ, home=home, uid=uid, root=root, instance=instance)
     keychain = Keychain(files, credential_helpers, CredentialHelpers(environ), creds)
-    _check(keychain)
+    # Say now what would otherwise fail with the first pull. A file that need not exist may still break later.
+    for file in files:
+        file.load()
+    for helper in credential_helpers:
+        if helper != AUTH_FILES:
+            keychain.programs.find(helper)
     return keychain
 
 
@@ -210,7 +221,7 @@ def find_auth_files(
     root: Path = ROOT,
     instance: str | None = None,
 ) -> tuple[AuthFile, ...]:
-    """The files to search, in order. One that is named, or handed over by systemd, is the only one."""
+    """The files to search, in order. A file that somebody named, or that systemd handed over, is the only one."""
     named = authfile or find_named_auth_file(environ)
     if named:
         return (AuthFile(named, is_required=True),)
@@ -225,12 +236,3 @@ def find_auth_files(
         *(AuthFile(path, remedy=remedy) for path in found),
         AuthFile(home / ".dockercfg", is_legacy=True, remedy=remedy),
     )
-
-
-def _check(keychain: Keychain) -> None:
-    """Say at start what would otherwise fail with the first pull; files that need not exist may still break later."""
-    for file in keychain.files:
-        file.load()
-    for helper in keychain.helpers:
-        if helper != AUTH_FILES:
-            keychain.programs.find(helper)

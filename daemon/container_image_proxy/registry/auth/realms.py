@@ -1,10 +1,10 @@
-"""Which token services may learn the credentials of a registry.
+"""Which token services may learn the credentials of a registry (contrib/adr/0018).
 
 A registry sends its clients elsewhere for tokens, and the realm that it names is only a text in an answer. Credentials
-follow it to the registry's own site alone, to the service that the registry is known to have in another domain
+go to the registry's own site, to the service that the registry is known to have in another domain
 (``token-services.toml``), and to hosts that the administrator names (``token-realms``).
 
-Where a domain ends is what the public suffix list says, its private part included: ``registry.example.de`` and
+The public suffix list, its private part included, says where a site ends: ``registry.example.de`` and
 ``auth.example.de`` are one site, ``one.github.io`` and ``other.github.io`` are two. The list is the system's (Debian's
 package ``publicsuffix``), or else the one that ``publicsuffix2`` brings. Nothing is ever downloaded.
 Must not connect to anything. Spec: https://publicsuffix.org/list/, distribution's token authentication.
@@ -29,17 +29,18 @@ SYSTEM_LIST: Final = Path("/usr/share/publicsuffix/public_suffix_list.dat")
 
 
 class TokenRealms(Struct, frozen=True):
-    """The rule, with the hosts (``host`` or ``host:port``) that the administrator named."""
+    """The rule. ``named`` are the hosts (``host`` or ``host:port``, lower case) that the administrator named."""
 
     named: frozenset[str] = frozenset()
 
     def is_named(self, realm: Origin) -> bool:
-        """Whether the administrator named ``realm``, for any port or for its own."""
+        """Whether the administrator named the host of ``realm``, either without a port or with this one."""
         host = f"[{realm.host}]" if ":" in realm.host else realm.host
         return not self.named.isdisjoint({host, realm.authority})
 
     def may_have_credentials(self, registry_host: str, realm: Origin) -> bool:
         """Whether credentials for ``registry_host`` (without port) may be sent to ``realm``."""
+        # The cheap questions come first: the public suffix list takes time to read.
         return (
             realm.host == registry_host
             or self.is_named(realm)
@@ -49,36 +50,27 @@ class TokenRealms(Struct, frozen=True):
 
 
 def is_same_site(registry_host: str, host: str) -> bool:
-    """Whether both hosts (without port) are in a domain that only one owner can have.
-
-    Where the public suffix list knows no end of domains (``registry.corp``, ``registry.apps.cluster.local``), only what
-    is below the other is: who has a name decides about those below it.
-    """
+    """Whether both hosts (without port) are in a domain that only one owner can have."""
     if host == registry_host:
         return True
     if _is_address(host) or _is_address(registry_host):
         return False
-    own, other = _registrable_domain(registry_host), _registrable_domain(host)
+    # The part of a host's name that somebody registered, or all of it if it is a public suffix itself; None below a top
+    # domain that the list does not know.
+    suffixes = _public_suffixes()
+    own, other = suffixes.get_sld(registry_host, strict=True), suffixes.get_sld(host, strict=True)
     if own is None and other is None:
+        # A private domain (registry.corp, registry.apps.cluster.local) ends nobody knows where. Whoever has a name
+        # decides about the names below it, so one of the two has to be below the other.
         upper, lower = sorted((registry_host, host), key=len)
         return "." in upper and lower.endswith(f".{upper}")
-    return own == other
-
-
-def _registrable_domain(host: str) -> str | None:
-    """The part of ``host`` that somebody registered, or all of it if it is public; None for an unknown top domain."""
-    domain: str | None = _public_suffixes().get_sld(host, strict=True)
-    return domain
+    return bool(own == other)
 
 
 @functools.cache
 def _public_suffixes() -> Any:
-    """The list, read when it is first needed: it takes 60 ms, and most registries never need it."""
-    # Here, for it loads urllib.
-    from publicsuffix2 import (  # type: ignore[import-untyped]  # noqa: PLC0415
-        PSL_FILE,
-        PublicSuffixList,
-    )
+    """The list. Reading it takes 60 ms, and the library loads urllib: so only when a registry is met that needs it."""
+    from publicsuffix2 import PSL_FILE, PublicSuffixList  # type: ignore[import-untyped]  # noqa: PLC0415
 
     for path in (SYSTEM_LIST, Path(PSL_FILE)):
         try:
@@ -98,16 +90,18 @@ def _data() -> dict[str, Any]:
 
 
 def _is_known_service(registry_host: str, host: str) -> bool:
+    """Whether ``token-services.toml`` has the pair; ``*`` stands for one label of a registry's name."""
     labels = registry_host.split(".")
-    return any(
-        host == service["realm"] and any(_matches(pattern.split("."), labels) for pattern in service["registries"])
+    patterns = (
+        pattern.split(".")
         for service in _data()["service"]
+        if host == service["realm"]
+        for pattern in service["registries"]
     )
-
-
-def _matches(pattern: list[str], labels: list[str]) -> bool:
-    return len(pattern) == len(labels) and all(
-        wanted in {"*", label} for wanted, label in zip(pattern, labels, strict=True)
+    return any(
+        len(pattern) == len(labels)
+        and all(wanted in {"*", label} for wanted, label in zip(pattern, labels, strict=True))
+        for pattern in patterns
     )
 
 

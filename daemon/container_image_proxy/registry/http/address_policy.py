@@ -1,8 +1,9 @@
-"""Where a connection may lead when its target was named by a registry and not by the administrator. Pure.
+"""Where a connection may lead when a registry named its target, and not the administrator. Pure.
 
-A token realm or a redirect is chosen by whoever runs the registry (or sits in front of it). It must not turn this
-daemon into a way to the host's own network: not to link-local and cloud metadata addresses ever, and to private ones
-only for a registry that is private itself. The check is made on the address that is connected to, not on the name.
+A token realm or a redirect is chosen by whoever runs the registry, or sits in front of it. It must not turn this daemon
+into a way to the host's own network. Link-local and cloud metadata addresses are never connected to, private ones only
+for a registry that is private itself. The check is made on the address that is connected to: what a name stands for can
+change between a check and its use.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ from container_image_proxy.errors import RegistryError
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+# Where clouds tell a host's secrets to whoever asks from it: AWS and most others, AWS by IPv6, Alibaba, Azure, Oracle.
 _METADATA: Final = frozenset(
     map(ipaddress.ip_address, ("169.254.169.254", "fd00:ec2::254", "100.100.100.200", "168.63.129.16", "192.0.0.192"))
 )
-_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: an IPv4 address in the last 32 bits
 
 
 def is_private(address: str) -> bool:
-    """Whether a registry at ``address`` is one of a private network or of this host."""
+    """Whether ``address`` is in a private network, or is this host's own."""
     return not _parse(address).is_global
 
 
@@ -37,7 +39,7 @@ def verify_address(addresses: AddressPolicy, host: str, address: str) -> None:
 
 
 def _parse(text: str) -> _Address:
-    """The address, without zone, and with an IPv4 address that is embedded in IPv6 laid bare."""
+    """The address without its zone. An IPv4 address that is embedded in one of IPv6 counts as what it is."""
     address = ipaddress.ip_address(text.partition("%")[0])
     if isinstance(address, ipaddress.IPv4Address):
         return address

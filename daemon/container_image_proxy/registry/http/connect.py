@@ -1,6 +1,6 @@
-"""Opening connections: resolve, check where the addresses lead, take the first that answers (RFC 8305).
+"""Opening connections: resolve the name, check where its addresses lead, take the first address that answers.
 
-Knows no HTTP. All of it shares one deadline, that of the caller's context.
+All of it shares one deadline, that of the caller's context. Must not know HTTP. Spec: RFC 8305 (Happy Eyeballs).
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ if TYPE_CHECKING:
     Address = tuple[int, Any]
 
 _STAGGER: Final = 0.25
-"""So long the next address waits for the one before it (RFC 8305 section 5), in seconds."""
+"""Seconds for which the next address waits for the one before it (RFC 8305 section 5)."""
 
 
 def connect(host: str, port: int, context: Context) -> PunctualSocket:
     """A TCP connection to ``host``.
 
-    Raises ``OSError``, and :class:`RegistryError` if the name leads where the context does not let connections lead.
+    Raises ``OSError``, :class:`CancelledError`, and :class:`RegistryError` if the context forbids where the name leads.
     """
     addresses = resolve(host, port, context)
+    # One forbidden address is enough to refuse: any of them may win the race.
     for _, address in addresses:
         verify_address(context.addresses, host, address[0])
     winner = _race(addresses, context)
@@ -42,7 +43,11 @@ def connect(host: str, port: int, context: Context) -> PunctualSocket:
 
 
 def resolve(host: str, port: int, context: Context) -> list[Address]:
-    """The addresses of ``host``, families alternating. The C library knows no time-out, so a thread waits for it."""
+    """The addresses of ``host``, each with its family, the families alternating (RFC 8305 section 4).
+
+    Raises ``OSError`` (``socket.gaierror`` if there are none), and :class:`CancelledError`.
+    """
+    # getaddrinfo() has no time-out. A thread of its own waits for it, and is left behind if it takes too long.
     answer: list[Any] = []
     done = threading.Event()
 
@@ -61,19 +66,16 @@ def resolve(host: str, port: int, context: Context) -> list[Address]:
         raise TimeoutError("name resolution timed out")
     if isinstance(answer[0], OSError):
         raise answer[0]
-    if isinstance(answer[0], UnicodeError):
+    if isinstance(answer[0], UnicodeError):  # of the IDNA codec, for a label that is empty or too long
         raise socket.gaierror(socket.EAI_NONAME, "not a host name")
-    return _alternate([(info[0], info[4]) for info in answer[0]])
-
-
-def _alternate(addresses: list[Address]) -> list[Address]:
+    addresses = [(info[0], info[4]) for info in answer[0]]
     first = [address for address in addresses if address[0] == addresses[0][0]]
     second = [address for address in addresses if address[0] != addresses[0][0]]
     return [address for pair in zip_longest(first, second) for address in pair if address is not None]
 
 
 def _race(addresses: Sequence[Address], context: Context) -> PunctualSocket:
-    """Start a connection to each address in turn, a moment apart; the first to succeed wins, the others are closed."""
+    """Start a connection to each address in turn, a moment apart. The first to succeed wins, the others are closed."""
     waiting = list(addresses)
     failure: OSError = TimeoutError("timed out")
     with contextlib.ExitStack() as contenders, selectors.DefaultSelector() as selector:
@@ -83,13 +85,17 @@ def _race(addresses: Sequence[Address], context: Context) -> PunctualSocket:
             for contender in _settled(selector, context):
                 code = contender.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if code == 0:
-                    return _detached(contender)
+                    # The stack closes every contender: the winner's descriptor moves to a socket that it does not know.
+                    number = contender.detach()
+                    winner = PunctualSocket(contender.family, contender.type, contender.proto, fileno=number)
+                    winner.settimeout(None)
+                    return winner
                 failure = OSError(code, os.strerror(code))
     raise failure
 
 
 def _start(address: Address, contenders: contextlib.ExitStack, selector: selectors.BaseSelector) -> OSError | None:
-    """Begin to connect; what failed at once, if it did."""
+    """Begin to connect. Returns the error if that failed at once, as it does without a route."""
     try:
         contender = contenders.enter_context(PunctualSocket(address[0], socket.SOCK_STREAM))
         contender.settimeout(0)
@@ -103,7 +109,7 @@ def _start(address: Address, contenders: contextlib.ExitStack, selector: selecto
 
 
 def _settled(selector: selectors.BaseSelector, context: Context) -> list[PunctualSocket]:
-    """Those that succeeded or failed, no longer watched; waits a moment for one."""
+    """The contenders that have succeeded or failed by now. They are no longer watched. Waits a moment for one."""
     context.check()
     if not selector.get_map():
         return []
@@ -114,10 +120,3 @@ def _settled(selector: selectors.BaseSelector, context: Context) -> list[Punctua
     for contender in settled:
         selector.unregister(contender)
     return settled
-
-
-def _detached(contender: PunctualSocket) -> PunctualSocket:
-    """The same connection out of reach of what closes the losers."""
-    winner = PunctualSocket(contender.family, contender.type, contender.proto, fileno=contender.detach())
-    winner.settimeout(None)
-    return winner

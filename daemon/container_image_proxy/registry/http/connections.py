@@ -1,7 +1,7 @@
-"""One request over one connection, to whom and by way of whom its target says, with the trust that is meant for it.
+"""The lowest :class:`Sender`: one request over one connection, by way of the proxy and with the trust meant for it.
 
-The lowest :class:`Sender`: it follows no redirect and logs in nowhere. The ``Authorization`` that a request brings is
-sent as it is.
+It chooses proxy, TLS files and address policy by the request's target. The ``Authorization`` that a request brings is
+sent as it is. Must not follow redirects, or log in. Spec: RFC 9112, containers-certs.d(5).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _USER_AGENT: Final = f"container-image-proxy/{__version__}"
 
 
 class _Profile(Struct, frozen=True):
-    """Everything that makes connections unfit to be shared: whom we trust, who we are, where we may go, and how."""
+    """What two requests must have in common to share connections: TLS files, address policy, and SOCKS proxy."""
 
     files: TlsFiles
     verify: bool
@@ -64,23 +64,30 @@ class Connections:
         self._lock = threading.Lock()
 
     def prepare(self, endpoint: Endpoint) -> None:
-        """Load what the first request to ``endpoint`` would wait for, the trust store; :class:`ConfigurationError`."""
+        """Load what the first request to ``endpoint`` would wait for: the trust store. Raises as that would
+        (:class:`ConfigurationError`).
+        """
         target = parse_target(f"https://{endpoint.authority}/")
         request = Request(target=target, endpoint=endpoint, phase="connect")
         self._adapter(self._profile(request, AddressPolicy.ANYWHERE))
 
     def send(self, request: Request, context: Context) -> Reply:
-        """The answer, whatever it is. Raises :class:`UpstreamError` if there is none, :class:`RegistryError` if the
-        target may not be connected to.
+        """The answer, whatever its status.
+
+        Raises :class:`UpstreamError` if there is none, among them :class:`RegistryError` if the target may not be
+        connected to, and :class:`ConfigurationError` if a TLS file cannot be used.
         """
         target, limits = request.target, self._limits
         profile = self._profile(request, self._addresses(request, context))
         proxy = self._proxies.proxy_for(target.origin)
         if proxy is not None:
-            _verify_literal(profile.addresses, target.origin.host)
+            # Behind a proxy nobody here sees what a name stands for. An address can be judged all the same.
+            with suppress(ValueError):
+                address = str(ipaddress.ip_address(target.origin.host))
+                verify_address(profile.addresses, target.origin.host, address)
         if profile.socks is not None:
-            proxy = None  # it is part of how connections are made, of which the HTTP library need not know
-        is_forwarded = proxy is not None and target.origin.scheme == "http"
+            proxy = None  # SOCKS is part of how connections are made, of which the HTTP library need not know
+        is_forwarded = proxy is not None and target.origin.scheme == "http"  # absolute-form, RFC 9112 section 3.2.2
         trip = RoundTrip(
             context.towards(profile.addresses),
             idle=limits.first_byte_timeout,
@@ -89,14 +96,17 @@ class Connections:
         )
         try:
             context.check()
-        except TimeoutError as error:  # nobody failed to connect: phase "connect" would be a reason to speak http
+        except TimeoutError as error:
+            # Here and not by the connection: its failure has the phase "connect", which is a reason to speak http.
             raise error_for_exception(request, error) from None
+        own = {"Host": target.host_header, "User-Agent": self._user_agent, "Accept-Encoding": "identity"}
+        login = {"Authorization": request.authorization} if request.authorization is not None else {}
         try:
             raw = self._adapter(profile).ask(
                 trip,
                 "GET" if request.form is None else "POST",
                 f"{target.origin.scheme}://{target.origin.authority}",
-                self._headers(request),
+                {**own, **request.headers, **login},
                 request.form,
                 connect_seconds=limits.connect_timeout,
                 proxy=proxy,
@@ -106,11 +116,6 @@ class Connections:
             raise error_for_exception(failed, trip.failure or error) from None
         assert trip.answer is not None  # noqa: S101 - the connection read this answer: for mypy
         return Reply(raw, trip.answer, request, limits)
-
-    def _headers(self, request: Request) -> dict[str, str]:
-        own = {"Host": request.target.host_header, "User-Agent": self._user_agent, "Accept-Encoding": "identity"}
-        login = {"Authorization": request.authorization} if request.authorization is not None else {}
-        return {**own, **request.headers, **login}
 
     def _profile(self, request: Request, addresses: AddressPolicy) -> _Profile:
         origin, endpoint = request.target.origin, request.endpoint
@@ -122,10 +127,7 @@ class Connections:
         )
 
     def _addresses(self, request: Request, context: Context) -> AddressPolicy:
-        """Where connections for ``request`` may lead, by who named its target.
-
-        As long as an endpoint's own addresses are unknown, it may not send us into a private network.
-        """
+        """Where connections for ``request`` may lead, by who named its target: administrator or registry."""
         endpoint = request.endpoint
         if request.target.origin.host == endpoint.host:
             return AddressPolicy.ANYWHERE
@@ -135,14 +137,19 @@ class Connections:
             try:
                 addresses = resolve(endpoint.host, 0, context.within(self._limits.connect_timeout))
             except OSError:
+                # Behind a proxy the name may be unknown here. Then nothing says that the registry is a private one.
                 return AddressPolicy.PUBLIC
             self._private[endpoint.host] = any(is_private(address[0]) for _, address in addresses)
         return AddressPolicy.PRIVATE if self._private[endpoint.host] else AddressPolicy.PUBLIC
 
     def _tls_files(self, request: Request) -> TlsFiles:
-        """The registry's authorities hold for where it sends us, client certificates only for whom they are meant."""
+        """The TLS files for the request's target.
+
+        A registry's authorities hold for where it sends us, too: storage of its own has certificates of the same
+        authority. A client certificate goes only to the host whose directory it is in, and to no stranger.
+        """
         domain = request.endpoint.domain
-        if domain not in self._files:  # other hosts are not remembered: they are as many as upstream can name
+        if domain not in self._files:  # only configured places are remembered: upstream can name any number of others
             self._files[domain] = self._files_for(domain)
         own = self._files[domain]
         if request.endpoint.is_at(request.target.origin):
@@ -153,7 +160,7 @@ class Connections:
         return TlsFiles(authorities, theirs.client if is_known else ())
 
     def _files_for(self, domain: str) -> TlsFiles:
-        with suppress(InvalidReferenceError):  # a host that an upstream named need not be a registry's
+        with suppress(InvalidReferenceError):  # a host that an upstream named need not follow the grammar of registries
             return self._certificates.for_host(domain)
         return TlsFiles()
 
@@ -170,9 +177,3 @@ class Connections:
             for adapter in self._adapters.values():
                 adapter.close()
             self._adapters.clear()
-
-
-def _verify_literal(addresses: AddressPolicy, host: str) -> None:
-    """Behind a proxy nobody here sees what a name stands for; an address can be judged all the same."""
-    with suppress(ValueError):
-        verify_address(addresses, host, str(ipaddress.ip_address(host)))

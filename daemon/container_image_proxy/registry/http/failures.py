@@ -1,7 +1,9 @@
 """From what went wrong to the error that says so: HTTP statuses and foreign exceptions become our own classes.
 
-A message names endpoint, phase and status. It repeats nothing that upstream sent but error codes of the OCI
+A message names endpoint, phase and status. Of what upstream sent it repeats only the error codes of the OCI
 distribution-spec, so that neither secrets nor somebody else's text get into logs and answers.
+Must not decide whether to try again: ``retryable`` says what may pass. Spec: RFC 9110 section 15, OCI distribution-spec
+"Error Codes".
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ _CODES: Final = frozenset(
     ]
 )
 _RATE_LIMIT: Final = "TOOMANYREQUESTS"
-_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})  # what is short here, not there
 _Kind = type[BaseException] | tuple[type[BaseException], ...]
 _TUNNEL_REFUSED: Final = re.compile(r"Tunnel connection failed: (\d{3})\b")  # http.client's words, with the status
 _PLAIN_HTTP: Final = "it does not speak TLS (to allow that, insecure = true in registries.conf, or --tls-verify=false)"
@@ -69,14 +71,17 @@ _NEVER_BETTER: Final = frozenset({HTTPStatus.NOT_IMPLEMENTED, HTTPStatus.HTTP_VE
 
 
 class ConnectionLostError(RegistryUnavailableError):
-    """The connection ended in mid-answer, or a kept one just before its next use: to ask again at once is sensible."""
+    """The connection ended within an answer, or a kept one just before its next use. It is sensible to ask again at
+    once.
+    """
 
 
 class TlsRefusedError(RegistryError):
     """Both sides speak TLS, and cannot agree."""
 
 
-# urllib3 counts every failure to connect among the time-outs, so those come first.
+# Kind, the error that it becomes, the reason in its message, and whether it may pass. The first match counts: urllib3
+# derives its failures to connect from its time-outs, so they come first.
 _KINDS: Final[tuple[tuple[_Kind, type[UpstreamError], str, bool], ...]] = (
     (socket.gaierror, RegistryUnavailableError, "its name cannot be resolved ({})", True),
     (urllib3.exceptions.NewConnectionError, RegistryUnavailableError, "cannot connect ({})", True),
@@ -93,9 +98,9 @@ _KINDS: Final[tuple[tuple[_Kind, type[UpstreamError], str, bool], ...]] = (
 
 
 def parse_error_codes(body: bytes) -> tuple[str, ...]:
-    """The known codes of an error document (distribution-spec, Error Codes); empty for anything else.
+    """The known codes of an error document (distribution-spec, "Error Codes"); empty for anything else.
 
-    Some registries tell a lone error without the list around it, or a code in lower case, or a rate limit as a text.
+    Some registries send a lone error without the list around it, a code in lower case, or a rate limit as plain text.
     """
     try:
         document = json.loads(body)
@@ -110,11 +115,11 @@ def parse_error_codes(body: bytes) -> tuple[str, ...]:
 def error_for_status(
     request: Request, status: int, codes: tuple[str, ...] = (), *, retry_after: float | None = None
 ) -> UpstreamError:
-    """The error that an unwanted answer to ``request`` stands for. ``retry_after`` in seconds."""
+    """The error that an unwanted answer to ``request`` stands for. ``retry_after`` is in seconds."""
     endpoint = request.target.origin.authority
     kind, retryable = _classify(status, codes)
     named = f" ({', '.join(codes)})" if codes else ""
-    # No registry answers so.
+    # Only a proxy answers 407 (RFC 9110 section 15.5.8).
     who = f"the proxy on the way to {endpoint}" if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED else endpoint
     return request.fault(
         kind,
@@ -126,6 +131,8 @@ def error_for_status(
 
 
 def _classify(status: int, codes: tuple[str, ...]) -> tuple[type[UpstreamError], bool]:
+    """The class of the error, and whether the same request may succeed later."""
+    # Some registries send the code of a rate limit with another status, even 401 or 403.
     if status == HTTPStatus.TOO_MANY_REQUESTS or _RATE_LIMIT in codes:
         return RateLimitedError, True
     if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
@@ -138,22 +145,23 @@ def _classify(status: int, codes: tuple[str, ...]) -> tuple[type[UpstreamError],
 
 
 def error_for_exception(request: Request, error: BaseException) -> UpstreamError:
-    """The error that an exception of the HTTP library or the system stands for in what became of ``request``."""
+    """The error that an exception of the HTTP library or the system stands for, which ``request`` met with."""
     kind, reason, retryable = diagnose(error, request.phase)
     return request.fault(kind, f"{request.target.origin.authority}: {reason}", retryable=retryable)
 
 
 @contextmanager
 def own_errors(endpoint: str) -> Iterator[None]:
-    """Let only errors about ``endpoint`` out of a conversation with it.
+    """Let only our own errors out of a conversation with ``endpoint``; those that name no endpoint get this one.
 
-    When this process has no more files or memory, that passes: :class:`RegistryUnavailableError`, whatever could not be
-    opened. A foreign exception is a defect of ours, and its traceback goes to the log; but whoever provoked it must not
-    keep another endpoint from being asked: :class:`RegistryError`.
+    That this process has no more files or memory passes, whatever could not be opened because of it: it becomes
+    :class:`RegistryUnavailableError`. Any other foreign exception is a defect of ours, and its traceback goes to the
+    log. It becomes :class:`RegistryError`, so that whoever provoked it cannot keep other endpoints from being asked.
     """
     try:
         yield
-    except UpstreamError:
+    except UpstreamError as error:
+        error.endpoint = error.endpoint or endpoint
         raise
     except Exception as error:
         if any(isinstance(cause, OSError) and cause.errno in _EXHAUSTED for cause in _causes(error)):
@@ -166,7 +174,11 @@ def own_errors(endpoint: str) -> Iterator[None]:
 
 
 def diagnose(error: BaseException, phase: str) -> tuple[type[UpstreamError], str, bool]:
-    """Class, reason, and whether it may pass: the first of the known kinds that is among the causes."""
+    """The class of error for an exception, the reason in words, and whether it may pass.
+
+    ``phase`` is "connect" if the connection was not open yet.
+    """
+    # A proxy's failures hold those of TLS and of sockets, and TLS failures are OSErrors: in this order.
     causes = tuple(_causes(error))
     if any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes):
         return _diagnose_proxy(causes)
@@ -189,13 +201,14 @@ def _diagnose_tls(error: ssl.SSLError, *, in_handshake: bool) -> tuple[type[Upst
 
 
 def _diagnose_proxy(causes: tuple[BaseException, ...]) -> tuple[type[UpstreamError], str, bool]:
-    """Its own answer decides, if it gave one: what is refused stays so, and a proxy without an answer may get well."""
+    """As :func:`diagnose`, for what failed at a proxy. If the proxy gave an answer, that decides."""
     refusals = (_TUNNEL_REFUSED.match(str(cause)) for cause in causes if isinstance(cause, OSError))
     status = next((int(refusal[1]) for refusal in refusals if refusal), None)
     if status is not None:
         kind, retryable = _classify(status, ())
-        is_refusal = issubclass(kind, RegistryAuthError)
-        return RegistryError if is_refusal else kind, f"the proxy on the way to it answered {status}", retryable
+        if issubclass(kind, RegistryAuthError):  # it was the proxy that wanted a login, not the registry
+            kind = RegistryError
+        return kind, f"the proxy on the way to it answered {status}", retryable
     socks = next((cause for cause in causes if isinstance(cause, SocksError)), None)
     if socks is not None:
         kind = RegistryUnavailableError if socks.may_pass else RegistryError
@@ -207,7 +220,7 @@ def _diagnose_proxy(causes: tuple[BaseException, ...]) -> tuple[type[UpstreamErr
 
 
 def _words(causes: tuple[BaseException, ...], cause: BaseException) -> str:
-    """How the system or we call it; nothing that was received."""
+    """The failure in the system's words or ours; nothing that was received."""
     if isinstance(cause, FramingError):
         return str(cause)
     return next(
@@ -216,7 +229,7 @@ def _words(causes: tuple[BaseException, ...], cause: BaseException) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The exception and all that it wraps; urllib3 and requests put causes into ``reason`` and ``args`` too."""
+    """The exception and all that it wraps. urllib3 and requests put causes into ``reason`` and ``args``, too."""
     seen: set[int] = set()
     waiting: list[object] = [error]
     while waiting:

@@ -1,4 +1,8 @@
-"""Reading the response headers that this client acts on, and the grammar that they have in common. Pure."""
+"""Reading the response headers that this client acts on, and the grammar that they have in common. Pure.
+
+Must not ask the clock: a date is read relative to a time that is given. Spec: RFC 9110 sections 5.6, 8.3, 10.2.3 and
+14.4, RFC 8288, OCI distribution-spec "Warnings".
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ _WARNING: Final = re.compile(r'299 - "((?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[^\x00-
 _LINK: Final = re.compile(rf"<([^<>]*)>((?:{_PARAMETER})*)")
 _IS_NEXT: Final = re.compile(r';\s*rel=("?)next\1\s*(?:;|$)', re.IGNORECASE)
 _SECONDS: Final = re.compile(r"\s*\d+(?:\.\d+)?\s*", re.ASCII)
-_LONGEST_RETRY_AFTER: Final = 24 * 3600.0
+_LONGEST_RETRY_AFTER: Final = 24 * 3600.0  # seconds, which is still a useful answer; some servers send years
 
 
 class ContentRange(Struct, frozen=True):
@@ -38,12 +42,12 @@ class ContentRange(Struct, frozen=True):
 
 
 def unquote(content: str) -> str:
-    """What a quoted string means, given what is between its quotes (RFC 9110 section 5.6.4)."""
+    """The value of a quoted string, given the text between its quotes (RFC 9110 section 5.6.4)."""
     return _ESCAPE.sub(r"\1", content)
 
 
 def parse_content_range(value: str) -> ContentRange:
-    """Read ``bytes 1000-1010/2000``; :class:`RegistryError` for anything else."""
+    """Read ``bytes 1000-1010/2000`` (RFC 9110 section 14.4). Raises :class:`RegistryError` for anything else."""
     match = _CONTENT_RANGE.fullmatch(value)
     if not match:
         raise RegistryError("the Content-Range of a partial answer cannot be read")
@@ -51,7 +55,7 @@ def parse_content_range(value: str) -> ContentRange:
 
 
 def parse_content_length(value: str) -> int | None:
-    """The number of bytes that a ``Content-Length`` says; None for anything else."""
+    """The number of bytes in a ``Content-Length`` (RFC 9110 section 8.6); None for anything that is no number."""
     return int(value) if _CONTENT_LENGTH.fullmatch(value) else None
 
 
@@ -68,22 +72,24 @@ def parse_warning(value: str) -> str:
 
 
 def parse_next_link(value: str) -> str | None:
-    """The URL, perhaps relative, that a ``Link`` names as the next page (RFC 8288); None if it names none."""
+    """The URL, perhaps a relative one, that a ``Link`` has for ``rel=next`` (RFC 8288); None without one."""
     return next((link[1] for link in _LINK.finditer(value) if _IS_NEXT.search(link[2])), None)
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:
-    """Seconds that a ``Retry-After`` asks for ``now`` (Unix time), at most a day; None for none, junk or the past."""
+    """The seconds to wait by a ``Retry-After`` that was received at ``now`` (Unix time), at most a day.
+
+    None without one, for anything that is neither seconds nor a date, and for the past (RFC 9110 section 10.2.3).
+    """
     if value is None:
         return None
-    seconds = float(value) if _SECONDS.fullmatch(value) else _seconds_until(value, now)
-    return min(seconds, _LONGEST_RETRY_AFTER) if seconds is not None and seconds >= 0 else None
-
-
-def _seconds_until(date: str, now: float) -> float | None:
     try:
-        moment = email.utils.parsedate_to_datetime(date)
-        # The oldest of the three formats names no zone: all are in UTC (RFC 9110 section 5.6.7).
-        return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp() - now
+        if _SECONDS.fullmatch(value):
+            seconds = float(value)
+        else:
+            date = email.utils.parsedate_to_datetime(value)
+            # The oldest of the three formats names no zone: all are in UTC (RFC 9110 section 5.6.7).
+            seconds = (date if date.tzinfo else date.replace(tzinfo=dt.UTC)).timestamp() - now
     except (ValueError, OverflowError):
         return None
+    return min(seconds, _LONGEST_RETRY_AFTER) if seconds >= 0 else None

@@ -1,4 +1,4 @@
-"""Origins (RFC 6454), and the hosts and ports that they are written as. Pure."""
+"""Origins, and the text ``host[:port]`` that they are written as. Pure. Spec: RFC 6454, RFC 3986 section 3.2."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HIGHEST_PORT: Final = 65535
 
 
 class Origin(Struct, frozen=True):
-    """RFC 6454: scheme, host (lower case, no brackets) and port."""
+    """Scheme ("http" or "https"), host (lower case, without brackets) and port (RFC 6454 section 4)."""
 
     scheme: str
     host: str
@@ -22,15 +22,16 @@ class Origin(Struct, frozen=True):
 
     @property
     def authority(self) -> str:
-        """``host`` or ``host:port``, as people and certs.d write it: the port only where it is not the scheme's."""
+        """``host[:port]`` as people and certs.d write it: the port is there unless it is the scheme's own."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
 
 def split_authority(text: str) -> tuple[str, int | None]:
-    """The host of ``host[:port]`` as in :class:`Origin`, and the port if one is named; ``ValueError`` if it is neither.
+    """The host as in :class:`Origin`, and the port, or None if the text names none.
 
-    An IPv6 address has many spellings. All of them become one here, so that they can be compared.
+    An IPv6 address has many spellings. All of them become one, so that hosts can be compared. Raises ``ValueError`` for
+    anything that is not ``host[:port]``.
     """
     match = _AUTHORITY.fullmatch(text)
     if match is None:

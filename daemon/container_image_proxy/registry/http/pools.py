@@ -1,12 +1,12 @@
-"""The HTTP library: what of urllib3 and requests is replaced, so that connections are opened and read by our rules.
+"""The HTTP library: the parts of urllib3 and requests that are replaced, so that our rules hold for connections.
 
-The only user of ``requests``; of urllib3 others know the exceptions and the answer. Nothing of the comfort is used
-that would decide something for us: no environment, no cookies, no redirects, no decoding, no retries, no trust store
-of the library's own. So its adapter is called and not a ``Session``, which reads the bodies of redirects whole even
+No other module uses ``requests``. Of urllib3 others use the exceptions and the answer. Nothing is used that would
+decide something for us: no environment, no cookies, no redirects, no decoding, no retries, no trust store of the
+library's own. So ``requests``' adapter is called and no ``Session``, which reads the bodies of redirects whole even
 when it does not follow them.
 
-Most of what is overridden is public. The rest, and what is only by chance as it has to be, is pinned by
-``tests/registry/http/test_pools.py``, which says what a new version of the library has changed.
+Most of what is overridden is public API. ``tests/registry/http/test_pools.py`` pins the rest, and says what a new
+version of the library has changed.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ if TYPE_CHECKING:
 # At DEBUG it shows URLs with their signatures; at WARNING that a pool was full, which is nothing to warn of.
 logging.getLogger("urllib3").setLevel(logging.ERROR)
 FAILURES: Final = (requests.RequestException, HTTPError, TimeoutError)
-"""What the library raises where there is no answer."""
-_HOSTS: Final = 16  # whose idle connections are kept: a registry may redirect to any number of hosts
+"""What the library raises when there is no answer."""
+_HOSTS: Final = 16  # that keep idle connections: a registry may redirect to any number of hosts
 
 
 class RoundTrip:
-    """One request and the head of its answer: what its connection is told of it beside the HTTP library, and tells.
+    """One request and the head of its answer: what we and our connection class tell each other past the library.
 
-    ``context`` and ``idle`` (seconds) bound its waits. ``request_target`` is asked for byte for byte, where the library
-    would rewrite its percent-encoding. ``socks`` is the proxy by way of which to connect. ``answer`` is what read the
-    last head, a proxy's included.
+    ``context`` and ``idle`` (seconds) bound its waits. ``request_target`` is sent byte for byte: the library would
+    rewrite its percent-encoding, which breaks signed links. ``socks`` is the proxy to connect through. ``answer`` is
+    the reader of the last head, be it a proxy's.
     """
 
     def __init__(self, context: Context, *, idle: float, request_target: str, socks: SocksProxy | None = None) -> None:
@@ -63,18 +63,18 @@ class RoundTrip:
 
     @property
     def failure(self) -> OSError | None:
-        """What broke the connection, if it was while receiving. The library's exceptions tell less."""
+        """What broke the connection while it received, if anything did. The library's exceptions tell less."""
         return self.answer.socket.broken if self.answer is not None else None
 
 
 class Patience(float):
-    """Seconds, and the trip that waits no longer: as a time-out the library hands both down to the connection."""
+    """A time-out in seconds that carries a trip: the library hands nothing else down to the connection."""
 
     trip: RoundTrip
 
     @classmethod
     def of(cls, trip: RoundTrip, seconds: float) -> Self:
-        """``seconds`` for ``trip``."""
+        """A time-out of ``seconds`` that carries ``trip``."""
         patience = cls(seconds)
         patience.trip = trip
         return patience
@@ -85,30 +85,30 @@ class PlainConnection(HTTPConnection):
 
     @property
     def trip(self) -> RoundTrip:
-        """The one under way."""
+        """The one that is under way."""
         if not isinstance(self.timeout, Patience):
             raise TypeError("urllib3 did not hand on the time-out that it was given")
         return self.timeout.trip
 
     def connect(self) -> None:
-        """Connect, and note that it went well."""
+        """Connect, and note that it succeeded."""
         super().connect()
         self.trip.has_connected = True
 
     def request(self, method: str, url: str, *arguments: Any, **options: Any) -> None:  # noqa: ARG002 - urllib3's
-        """Ask for the trip's target; ``url`` is the same after the pool has rewritten its percent-encoding."""
-        if not self.is_closed:
+        """Send the request for the trip's target instead of ``url``, which the pool has rewritten."""
+        if not self.is_closed:  # a kept connection
             self.trip.has_connected = True
         try:
             super().request(method, self.trip.request_target, *arguments, **options)
         except ssl.SSLEOFError as error:
-            # The server said why it closes before it did: this is the one error after which the pool reads on.
+            # A server that refuses a request early closes after its answer. The pool reads it after this error alone.
             raise BrokenPipeError(errno.EPIPE, "the server closed the connection") from error
 
     def response_class(self, sock: Any, *arguments: Any, **options: Any) -> FramedResponse:  # type: ignore[override]  # callable
-        """The reader of the next answer, a proxy's included. It receives under the trip's context."""
+        """The reader of the next answer, be it a proxy's. It receives under the trip's context."""
         trip = self.trip
-        # Of TLS within TLS, which is an object of urllib3's, the outer socket is what waits.
+        # For TLS within TLS, urllib3 has an object that is no socket. The outer socket is the one that waits.
         receiving = sock if isinstance(sock, PunctualSocket | PunctualTLSSocket) else sock.socket
         receiving.wait_under(trip.context, idle=trip.idle)
         trip.answer = FramedResponse(sock, *arguments, **options)
@@ -116,8 +116,9 @@ class PlainConnection(HTTPConnection):
         return trip.answer
 
     def _tunnel(self) -> None:
-        """Have the proxy open the way. Its answer came in slices of time, and what follows has a time of its own."""
+        """Have the proxy connect to the origin (RFC 9110 section 9.3.6)."""
         super()._tunnel()
+        # Receiving the proxy's answer has set short time-outs. The TLS handshake that follows has a whole one.
         self.sock.settimeout(float(self.timeout or 0.0))
 
     def _new_conn(self) -> socket.socket:
@@ -125,7 +126,7 @@ class PlainConnection(HTTPConnection):
         if trip.socks is not None:
             return _connect_by_way_of(trip.socks, host, self.port, trip.context, seconds)
         context = trip.context.within(seconds)
-        # The proxy is the administrator's choice; what lies behind it is the proxy's to resolve.
+        # The administrator chose the proxy, and the proxy resolves what lies behind it.
         if self.proxy is not None:
             context = context.towards(AddressPolicy.ANYWHERE)
         try:
@@ -141,14 +142,17 @@ class PlainConnection(HTTPConnection):
 
 
 def _connect_by_way_of(proxy: SocksProxy, host: str, port: int, context: Context, seconds: float) -> socket.socket:
-    """A connection to ``host`` through ``proxy``, within ``seconds`` for each of the two; ``ProxyError``."""
+    """A connection to ``host`` through ``proxy``. Connecting to the proxy may take ``seconds``, and so may its reply.
+
+    Raises ``ProxyError``.
+    """
     connection = None
     try:
         connection = connect(proxy.host, proxy.port, context.within(seconds).towards(AddressPolicy.ANYWHERE))
         connection.settimeout(seconds)
         connection.wait_under(context.within(seconds), idle=seconds)
         open_tunnel(connection, proxy, host, port)
-        connection.settimeout(seconds)  # for what follows: its answers came in slices of time
+        connection.settimeout(seconds)  # receiving has set short time-outs
     except OSError as error:
         if connection is not None:
             connection.close()
@@ -157,7 +161,7 @@ def _connect_by_way_of(proxy: SocksProxy, host: str, port: int, context: Context
 
 
 class TLSConnection(PlainConnection, HTTPSConnection):
-    """The same under TLS."""
+    """A :class:`PlainConnection` under TLS."""
 
 
 class _Pool(HTTPConnectionPool):
@@ -168,7 +172,7 @@ class _TLSPool(HTTPSConnectionPool):
     ConnectionCls = TLSConnection
 
     def _validate_conn(self, conn: BaseHTTPConnection) -> None:
-        """Connect early as the original does, but do not warn: not to verify a host is the administrator's choice."""
+        """Connect early as the original does, but do not warn: the administrator chose not to verify the host."""
         if conn.is_closed:
             conn.connect()
 
@@ -194,8 +198,10 @@ class Adapter(HTTPAdapter):
         connect_seconds: float,
         proxy: str | None,
     ) -> HTTPResponse:
-        """The answer, its body unread. Of the target the library learns the ``origin`` alone, a URL: the rest goes by
-        the trip. Raises one of ``FAILURES``.
+        """The answer, its body unread. A ``form`` is sent as the body of a POST.
+
+        ``origin`` is a URL without path; the trip carries the rest of the target. ``proxy`` is the URL of a proxy of
+        HTTP. Raises one of ``FAILURES``.
         """
         request = requests.Request(method, f"{origin}/", headers=headers, data=form).prepare()
         response = self.send(
@@ -213,13 +219,13 @@ class Adapter(HTTPAdapter):
         self.poolmanager.pool_classes_by_scheme = _POOL_CLASSES
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
-        """The same by way of a proxy."""
+        """Make pools of our connections by way of a proxy."""
         manager = super().proxy_manager_for(proxy, ssl_context=self._context, **options)
         manager.pool_classes_by_scheme = _POOL_CLASSES
         return manager
 
     def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
-        """What :meth:`ask` unwraps; the original would read the cookies, in quadratic time, to throw them away."""
+        """Wrap an answer for :meth:`ask` to unwrap. The original would read all cookies, in quadratic time."""
         response = requests.Response()
         response.status_code = resp.status
         response.raw = resp

@@ -1,10 +1,8 @@
-"""Which proxy a URL goes through: ``HTTP_PROXY``, ``HTTPS_PROXY``, ``NO_PROXY`` of the daemon's own environment.
+"""Which proxy leads to an origin: ``HTTP_PROXY``, ``HTTPS_PROXY`` and ``NO_PROXY`` of an environment. Pure.
 
-A proxy is one of HTTP (http, https) or of SOCKS5 (socks5, socks5h).
-
-The rules are those of the containers tools (Go's httpproxy): upper case wins over lower, this host is never proxied,
-``NO_PROXY`` takes hosts with their subdomains, ``.suffix`` and ``*.suffix``, addresses, networks, each with a port if
-wanted, or ``*``.
+A proxy speaks HTTP (http, https) or SOCKS5 (socks5, socks5h). The rules are those of the containers tools (Go's
+golang.org/x/net/http/httpproxy): upper case wins over lower case, this host is never proxied, and ``NO_PROXY`` takes
+hosts with their subdomains, ``.suffix`` and ``*.suffix``, addresses, networks, each with a port if wanted, or ``*``.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ _SCHEMES: Final = frozenset({"http", "https"}) | socks.SCHEMES
 
 
 class Proxies(Confidential, frozen=True):
-    """The proxy for each scheme, and where none is used. ``repr`` leaves the URLs out: they may hold a password."""
+    """The proxy's URL for each scheme, and the rules of ``NO_PROXY``. ``repr`` shows neither: URLs have secrets."""
 
     by_scheme: Mapping[str, str]
     exceptions: tuple[str, ...] = ()
@@ -41,9 +39,9 @@ class Proxies(Confidential, frozen=True):
 
 
 def parse_proxies(environ: Mapping[str, str]) -> Proxies:
-    """Read the variables.
+    """Read the variables of ``environ``.
 
-    Raises :class:`ConfigurationError` for a proxy that cannot be used: nothing may go around it silently.
+    Raises :class:`ConfigurationError` for a proxy that cannot be used: requests must not go around it silently.
     """
     # A CGI server hands the request header "Proxy" to its programs as HTTP_PROXY ("httpoxy").
     names = {"http": ("http_proxy",) if "REQUEST_METHOD" in environ else ("HTTP_PROXY", "http_proxy"),
@@ -91,26 +89,20 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _covers(rule: str, origin: Origin) -> bool:
+    """Whether a rule of ``NO_PROXY`` holds for ``origin``. A rule that cannot be read holds for nothing, as in Go."""
     if rule == "*":
         return True
+    address = _address(origin.host)
     if "/" in rule:
-        return _network_covers(rule, origin.host)
+        try:
+            return address is not None and address in ipaddress.ip_network(rule, strict=False)
+        except ValueError:
+            return False
     if _address(rule) is not None:
-        return _address(rule) == _address(origin.host)
+        return _address(rule) == address
     name, colon, port = rule.rpartition(":")
     if colon and port.isdecimal():
         return int(port) == origin.port and _covers(name, origin)
-    return _name_covers(rule, origin.host)
-
-
-def _network_covers(rule: str, host: str) -> bool:
-    address = _address(host)
-    try:
-        return address is not None and address in ipaddress.ip_network(rule, strict=False)
-    except ValueError:
-        return False
-
-
-def _name_covers(rule: str, host: str) -> bool:
     suffix = rule.removeprefix("*")
-    return host.endswith(suffix) if suffix.startswith(".") else host == suffix or host.endswith(f".{suffix}")
+    is_parent = origin.host.endswith(suffix if suffix.startswith(".") else f".{suffix}")
+    return is_parent or origin.host == suffix

@@ -1,4 +1,7 @@
-"""Redirects, followed under our rules: credentials for one origin never reach another."""
+"""Redirects, followed under our rules: credentials for one origin never reach another (contrib/adr/0018).
+
+Below the login in the stack of senders, so that nothing adds again what is dropped here. Spec: RFC 9110 section 15.4.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +32,16 @@ _REDIRECTS: Final = frozenset(
 
 
 class Redirects:
-    """A :class:`Sender` that answers no redirect; all hops of a request together have the time of one."""
+    """A :class:`Sender` that follows redirects. All hops of a request together have the time of one."""
 
     def __init__(self, inner: Sender, limits: Limits) -> None:
         self._inner = inner
         self._limits = limits
 
     def send(self, request: Request, context: Context) -> Reply:
-        """The first answer that is no redirect. Raises :class:`RegistryError` for a redirect that is not followed."""
+        """The first answer that is no redirect. Raises :class:`RegistryError` for a redirect that must not be followed,
+        and what the sender below raises.
+        """
         context = context.within(2 * self._limits.connect_timeout + self._limits.first_byte_timeout)
         for _ in range(self._limits.redirects + 1):
             reply = self._inner.send(request, context)
@@ -49,7 +54,7 @@ class Redirects:
 
 
 def _follow(request: Request, location: str) -> Request:
-    """The request that a redirect asks for, without what is not for its target's eyes."""
+    """The request that a redirect asks for, without what its target must not see."""
     here = request.target
     try:
         there = parse_target(location, here)
@@ -58,7 +63,7 @@ def _follow(request: Request, location: str) -> Request:
     if there.origin == here.origin:
         if there.is_in_api or not here.is_in_api:
             return replace(request, target=there)
-        # A signed link takes no other login beside its own.
+        # Storage within the registry's origin: it refuses a signed link that comes with another login.
         return replace(request, target=there, authorization=None, withheld=request.authorization)
     if not request.may_leave_origin:
         raise _refused(request, "redirects to another host, where requests for tokens do not go")

@@ -1,4 +1,4 @@
-"""A request to a registry, as every layer of the way there sends it on, and the answer remembers it."""
+"""A request to a registry, as each layer of the way there hands it to the next, and the answer keeps it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _E = TypeVar("_E", bound="UpstreamError")
 
 
 class Request(Confidential, frozen=True):
-    """What to ask, and on behalf of which configured place; a POST if there is a ``form``.
+    """A GET of ``target``, or a POST if there is a ``form``, on behalf of the configured place ``endpoint``.
 
-    ``repository`` is the path of what it is about at the endpoint, and decides on the login; ``expected`` are the
-    statuses that are good for something.
+    ``phase`` says in messages what is asked for ("manifest", "blob", "token", ...). ``repository`` is the repository's
+    path at the endpoint, by which the login is chosen. ``expected`` are the statuses of useful answers.
 
-    ``authorization`` goes to the first origin alone. A redirect within it that leads out of the API takes it away, too,
-    for a signed link takes no other login beside its own; it is ``withheld`` then, for a target that asks for it.
+    ``authorization`` goes to the first origin alone. A redirect within that origin which leads out of the API takes it
+    away, because a signed link takes no login beside its own. It is then ``withheld``, and sent if the target asks.
     ``is_named`` says that the administrator named the target, so that it may be in a private network. ``trusts_target``
-    says that the target, though it is another host, belongs to the endpoint: it may see our client certificate.
+    says that the target, though another host, belongs to the endpoint, so that it may see our client certificate.
     ``may_leave_origin`` allows redirects to other origins.
     """
 
@@ -45,7 +45,8 @@ class Request(Confidential, frozen=True):
     may_leave_origin: bool = True
 
     def fault(self, kind: type[_E], reason: str, **more: Any) -> _E:
-        """The error of ``kind`` that says what went wrong with this request, and where it went: the one place that
-        says so.
+        """The error of ``kind`` for what went wrong with this request: this is where phase and endpoint are filled in.
+
+        ``more`` are other arguments of the class.
         """
         return kind(reason, **{"phase": self.phase, "endpoint": self.target.origin.authority} | more)

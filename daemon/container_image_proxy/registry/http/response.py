@@ -2,8 +2,8 @@
 
 Takes the place of :mod:`http.client`'s reader, which stops at 100 header lines, loses the lines behind a malformed one,
 knows one interim answer only, and guesses where lengths contradict each other. Heads are bounded in bytes alone. What
-Go's client accepts is accepted, and what it refuses is refused at once, for where a body ends must not be a guess.
-Spec: RFC 9112 sections 4 to 7.
+Go's client accepts is accepted, and what it refuses is refused: where a body ends must not be a guess.
+Must not know URLs or statuses of registries. Spec: RFC 9112 sections 4 to 7.
 """
 
 from __future__ import annotations
@@ -24,34 +24,36 @@ if TYPE_CHECKING:
     from container_image_proxy.registry.http.sockets import PunctualSocket, PunctualTLSSocket
 
 MAX_HEAD_SIZE: Final = 1 * MIB
-"""Of the head and all interim answers before it, in bytes. Go's client takes 10 MiB, proxies in between some KiB."""
+"""Bytes of the head and all interim answers before it. Go's client takes 10 MiB, proxies in between some KiB."""
 MAX_INTERIM_ANSWERS: Final = 1024
+"""Answers with a status of 1xx before the final one. Servers send one or two; each costs more time than its bytes."""
 
 _HTTP: Final = b"HTTP/"
 _NO_HTTP: Final = "its answer does not begin as HTTP/1 does"
+# Lenient where Go is: several spaces before the status, no reason phrase (RFC 9112 section 4).
 _STATUS_LINE: Final = re.compile(rb"HTTP/([0-9])\.([0-9]) +([0-9]{3})(?: (.*))?", re.DOTALL)
 _FIELD: Final = re.compile(rf"([{TCHAR} ]+):([\t\x20-\x7e\x80-\xff]*)".encode("latin-1"))
 _LENGTH: Final = re.compile(r"[0-9]+")
-_MOST_DIGITS: Final = 20
+_MOST_DIGITS: Final = 20  # enough for 2**64; int() takes quadratic time, and refuses more than 4300
 _CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?\r?\n", re.DOTALL)
-_MAX_CHUNK_LINE: Final = 64 * 1024
-_WORTHWHILE: Final = 64 * 1024
+_MAX_CHUNK_LINE: Final = 64 * 1024  # bytes; a chunk may have extensions (RFC 9112 section 7.1.1), which nobody uses
+_WORTHWHILE: Final = 64 * 1024  # bytes: smaller pieces cost more to pass on than to collect
 _BODILESS: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 
 
 class FramingError(http.client.HTTPException):
-    """An answer that is not HTTP, or leaves open where it ends; its words are ours and may be shown."""
+    """An answer that is not HTTP, or does not tell where it ends. The text is ours, and may be shown."""
 
 
 class Lines(Protocol):
     """A stream that is read line by line."""
 
     def readline(self, size: int, /) -> bytes:
-        """A line with its end; at most ``size`` bytes of it, fewer at the end of the stream."""
+        """A line with its end, but at most ``size`` bytes of it. Without a line end if it is longer, or the last."""
 
 
 class ResponseHead(Struct, frozen=True):
-    """Status line and fields, in the order in which they came; names and values are Latin-1."""
+    """Status line and fields, in the order in which they came. ``version`` is (1, 1) for HTTP/1.1. Text is Latin-1."""
 
     version: tuple[int, int]
     status: int
@@ -59,14 +61,14 @@ class ResponseHead(Struct, frozen=True):
     fields: tuple[tuple[str, str], ...]
 
     def values(self, name: str) -> list[str]:
-        """The values of all lines of a field; ``name`` in lower case."""
+        """The values of all lines of the field ``name`` (in lower case)."""
         return [value for field, value in self.fields if field.lower() == name]
 
 
 def read_head(stream: Lines) -> ResponseHead:
-    """The head of the final answer; interim ones (1xx) before it are passed over.
+    """The head of the final answer. Interim answers (1xx) before it are skipped (RFC 9110 section 15.2).
 
-    Raises :class:`FramingError`, and :class:`http.client.IncompleteRead` at the end of the stream.
+    Raises :class:`FramingError`, and :class:`http.client.IncompleteRead` if the stream ends before.
     """
     left = MAX_HEAD_SIZE
     for _ in range(MAX_INTERIM_ANSWERS + 1):
@@ -79,7 +81,7 @@ def read_head(stream: Lines) -> ResponseHead:
 
 
 def _read_lines(stream: Lines, left: int) -> list[bytes]:
-    """The lines of one head, up to the empty one, with their ends."""
+    """The lines of one head with their ends, the empty last one included, if they have no more than ``left`` bytes."""
     lines: list[bytes] = []
     while not lines or lines[-1] not in {b"\r\n", b"\n"}:
         line = stream.readline(left + 1)
@@ -87,7 +89,8 @@ def _read_lines(stream: Lines, left: int) -> list[bytes]:
         if left < 0:
             raise FramingError(f"its head is larger than {MAX_HEAD_SIZE} bytes")
         if not line.endswith(b"\n"):
-            if not lines and not _HTTP.startswith(line[: len(_HTTP)]):  # frames of HTTP/2 have no line ends
+            # The stream ended within a line. Frames of HTTP/2 have no line ends, and deserve a better reason.
+            if not lines and not _HTTP.startswith(line[: len(_HTTP)]):
                 raise FramingError(_NO_HTTP)
             raise http.client.IncompleteRead(b"")
         lines.append(line)
@@ -95,8 +98,8 @@ def _read_lines(stream: Lines, left: int) -> list[bytes]:
 
 
 def parse_head(lines: Iterable[bytes]) -> ResponseHead:
-    """Read the lines of a head; :class:`FramingError` for one that is no status line or no field."""
-    status_line, *field_lines = (_without_end(line) for line in lines)
+    """Read the lines of a head. Raises :class:`FramingError` for one that is no status line or no field."""
+    status_line, *field_lines = (line.removesuffix(b"\n").removesuffix(b"\r") for line in lines)
     match = _STATUS_LINE.fullmatch(status_line)
     if match is None:
         raise FramingError(_NO_HTTP)
@@ -105,7 +108,9 @@ def parse_head(lines: Iterable[bytes]) -> ResponseHead:
         field = _FIELD.fullmatch(line)
         if field is None or field[1].startswith(b" "):
             raise FramingError("a header line of its answer is malformed")
-        if b" " not in field[1]:  # with a space in its name it is nobody's, and decides nothing
+        # A space in a name, above all before the colon, is how one parser is made to see a header that another does not
+        # (RFC 9112 section 5.1). Such a field decides nothing.
+        if b" " not in field[1]:
             fields.append((field[1].decode("latin-1"), field[2].strip(b" \t").decode("latin-1")))
     return ResponseHead(
         version=(int(match[1]), int(match[2])),
@@ -115,12 +120,8 @@ def parse_head(lines: Iterable[bytes]) -> ResponseHead:
     )
 
 
-def _without_end(line: bytes) -> bytes:
-    return line.removesuffix(b"\n").removesuffix(b"\r")
-
-
 def _unfolded(lines: Sequence[bytes]) -> list[bytes]:
-    """Fields of one line each; a line that begins with white space continues the one before it."""
+    """One line for each field: a line that begins with white space continues the one before it (section 5.2)."""
     unfolded: list[list[bytes]] = []
     for line in filter(None, lines):
         if line[:1] in {b" ", b"\t"} and unfolded:
@@ -131,7 +132,7 @@ def _unfolded(lines: Sequence[bytes]) -> list[bytes]:
 
 
 def is_chunked(transfer_encodings: Sequence[str]) -> bool:
-    """Whether the body comes in chunks; :class:`FramingError` for every other transfer coding."""
+    """Whether the body comes in chunks. Raises :class:`FramingError` for any other coding (RFC 9112 section 6.1)."""
     if not transfer_encodings:
         return False
     if [coding.lower() for coding in transfer_encodings] != ["chunked"]:
@@ -140,26 +141,29 @@ def is_chunked(transfer_encodings: Sequence[str]) -> bool:
 
 
 def parse_content_length(values: Sequence[str]) -> int | None:
-    """The length that all lines agree on; None if there is none, :class:`FramingError` if it cannot be told."""
+    """The length in bytes that all lines agree on; None if there is none (RFC 9112 section 6.3).
+
+    Raises :class:`FramingError` if they contradict each other, or one is no number.
+    """
     lengths = {length.strip(" \t") for value in values for length in value.split(",")}
     if lengths <= {""}:
         return None
     if len(lengths) > 1 or not _LENGTH.fullmatch(length := lengths.pop()):
         raise FramingError("the Content-Length of its answer is malformed or contradicts itself")
-    return int(length[:_MOST_DIGITS])  # whatever is left out: what it begins is more than anything may have
+    return int(length[:_MOST_DIGITS])  # a number that is cut here is still larger than anything may be
 
 
 class FramedResponse(http.client.HTTPResponse):
-    """For ``HTTPConnection.response_class``: the same body reader behind a head that was read here.
+    """An ``HTTPResponse`` with our reader of heads and chunk sizes, for ``HTTPConnection.response_class``.
 
-    ``socket`` is what it receives from.
+    ``socket`` is the one that it receives from.
     """
 
     socket: PunctualSocket | PunctualTLSSocket
 
     def begin(self) -> None:
-        """Read the head, and find out how the body ends."""
-        if self.headers is not None:
+        """Read the head, and find out how the body ends (RFC 9112 section 6.3)."""
+        if self.headers is not None:  # it was read before
             return
         head = read_head(self.fp)
         self.version = 11 if head.version >= (1, 1) else 10
@@ -173,16 +177,15 @@ class FramedResponse(http.client.HTTPResponse):
         self.length = None if self.chunked else parse_content_length(head.values("content-length"))
         if self._method == "HEAD" or head.status < HTTPStatus.OK or head.status in _BODILESS:
             self.length = 0
-        self.will_close = self._is_last(head) or not (self.chunked or self.length is not None)
-
-    def _is_last(self, head: ResponseHead) -> bool:
         options = {option.strip().lower() for value in head.values("connection") for option in value.split(",")}
-        return "close" in options or (self.version == 10 and "keep-alive" not in options)  # noqa: PLR2004 - HTTP/1.0
+        is_last = "close" in options or (head.version < (1, 1) and "keep-alive" not in options)  # section 9.3
+        self.will_close = is_last or not (self.chunked or self.length is not None)
 
     def readinto1(self, buffer: Any) -> int:
-        """Receive into ``buffer`` (not empty) what is there, without waiting for more: none only at the end.
+        """Receive what is there into ``buffer`` (not empty), without waiting for more. Returns the number of bytes, 0
+        only at the end of the body.
 
-        Of small chunks it takes as many as make a piece that is worth the way. Raises
+        Small chunks are collected until they make a piece that is worth passing on. Raises :class:`FramingError`, and
         :class:`http.client.IncompleteRead` if the stream ends before the body does.
         """
         if self.fp is None:
@@ -209,7 +212,10 @@ class FramedResponse(http.client.HTTPResponse):
         return received
 
     def _read_next_chunk_size(self) -> int:
-        """The original takes a sign, a prefix and underscores for part of a number."""
+        """The size of the next chunk in bytes (RFC 9112 section 7.1).
+
+        The original reads it by ``int()``, which takes a sign, "0x" and underscores for part of a number.
+        """
         line: bytes = self.fp.readline(_MAX_CHUNK_LINE + 1)
         if len(line) <= _MAX_CHUNK_LINE and not line.endswith(b"\n"):
             raise http.client.IncompleteRead(b"")

@@ -1,4 +1,7 @@
-"""https, and http where that is allowed: which of the two an endpoint speaks is learned from its answers."""
+"""https, or http where that is allowed: which of the two an endpoint speaks is learned from its answers.
+
+containers-registries.conf(5): ``insecure`` allows both. Must never speak http with any other registry.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +31,10 @@ class Schemes:
         self._known: dict[str, str] = {}
 
     def send(self, request: Request, context: Context) -> Reply:
-        """The answer over https, or over http where that is allowed and https was never spoken.
+        """The answer over https, or over http where that is allowed and https has never worked.
 
-        What was good for something comes first the next time. Where both fail, what the first one said is told.
+        The scheme that brought a useful answer comes first the next time. Raises :class:`UpstreamError`: of the first
+        scheme, if neither reached the registry.
         """
         endpoint = request.endpoint
         known = self._known.get(endpoint.authority)
@@ -57,7 +61,8 @@ class Schemes:
             if unfit is not None:
                 return unfit
             raise failure or error from None
-        if isinstance(failure, TlsRefusedError) and _is_from_tls_port(reply, second):  # which tells less of it
+        # The port does speak TLS, and did not come to terms with us: its answer in the clear tells less than that.
+        if isinstance(failure, TlsRefusedError) and _is_from_tls_port(reply, second):
             reply.close()
             raise failure
         return reply
@@ -67,26 +72,27 @@ class Schemes:
         try:
             reply = self._inner.send(replace(request, target=_over(scheme, request.target)), context)
         except UpstreamError:
+            # A registry that spoke http may speak https by now. One that spoke https is never asked in the clear again.
             if self._known.get(authority) == scheme == "http":
                 self._known.pop(authority, None)
             raise
-        # An error in the clear need not be the registry's own: to go by it would be to speak http for good.
+        # An error in the clear may come from whoever sits in between. Going by it would mean to speak http for good.
         if scheme == "https" or reply.status in request.expected:
             self._known[authority] = scheme
         return reply
 
 
 def _is_from_tls_port(reply: Reply, scheme: str) -> bool:
-    """Whether this is how servers answer plain text where they expect TLS; a registry's own errors are JSON."""
+    """Whether this is how a server answers plain text on a port for TLS: 400. A registry's own errors are JSON."""
     media_type = parse_media_type(reply.header("Content-Type") or "")
     return scheme == "http" and reply.status == HTTPStatus.BAD_REQUEST and not media_type.endswith("json")
 
 
 def _could_not_connect(error: UpstreamError, request: Request, scheme: str) -> bool:
-    """Whether the registry itself could not be reached; a host it sent us to is no reason to speak http with it."""
+    """Whether it was the registry that could not be reached, and not a host to which it redirected."""
     return error.phase == "connect" and error.endpoint == _over(scheme, request.target).origin.authority
 
 
 def _over(scheme: str, target: Target) -> Target:
-    """The same over http or https."""
+    """The same target over ``scheme``."""
     return parse_target(f"{scheme}:{target.url.partition(':')[2]}")

@@ -1,8 +1,8 @@
-"""The one shape of the way to a registry: each layer sends a request on through the one below it.
+"""The one shape of all layers on the way to a registry: each sends a request on through the layer below it.
 
 From the top: ``Schemes`` (https, then http where that is allowed), ``Login``, ``Redirects``, ``Connections``. Redirects
-are below the login, so that what they drop of a request, its credentials, no layer adds again. Above all of them is the
-loop over endpoints (``registry/attempts.py``), for a request is for one endpoint.
+are below the login, because they drop the credentials from a request, and no layer below may add them again. A request
+is for one endpoint, so the loop over endpoints is above all layers (``registry/attempts.py``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Sender(Protocol):
     """A layer, or all that are below one. Thread-safe."""
 
     def send(self, request: Request, context: Context) -> Reply:
-        """The answer, whose head came in time; its status may be anything that the layer does not say otherwise of.
+        """The answer, its head read and its body not. Its status may be any, unless the layer says otherwise.
 
-        Raises :class:`UpstreamError` if there is none.
+        Raises :class:`UpstreamError` if there is no answer.
         """

@@ -1,7 +1,7 @@
-"""HTTP towards a service that is no registry, over a Unix socket, TCP or TLS: one GET a connection.
+"""HTTP towards a service that is no registry, over a Unix socket, TCP or TLS: one GET for each connection.
 
-No proxies, no redirects, no logins: whoever names the service means that one. Framing and the keeping of time are those
-of all connections. Knows no API. RFC 9112.
+There are no proxies, redirects or logins, because whoever names the service means that one. Framing and deadlines are
+those of all connections. Must not know any API. Spec: RFC 9112.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ _DENIED: Final = frozenset({errno.EACCES, errno.EPERM})
 
 
 class Service(Struct, frozen=True):
-    """Where the service is: at the Unix socket ``path``, or at ``host`` and ``port``, there under TLS if ``tls`` is."""
+    """Where the service is: at the Unix socket ``path``, or at ``host`` and ``port``, under TLS if ``tls`` is set.
+
+    Without ``verify`` any certificate is accepted.
+    """
 
     path: str | None = None
     host: str = "localhost"
@@ -43,7 +46,7 @@ class Service(Struct, frozen=True):
 
 
 class ServiceFailure(Exception):  # noqa: N818 - the caller makes the error, which says whose service it is
-    """No answer, or no end of it; ``retryable`` as in :class:`UpstreamError`. The text is a reason without subject."""
+    """No answer, or not all of it. ``retryable`` is as in :class:`UpstreamError`. The text has no subject."""
 
     def __init__(self, reason: str, *, retryable: bool) -> None:
         super().__init__(reason)
@@ -51,7 +54,7 @@ class ServiceFailure(Exception):  # noqa: N818 - the caller makes the error, whi
 
 
 class Answer:
-    """An answer that is being read; closed by whoever asked for it."""
+    """An answer while it is read. Whoever asked for it closes it. ``patience`` (seconds) bounds each wait for bytes."""
 
     def __init__(self, connection: PunctualSocket | PunctualTLSSocket, context: Context, patience: float) -> None:
         self._connection = connection
@@ -60,7 +63,7 @@ class Answer:
         self._response = FramedResponse(connection, method="GET")
 
     def begin(self) -> Self:
-        """Read the head."""
+        """Read the head. Raises :class:`ServiceFailure`."""
         try:
             self._connection.wait_under(self._context, idle=self._patience)
             self._response.begin()
@@ -74,21 +77,24 @@ class Answer:
         return self._response.status
 
     def header(self, name: str) -> str | None:
-        """A header's value."""
+        """A header's value; None without one."""
         return self._response.headers.get(name)
 
     def readinto(self, buffer: memoryview) -> int:
-        """Receive what is there of the body: how many bytes, none only at its end. Raises :class:`ServiceFailure`."""
+        """Fill the beginning of ``buffer``. Returns the number of bytes, 0 only at the end of the body.
+
+        Raises :class:`ServiceFailure`.
+        """
         try:
             count = self._response.readinto1(buffer)
         except (HTTPException, OSError) as error:
             raise _failure(self._connection.broken or error) from None
-        if count == 0 and self._connection.broken is not None:
+        if count == 0 and self._connection.broken is not None:  # a socket that fails says "end" first (see sockets)
             raise _failure(self._connection.broken)
         return count
 
     def read_all(self, limit: int) -> bytes:
-        """The whole body, which is at most so long. Raises :class:`ServiceFailure`."""
+        """The whole body. Raises :class:`ServiceFailure`, also if it has more than ``limit`` bytes."""
         body, buffer = bytearray(), memoryview(bytearray(_SLICE))
         while count := self.readinto(buffer):
             body += buffer[:count]
@@ -103,9 +109,10 @@ class Answer:
 
 
 def get(service: Service, target: str, context: Context, *, patience: float, connect_timeout: float) -> Answer:
-    """The answer to a GET of ``target``, which has no characters that a URL must not have.
+    """The answer to a GET of ``target``, a path whose special characters are percent-encoded.
 
-    ``patience`` bounds the waits for the head and for each piece of the body, in seconds. :class:`ServiceFailure`.
+    ``patience`` bounds the waits for the head and for each piece of the body, ``connect_timeout`` all that comes
+    before, both in seconds. Raises :class:`ServiceFailure`.
     """
     try:
         connection = _connect(service, context.within(connect_timeout))

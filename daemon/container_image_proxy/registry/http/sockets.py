@@ -1,8 +1,9 @@
 """Sockets that keep a deadline: a receive lasts no longer than its context allows.
 
-A socket's own time-out is for each receive. It does not end an exchange in which a byte drips now and then, and such an
-exchange would hold a thread for ever. These sockets therefore consult the context under which they are read at each
-receive. While they wait, they also notice when nobody wants the content any more.
+A socket's own time-out is for each receive. It does not end an exchange in which a byte comes now and then, and such an
+exchange would hold a thread for ever. These sockets therefore consult their context at each receive. While they wait,
+they also notice when nobody wants the content any more.
+Must not know what is received. Spec: socket(7), recv(2).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _LARGE: Final = 64 * KIB  # more than a buffered reader asks for to find the end
 
 
 class Wait:
-    """What one reader of a socket waits under, ``idle`` seconds for a next byte; ``failure`` is what it met with."""
+    """One reader's bounds: its context, and ``idle`` seconds for each next byte. ``failure`` is what it met with."""
 
     __slots__ = ("context", "failure", "idle")
 
@@ -35,25 +36,26 @@ class Wait:
 
 
 class _Punctual(socket.socket):
-    """Bounds each receive by its context; ends cleanly first and complains second.
+    """Bounds each receive by its context. A failure is first told as the end of the stream, and raised the next time.
 
-    The buffered reader above forgets what it has when a receive raises. Told "end of stream" instead, it hands out
-    those bytes. The next receive raises what had happened, which is ``broken``.
+    The buffered reader above forgets the bytes that it has when a receive raises. Told "end of stream" instead, it
+    hands them out. The next receive raises the failure, which is ``broken``.
     """
 
     _wait: Wait  # not in __init__, which ssl does not call
     broken: OSError | None = None
 
     def wait_under(self, context: Context, *, idle: float) -> Wait:
-        """Let what is received from now on end with ``context``, and no wait for a byte last over ``idle`` seconds.
+        """Bound all receives from now on by ``context``, and each wait for a byte by ``idle`` seconds.
 
-        What is returned tells of this reader's failure alone: at the end of a body the socket is somebody else's.
+        The returned object tells of failures of this reader alone: after the end of a body the next request uses the
+        socket.
         """
         self._wait = Wait(context, idle)
         return self._wait
 
     def recv(self, bufsize: int = 1024, flags: int = 0) -> bytes:  # the stubs of ssl have a default
-        """As :meth:`recv_into`. TLS within TLS receives so."""
+        """As :meth:`recv_into`. urllib3's TLS within TLS calls this one."""
         buffer = bytearray(bufsize)
         count = self.recv_into(buffer, bufsize, flags)
         return bytes(buffer[:count])
@@ -69,7 +71,7 @@ class _Punctual(socket.socket):
             return 0
 
     def _receive(self, buffer: Any, nbytes: int, flags: int) -> int:
-        """Receive while there is time, or not at all once nobody waits for it."""
+        """Receive as long as there is time and somebody waits for it. Raises ``TimeoutError``, ``CancelledError``."""
         context = self._wait.context
         end = monotonic() + min(self._wait.idle, context.deadline.left)
         while True:
@@ -83,18 +85,18 @@ class _Punctual(socket.socket):
                 continue
 
     def _receive_within(self, seconds: float, buffer: Any, nbytes: int, flags: int) -> int:
-        """Receive once; ``TimeoutError`` if nothing comes within ``seconds``."""
+        """Receive once. Raises ``TimeoutError`` if nothing comes within ``seconds``."""
         if seconds != self.gettimeout():
             self.settimeout(seconds)
         return super().recv_into(buffer, nbytes, flags)
 
 
 class PunctualSocket(_Punctual):
-    """A plain socket that keeps time.
+    """A plain socket that keeps a deadline.
 
     It waits in the kernel, for as long as SO_RCVTIMEO says (socket(7)). Python would call poll(2) before each receive,
-    and let go of the interpreter twice for each, which is what many streams at once fight over. For the same reason a
-    large buffer is filled by one call, MSG_WAITALL: it returns with what has come when the time is over.
+    and release the interpreter twice for each, for which many streams at once compete. For the same reason a large
+    buffer is filled by one call, with MSG_WAITALL: it returns what has come when the time is over.
     """
 
     _slice: float | None = None
@@ -104,7 +106,8 @@ class PunctualSocket(_Punctual):
             flags |= _FILL
         if self.gettimeout() is not None:
             self.settimeout(None)
-            self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval(self._wait.idle))  # of the next request
+            # Without a time-out of Python's, sending the next request would block for ever.
+            self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval(self._wait.idle))
         if seconds != self._slice:
             self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval(seconds))
             self._slice = seconds
@@ -115,10 +118,10 @@ class PunctualSocket(_Punctual):
 
 
 class PunctualTLSSocket(_Punctual, ssl.SSLSocket):
-    """A TLS socket that keeps time; for ``SSLContext.sslsocket_class``."""
+    """A TLS socket that keeps a deadline; for ``SSLContext.sslsocket_class``."""
 
     def recv_into(self, buffer: Any, nbytes: int | None = 0, flags: int = 0) -> int:
-        """As ever, but a large buffer is filled: a GiB comes in 65,536 records, each too small to be worth the way."""
+        """As :class:`ssl.SSLSocket`, but a large buffer is filled: a record has 16 KiB, too little to be passed on."""
         received = super().recv_into(buffer, nbytes, flags)
         size = nbytes or len(buffer)
         if received == 0 or size < _LARGE:
@@ -126,8 +129,8 @@ class PunctualTLSSocket(_Punctual, ssl.SSLSocket):
         return received + self._fill(memoryview(buffer)[received:size])
 
     def _fill(self, view: memoryview) -> int:
-        """Read records until none comes for a while, the time is over or something happens; the next receive then tells
-        what.
+        """Read records until ``view`` is full, none comes for a while, or the connection fails. Returns the number of
+        bytes; the next receive raises the failure.
         """
         records = self._sslobj  # type: ignore[attr-defined]  # not in its stubs
         filled = 0

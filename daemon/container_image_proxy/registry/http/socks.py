@@ -1,7 +1,8 @@
-"""SOCKS5: asking a proxy for a connection to somebody else. RFC 1928, and RFC 1929 for its login.
+"""SOCKS5: asking a proxy for a connection to another host.
 
-Own, though there are libraries: their sockets know no deadline for a whole handshake, and resolve and connect in their
-own ways. Names are resolved by the proxy, whether its URL says socks5 or socks5h, as Go's clients have it.
+There are libraries for this, but their sockets know no deadline for a whole handshake, and they resolve and connect in
+ways of their own. The proxy resolves names, whether its URL says socks5 or socks5h, as with Go's clients.
+Spec: RFC 1928, RFC 1929 for the login.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ _CONNECT: Final = b"\x01"
 _IPV4: Final = 1
 _NAME: Final = 3
 _IPV6: Final = 4
-_LONGEST: Final = 255
+_LONGEST: Final = 255  # bytes of a name, user or password: each is sent behind one byte with its length
 _ADDRESS_SIZES: Final = MappingProxyType({_IPV4: 4, _IPV6: 16})
+# RFC 1928 section 6: the reason in words, and whether it may pass.
 _REPLIES: Final = MappingProxyType(
     {
         1: ("it failed", True),
@@ -43,7 +45,7 @@ _REPLIES: Final = MappingProxyType(
 
 
 class SocksError(OSError):
-    """The proxy gives no connection, or is none; ``may_pass`` says whether it may later."""
+    """The proxy gives no connection, or is no SOCKS5 proxy. ``may_pass`` says whether the same may succeed later."""
 
     def __init__(self, reason: str, *, may_pass: bool) -> None:
         super().__init__(reason)
@@ -52,7 +54,7 @@ class SocksError(OSError):
 
 
 class SocksProxy(Confidential, frozen=True):
-    """Where it is, and who we are there; no login if ``username`` is empty."""
+    """Where the proxy is, and our login there; none if ``username`` is empty."""
 
     host: str
     port: int
@@ -61,7 +63,10 @@ class SocksProxy(Confidential, frozen=True):
 
 
 def parse_socks_proxy(url: str) -> SocksProxy | None:
-    """The proxy of a ``socks5://`` or ``socks5h://`` URL; None for every other. ``ValueError`` if it is unusable."""
+    """The proxy of a ``socks5://`` or ``socks5h://`` URL; None for any other URL.
+
+    Raises ``ValueError`` if it has no host, or a login that the protocol cannot carry.
+    """
     parts = urlsplit(url)
     if parts.scheme not in SCHEMES:
         return None
@@ -72,7 +77,8 @@ def parse_socks_proxy(url: str) -> SocksProxy | None:
 
 
 def open_tunnel(connection: socket.socket, proxy: SocksProxy, host: str, port: int) -> None:
-    """Let ``connection``, which leads to the proxy, lead to ``host``. Raises :class:`SocksError` and ``OSError``."""
+    """Make ``connection``, which leads to the proxy, lead to ``host``. Raises :class:`SocksError` and ``OSError``."""
+    # 1. Agree on a way to log in (RFC 1928 section 3).
     methods = bytes([_NO_LOGIN, _LOGIN] if proxy.username else [_NO_LOGIN])
     connection.sendall(_VERSION + bytes([len(methods)]) + methods)
     method = _receive(connection, 2)
@@ -80,20 +86,19 @@ def open_tunnel(connection: socket.socket, proxy: SocksProxy, host: str, port: i
         raise SocksError("it does not speak SOCKS5", may_pass=False)
     if method[1] not in methods:
         raise SocksError("it wants a login" + (" of another kind" if proxy.username else ""), may_pass=False)
+    # 2. Log in (RFC 1929).
     if method[1] == _LOGIN:
-        _log_in(connection, proxy)
+        user, password = proxy.username, proxy.password
+        connection.sendall(_LOGIN_VERSION + bytes([len(user)]) + user + bytes([len(password)]) + password)
+        if _receive(connection, 2)[1] != 0:
+            raise SocksError("it does not accept the login", may_pass=False)
+    # 3. Name the host (RFC 1928 sections 4 and 6).
     connection.sendall(_VERSION + _CONNECT + b"\0" + _address(host) + port.to_bytes(2, "big"))
     _read_reply(connection)
 
 
-def _log_in(connection: socket.socket, proxy: SocksProxy) -> None:
-    user, password = proxy.username, proxy.password
-    connection.sendall(_LOGIN_VERSION + bytes([len(user)]) + user + bytes([len(password)]) + password)
-    if _receive(connection, 2)[1] != 0:
-        raise SocksError("it does not accept the login", may_pass=False)
-
-
 def _address(host: str) -> bytes:
+    """The host as the protocol has it: kind and address, or kind, length and name (RFC 1928 section 5)."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -105,7 +110,7 @@ def _address(host: str) -> bytes:
 
 
 def _read_reply(connection: socket.socket) -> None:
-    """The verdict, and the address that the proxy connects from, which nobody needs."""
+    """Read the reply whole, with the address that the proxy connects from: what follows it is the host's."""
     version, reply, _, kind = _receive(connection, 4)
     if bytes([version]) != _VERSION:
         raise SocksError("it does not speak SOCKS5", may_pass=False)
@@ -119,11 +124,11 @@ def _read_reply(connection: socket.socket) -> None:
 
 
 def _receive(connection: socket.socket, size: int) -> bytes:
-    """Exactly ``size`` bytes: what follows belongs to somebody else."""
+    """Exactly ``size`` bytes: what follows is the host's."""
     buffer = bytearray(size)
     view, filled = memoryview(buffer), 0
     while filled < size:
-        # A socket that keeps time tells its failure at the second call after the last byte.
+        # A socket of ours tells a failure as the end of the stream, and raises it at the next call.
         count = connection.recv_into(view[filled:]) or connection.recv_into(view[filled:])
         if count == 0:
             raise SocksError("it closed the connection", may_pass=True)

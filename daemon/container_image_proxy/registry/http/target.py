@@ -1,9 +1,9 @@
 """URLs that somebody else wrote: a redirect's ``Location``, a token realm, a lookaside base, a ``Link``. Pure.
 
 Such a URL may be signed, and a signature is over the URL as it stands. So its parts are taken apart and put together
-again without a change: no percent-encoding is added, removed or re-written, no path is tidied up. Only what no request
-line can hold is dealt with: a space and bytes beyond ASCII are percent-encoded, as other clients do, and control
-characters are refused. Spec: RFC 3986, section 5.2 and appendix B.
+again without a change: no percent-encoding is added, removed or re-written, and no path is tidied up. The exceptions
+are characters that no request line can hold: a space and bytes beyond ASCII are percent-encoded, as other clients do,
+and control characters are refused. Spec: RFC 3986 section 5.2 and appendix B.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _UNSENDABLE: Final = re.compile(r"[^\x21-\x7e]")
 
 
 class Target(Confidential, frozen=True):
-    """A URL fit to be requested: http or https, absolute, without user information and fragment."""
+    """A URL that can be requested: http or https, absolute, without user information and fragment."""
 
     origin: Origin
     url: str
     userinfo: str = ""
-    """``user:password`` as the URL had it: a secret, which is in no message, and is sent only if the URL is ours."""
+    """``user:password`` as the URL had it: a secret. No message shows it, and it is sent only if the URL is ours."""
 
     @property
     def host_header(self) -> str:
-        """``Host`` as the URL writes it: a signature may be over that, too."""
+        """``Host`` as the URL writes it: a signature may be over that as well."""
         return self._split()[0]
 
     @property
@@ -62,7 +62,7 @@ class Target(Confidential, frozen=True):
 
 
 def parse_target(url: str, base: Target | None = None) -> Target:
-    """Read a URL, perhaps relative to ``base``; characters beyond ASCII are bytes, as headers are read.
+    """Read a URL, which may be relative to ``base``. Characters up to U+00FF stand for bytes, as in headers.
 
     Raises :class:`RegistryError`, which does not show the URL: it may hold secrets.
     """
@@ -82,14 +82,16 @@ def parse_target(url: str, base: Target | None = None) -> Target:
         host, port = split_authority(written)
     except ValueError:
         raise RegistryError("its host or port is malformed") from None
-    if not _USERINFO.fullmatch(userinfo):  # where some see a host before a backslash, others see user information
+    # In "https://one\@two/" some clients see the host "one", others the host "two": whoever checks must not differ from
+    # whoever connects.
+    if not _USERINFO.fullmatch(userinfo):
         raise RegistryError("its user information is malformed")
     origin = Origin(scheme, host, DEFAULT_PORTS[scheme] if port is None else port)
     return Target(origin, f"{scheme}://{written.removesuffix(':')}{path or '/'}{query or ''}", userinfo)
 
 
 def _split(url: str) -> tuple[str | None, str | None, str, str | None]:
-    """Scheme, authority, path, and query with its question mark; None is not the same as empty."""
+    """Scheme, authority, path, and query with its question mark. A part that is absent is None, which is not empty."""
     match = _PARTS.fullmatch(url)
     if match is None:  # cannot be: every part is optional, and together they take any character
         raise RegistryError("the URL is malformed")
@@ -98,7 +100,7 @@ def _split(url: str) -> tuple[str | None, str | None, str, str | None]:
 
 def _percent_encode(match: re.Match[str]) -> str:
     character = match[0]
-    # A header's bytes were read as Latin-1; what is beyond that is from a file of ours.
+    # A header's bytes were read as Latin-1. Characters beyond that come from a file of the administrator's.
     return "".join(f"%{byte:02X}" for byte in character.encode("latin-1" if character <= "\xff" else "utf-8"))
 
 
@@ -113,7 +115,7 @@ def _resolve(base: Target, path: str, query: str | None) -> str:
 
 
 def _remove_dot_segments(path: str) -> str:
-    """RFC 3986 section 5.2.4, for a path that was put together of two."""
+    """The path without "." and ".." (RFC 3986 section 5.2.4), after two were put together."""
     kept: list[str] = []
     *segments, last = path.split("/")[1:]
     for segment in segments:

@@ -1,4 +1,7 @@
-"""TLS towards registries: the system's trust store and what certs.d adds, never a bundle of a library's own."""
+"""TLS towards registries: the system's trust store and what certs.d adds, never a bundle of a library's own.
+
+Must not decide whom to verify, nor which files are for which host. Spec: containers-certs.d(5), contrib/adr/0025.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +26,14 @@ _CIPHERS: Final = "DEFAULT:@SECLEVEL=1"
 
 
 def client_context(files: TlsFiles, *, verify: bool) -> ssl.SSLContext:
-    """TLS 1.2 or later with the system's and these authorities and these client certificates.
+    """TLS 1.2 or later, with the system's authorities, those of ``files``, and the client certificates of ``files``.
 
-    Whoever's certificate is among the authorities is trusted, be it that of an intermediate authority or the server's
-    own, as in Go's clients (contrib/adr/0025). Raises :class:`ConfigurationError` if a file is unusable.
+    Without ``verify`` any certificate is accepted. Raises :class:`ConfigurationError` if a file is unusable.
     """
     context = ssl.create_default_context() if verify else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # Not every Python has these defaults. Private authorities without key identifiers, which strictness asks for, work
-    # with the tools whose files these are.
+    # Every certificate among the authorities is trusted, be it that of an intermediate authority or the server's own.
+    # Private authorities need no key identifiers, on which strictness insists. Both are so in Go's clients, for which
+    # the files were written, and Python's defaults change from version to version.
     context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
     context.verify_flags &= ~ssl.VerifyFlags.VERIFY_X509_STRICT
     context.set_ciphers(_CIPHERS)
@@ -46,7 +49,7 @@ def client_context(files: TlsFiles, *, verify: bool) -> ssl.SSLContext:
 
 
 def _load_authority(context: ssl.SSLContext, path: Path) -> None:
-    """One that is useless makes nobody trusted, so those beside it count as they do for podman."""
+    """Trust the certificates in a file. A file without any is ignored, as podman does: it makes nobody trusted."""
     _verify_readable(path)
     try:
         context.load_verify_locations(cafile=path)
@@ -70,5 +73,7 @@ def _load_client(context: ssl.SSLContext, client: ClientCertificate) -> None:
 
 
 def _verify_readable(path: Path) -> None:
-    """OpenSSL opens files by itself: it would wait for the writer of a FIFO, and does not say which of two it meant."""
+    """Raise unless the file can be read. OpenSSL, which opens it once more, would wait for the writer of a FIFO, and
+    does not say which of two files it could not read.
+    """
     load_trusted_file(path, limit=_MAX_FILE)

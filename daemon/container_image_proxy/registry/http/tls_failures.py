@@ -1,8 +1,8 @@
 """What a failure of TLS means: in words, and whether the same may succeed a moment later. Pure.
 
-Nearly none may: what the two sides cannot agree upon today they cannot in ten seconds either. A connection that broke
-may succeed, and so may a server that says that the failure is internal to it. The words are OpenSSL's or ours; nothing
-that was received is repeated. Spec: RFC 8446 section 6.
+Two sides that do not come to terms now do not in ten seconds either. Only a connection that broke may succeed later,
+and a server that calls the failure internal to it. The words are OpenSSL's or ours: nothing that was received is
+repeated. Spec: RFC 8446 section 6.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import ssl
 from types import MappingProxyType
 from typing import Final
 
-# OpenSSL calls the alerts by the version that brought them, under names that change: only what follows is steady.
+# OpenSSL's names of alerts begin with the protocol's version, and change between its releases: "tlsv1 alert unknown ca"
+# or "ssl/tls alert ...". What follows "alert" does not.
 _ALERT: Final = re.compile(r"\balert (.+)")
 _WORDS: Final = re.compile(r"\[[A-Z0-9_: ]+\] ([a-zA-Z0-9 /,.:'()_-]+?)(?: \(_ssl\.c:\d+\))?")
 _CUT: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
@@ -49,12 +50,12 @@ _REASONS: Final = MappingProxyType(
 
 
 def is_plain_text(error: ssl.SSLError) -> bool:
-    """Whether what came instead of a handshake was no TLS at all."""
+    """Whether the other side does not speak TLS at all."""
     return _reason(error) in _NO_TLS
 
 
 def explain(error: ssl.SSLError) -> str:
-    """What happened, as a clause."""
+    """What happened, as a clause for messages."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message}"
     if isinstance(error, _CUT):
@@ -66,7 +67,7 @@ def explain(error: ssl.SSLError) -> str:
 
 
 def may_pass(error: ssl.SSLError, *, in_handshake: bool) -> bool:
-    """Whether to try again is sensible. Behind the handshake only what the peer says of itself is final."""
+    """Whether it is sensible to try again. After the handshake only an alert of the peer's is final."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return False
     if isinstance(error, _CUT):
@@ -77,12 +78,12 @@ def may_pass(error: ssl.SSLError, *, in_handshake: bool) -> bool:
 
 
 def _reason(error: ssl.SSLError) -> str:
-    """OpenSSL's name for it; some failures have none."""
+    """OpenSSL's name for the failure; empty for some."""
     return getattr(error, "reason", None) or ""
 
 
 def _words(error: ssl.SSLError) -> str:
-    """OpenSSL's own, without the place in Python's source."""
+    """OpenSSL's words, without the place in Python's source."""
     match = _WORDS.fullmatch(str(error.args[1])) if len(error.args) > 1 else None
     return match[1] if match else ""
 

@@ -1,6 +1,7 @@
 """Images whose layers are signatures, each a small blob, as cosign keeps them in a registry beside the image proper.
 
-Bounded in size, by the caller in count; every byte is held against its digest, and nothing is verified beyond that.
+Each signature is bounded in size, and compared with its digest. The caller bounds their number.
+Must not verify any. Spec: cosign's SIGNATURE_SPEC, "Storage".
 """
 
 from __future__ import annotations
@@ -32,10 +33,22 @@ def fetch_attached(
 ) -> Iterator[UntrustedSignature | Error]:
     """The layers of ``media_type`` of the image at ``place``; none if there is no such image.
 
-    Instead of a layer that cannot be had, why not. Raises :class:`UpstreamError` or :class:`IntegrityError` when it is
-    useless to ask for more.
+    For a layer that cannot be had, the error is yielded in its place. Raises :class:`UpstreamError` or
+    :class:`IntegrityError` when it is useless to ask for more.
     """
-    for layer in _layers(context, registry, place, media_type):
+    try:
+        untrusted = registry.fetch_manifest(context, place)
+    except UnknownManifestError:
+        return
+    try:
+        manifest = parse_manifest(untrusted)
+    except InvalidManifestError as error:
+        raise error.retold(f"{place.reference} cannot be read as an image of signatures: {error}") from error
+    if not isinstance(manifest, Manifest):
+        raise InvalidManifestError(f"{place.reference} is an index, and not an image of signatures")
+    for layer in manifest.layers:
+        if layer.media_type != media_type:
+            continue
         try:
             blob = _fetch_blob(context, registry, place, layer)
         except Error as error:
@@ -48,7 +61,7 @@ def fetch_attached(
 
 
 def is_passing(error: Error) -> bool:
-    """Whether a failure is of the place, which will not do better for the next signature, and not of one signature."""
+    """Whether a failure is the place's, and not one signature's: the next signature would meet with the same."""
     return isinstance(error, UpstreamError) and error.retryable
 
 
@@ -57,20 +70,6 @@ def _fetch_blob(context: Context, registry: RegistryClient, place: Repository, l
         raise InvalidManifestError(f"{place.reference} names a signature of over {MAX_SIGNATURE_SIZE} bytes")
     try:
         return registry.fetch_blob(context, place, layer)
-    except UnknownBlobError as error:  # not for the client to take for a blob of its own
-        reason = f"{place.reference} names a signature that the registry lacks: {error}"
-        raise RegistryError(reason, phase="signature") from error
-
-
-def _layers(context: Context, registry: RegistryClient, place: Repository, media_type: str) -> tuple[Descriptor, ...]:
-    try:
-        untrusted = registry.fetch_manifest(context, place)
-    except UnknownManifestError:
-        return ()
-    try:
-        manifest = parse_manifest(untrusted)
-    except InvalidManifestError as error:
-        raise error.retold(f"{place.reference} cannot be read as an image of signatures: {error}") from error
-    if not isinstance(manifest, Manifest):
-        raise InvalidManifestError(f"{place.reference} is an index, and not an image of signatures")
-    return tuple(layer for layer in manifest.layers if layer.media_type == media_type)
+    except UnknownBlobError as error:
+        # As it is, a client would be told that a blob that it asked for is not there (404).
+        raise RegistryError(f"{place.reference} names a signature that the registry lacks: {error}") from error

@@ -1,9 +1,10 @@
-"""Where the signatures of an image in a registry are fetched from: lookaside storage, sigstore attachments, bundles.
+"""Fetches the signatures of an image in a registry from lookaside storage, sigstore attachments and bundles.
 
-containers-registries.d(5) names the places; containers-signature(5) and cosign's specification have the formats.
-Fetching is bounded in count and size, and fails closed: any answer but "there is none" is a failure that is reported,
-because a signature that could not be fetched must not count as absent. A failure does not remove the signatures that
-were fetched: one good signature is enough. Verifies nothing.
+Fetching is bounded in count, size and time, and fails closed: any answer but "there is none" is a failure that is
+reported, because a signature that could not be fetched must not count as absent. A failure does not remove the
+signatures that were fetched: one good signature is enough (contrib/adr/0020).
+Must not verify any. Spec: containers-registries.d(5) for the places, containers-signature(5) and cosign's
+SIGNATURE_SPEC for the formats.
 """
 
 from __future__ import annotations
@@ -55,18 +56,18 @@ if TYPE_CHECKING:
     _Place = Callable[[Context], Iterator[UntrustedSignature | Error]]
 
 MAX_TOTAL_SIZE: Final = 8 << 20
+"""Bytes of all signatures of one manifest: they are kept as long as its snapshot."""
 MAX_TIME: Final = 300.0
 """Seconds for all signatures of an image: each of 128 may take as long as any request, which is more than a minute."""
+_PHASE: Final = "signature"
 _SIGSTORE: Final[frozenset[SignatureKind]] = frozenset({"sigstore"})
 _ANY_KIND: Final[frozenset[SignatureKind]] = frozenset({"simple", "sigstore"})
 
 
-class SignatureStorage(
-    Struct,
-):
-    """The places that keep the signatures of one registry image, its index's and its manifest's.
+class SignatureStorage(Struct):
+    """The places that keep the signatures of one registry image: those of its index and those of its manifest.
 
-    ``time_left`` is for all of them together, in seconds.
+    ``time_left`` (seconds) is for all of them together.
     """
 
     lookaside: LookasideConfiguration
@@ -78,12 +79,27 @@ class SignatureStorage(
     ) -> Iterator[Findings]:
         """The signatures of ``kinds`` for the manifest with ``digest``, which came from ``repository``.
 
-        They are looked for there, be that a mirror, and as registries.d says for the image's name there.
-        Place by place, each asked when its turn comes: bundles, for which a registry has to be searched, are the last.
+        They are looked for in that repository, be it a mirror's, and where registries.d says for the image's name
+        there. Each place is asked when its findings are wanted. Bundles are the last, because a registry has to be
+        searched for them. Raises :class:`OverloadedError` alone: every other error is among the findings.
         """
         budget = _Budget()
-        for kept_there, place in self._places(repository, digest, kinds):
-            yield self._collect(context, place, kept_there, budget, repository.reference)
+        reference = repository.reference
+        if kinds:
+            place: _Place = partial(self._in_lookaside, reference=reference, digest=digest)
+            yield self._collect(context, place, _ANY_KIND, budget, reference)
+        if "sigstore" in kinds and self.lookaside.use_sigstore_attachments(reference):
+            tag = f"{digest.algorithm}-{digest.hex}.sig"  # cosign's, in the same repository
+            if len(tag) <= MAX_TAG_LENGTH:  # with a longer digest there can be no such tag
+                place = partial(
+                    fetch_attached,
+                    registry=self.registry,
+                    place=repository.with_tag(tag),
+                    media_type=SIGNATURE_MEDIA_TYPE,
+                )
+                yield self._collect(context, place, _SIGSTORE, budget, reference)
+            place = partial(fetch_bundles, registry=self.registry, repository=repository, digest=digest)
+            yield self._collect(context, place, _SIGSTORE, budget, reference)
 
     def _collect(
         self,
@@ -93,6 +109,7 @@ class SignatureStorage(
         budget: _Budget,
         reference: Reference,
     ) -> Findings:
+        """What one place has. ``kinds`` are the kinds of signatures that a failure there may have hidden."""
         signatures: list[UntrustedSignature] = []
         failures: list[Error] = []
         began, context = monotonic(), context.within(self.time_left)
@@ -104,36 +121,25 @@ class SignatureStorage(
                 else:
                     budget.spend(found.size)
                     signatures.append(found)
-        except OverloadedError:
+        except OverloadedError:  # this daemon's own shortage says nothing about signatures
             raise
-        except Error as error:  # the end of this place; what it gave before counts
+        except Error as error:  # the place ends here; what it gave before counts
             reason = f"the signatures of {reference} did not come within {MAX_TIME:g} s"
-            late = UpstreamTimeoutError(reason, phase="signature", retryable=True)
-            failures.append(late if context.deadline.left <= 0 else error)
+            failures.append(UpstreamTimeoutError(reason, retryable=True) if context.deadline.left <= 0 else error)
         finally:
             self.time_left -= monotonic() - began
+        for failure in failures:
+            if isinstance(failure, UpstreamError):
+                failure.phase = failure.phase or _PHASE
         return Findings(tuple(signatures), tuple(SignatureFailure(error, kinds) for error in failures))
-
-    def _places(
-        self, repository: Repository, digest: Digest, kinds: Collection[SignatureKind]
-    ) -> Iterator[tuple[frozenset[SignatureKind], _Place]]:
-        """Each place by the kinds of signatures that it may keep."""
-        if kinds:
-            yield _ANY_KIND, partial(self._in_lookaside, reference=repository.reference, digest=digest)
-        if "sigstore" in kinds and self.lookaside.use_sigstore_attachments(repository.reference):
-            yield _SIGSTORE, partial(self._attachments, repository=repository, digest=digest)
-            yield (
-                _SIGSTORE,
-                partial(fetch_bundles, registry=self.registry, repository=repository, digest=digest),
-            )
 
     def _in_lookaside(
         self, context: Context, reference: Reference, digest: Digest
     ) -> Iterator[UntrustedSignature | Error]:
-        """signature-1, signature-2, ... until one is missing.
+        """signature-1, signature-2, ... until one is missing, or two in a row cannot be had.
 
-        One that cannot be had hides no other. But two in a row are the end as well: storage may answer 403, or with
-        some page, for everything that it does not have.
+        One that cannot be had hides no other. Two may be the end: some storage answers 403, or with some page, for
+        everything that it does not have.
         """
         base = self.lookaside.lookaside_base_url(reference)
         failed_before = False
@@ -147,6 +153,7 @@ class SignatureStorage(
             failed_before = isinstance(found, Error)
 
     def _fetch_from_lookaside(self, context: Context, url: str) -> UntrustedSignature | Error | None:
+        """The signature at ``url``, why it cannot be had, or None if there is none. Raises what may pass."""
         try:
             blob = self._load(context, url)
             return parse_signature_blob(blob, url) if blob is not None else None
@@ -166,30 +173,20 @@ class SignatureStorage(
         try:
             return load_trusted_file_if_present(Path(unquote(parts.path)), limit=MAX_SIGNATURE_SIZE)
         except ConfigurationError as error:
-            raise SourceError(str(error), phase="signature", endpoint=parts.path) from error
-
-    def _attachments(
-        self, context: Context, repository: Repository, digest: Digest
-    ) -> Iterator[UntrustedSignature | Error]:
-        """The layers of the image that cosign tags ``sha256-<hex>.sig`` in the same repository."""
-        tag = f"{digest.algorithm}-{digest.hex}.sig"
-        if len(tag) > MAX_TAG_LENGTH:  # that of a longer digest, which thus cannot exist
-            return iter(())
-        return fetch_attached(context, self.registry, repository.with_tag(tag), SIGNATURE_MEDIA_TYPE)
+            # One signature that cannot be read is a failure among others. A ConfigurationError would end the search.
+            raise SourceError(str(error), endpoint=parts.path) from error
 
 
-class _Budget(
-    Struct,
-):
-    """What may still come: of all signatures of one manifest, which are kept as long as its snapshot."""
+class _Budget(Struct):
+    """How many signatures of one manifest may still come, and how many bytes of them."""
 
     signatures: int = MAX_SIGNATURES
     size: int = MAX_TOTAL_SIZE
 
     def spend(self, size: int) -> None:
-        """Count one signature of so many bytes; :class:`SourceError` if that is too much."""
+        """Count one signature of ``size`` bytes, or a failure. Raises :class:`SourceError` if that is one too many."""
         self.signatures -= 1
         self.size -= size
         if self.signatures < 0 or self.size < 0:
             limit = f"{MAX_SIGNATURES} signatures or {MAX_TOTAL_SIZE} bytes of them"
-            raise SourceError(f"there are more than {limit}, and no more are looked at", phase="signature")
+            raise SourceError(f"there are more than {limit}, and no more are looked at")
