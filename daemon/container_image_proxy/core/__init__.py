@@ -1,4 +1,6 @@
-"""Reference to verified bytes: resolves, has policy judge, keeps snapshots, verifies streams. Knows no protocol.
+"""From a reference to verified bytes: resolves images, has policy decide, keeps snapshots, verifies streams.
+
+Must not know any protocol of clients.
 
 Doors: ``assembly`` (everything that a configuration makes), ``serving`` (what is in force), ``proxy``, ``opening`` and
 ``distribution`` (what faces ask), ``peer`` (who asks), ``snapshots``, ``verified_stream`` and ``verified_part`` (what

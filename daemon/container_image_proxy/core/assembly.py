@@ -1,6 +1,7 @@
 """Settings turned into policy, registries, credentials and the proxy over them, whole or not at all.
 
-Used at start, by ``--check`` and by every reload, which replaces the old configuration only when the new one stands.
+Used at the start, by ``--check``, and by each reload, which replaces the old configuration only by one that could be
+read whole. Must not contact anybody.
 """
 
 from __future__ import annotations
@@ -52,11 +53,12 @@ if TYPE_CHECKING:
 
 
 class Surroundings(Struct, frozen=True):
-    """What the process was started with, as far as configuration depends on it; only ``__main__`` reads the real ones.
+    """What the process was started with, as far as the configuration depends on it. Only ``__main__`` reads the real
+    environment.
 
-    ``credentials`` are those of ``--creds``; ``no_credentials`` is ``--no-creds``. ``auth_content`` is what the file of
-    ``--authfile`` says if that can be read but once. ``open_at`` says where any local user can connect though nobody
-    said that any may have images that take a login; "" if there is no such place.
+    ``credentials`` are those of ``--creds``, ``no_credentials`` is ``--no-creds``. ``auth_content`` is the content of
+    the file of ``--authfile``, if that can be read only once. ``open_at`` is set where any local user can connect, and
+    nobody allowed that for images that take a login: it says where.
     """
 
     environ: Mapping[str, str]
@@ -69,13 +71,13 @@ class Surroundings(Struct, frozen=True):
 
 
 def assemble(settings: InstanceSettings, store: SnapshotStore, surroundings: Surroundings) -> Serving:
-    """Read every file that the settings need; :class:`ConfigurationError` if one of them cannot be used."""
+    """Read every file that the settings need. Raises :class:`ConfigurationError` if one of them cannot be used."""
     return _assemble(settings, store, surroundings, {})[0]
 
 
 def assemble_any(settings: InstanceSettings, platform: Platform, surroundings: Surroundings) -> AnyImages:
-    """As :func:`assemble`, for whatever images a client will name, of which the settings have none."""
-    given: dict[str, Credentials] = {}
+    """As :func:`assemble`, for the images that a client will name. The settings have none."""
+    given: dict[str, Credentials] = {}  # the keychain sees what is added later
     serving, make_proxy = _assemble(settings, SnapshotStore(None), surroundings, given)
 
     def grant(registry: str) -> None:
@@ -93,9 +95,9 @@ def _find_store(surroundings: Surroundings) -> Callable[[], StoreLocation]:
 def _assemble(
     settings: InstanceSettings, store: SnapshotStore, surroundings: Surroundings, given: dict[str, Credentials]
 ) -> tuple[Serving, Callable[..., Proxy]]:
-    """The settings' configuration, and what makes a proxy of other images under it.
+    """The settings' configuration, and a function that makes a proxy of other images under it.
 
-    ``given`` has the credentials of the command line by registry. Those of the settings' images are added.
+    ``given`` are the credentials of the command line by registry, for which the settings' registries are added.
     """
     verify_paths(settings)
     with remedied_by("see containers-registries.conf(5)"):
@@ -114,7 +116,18 @@ def _assemble(
     if surroundings.credentials is not None:
         domains = {image.reference.registry for image in images.values() if image.reference.registry is not None}
         given |= dict.fromkeys(domains, surroundings.credentials)
-    keychain = _load_keychain(settings, registries, surroundings, given)
+    with remedied_by("see containers-auth.json(5)"):
+        keychain = load_keychain(
+            authfile=settings.registry.authfile,
+            content=surroundings.auth_content,
+            environ=surroundings.environ,
+            home=surroundings.home,
+            uid=surroundings.uid,
+            creds=given,
+            no_creds=surroundings.no_credentials,
+            credential_helpers=registries.credential_helpers,
+            instance=None if settings.file == COMMAND_LINE else settings.name,
+        )
     if surroundings.open_at:
         _verify_without_login(images.values(), registries, keychain, surroundings.open_at)
     registry = _prepare_registry(settings, registries, surroundings, keychain)
@@ -137,16 +150,17 @@ def _assemble(
 
 
 def _make_distribution(proxy: Proxy) -> Distribution:
-    """Made when somebody pulls as from a registry."""
-    from container_image_proxy.core.distribution import Distribution  # noqa: PLC0415
+    from container_image_proxy.core.distribution import Distribution  # noqa: PLC0415 - few pull as from a registry
 
     return Distribution(proxy)
 
 
 def _serve(image: ImageSettings, registries: Registries, default_store: Callable[[], StoreLocation]) -> ServedImage:
+    """The image that its settings mean. Raises :class:`ConfigurationError`, which names file and key."""
     try:
         reference = _parse_reference(image.reference, registries, default_store)
-        if image.file == COMMAND_LINE:  # somebody waits for the answer; an instance may have images that are there
+        # On the command line somebody waits for the answer. An image of an instance may come to be there later.
+        if image.file == COMMAND_LINE:
             reference.verify_place()
     except (InvalidReferenceError, SourceError) as error:
         raise ConfigurationError(image.file, str(error), key=image.key) from error
@@ -156,7 +170,7 @@ def _serve(image: ImageSettings, registries: Registries, default_store: Callable
 
 
 def _parse_reference(text: str, registries: Registries, default_store: Callable[[], StoreLocation]) -> SourceReference:
-    """``transport:reference``, or a bare name as podman takes it, which registries.conf must make unambiguous."""
+    """Read ``transport:reference``, or a bare name as podman takes it, which registries.conf must make unambiguous."""
     if names_transport(text):
         return parse_image_reference(text, default_store)
     meant, *others = resolve_short_name(registries, text)
@@ -170,9 +184,10 @@ def _parse_reference(text: str, registries: Registries, default_store: Callable[
 def _verify_without_login(
     images: Iterable[ServedImage], registries: Registries, keychain: Keychain, place: str
 ) -> None:
-    """Raise :class:`ConfigurationError` for an image that is fetched with credentials.
+    """Raise :class:`ConfigurationError` for an image that would be fetched with credentials.
 
-    Whether they are needed is not known before the registry is asked. Any user would get what they are good for.
+    Any local user would get images that only the owner of the credentials may have. Whether the credentials are needed
+    is not known before the registry is asked.
     """
     for image in images:
         if image.reference.registry is None or image.reference.docker_reference is None:
@@ -190,22 +205,20 @@ def _verify_without_login(
 
 
 def find_gpg(environ: Mapping[str, str]) -> Gpg:
-    """gpg, with its homes in the runtime directory of the unit or the user, where no one else writes and no one tidies
-    up.
-    """
+    """gpg, with its homes in the runtime directory of the unit or the user: nobody else writes there, or cleans up."""
     directories = [environ.get("RUNTIME_DIRECTORY", "").partition(":")[0], environ.get("XDG_RUNTIME_DIR", "")]
     return Gpg(tuple(Path(directory) for directory in directories if directory.startswith("/")))
 
 
 def _cache_directory(environ: Mapping[str, str]) -> Path:
-    """The directory for large files that systemd made for the unit, or that of the host, as for podman and skopeo."""
+    """The directory for large files that systemd made for the unit, or else the host's, as for podman and skopeo."""
     directory = environ.get("CACHE_DIRECTORY", "").partition(":")[0]
     return Path(directory if directory.startswith("/") else "/var/tmp")  # noqa: S108 - files there have no name
 
 
 def _load_engine_address(settings: InstanceSettings, surroundings: Surroundings) -> EngineAddress:
-    """Where the Docker daemon is, found out when an image of it is asked for: most hosts have none."""
-    from container_image_proxy.config.engine import load_engine_address  # noqa: PLC0415
+    """Where the Docker daemon is."""
+    from container_image_proxy.config.engine import load_engine_address  # noqa: PLC0415 - most hosts have none
 
     sources = settings.sources
     address = load_engine_address(sources.daemon_host, sources.daemon_cert_dir, surroundings.environ, surroundings.home)
@@ -219,32 +232,15 @@ def _load_policy(trust: TrustSettings, surroundings: Surroundings) -> Policy:
     return replace(policy, keyrings=Keyrings(find_gpg(surroundings.environ)))
 
 
-def _load_keychain(
-    instance: InstanceSettings, registries: Registries, surroundings: Surroundings, given: Mapping[str, Credentials]
-) -> Keychain:
-    with remedied_by("see containers-auth.json(5)"):
-        return load_keychain(
-            authfile=instance.registry.authfile,
-            content=surroundings.auth_content,
-            environ=surroundings.environ,
-            home=surroundings.home,
-            uid=surroundings.uid,
-            creds=given,
-            no_creds=surroundings.no_credentials,
-            credential_helpers=registries.credential_helpers,
-            instance=None if instance.file == COMMAND_LINE else instance.name,
-        )
-
-
 def _prepare_registry(
     instance: InstanceSettings, registries: Registries, surroundings: Surroundings, keychain: Keychain
 ) -> Lazy[RegistryClient]:
-    """The client for all registries, its configuration read now and the HTTP library loaded when it is first needed."""
+    """The client for all registries. Its configuration is read now, the HTTP library is loaded when it is needed."""
     settings = instance.registry
     with remedied_by("see containers-certs.d(5)"):
         certificates = load_certificates(cert_dir=settings.cert_dir, home=surroundings.home)
     with remedied_by("see container-image-proxy(1), ENVIRONMENT"):
-        parse_proxies(surroundings.environ)  # a wrong one is told now and not with the first request
+        parse_proxies(surroundings.environ)  # an unusable proxy is reported now, and not with the first request
 
     def make() -> RegistryClient:
         from container_image_proxy.registry.client import RegistryClient  # noqa: PLC0415 - 60 ms that layouts never need

@@ -1,6 +1,7 @@
-"""From a reference to the manifest for a platform: each document is the one that the document before chooses.
+"""From a reference to the manifest for a platform: each document is the one that the document before it chooses.
 
-Every document, fetched or kept, is verified against the digest that leads to it. Signatures belong to ``policy``.
+Every document, fetched or kept, is verified against the digest that leads to it.
+Must not look at signatures, which is for ``policy``. Spec: OCI image-spec, image-index.md and manifest.md.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
     from container_image_proxy.transports.source import ImageSource
 
 _MAX_INDEXES: Final = 4
+"""Indexes on the way to a manifest. The specification allows indexes of indexes, and sets no limit."""
 _parsing: Final = threading.Lock()
-"""One document is parsed at a time: meanwhile it takes fifteen times its length, and threads take turns anyway."""
+"""Held while a document is parsed: that takes fifteen times its length in memory, and threads take turns anyway."""
 
 
 def fetch_chain(
@@ -42,11 +44,11 @@ def fetch_chain(
     known: Digest | None,
     take: Callable[[int], object],
 ) -> tuple[tuple[Index, ...], ImageManifest] | None:
-    """The indexes from the one that ``reference`` names, none if that is a manifest, and the manifest itself.
+    """The indexes from the one that ``reference`` names (none if that is a manifest), and the manifest itself.
 
-    None if the source says that ``known`` is still what it names. ``take`` is asked for the memory of each.
-    Raises :class:`ImageNotFoundError` if it has none of that name, :class:`UnknownManifestError`,
-    :class:`UpstreamError` or :class:`IntegrityError`.
+    None if the source says that ``known`` is still what it names. ``take`` is called with the size in bytes of each
+    document before it is read. Raises :class:`ImageNotFoundError` if the source has no image of that name,
+    :class:`UnknownManifestError`, :class:`UpstreamError` or :class:`IntegrityError`.
     """
     try:
         top = source.fetch_manifest(context, reference.pinned_digest, unless=known, take=take)
@@ -75,7 +77,7 @@ def fetch_chain(
 def verify_chain(
     indexes: Sequence[Index], manifest: ImageManifest, reference: ImageReference, platform: Platform
 ) -> None:
-    """Raise :class:`DigestMismatchError` if these are not what :func:`fetch_chain` would have returned."""
+    """Raise :class:`DigestMismatchError` unless :func:`fetch_chain` could have returned these documents."""
     documents: tuple[Index | ImageManifest, ...] = (*indexes, manifest)
     _verify_pin(documents[0], reference)
     for index, chosen in zip(indexes, documents[1:], strict=True):
@@ -91,14 +93,17 @@ def _verify_pin(document: Index | ImageManifest, reference: ImageReference) -> N
 def fetch_instance(
     context: Context, source: ImageSource, entry: IndexEntry, place: str, take: Callable[[int], object]
 ) -> ImageManifest | Index:
-    """The manifest or nested index that an index entry names."""
+    """The manifest or nested index that an index entry names, verified by the entry's digest.
+
+    ``place`` names it in messages. Raises as :func:`fetch_chain`.
+    """
     untrusted = source.fetch_manifest(context, entry.digest, take=take)
     if untrusted is None:
         raise UnknownManifestError(f"{place}: the source says 'not modified' to a first request")
     raw = without_signatures(untrusted.raw)
     if not entry.digest.matches(raw):
         raise DigestMismatchError(f"{place}: the source sent a manifest with another digest")
-    # The index is held to a digest, or is what policy judges; the type that came along with the bytes is neither.
+    # The entry's media type is verified with the index. The one that came with the bytes is only the source's word.
     with naming(place):
         return _parse(UntrustedManifest(raw, entry.media_type or untrusted.media_type))
 

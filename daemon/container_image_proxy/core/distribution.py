@@ -1,10 +1,9 @@
-"""What a registry's client may have of the images: documents by tag and digest in their original bytes, and blobs.
+"""The images as repositories of a registry: documents by tag and digest in their original bytes, and blobs.
 
 An image has one tag. A digest names a document of its kept snapshots, another manifest that one of their indexes names
 (if policy allows it), or something attached to any of these: a signature under a tag, or a referrer. Policy is not
-evaluated for attachments, because a client that pulls them has a policy of its own.
-
-Must not know HTTP. OCI distribution-spec 1.1, "Pull", "Listing Referrers".
+evaluated for attachments, because a client that pulls them has a policy of its own (contrib/adr/0033).
+Must not know HTTP. Spec: OCI distribution-spec 1.1, "Pull", "Listing Referrers".
 """
 
 from __future__ import annotations
@@ -44,19 +43,19 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 MAX_REFERRERS: Final = 1024
-"""Of one document."""
+"""Of one document, in an answer that is held in memory."""
 _MAX_SIZE: Final = 4 << 20
-"""Bytes of manifests that are remembered of other platforms, and of attachments. A client that fetches the blobs of one
-that was forgotten meanwhile has to begin anew.
+"""Bytes of manifests that are remembered of other platforms, and the same again of attachments. A client that fetches
+the blobs of one that was forgotten meanwhile has to begin anew.
 """
 _MAX_COUNT: Final = 1024
 _ATTACHMENT_TAG: Final = re.compile(r"(sha256|sha512)-([0-9a-f]{64}|[0-9a-f]{128})(?:\.(?:sig|att|sbom))?")
-"""As cosign names them, and the referrers tag schema of the specification."""
+"""Tags by which cosign attaches signatures, attestations and SBOMs, and those of the referrers tag schema."""
 _DESCRIPTOR_KEYS: Final = ("mediaType", "digest", "size", "artifactType", "annotations")
 
 
 class Document(Struct, frozen=True):
-    """A manifest or index as it is handed out; ``snapshot`` is the image that it belongs to."""
+    """A manifest or index as it is handed out. ``digest`` is that of ``raw``, ``snapshot`` the image it belongs to."""
 
     raw: bytes
     media_type: str
@@ -65,7 +64,7 @@ class Document(Struct, frozen=True):
 
 
 class Attachment(Struct, frozen=True):
-    """A document that is attached to an image, and the blobs that it names."""
+    """A document that is attached to an image, and the blobs that it names. Policy has not judged it."""
 
     document: Document
     blobs: tuple[Descriptor, ...]
@@ -84,11 +83,14 @@ class Distribution:
         self._proxy = proxy
         self._instances: _Recent[Snapshot] = _Recent()
         self._attachments: _Recent[Attachment] = _Recent()
-        self._referrers: _Recent[Snapshot] = _Recent()  # by digest: what they were listed for
+        self._referrers: _Recent[Snapshot] = _Recent()  # by a referrer's digest: the image that it was listed for
         self._judgements: SingleFlight[Snapshot] = SingleFlight()
 
     def find_tagged(self, context: Context, name: str, tag: str) -> Document:
-        """What the tag names: the image as its reference names it now, or an attachment."""
+        """The document that the tag names: the image as its reference names it now, or an attachment.
+
+        Raises :class:`UnknownManifestError`, and what :meth:`Proxy.resolve` raises.
+        """
         image = self._proxy.image(name)
         if tag == tag_of(image):
             return self._documents(self._proxy.resolve(context, name))[0]
@@ -97,17 +99,23 @@ class Distribution:
         raise UnknownManifestError(f"image {name!r} has the tag {tag_of(image)}, and no tag {tag[:MAX_TAG_LENGTH]!r}")
 
     def find_manifest(self, context: Context, name: str, digest: Digest) -> Document:
-        """The document with that digest: of the image, of another platform of it, or attached to any of these."""
+        """The document with that digest: of the image, of another platform of it, or attached to any of these.
+
+        Raises :class:`UnknownManifestError`, and what :meth:`Proxy.resolve` raises.
+        """
         kept = tuple(self._proxy.kept_or_resolved(context, name))
         if found := self._find_among(context, kept, name, digest):
             return found
-        newest = self._proxy.resolve(context, name)  # its tag may have moved since
+        newest = self._proxy.resolve(context, name)  # the tag may have moved to what is asked for
         if newest not in kept and (found := self._find_among(context, (newest,), name, digest)):
             return found
         raise UnknownManifestError(f"image {name!r} has no manifest {digest}")
 
     def find_blob(self, context: Context, name: str, digest: Digest) -> tuple[Snapshot, Descriptor]:
-        """A blob of one of those documents, as far as they were asked for."""
+        """A blob of one of the image's documents that were asked for, and the snapshot to open it by.
+
+        Raises :class:`UnknownBlobError`.
+        """
         for snapshot in (*self._proxy.kept_or_resolved(context, name), *self._instances.of(name)):
             for blob in snapshot.manifest.blobs:
                 if blob.digest == digest:
@@ -119,14 +127,14 @@ class Distribution:
         raise UnknownBlobError(f"{digest} is a blob of no manifest of image {name!r} that was asked for")
 
     def list_referrers(self, context: Context, name: str, digest: Digest, artifact_type: str = "") -> Document:
-        """An index of the manifests that say they are about ``digest``; of none if that does not belong to the image.
+        """An index of the manifests that say that they are about ``digest``, of ``artifact_type`` if that is not empty.
 
-        Those of another type than ``artifact_type`` are left out if that is not empty.
+        It is empty if ``digest`` does not belong to the image.
         """
         try:
             snapshot = self.find_manifest(context, name, digest).snapshot
             found = self._list_referrers(context, snapshot, digest)
-        except UnknownManifestError:  # to clients "not found" says that there is no such API
+        except UnknownManifestError:  # 404 would tell clients that this registry has no such API
             snapshot, found = self._proxy.current(context, name), []
         for entry in found:
             self._referrers.add(name, entry["digest"], snapshot, 0)
@@ -137,10 +145,10 @@ class Distribution:
     # --- documents ----------------------------------------------------------------------------------------------------
 
     def _documents(self, snapshot: Snapshot) -> tuple[Document, ...]:
-        """Those of a snapshot from the one that the reference names to the manifest.
+        """The documents of a snapshot, from the one that the reference names to the manifest.
 
-        Their bytes are the original ones, unless the source has none that a registry could have had: then it is the
-        manifest that is served otherwise, too.
+        They are the original ones. If the source has none that a registry could have had (see
+        :attr:`Snapshot.original`), there is only the manifest that is served over ``/manifest``.
         """
         documents: tuple[Index | Manifest, ...] = (snapshot.manifest,)
         if snapshot.original is not None:
@@ -150,6 +158,7 @@ class Distribution:
     def _find_among(
         self, context: Context, snapshots: Iterable[Snapshot], name: str, digest: Digest
     ) -> Document | None:
+        # What is at hand comes first, what has to be fetched and judged last.
         for snapshot in snapshots:
             if found := self._find_in(snapshot, digest):
                 return found
@@ -166,7 +175,7 @@ class Distribution:
         return None
 
     def _find_in(self, snapshot: Snapshot, digest: Digest) -> Document | None:
-        """The snapshot's document with that digest, which may be of another algorithm than that we know it by."""
+        """The snapshot's document with that digest, which may be of another algorithm than the one in its index."""
         for document in self._documents(snapshot):
             if digest == document.digest:
                 return document
@@ -175,7 +184,7 @@ class Distribution:
         return None
 
     def _judge(self, context: Context, snapshot: Snapshot, index: Index, entry: IndexEntry) -> Snapshot:
-        """The manifest that an index names, if policy allows it."""
+        """The manifest that an index names, as a snapshot. Raises :class:`PolicyRejectedError` if it may not be had."""
 
         def judge(context: Context) -> Snapshot:
             judged = self._proxy.verify_instance(context, snapshot, index, entry)
@@ -198,7 +207,7 @@ class Distribution:
     def _attach(
         self, name: str, snapshot: Snapshot, untrusted: UntrustedManifest | None, digest: Digest | None = None
     ) -> Document:
-        """Remember an attachment, and that its blobs may be asked for."""
+        """The document of an attachment, which is remembered, because its blobs may be asked for from now on."""
         if untrusted is None:
             raise UnknownManifestError(f"image {name!r}: the source says 'not modified' to a first request")
         if digest is not None and not digest.matches(untrusted.raw):
@@ -210,7 +219,7 @@ class Distribution:
         return document
 
     def _list_referrers(self, context: Context, snapshot: Snapshot, digest: Digest) -> list[dict[str, Any]]:
-        """The descriptors that the source lists, without what is none."""
+        """The descriptors that the source lists. What is no descriptor is left out."""
         with self._proxy.reaching(context, snapshot) as (source, take):
             lists = source.list_referrers(context, digest, take) if isinstance(source, AttachmentSource) else ()
         entries = chain.from_iterable(map(list_entries, lists))
@@ -235,14 +244,14 @@ def _is_descriptor(entry: object) -> TypeGuard[dict[str, Any]]:
 
 
 class _Recent(Generic[_T]):
-    """What was lately found out of images, by digest; bounded in number and size (bytes). Thread-safe."""
+    """What was found lately, by image and digest, bounded in number and size (bytes). Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._found: dict[tuple[str, str], tuple[_T, int]] = {}  # the least recently used first
 
     def add(self, name: str, digest: str, found: _T, size: int) -> None:
-        """Keep it, and as much of what was used before as there is room for."""
+        """Keep ``found``, and as much of what was used before as there is room for."""
         with self._lock:
             self._found.pop((name, digest), None)
             self._found[name, digest] = found, size
@@ -250,7 +259,7 @@ class _Recent(Generic[_T]):
                 del self._found[next(iter(self._found))]
 
     def get(self, name: str, digest: Digest) -> _T | None:
-        """What is kept of that digest."""
+        """What is kept for that digest; None if nothing is."""
         with self._lock:
             known = self._found.pop((name, str(digest)), None)
             if known is not None:
@@ -258,6 +267,6 @@ class _Recent(Generic[_T]):
         return known[0] if known is not None else None
 
     def of(self, name: str) -> list[_T]:
-        """All that is kept of an image."""
+        """All that is kept for an image."""
         with self._lock:
             return [found for (image, _), (found, _) in self._found.items() if image == name]

@@ -2,7 +2,8 @@
 
 A snapshot holds a lease as long as it is kept, and each reader of a blob as long as it is open. A restored snapshot
 opens its source when the first blob is asked for. A snapshot that is no longer kept does the same, and its last reader
-closes the source again.
+closes the source again. Holders are counted, because a garbage collector would close files whenever it pleased
+(contrib/adr/0028).
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
 
 
 class Lease:
-    """A source and how many hold it. Thread-safe. ``open_source`` must be quick: sources do their work when asked.
+    """A source, and the number of its holders. Thread-safe.
 
-    ``opened`` is what that has returned already, if it was called: it is closed with the lease.
+    ``open_source`` is called under a lock, so it must be quick: sources do their work when something is asked of them.
+    ``opened`` is a source that it has returned before, if it has. The lease owns that, too.
     """
 
     def __init__(self, open_source: Callable[[], ImageSource], opened: ImageSource | None = None) -> None:
@@ -47,7 +49,7 @@ class Lease:
             return self._source
 
     def hold(self) -> None:
-        """Keep what is or will be open; each call is followed by one of :meth:`let_go`."""
+        """Keep the source open, once it is. Each call is followed by one of :meth:`let_go`."""
         with self._lock:
             self._holders += 1
 
@@ -63,7 +65,7 @@ class Lease:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold it meanwhile."""
+        """Hold the lease meanwhile."""
         self.hold()
         try:
             yield
@@ -71,11 +73,12 @@ class Lease:
             self.let_go()
 
     def open_blob(self, context: Context, descriptor: Descriptor, offset: int = 0) -> BlobReader:
-        """As :meth:`ImageSource.open_blob`; the reader holds the lease until it is closed."""
+        """As :meth:`ImageSource.open_blob`. The reader holds the lease until it is closed."""
         return self._open_reader(lambda source: source.open_blob(context, descriptor, offset))
 
     def open_part(self, context: Context, descriptor: Descriptor, offset: int, stop: int) -> BlobReader:
-        """The same for the bytes from ``offset`` up to ``stop``; only up to the blob's end it is seen where that is."""
+        """As :meth:`open_blob`, for the bytes from ``offset`` up to ``stop``."""
+        # Up to its end a blob is read as a whole, so that the source notices whether it is longer than it should be.
         if stop == descriptor.size:
             return self.open_blob(context, descriptor, offset)
 
@@ -121,7 +124,7 @@ class _BoundedReader:
 
 
 class _HoldingReader:
-    """A :class:`BlobReader` that lets go of its lease when it is closed."""
+    """A :class:`BlobReader` that releases its lease when it is closed."""
 
     def __init__(self, reader: BlobReader, lease: Lease) -> None:
         self._reader = reader
@@ -140,7 +143,7 @@ class _HoldingReader:
         return self._reader.place
 
     def close(self) -> None:
-        """Close the reader, then its source if nobody else needs that."""
+        """Close the reader, and release the lease. May be called again."""
         lease, self._lease = self._lease, None
         if lease is not None:
             try:

@@ -1,7 +1,8 @@
-"""Images that a client opens by name and keeps open: which names are open to whom, and what an open image gives.
+"""Images that a client opens by name and keeps open: which names it may open, and what an open image gives.
 
-An instance opens what it serves, to those who may have it. A process that serves its parent alone opens whatever that
-names. An open image stays what it was when it was opened, whatever becomes of its tag. Knows no protocol.
+An instance opens the images that it serves, for those who may have them. A process that serves its parent alone opens
+whatever the parent names. An open image stays what it was when it was opened, though its tag may move.
+Must not know any protocol (contrib/adr/0040).
 """
 
 from __future__ import annotations
@@ -54,26 +55,24 @@ class Images(Protocol):
     """What can be opened under one configuration."""
 
     def open(self, context: Context, name: str, peer: Peer) -> OpenImage:
-        """The image that ``name`` means to the peer, as it is now; the caller closes it.
+        """The image that ``name`` means to the peer, as it is now. The caller closes it.
 
-        :class:`ImageNotFoundError` only if its source says that there is none; :class:`UnknownImageError` or
-        :class:`PeerDeniedError` if the peer may not have it.
+        Raises :class:`ImageNotFoundError` only if the image's source says that there is none,
+        :class:`UnknownImageError` or :class:`PeerDeniedError` if the peer may not have it, and what
+        :meth:`Proxy.resolve` raises.
         """
 
 
 class NamedImages:
-    """Those of an instance: by the name of the image, or by exactly the reference that the instance has for it."""
+    """The images of an instance, by their names, or by exactly the references that the instance has for them."""
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
 
     def open(self, context: Context, name: str, peer: Peer) -> OpenImage:
         """As in :class:`Images`."""
-        proxy = self._serving.proxy
-        return OpenImage(proxy, proxy.resolve(context, self._choose(name, peer)))
-
-    def _choose(self, name: str, peer: Peer) -> str:
         serving = self._serving
+        # Several images may have one reference, and the peer may have one of them alone.
         meant = [one for one, image in serving.images.items() if name in {one, str(image.reference)}]
         meant += [one for one in serving.images if name == serving.settings.images[one].reference]
         if not meant:
@@ -82,14 +81,15 @@ class NamedImages:
         chosen = next((one for one in meant if serving.permits(peer, one)), None)
         if chosen is None:
             raise PeerDeniedError(f"{peer} is not allowed to have image {meant[0]!r}")
-        return chosen
+        return OpenImage(serving.proxy, serving.proxy.resolve(context, chosen))
 
 
 class AnyImages:
-    """Whatever a client names as ``transport:reference``, for a process that works for its parent alone.
+    """Any image that a client names as ``transport:reference``, for a process that works for its parent alone.
 
-    ``make_proxy`` gives a proxy of ``images``, with a ``store`` of their own; each image has one, since names come and
-    go. ``parse`` reads a name, and ``grant`` is told of each registry that is named.
+    ``make_proxy`` makes a proxy of ``images`` with a ``store`` of their own. Each image has a proxy, which goes with
+    it: names come and go. ``parse`` reads a name. ``grant`` is called with each registry that is named, for which the
+    credentials of the command line are then good.
     """
 
     def __init__(
@@ -116,12 +116,12 @@ class AnyImages:
         return OpenImage(proxy, proxy.resolve(context, name), is_own=True)
 
     def warm_up(self) -> None:
-        """Load what the first image will wait for: the HTTP library, and the authorities of most registries.
+        """Load what the first image will wait for: the HTTP library, and the system's certificates.
 
         Nothing is contacted.
         """
         reference, sources = self._parse(_ANY_REGISTRY), self._serving.sources
-        with suppress(Error):  # an image that needs it will meet it again and tell
+        with suppress(Error):  # an image that needs it meets with the same error, and its client is told
             reference.prepare(sources)
             reference.open_source(sources).close()
 
@@ -131,9 +131,9 @@ class AnyImages:
 
 
 class OpenImage:
-    """A verified image, whose source stays open with it. Thread-safe, but for :meth:`close`.
+    """A verified image, whose source stays open with it. Thread-safe, except that :meth:`close` is the last call.
 
-    The proxy that it was resolved by is closed with it if it ``is_own``.
+    ``is_own`` says that ``proxy`` serves no other image, and is closed with this one.
     """
 
     def __init__(self, proxy: Proxy, snapshot: Snapshot, *, is_own: bool = False) -> None:
@@ -144,12 +144,12 @@ class OpenImage:
 
     @property
     def name(self) -> str:
-        """What it is called in the instance, or the reference that it was opened by."""
+        """The image's name in the instance, or the reference that it was opened by."""
         return self._snapshot.name
 
     @property
     def size(self) -> int:
-        """Bytes of memory that it takes, about."""
+        """The bytes of memory that it takes, about."""
         return self._snapshot.stored.size
 
     @property
@@ -159,7 +159,10 @@ class OpenImage:
 
     @property
     def manifest(self) -> bytes:
-        """The manifest that the source has, in OCI form. A store has its layers in another form, see :attr:`layers`."""
+        """The manifest that the source has, in OCI form.
+
+        Its layers may be compressed, and those of :attr:`layers` not: that is so for an image in a store.
+        """
         verified = self._snapshot.verified.manifest
         if self._snapshot.original is None and isinstance(verified, Manifest):
             return to_oci(verified).raw
@@ -167,7 +170,7 @@ class OpenImage:
 
     @property
     def layers(self) -> tuple[Descriptor, ...]:
-        """The layers as the source has them: those of a store are uncompressed."""
+        """The layers that the blobs are: those of a store are uncompressed."""
         return (self._snapshot.original or self._snapshot.manifest).layers
 
     def read_config(self, context: Context) -> bytes:
@@ -175,7 +178,10 @@ class OpenImage:
         return self.open_blob(context, self._snapshot.manifest.config).read_all()
 
     def read_runtime_config(self, context: Context) -> object:
-        """Of the configuration what a runtime is to do with the image (image-spec, config.md, ``config``)."""
+        """The configuration's part for running the image (image-spec config.md, ``config``); empty without one.
+
+        Raises :class:`InvalidManifestError` if the configuration is malformed.
+        """
         try:
             value = parse_tolerant_json(self.read_config(context), "it")
             return convert(value, _Configuration).config or {}
@@ -183,7 +189,11 @@ class OpenImage:
             raise InvalidManifestError(f"the image's configuration is malformed: {error}") from error
 
     def find_blob(self, digest: str, size: int | None = None) -> Descriptor:
-        """The image's own blob with that digest, and that size if one is told."""
+        """The image's own blob with that digest.
+
+        Raises :class:`InvalidDigestError`, :class:`UnknownBlobError`, and :class:`InvalidInputError` if ``size`` is
+        given and is not the blob's.
+        """
         wanted = parse_digest(digest)
         found = next((blob for blob in self._snapshot.manifest.blobs if blob.digest == wanted), None)
         if found is None:
@@ -197,7 +207,7 @@ class OpenImage:
         return self._proxy.open_blob(context, self._snapshot, descriptor)
 
     def close(self) -> None:
-        """Let go of what it holds; blobs that are being read are read to their end."""
+        """Release what it holds. Blobs that are being read can be read to their end."""
         self._snapshot.lease.let_go()
         if self._is_own:
             self._proxy.close()

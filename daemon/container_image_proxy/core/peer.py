@@ -1,8 +1,8 @@
 """Who is at the other end of a socket, as the kernel recorded it when the connection was made.
 
-Reads SO_PEERCRED and SO_PEERGROUPS (unix(7), socket(7)) once, at accept. Decides nothing: ``config/access.py`` does.
-Rights follow the process that connected; it may hand the connected descriptor to another one, which then acts in its
-name. The pid is for the log only, since it may be reused.
+It is read once, when the connection is accepted. Rights follow the process that connected: if it hands the connected
+descriptor to another process, that one acts in its name. The pid is for the log only, because it may be reused.
+Must not decide who may have what, which ``config/access.py`` does. Spec: unix(7), SO_PEERCRED; SO_PEERGROUPS.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     import ctypes
 
 MAX_GROUPS: Final = 1024
-"""Supplementary groups that are read of a peer. Whoever has subordinate gids (subgid(5)) can be in all 65536 that Linux
-allows, and the kernel takes a hundred times as long to tell those as all the rest of turning somebody away.
+"""Supplementary groups of a peer that are read. Whoever has subordinate gids (subgid(5)) can be in all 65536 that Linux
+allows. To list them takes the kernel a hundred times as long as everything else that turning a peer away takes.
 """
 PID_SIZE: Final = 4
-"""Bytes of credentials after which those of two processes of the same user, in the same groups, are alike."""
+"""Bytes of the pid, with which credentials begin. The rest is equal for processes of one user in the same groups."""
 _SOL_SOCKET: Final = socket.SOL_SOCKET
 _SO_PEERCRED: Final = socket.SO_PEERCRED
 _SO_PEERGROUPS: Final = 59  # <asm-generic/socket.h>; Python has no name for it
@@ -35,17 +35,17 @@ _GETSOCKOPT_LIMIT: Final = 1024  # bytes that Python's getsockopt takes: 256 gro
 
 
 class Peer(Struct, frozen=True):
-    """The process that connected, with its primary and supplementary ``groups``; ids are None if unknown."""
+    """The process that connected. ``groups`` are its primary and supplementary gids. Unknown ids are None."""
 
     pid: int | None
     uid: int | None
     groups: frozenset[int] = frozenset()
     over_tcp: bool = False
-    """Whether it came over the network stack, where a web page in a browser can come from, too."""
+    """Whether it connected over TCP, as a web page in a browser can do, too."""
 
     @property
     def user(self) -> str:
-        """Whose process it is, in words."""
+        """Whose process it is, in words for messages."""
         return "unauthenticated local" if self.uid is None else f"uid {self.uid}"
 
     def __str__(self) -> str:
@@ -53,30 +53,33 @@ class Peer(Struct, frozen=True):
 
 
 UNAUTHENTICATED: Final = Peer(pid=None, uid=None)
-"""The peer on stdin and stdout: some local process, the kernel does not say which."""
+"""The peer on stdin and stdout: some local process. The kernel does not say which."""
 _LOOPBACK: Final = Peer(pid=None, uid=None, over_tcp=True)
 
 
 def read_peer(sock: socket.socket) -> Peer:
-    """The peer of a connected socket; ``OSError`` if the kernel does not tell for a Unix socket."""
+    """The peer of a connected socket. Raises ``OSError`` if the kernel does not tell it for a Unix socket."""
     return parse_peer(read_credentials(sock))
 
 
 def read_credentials(sock: socket.socket) -> bytes:
-    """What the kernel says of the peer, as it says it; nothing of one that came over TCP."""
+    """The peer's credentials as the kernel has them (``struct ucred``, then gids); empty for a peer over TCP.
+
+    Unparsed, so that turning a peer away costs little. Raises ``OSError``.
+    """
     ucred = sock.getsockopt(_SOL_SOCKET, _SO_PEERCRED, _UCRED_SIZE)
     try:
         return ucred + sock.getsockopt(_SOL_SOCKET, _SO_PEERGROUPS, _GETSOCKOPT_LIMIT)
     except OSError as error:
-        if sock.family != socket.AF_UNIX:  # TCP has no peer but for ucred, and that is of nobody
+        if sock.family != socket.AF_UNIX:  # for TCP, SO_PEERCRED succeeds and says nothing
             return b""
-        if error.errno != errno.ERANGE:
+        if error.errno != errno.ERANGE:  # the buffer is too small
             raise
         return ucred + _read_many_groups(sock)
 
 
 def parse_peer(credentials: bytes) -> Peer:
-    """The peer that :func:`read_credentials` told of."""
+    """The peer with the credentials that :func:`read_credentials` returned."""
     if not credentials:
         return _LOOPBACK
     pid, uid, gid = _UCRED.unpack_from(credentials)
@@ -91,7 +94,10 @@ def _c_library() -> ctypes.CDLL:
 
 
 def _read_many_groups(sock: socket.socket) -> bytes:
-    """The groups of a peer that is in more than 256; none if ``MAX_GROUPS`` are not all of them."""
+    """The groups of a peer that is in more than 256; none if it is in more than ``MAX_GROUPS``.
+
+    By the C library, because Python's getsockopt() takes no larger buffer.
+    """
     import ctypes  # noqa: PLC0415 - rare
 
     buffer = ctypes.create_string_buffer(MAX_GROUPS * _GROUP_SIZE)

@@ -1,6 +1,6 @@
-"""One configuration in force: what is served under it, and to whom. ``assembly`` makes it, a reload replaces it.
+"""The configuration in force: what is served under it, and to whom; or the reason why there is none.
 
-Or, in its place, the reason why there is none.
+``assembly`` makes it, and a reload replaces it. Must not read files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from container_image_proxy.policy.budget import Budget
 from container_image_proxy.policy.evaluate import prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from container_image_proxy.concurrency.lazy import Lazy
     from container_image_proxy.config.access import AccessRule
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from container_image_proxy.core.distribution import Distribution
     from container_image_proxy.core.peer import Peer
     from container_image_proxy.core.proxy import Proxy, ServedImage
-    from container_image_proxy.policy.model import Policy, Scope
-    from container_image_proxy.transports.source import Access, SourceReference
+    from container_image_proxy.policy.model import Policy
+    from container_image_proxy.transports.source import Access
 
 _log = logging.getLogger(__name__)
 
 
 class Serving(Struct, frozen=True):
-    """What is served under one configuration, and to whom."""
+    """What is served under one configuration, and to whom. ``images`` are by name. Thread-safe."""
 
     settings: InstanceSettings
     images: Mapping[str, ServedImage]
@@ -41,16 +41,16 @@ class Serving(Struct, frozen=True):
     sources: Access
     distribution: Lazy[Distribution]
     closing: Cancellation = field(default_factory=Cancellation)
-    """What ends the work that is done for no request when the configuration goes."""
+    """Ends work that is done for no request, when the configuration is replaced."""
 
     @property
     def idle_exit(self) -> float:
-        """Seconds without any connection after which the daemon leaves; 0: never."""
+        """Seconds without any connection after which the daemon exits; 0 for never."""
         return self.settings.idle_exit
 
     @property
     def default(self) -> str | None:
-        """The name of the image that ``/manifest`` means."""
+        """The name of the image that ``/manifest`` means; None if there is no default."""
         return self.settings.default
 
     def access(self, name: str) -> AccessRule:
@@ -58,9 +58,8 @@ class Serving(Struct, frozen=True):
         return self.settings.images[name].access
 
     def permits(self, peer: Peer, name: str) -> bool:
-        """Whether the peer may have the image. A peer without credentials can only come over a channel that asks for
-        none.
-        """
+        """Whether the peer may have the image."""
+        # A peer without credentials came over a channel that has none: TCP, or stdin and stdout, for trying out.
         return peer.uid is None or self.access(name).permits(peer.uid, peer.groups)
 
     def admits(self, peer: Peer) -> bool:
@@ -69,9 +68,9 @@ class Serving(Struct, frozen=True):
 
     def warm_up(self) -> None:
         """Do what the first request would wait for: load the HTTP library, trusted certificates, and keys."""
-        for reference in self._references():
-            with suppress(Error):  # the first request will meet it again and tell
-                reference.prepare(self.sources)
+        for image in self.images.values():
+            with suppress(Error):  # the first request meets with the same error, and its client is told
+                image.reference.prepare(self.sources)
         with suppress(CancelledError):
             try:
                 self.verify_keys()
@@ -79,25 +78,21 @@ class Serving(Struct, frozen=True):
                 _log.warning("images will be rejected: %s", error)
 
     def verify_keys(self) -> None:
-        """Load the keys by which policy judges the images; :class:`ConfigurationError` names those that are unusable.
+        """Load the keys by which policy judges the images.
 
-        Not part of reading the configuration: keys count when an image is judged, and may appear until then.
+        Raises :class:`ConfigurationError`, which names those that are unusable. This is not part of reading the
+        configuration, because keys count when an image is judged, and may appear until then.
         """
-        scopes = {scope.name: scope for scope in map(self.policy.scope_for, self._references())}
-        complaints = [f"{scope.name}: {line}" for scope in scopes.values() for line in self._prepare(scope)]
+        scopes = {scope.name: scope for scope in (self.policy.scope_for(one.reference) for one in self.images.values())}
+        complaints = []
+        for scope in scopes.values():
+            budget = Budget(self.settings.trust.verification_timeout, self.closing)
+            complaints += [f"{scope.name}: {line}" for line in prepare(self.policy, scope, budget)]
         if complaints:
             raise ConfigurationError(self.policy.file, "; ".join(complaints))
 
-    def _prepare(self, scope: Scope) -> tuple[str, ...]:
-        return prepare(self.policy, scope, Budget(self.settings.trust.verification_timeout, self.closing))
-
-    def _references(self) -> Iterator[SourceReference]:
-        return (image.reference for image in self.images.values())
-
     def close(self) -> None:
-        """End what is done for no request, and close the sources and the connections to registries that nobody uses;
-        those in use close with their transfers.
-        """
+        """End work that is done for no request. Close sources and connections, but for those that transfers use."""
         self.closing.cancel()
         self.proxy.close()
         if self.sources.registry.is_made:
@@ -105,10 +100,10 @@ class Serving(Struct, frozen=True):
 
 
 class Degraded(Struct, frozen=True):
-    """What is in force when no configuration can be used: ``error`` is the answer to every request.
+    """What is in force when no configuration can be used: ``error`` is the answer to every request (contrib/adr/0023).
 
-    ``told`` says who may know of it: whoever may connect, or as long as that cannot be read root and the daemon's own
-    user. Everybody else is turned away as ever. ``defect`` is what the daemon itself is to blame for.
+    ``told`` are the rules for who gets that answer: those of the images, or root and the daemon's own user as long as
+    they cannot be read. Everybody else is turned away as always. ``defect`` is set if the daemon itself is to blame.
     """
 
     error: ConfigurationError
@@ -117,7 +112,7 @@ class Degraded(Struct, frozen=True):
     defect: Exception | None = None
 
     def admits(self, peer: Peer) -> bool:
-        """Whether the peer may know."""
+        """Whether the peer gets the answer."""
         return peer.uid is None or any(rule.permits(peer.uid, peer.groups) for rule in self.told)
 
     def close(self) -> None:

@@ -1,11 +1,11 @@
-"""The stored images of all configured ones, by shelf: in memory and, if there is a directory for it, on disk.
+"""The resolved images that are kept, by shelf: in memory and, if there is a directory for it, on disk.
 
 A shelf keeps its last ``KEPT`` images, and all shelves together keep ``MAX_SIZE`` bytes. Beyond that, the largest shelf
 loses its oldest image, so that a large image does not push out others. A lost image is resolved anew when it is asked
-for.
+for. Files are ordered by number and not by time, because clocks jump (contrib/adr/0013).
 
 A directory belongs to one process at a time, so an unfinished file in it is left over from a process that is gone.
-Files are opened without trust in what they are: a link or a FIFO is no snapshot.
+Files are opened without trust in what they are: a link or a FIFO is no snapshot. Must not verify images.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KEPT: Final = 8
+"""Images of a shelf: so often a tag may move while a client still fetches blobs of what it named before."""
 MAX_SIZE: Final = 16 << 20
 """Bytes, in terms of :attr:`StoredImage.size`: a part of what the unit may take (``MemoryMax=``). Few images have more
 than 100 KiB.
@@ -40,17 +41,15 @@ _WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOE
 _log = logging.getLogger(__name__)
 
 
-class _Entry(
-    Struct,
-):
-    """An image, and the file that has it if one has."""
+class _Entry(Struct):
+    """An image, and the file that has it, if any."""
 
     image: StoredImage
     path: Path | None = None
 
 
 class _Shelf:
-    """The entries of a shelf, newest first; None before they were read. ``lock`` is held while files are at work."""
+    """The entries of a shelf, newest first; None before they were read. ``lock`` is held while its files are used."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -58,17 +57,18 @@ class _Shelf:
 
 
 class SnapshotStore:
-    """Stored images by shelf, newest first; outlives a reload, and the process if it has a ``directory``. Thread-safe,
-    and no shelf waits for another one's files.
+    """Stored images by shelf, newest first. It outlives a reload, and with a ``directory`` also the process.
+
+    Thread-safe. No shelf waits for another one's files.
     """
 
     def __init__(self, directory: Path | None) -> None:
         self._directory = directory
-        self._lock = threading.Lock()  # of all entries; held for moments
+        self._lock = threading.Lock()  # of all entries; never held while a file is used
         self._shelves: dict[str, _Shelf] = {}
 
     def of(self, name: str) -> tuple[StoredImage, ...]:
-        """All that are kept on the shelf, newest first."""
+        """The images that are kept on the shelf, newest first."""
         shelf = self._shelf(name)
         with shelf.lock:
             entries = self._load(name, shelf)
@@ -76,12 +76,12 @@ class SnapshotStore:
             return tuple(entry.image for entry in entries)
 
     def kept(self) -> list[StoredImage]:
-        """All that are kept on the shelves that were used."""
+        """The images on all shelves that were used since the start."""
         with self._lock:
             return [entry.image for shelf in self._shelves.values() for entry in shelf.entries or ()]
 
     def add(self, name: str, stored: StoredImage) -> None:
-        """Make ``stored`` the newest, if it is not too large to be kept at all; the same content is kept once."""
+        """Make ``stored`` the newest of the shelf. The same content is kept once, what is too large not at all."""
         shelf = self._shelf(name)
         with shelf.lock:
             entries = self._load(name, shelf)
@@ -100,7 +100,7 @@ class SnapshotStore:
         if entry not in surplus:
             self._write(name, entry, number)
         with self._lock:
-            is_gone = entry not in entries  # perhaps meanwhile, for the sake of another shelf
+            is_gone = entry not in entries  # another shelf may have needed its room meanwhile
         _unlink(one.path for one in (*surplus, *([entry] if is_gone else [])))
 
     def _shelf(self, name: str) -> _Shelf:
@@ -108,7 +108,7 @@ class SnapshotStore:
             return self._shelves.setdefault(name, _Shelf())
 
     def _take_surplus(self, entries: list[_Entry]) -> Iterator[_Entry]:
-        """Take what is too much off the shelves."""
+        """Take the entries for which there is no room off the shelves."""
         while len(entries) > KEPT:
             yield entries.pop()
         loaded = [shelf.entries for shelf in self._shelves.values() if shelf.entries]
@@ -129,8 +129,9 @@ class SnapshotStore:
         return shelf.entries
 
     def _write(self, name: str, entry: _Entry, number: int) -> None:
-        """Put an entry on disk, as the newest of its shelf. Failing costs a resolution after the next start, so it is
-        no reason to fail a request.
+        """Put an entry on disk, as the newest of its shelf.
+
+        A failure is only logged: it costs a resolution after the next start, which is no reason to fail a request.
         """
         if self._directory is None:
             return
@@ -156,11 +157,12 @@ def _size(entries: list[_Entry]) -> int:
 
 
 def _number(entry: _Entry) -> int:
+    """The number in the file's name, which orders the entries of a shelf; 0 without a file."""
     return int(entry.path.stem) if entry.path is not None else 0
 
 
 def _unlink(paths: Iterable[Path | None]) -> None:
-    """Remove files; what cannot be removed is left."""
+    """Remove files. Those that cannot be removed are left."""
     for path in paths:
         if path is not None:
             with contextlib.suppress(OSError):
@@ -168,7 +170,7 @@ def _unlink(paths: Iterable[Path | None]) -> None:
 
 
 def _find(place: Path) -> list[Path]:
-    """The files of a shelf, newest first; none if they cannot be looked at, as when the unit has got another user."""
+    """The files of a shelf, newest first; none if they cannot be listed, as when the unit was given another user."""
     try:
         return sorted(place.glob(f"*{_SUFFIX}"), reverse=True)
     except OSError as error:
@@ -177,6 +179,7 @@ def _find(place: Path) -> list[Path]:
 
 
 def _read_all(paths: list[Path]) -> list[_Entry]:
+    """The entries of a shelf, until there are as many bytes of them as may be kept at all."""
     entries: list[_Entry] = []
     for path in paths:
         entry = _read(path) if _size(entries) <= MAX_SIZE else None
@@ -186,7 +189,7 @@ def _read_all(paths: list[Path]) -> list[_Entry]:
 
 
 def _read(path: Path) -> _Entry | None:
-    """What a file has; None, with a word about it, for what is no snapshot of ours."""
+    """The image that a file has; None, and a warning in the log, for a file that is no snapshot of ours."""
     try:
         if not path.stem.isdecimal():
             raise MalformedDocumentError("its name is not one of ours")

@@ -1,8 +1,9 @@
-"""Snapshots: what an image was when it was last resolved, kept so that its blobs stay servable though its tag moves.
+"""Snapshots: images as they were when they were resolved, kept so that their blobs can be served though a tag moves.
 
-A kept image is *unverified*, even if it was verified when it was kept. Policy is evaluated again under the names that
-the configuration gives and by the policy in force. Neither a changed policy nor a changed file can so make the daemon
-serve what it should not. An image is evaluated when it is first wanted, and only clients of that image wait for it.
+A kept image counts as *unverified*, even if it was verified when it was kept. It is judged again under the names that
+the configuration gives, and by the policy in force. So neither a changed policy nor a changed file can make the daemon
+serve what it should not (contrib/adr/0005 and 0013). An image is judged when it is first wanted, and only clients of
+that image wait for it. Must not judge itself, which ``verification`` does.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ _log = logging.getLogger(__name__)
 class Snapshot(Struct, frozen=True):
     """A verified image as it is served.
 
-    ``manifest`` is its OCI form. ``checked_at`` is on the monotonic clock, None if restored. Its blobs are opened
-    through ``lease``, but for a configuration that was ``made`` for it, which no source has.
+    ``manifest`` is its OCI form. ``checked_at`` is when its source was asked, on the monotonic clock; None if it was
+    restored. Its blobs are opened through ``lease``, except for a configuration that was ``made`` for it, which no
+    source has (contrib/adr/0037).
     """
 
     stored: StoredImage
@@ -62,8 +64,9 @@ class Snapshot(Struct, frozen=True):
 
     @property
     def original(self) -> Manifest | None:
-        """The manifest that the source has, if what it calls the layers is what is served: those of a store are
-        unpacked, and Docker's schema 1 has no configuration.
+        """The manifest that the source has, if its layers are the blobs that are served; None otherwise.
+
+        An image in a store is served unpacked, and one of Docker's schema 1 has no configuration.
         """
         original = self.verified.manifest
         if isinstance(original, Schema1Manifest):
@@ -93,32 +96,32 @@ class Snapshot(Struct, frozen=True):
 
     @property
     def top_digest(self) -> Digest:
-        """The digest of what the reference named itself."""
+        """The digest of the document that the reference named: the index or the manifest."""
         return self.index_digest or self.manifest_digest
 
 
 class Snapshots:
     """The verified snapshots of one configuration, over the images that ``store`` keeps. Thread-safe.
 
-    ``verify`` turns a stored image into one; None or an error for what is not to be used.
+    ``verify`` makes a snapshot of a stored image. It returns None, or raises an error, for one that is not to be used.
     """
 
     def __init__(self, store: SnapshotStore, verify: Callable[[Context, StoredImage], Snapshot | None]) -> None:
         self._store = store
         self._verify = verify
         self._lock = threading.Lock()
-        self._verdicts: dict[int, tuple[StoredImage, Snapshot | None]] = {}  # by identity: content may be large
+        self._verdicts: dict[int, tuple[StoredImage, Snapshot | None]] = {}  # by identity: hashing takes all content
         self._is_closed = False
         self._judging: SingleFlight[Snapshot | None] = SingleFlight()
 
     def of(self, context: Context, shelf: str, platform: Platform | None = None) -> Iterator[Snapshot]:
-        """The shelf's snapshots, of ``platform`` if given, newest first; each is judged when its turn comes."""
+        """The shelf's snapshots (of ``platform``, if given), newest first. Each is judged when its turn comes."""
         for stored in self._store.of(shelf):
             if platform in (None, stored.platform) and (snapshot := self._judge(context, stored)) is not None:
                 yield snapshot
 
     def add(self, shelf: str, snapshot: Snapshot) -> None:
-        """Make it the newest; one with the same content is replaced."""
+        """Make ``snapshot`` the newest of the shelf. It replaces one with the same content."""
         self._store.add(shelf, snapshot.stored)
         kept = {id(stored) for stored in self._store.kept()}
         with self._lock:
@@ -129,7 +132,7 @@ class Snapshots:
             _let_go(gone)
 
     def close(self) -> None:
-        """Let go of what the snapshots hold; none is asked for any more, but blobs of some may still be."""
+        """Release what the snapshots hold. No snapshot is asked for any more; blobs of some may still be read."""
         with self._lock:
             self._is_closed = True
             verdicts = list(self._verdicts.values())
@@ -138,12 +141,12 @@ class Snapshots:
             _let_go(snapshot)
 
     def _note(self, stored: StoredImage, verdict: Snapshot | None) -> None:
-        """Keep a verdict, with what its snapshot holds, in the place of the one before."""
+        """Keep a verdict in the place of the one before, and hold the lease of its snapshot."""
         if verdict is not None:
             verdict.lease.hold()
         with self._lock:
             _, former = self._verdicts.get(id(stored), (stored, None))
-            if self._is_closed:
+            if self._is_closed:  # a request of the configuration before has ended late
                 former = verdict
             else:
                 self._verdicts[id(stored)] = (stored, verdict)
@@ -158,7 +161,7 @@ class Snapshots:
     def _restore(self, context: Context, stored: StoredImage) -> Snapshot | None:
         try:
             verdict = self._verify(context, stored)
-        except VerificationTimeoutError:  # no verdict: whoever asks later may have one
+        except VerificationTimeoutError:  # it says nothing about the image: the next request tries again
             raise
         except Error as error:
             _log.warning("a kept snapshot of %s is not used: %s", stored.name, error)

@@ -1,7 +1,8 @@
 """What is kept of a resolved image, and its form in a file.
 
 A file is one line of JSON, which says what follows, and then the documents and signatures byte for byte. Writing and
-reading therefore take no memory beside them. Everything in the file is *unverified*, as it was delivered.
+reading therefore take no memory beside them. Everything in the file is *unverified*, as the source delivered it.
+Must not verify, nor open files.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from container_image_proxy.image.manifest import ImageManifest
 
 MAX_HEADER_SIZE: Final = 16 << 20
-"""Bytes of the first line, which is held in memory: the annotations of signatures can be half of this, and JSON escapes
-what is in them.
+"""Bytes of the first line, which is held in memory. The annotations of signatures can be half of this before JSON
+escapes what is in them.
 """
 _PER_DESCRIPTOR: Final = 512
 """Bytes of memory that a descriptor takes, measured."""
@@ -37,9 +38,10 @@ _PER_DESCRIPTOR: Final = 512
 class StoredImage(Struct, frozen=True):
     """What is kept of a resolved image: what its source delivered, and for which reference.
 
-    ``place`` is the reference's policy identity then. ``indexes`` go from the one that the reference named to the one
-    that names the manifest; none if it named the manifest itself. ``state`` is the source's, for a later one.
-    ``unpacked`` is what was found out of the layers of a manifest that does not tell it.
+    ``place`` is the reference's policy identity at that time. ``indexes`` go from the one that the reference named to
+    the one that names the manifest; none if it named the manifest itself. ``signatures`` are by the digest of the
+    document that they are about. ``state`` is the source's, for a later source. ``unpacked`` is what was found out
+    about layers whose manifest does not tell it.
     """
 
     name: str
@@ -54,7 +56,7 @@ class StoredImage(Struct, frozen=True):
 
     @property
     def size(self) -> int:
-        """Bytes of memory that it takes, about, with the OCI form that a Docker manifest is served in."""
+        """The bytes of memory that it takes, about, with the OCI form in which a Docker manifest is served."""
         forms = 1 if self.manifest.media_type == OCI_MANIFEST else 2
         manifest = len(self.manifest.raw) + _PER_DESCRIPTOR * len(self.manifest.layers)
         indexes = sum(len(index.raw) + _PER_DESCRIPTOR * len(index.manifests) for index in self.indexes)
@@ -63,7 +65,7 @@ class StoredImage(Struct, frozen=True):
 
 
 class _DocumentRecord(Struct, frozen=True, rename="kebab"):
-    """A manifest or index, of ``size`` bytes behind the header."""
+    """A manifest or index, which has ``size`` bytes behind the header."""
 
     media_type: str
     size: int
@@ -81,7 +83,7 @@ class _SignatureRecord(Struct, frozen=True, rename="kebab"):
 
 
 class _UnpackedRecord(Struct, frozen=True, rename="kebab"):
-    """What a layer of a manifest of schema 1 is without its compression."""
+    """What was found out about a layer of Docker's schema 1."""
 
     of: str
     digest: str
@@ -91,7 +93,7 @@ class _UnpackedRecord(Struct, frozen=True, rename="kebab"):
 
 
 class _Header(Struct, frozen=True):
-    """The line before everything else; ``state`` is how many bytes of it are the last in the file."""
+    """The first line. ``state`` is the number of bytes of the source's state, which come last in the file."""
 
     name: str
     platform: str
@@ -123,7 +125,7 @@ def encode(stored: StoredImage) -> Iterator[bytes]:
             for digest, one in stored.unpacked.items()
         ),
     )
-    # json, for it can write the name of a file that is not UTF-8.
+    # By json and not msgspec, because only that can write a file's name that is not UTF-8.
     yield json.dumps(to_builtins(header)).encode() + b"\n"
     for document in documents:
         yield document.raw
@@ -133,7 +135,9 @@ def encode(stored: StoredImage) -> Iterator[bytes]:
 
 
 def decode(file: IO[bytes]) -> StoredImage:
-    """Read what :func:`encode` wrote; :class:`MalformedDocumentError`, or another :class:`Error`, for anything else."""
+    """Read what :func:`encode` wrote. Raises :class:`MalformedDocumentError`, or another :class:`Error`, for anything
+    else, and ``OSError``.
+    """
     try:
         header = convert(json.loads(file.readline(MAX_HEADER_SIZE)), _Header)
     except (ValueError, RecursionError) as error:

@@ -1,7 +1,7 @@
 """What a manifest of Docker's schema 1 does not tell of its layers, found by reading and unpacking each layer once.
 
-Policy has allowed the image before. Every layer is verified against its digest, and a finding counts only if that was
-right. This takes as long as reading the whole image, and no more memory than a blob that is served.
+Policy has allowed the image before. Each layer is verified by its digest, and nothing counts if that is wrong. It takes
+as long as reading the whole image, and no more memory than a blob that is served. Decision: contrib/adr/0037.
 """
 
 from __future__ import annotations
@@ -32,15 +32,16 @@ if TYPE_CHECKING:
     from container_image_proxy.image.schema1 import Schema1Manifest
 
 MAX_UNPACKED: Final = 1 << 40
-"""Bytes that the layers of an image may unpack to: what takes most of an hour to read, and no image has."""
+"""Bytes that the layers of an image may unpack to. No image has so many, and they take most of an hour to read."""
 _PIECE: Final = 256 * 1024
 
 
 def unpack_layers(context: Context, manifest: Schema1Manifest, lease: Lease) -> dict[Digest, UnpackedLayer]:
-    """What there is to know of each layer. The caller need not hold ``lease``. A store, which has unpacked them, knows.
+    """Size, DiffID and media type of each layer. The caller need not hold ``lease``. A store knows them already: it has
+    unpacked the layers.
 
-    Raises what reading and decompressing a blob does, and :class:`InvalidManifestError` for a layer that is of no form
-    which OCI has a name for.
+    Raises what reading and decompressing a blob raises, and :class:`InvalidManifestError` for a compression that OCI
+    has no name for, or layers of more than ``MAX_UNPACKED`` bytes.
     """
     with lease.held():
         source = lease.source
@@ -60,7 +61,7 @@ def unpack_layers(context: Context, manifest: Schema1Manifest, lease: Lease) -> 
 
 
 def _unpack(context: Context, blob: VerifiedBlob, descriptor: Descriptor, room: int) -> tuple[UnpackedLayer, int]:
-    """The layer, and how large it is unpacked."""
+    """The layer, and its size in bytes when unpacked. At most ``room`` bytes are unpacked."""
     pieces = _Pieces(blob)
     compression = detect_compression(pieces.beginning)
     media_type = OCI_LAYER_OF_COMPRESSION.get(compression)
@@ -75,7 +76,7 @@ def _unpack(context: Context, blob: VerifiedBlob, descriptor: Descriptor, room: 
                 raise InvalidManifestError(f"the image's layers unpack to more than {MAX_UNPACKED} bytes")
             hashed.update(piece)
     while pieces.read(_PIECE):
-        """The blob's end tells whether its content was right, whatever follows what was compressed."""
+        """Only the blob's end tells whether its digest is right, and bytes may follow the compressed ones."""
     return UnpackedLayer(descriptor.digest, descriptor.size, Digest("sha256", hashed.hexdigest()), media_type), size
 
 

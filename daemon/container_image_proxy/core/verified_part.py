@@ -1,9 +1,9 @@
 """A part of a blob, verified: its end is withheld until the blob is known to be right up to there.
 
-A part that goes to the blob's end is verified by the blob's own digest. The last byte of any other part proves nothing.
-The bytes after it are read, too, up to the next checkpoint of a blob that was verified before, or else to the blob's
-end. The bytes before the part are read from the last checkpoint on, before anything leaves, so that the digest of
-everything before the part can be told first. A client that holds those bytes compares it (contrib/adr/0030).
+A part that goes to the blob's end is verified by the blob's own digest. Behind any other part, more bytes are read:
+up to the next checkpoint of a blob that was verified before, or else to the blob's end. The bytes before the part are
+read from the last checkpoint on, before anything leaves, so that the digest of everything before the part can be told
+first. A client that holds those bytes compares it. Decision: contrib/adr/0030.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
     from container_image_proxy.transports.source import BlobReader
 
 MAX_VAIN: Final = 64 * MIB
-"""Bytes that are fetched and not sent for a part that ends before the blob's end. The client gets the whole where that
-would take more.
+"""Bytes that are fetched and not sent for a part that ends before the blob's end. If there were more, the client gets
+the whole instead.
 """
 _PIECE: Final = 256 * KIB
 
 
 class OpenBlob(Protocol):
-    """Opens a blob."""
+    """Opens a part of a blob."""
 
     def __call__(self, offset: int, stop: int) -> BlobReader:
         """A reader of the blob from ``offset`` on, up to ``stop`` and no further."""
 
 
 class VerifiedPart(Struct, frozen=True):
-    """The bytes of a blob in ``span``; ``prefix`` is the digest of all before them."""
+    """The bytes of a blob in ``span``, in pieces. ``prefix`` is the digest of all bytes before them."""
 
     span: range
     prefix: Digest
@@ -59,14 +59,15 @@ def open_part(
     *,
     use_checkpoints: bool = True,
 ) -> VerifiedPart | None:
-    """The bytes of the blob in ``span``; None if the whole is to be sent instead.
+    """The bytes of the blob in ``span``; None if the whole is to be sent instead, because the part is not to be had
+    or would cost too much.
 
-    That is so if the part would cost too much, and after the blob proved wrong: a client that goes on then may hold its
-    wrong beginning, and not every client compares. Raises what reading the blob does.
+    ``open_blob`` opens the blob, of which ``known`` is what earlier transfers have shown. Raises what reading raises.
     """
+    # A client that continues a blob which lately proved wrong may hold its wrong beginning. Not every client compares.
     if span.start and known.is_suspect:
         return None
-    if descriptor.size <= RING_SIZE:
+    if descriptor.size <= RING_SIZE:  # verified as a whole before a byte leaves, as without a range
         whole = VerifiedBlob(open_blob(0, descriptor.size), descriptor).read_all()
         prefix = digest_of(whole[: span.start], descriptor.digest.algorithm)
         return VerifiedPart(span, prefix, PartOfBlob(iter([memoryview(whole)[span.start : span.stop]])))
@@ -83,6 +84,8 @@ def open_part(
         with _telling_of(descriptor.digest, reader):
             blob = VerifiedBlob(reader, replace(descriptor, digest=digest, size=decided_at), hashed)
     except CannotResumeError:
+        # The source has the blob from its beginning only, and refuses to throw away so much of it. Read from the
+        # beginning, nothing is thrown away: it is hashed.
         reader.close()
         if began_at == 0:
             raise
@@ -96,7 +99,7 @@ def open_part(
 
 
 def _advance(context: Context, reader: BlobReader, hashed: BlobHash, offset: int, descriptor: Descriptor) -> None:
-    """Read and hash what lies before ``offset``."""
+    """Read and hash the bytes before ``offset``."""
     buffer = page_aligned(_PIECE)
     try:
         while left := offset - hashed.offset:
@@ -115,9 +118,9 @@ def _advance(context: Context, reader: BlobReader, hashed: BlobHash, offset: int
 def _decided_at_end(
     blob: VerifiedBlob, reader: BlobReader, length: int, digest: Digest, hashed: BlobHash
 ) -> Iterator[memoryview]:
-    """The first ``length`` bytes of ``blob``, the last piece of them only when all of it has proved right.
+    """The first ``length`` bytes of ``blob``. The last piece of them comes when all of the blob has proved right.
 
-    Not so, however, if what was sent to somebody before does not go with it, who may go on from there now.
+    It does not come if an earlier transfer was broken off that had other content: its client may be this one.
     """
     last = memoryview(b"")
     with closing(blob), _telling_of(digest, reader):
@@ -137,7 +140,7 @@ def _decided_at_end(
 
 @contextmanager
 def _telling_of(digest: Digest, reader: BlobReader) -> Iterator[None]:
-    """Name the blob in what is wrong with a part of it, which has a digest of its own."""
+    """Name the blob in errors about a part of it, which is verified by a digest of its own."""
     try:
         yield
     except DigestMismatchError as error:
@@ -147,7 +150,7 @@ def _telling_of(digest: Digest, reader: BlobReader) -> Iterator[None]:
 
 
 class PartOfBlob:
-    """The pieces of a part. One thread uses it. The first is there before the constructor returns."""
+    """The pieces of a part. One thread uses it. The first piece is read before the constructor returns."""
 
     def __init__(self, pieces: Iterator[memoryview]) -> None:
         self._pieces = pieces
@@ -155,10 +158,10 @@ class PartOfBlob:
 
     def __iter__(self) -> Iterator[memoryview]:
         while self._first:
-            yield self._first.pop()  # which it does not keep: it may be of a ring
+            yield self._first.pop()  # and not kept: a piece of a ring would keep the ring's memory
         yield from self._pieces
 
     def close(self) -> None:
-        """Close what the pieces come from. May be called again."""
+        """Close the blob that the pieces come from. May be called again."""
         if isinstance(self._pieces, Generator):
             self._pieces.close()

@@ -288,11 +288,10 @@ class RegistryClient:
             headers = {"Accept": OCI_INDEX}
             while path is not None:
                 reply = self._api.get(context, place, path, phase="referrers", headers=headers, expected=_OK)
-                if len(found) == MAX_PAGES:
-                    reply.close()
-                    raise reply.fault(RegistryError, f"{place.domain} lists referrers on more than {MAX_PAGES} pages")
                 found.append(parse_referrers(self._read_manifest(context, reply), reply.endpoint))
                 path = next_page(reply, place)
+                if path is not None and len(found) == MAX_PAGES:
+                    raise reply.fault(RegistryError, f"{place.domain} lists referrers on more than {MAX_PAGES} pages")
             return tuple(found)
 
         try:

@@ -89,15 +89,8 @@ class SignatureStorage(Struct):
             place: _Place = partial(self._in_lookaside, reference=reference, digest=digest)
             yield self._collect(context, place, _ANY_KIND, budget, reference)
         if "sigstore" in kinds and self.lookaside.use_sigstore_attachments(reference):
-            tag = f"{digest.algorithm}-{digest.hex}.sig"  # cosign's, in the same repository
-            if len(tag) <= MAX_TAG_LENGTH:  # with a longer digest there can be no such tag
-                place = partial(
-                    fetch_attached,
-                    registry=self.registry,
-                    place=repository.with_tag(tag),
-                    media_type=SIGNATURE_MEDIA_TYPE,
-                )
-                yield self._collect(context, place, _SIGSTORE, budget, reference)
+            place = partial(self._attachments, repository=repository, digest=digest)
+            yield self._collect(context, place, _SIGSTORE, budget, reference)
             place = partial(fetch_bundles, registry=self.registry, repository=repository, digest=digest)
             yield self._collect(context, place, _SIGSTORE, budget, reference)
 
@@ -175,6 +168,15 @@ class SignatureStorage(Struct):
         except ConfigurationError as error:
             # One signature that cannot be read is a failure among others. A ConfigurationError would end the search.
             raise SourceError(str(error), endpoint=parts.path) from error
+
+    def _attachments(
+        self, context: Context, repository: Repository, digest: Digest
+    ) -> Iterator[UntrustedSignature | Error]:
+        """The layers of the image that cosign tags ``sha256-<hex>.sig`` in the same repository."""
+        tag = f"{digest.algorithm}-{digest.hex}.sig"
+        if len(tag) > MAX_TAG_LENGTH:  # no registry has a tag for so long a digest
+            return iter(())
+        return fetch_attached(context, self.registry, repository.with_tag(tag), SIGNATURE_MEDIA_TYPE)
 
 
 class _Budget(Struct):
