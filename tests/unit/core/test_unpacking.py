@@ -83,5 +83,5 @@ def test_a_source_that_has_no_such_images_is_none(tmp_path: Path) -> None:
     manifest, _ = image(tmp_path / "image", [GZIPPED])
     single_image(tmp_path / "layout")
     layout = LayoutReference.parse(f"{tmp_path}/layout:latest")
-    with pytest.raises(InvalidManifestError, match="from registries and dir: only"):
+    with pytest.raises(InvalidManifestError, match="from registries, dir: and stores only"):
         unpack_layers(CONTEXT, manifest, Lease(lambda: layout.open_source(ACCESS)))
