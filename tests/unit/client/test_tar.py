@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from container_image_client.tar import MalformedArchiveError, Member, TarReader
@@ -272,14 +272,12 @@ def test_a_full_extended_header_is_read_in_linear_time() -> None:
     assert len(member.pieces or ()) == len(pairs)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=3000), st.integers(1, 600))
 def test_whatever_the_bytes_nothing_but_the_one_error_comes_of_them(data: bytes, size: int) -> None:
     with contextlib.suppress(MalformedArchiveError):
         read(data, size)
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_whatever_is_changed_in_an_archive_nothing_but_the_one_error_comes_of_it(data: st.DataObject) -> None:
     whole = bytearray(made(*EVERYTHING[:4], form=data.draw(st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]))))

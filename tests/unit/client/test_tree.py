@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from container_image_client.documents import Descriptor, Layer
@@ -66,7 +66,6 @@ def unpacked(layers: list[bytes]) -> dict[str, tuple[str, bytes]]:
         return found
 
 
-@settings(deadline=None)
 @example([[directory("a"), entry("a/b", b"lower")], [entry("a", b""), directory("a")]])
 @given(st.lists(st.lists(members, max_size=6), min_size=1, max_size=4))
 def test_both_show_the_same(layers: list[list[Entry]]) -> None:

@@ -334,7 +334,7 @@ def test_only_as_many_keyrings_are_kept_as_may_be(
     assert keyrings.get((signer.public_key,), make_budget()) is not first
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_damaged_message_says_the_same_or_nothing(keyring: Keyring, damageable: bytes, data: st.DataObject) -> None:
     position = data.draw(st.integers(0, len(damageable) - 1))

@@ -204,7 +204,7 @@ def test_a_silent_connection_is_closed_without_a_word(tmp_path: Path, first: byt
         assert read_all(client).count(b"HTTP/1.1") == (1 if first else 0)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     data=st.lists(
         st.one_of(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -423,13 +423,11 @@ def test_the_signed_bytes_are_those_of_dsse() -> None:
     assert PREDICATE.encode() in payload
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_refused_and_nothing_worse(raw: bytes) -> None:
     rejection(keyed(KEY), raw)
 
 
-@settings(deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), st.lists))
 def test_any_value_in_any_place_is_refused_and_nothing_worse(value: Any) -> None:
     for path in (("verificationMaterial",), ("dsseEnvelope",), ("mediaType",), (*ENTRY, "logIndex"), ENTRY):
@@ -439,7 +437,6 @@ def test_any_value_in_any_place_is_refused_and_nothing_worse(value: Any) -> None
 CERTIFIED = json.dumps(certified()).encode()
 
 
-@settings(deadline=None)
 @given(st.integers(0, len(CERTIFIED) - 1), st.integers(1, 255))
 def test_no_flipped_byte_makes_it_say_something_else(position: int, flip: int) -> None:
     flipped = bytearray(CERTIFIED)

@@ -8,7 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from container_image_proxy.errors import IntegrityError, SourceError
@@ -77,7 +77,6 @@ def test_a_buffer_is_filled_as_far_as_the_layer_goes(tmp_path: Path) -> None:
     reader.close()
 
 
-@settings(deadline=None)
 @given(st.integers(0, len(LAYER)))
 def test_a_reader_can_begin_anywhere(tmp_path_factory: pytest.TempPathFactory, offset: int) -> None:
     place = tmp_path_factory.getbasetemp() / "anywhere"
@@ -86,7 +85,6 @@ def test_a_reader_can_begin_anywhere(tmp_path_factory: pytest.TempPathFactory, o
     assert read_all(reader) == LAYER[offset:]
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.text("abc", min_size=1, max_size=9), st.binary(max_size=2000), max_size=12), st.data())
 def test_any_tar_comes_back_from_any_offset(
     tmp_path_factory: pytest.TempPathFactory, content: dict[str, bytes], data: st.DataObject
