@@ -195,21 +195,26 @@ class _RecordingHash(BlobHash):
         self._ends = ends
         self._checkpoints = checkpoints
         self._waymarks = sorted(end for end in ends if end > self.offset)
+        self._next_stop = self._find_next_stop()
         self._is_settled = False
 
     def update(self, piece: memoryview) -> None:
         """Add what follows, in parts that end where there is something to do."""
-        while piece:
-            checkpoint = (self.offset // self._run.spacing + 1) * self._run.spacing
-            stop = min(checkpoint, *self._waymarks[:1], self.offset + len(piece))
-            count = stop - self.offset
-            super().update(piece[:count])
-            piece = piece[count:]
-            if self._waymarks[:1] == [stop]:
+        while (missing := self._next_stop - self.offset) <= len(piece):
+            super().update(piece[:missing])
+            piece = piece[missing:]
+            if self._waymarks[:1] == [self.offset]:
                 self._compare(self._ends[self._waymarks.pop(0)])
-            if stop == checkpoint < self._key[2]:
+            if self.offset % self._run.spacing == 0 and self.offset < self._key[2]:
                 self._run.states.append(self._state.copy())
                 self._checkpoints.publish(self._key, self._run)
+            self._next_stop = self._find_next_stop()
+        super().update(piece)
+
+    def _find_next_stop(self) -> int:
+        """The first place behind ``offset`` where there is something to do: a checkpoint, or the end of another run."""
+        checkpoint = (self.offset // self._run.spacing + 1) * self._run.spacing
+        return min([checkpoint, *self._waymarks[:1]])
 
     def _compare(self, digest: Digest) -> None:
         if self.digest() != digest:

@@ -37,8 +37,8 @@ FIRST_SIZE: Final = 64 * KIB
 _PRIVATE: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 _MOMENT: Final = 0.1
 """In seconds. A source that is too slow to fill half a ring in that time is passed on as it comes."""
-_helpers = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
-"""One for each processor: with more streams than that, their own threads keep all of them busy without help."""
+_spare_processors = list(os.sched_getaffinity(0))
+"""Those for which no stream has a helper. With more streams than that, their own threads keep all of them busy."""
 
 
 def page_aligned(size: int) -> memoryview:
@@ -102,28 +102,26 @@ class VerifiedBlob:
         self._reader.close()
 
     def _read(self) -> memoryview:
-        """The next piece. Empty only if all has been read and verified."""
+        """The next piece: the buffer whose turn it is, filled. Empty only if all has been read and verified."""
+        if self._is_complete:
+            return memoryview(b"")
+        size = self._descriptor.size
+        buffer = self._next_buffer()[: size - self._received]
         try:
-            return self._read_next()
+            count = self._fill(buffer)
+            piece = buffer[:count]
+            self._received += count
+            if self._received == size:
+                self._verify(piece)
+            elif not count or self._is_one_piece:
+                raise SizeMismatchError(
+                    f"{self._reader.place}: {self._descriptor.digest} ended after {self._received} of {size} bytes"
+                )
+            else:
+                self._digest.update(piece)
         except IntegrityError:
             self._digest.refute()
             raise
-
-    def _read_next(self) -> memoryview:
-        """Fill the buffer whose turn it is."""
-        if self._is_complete:
-            return memoryview(b"")
-        buffer, size = self._next_buffer(), self._descriptor.size
-        piece = buffer[: self._fill(buffer[: size - self._received])]
-        self._received += len(piece)
-        if self._received == size:
-            self._verify(piece)
-        elif not piece or self._is_one_piece:
-            raise SizeMismatchError(
-                f"{self._reader.place}: {self._descriptor.digest} ended after {self._received} of {size} bytes"
-            )
-        else:
-            self._digest.update(piece)
         return piece
 
     def _next_buffer(self) -> memoryview:
@@ -142,11 +140,12 @@ class VerifiedBlob:
 
     def _fill(self, buffer: memoryview) -> int:
         """Read into ``buffer`` until it is full, or what has come should not wait any longer."""
-        filled, until = 0, monotonic() + _MOMENT
-        while filled < len(buffer) and (not filled or self._is_one_piece or monotonic() < until):
+        filled = count = self._reader.readinto(buffer)
+        if filled == len(buffer):
+            return filled
+        until = monotonic() + _MOMENT
+        while count and filled < len(buffer) and (self._is_one_piece or monotonic() < until):
             count = self._reader.readinto(buffer[filled:])
-            if count == 0:
-                break
             filled += count
         return filled
 
@@ -178,6 +177,7 @@ class _RunningDigest:
         self._hashed: SimpleQueue[None] = SimpleQueue()
         self._waiting = 0
         self._thread: threading.Thread | None = None
+        self._processor = 0
 
     @property
     def is_helped(self) -> bool:
@@ -186,7 +186,7 @@ class _RunningDigest:
 
     def update(self, piece: memoryview) -> None:
         """Have ``piece`` hashed soon; until :meth:`wait` says so its memory must stay as it is."""
-        if self._thread is None and len(piece) > FIRST_SIZE:
+        if self._thread is None and _spare_processors and len(piece) > FIRST_SIZE:
             self._thread = self._find_helper()
         if self._thread is None:
             self._hash.update(piece)
@@ -225,17 +225,20 @@ class _RunningDigest:
             self._pieces.put(None)
             self._thread.join()
             self._thread = None
-            _helpers.release()
+            _spare_processors.append(self._processor)
 
     def _find_helper(self) -> threading.Thread | None:
-        if not _helpers.acquire(blocking=False):
+        try:
+            processor = _spare_processors.pop()
+        except IndexError:
             return None
         thread = threading.Thread(target=self._run, name="blob-hash", daemon=True)
         try:
             thread.start()
         except RuntimeError:  # the system has no more threads for us
-            _helpers.release()
+            _spare_processors.append(processor)
             return None
+        self._processor = processor
         return thread
 
     def _run(self) -> None:

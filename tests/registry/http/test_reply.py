@@ -16,10 +16,10 @@ def test_a_body_that_has_ended_waits_for_nothing_on_its_connection() -> None:
         reply = sender.send(request_for(URL), CONTEXT)
         body, buffer = reply.body(CONTEXT), memoryview(bytearray(10))
         assert body.readinto(buffer) == 3
-        reply._framed.socket.wait_under(OTHERS, idle=1)
+        others = reply._framed.socket.wait_under(OTHERS, idle=1)
         assert body.readinto(buffer) == 0
         assert reply.read(CONTEXT, 10) == b""
-        assert reply._framed.socket._wait.context is OTHERS
+        assert reply._framed.socket.wait is others
 
 
 def test_the_error_that_an_answer_stands_for_names_its_request_and_who_answered() -> None:

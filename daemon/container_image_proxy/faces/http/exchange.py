@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote_to_bytes
 
 import h11
@@ -111,6 +111,8 @@ class Exchange:
         self.sent = 0
         self.committed = False
         """Something has left for the client: another answer is impossible."""
+        self._unsent: int | None = None
+        """Of a body of known length, which h11 was told of at once: the bytes that are still to come."""
 
     def run(self, application: Application, peer: Peer, context: Context) -> None:
         """Call the application and send what it answers; raises what the application, h11 or the channel raise."""
@@ -121,7 +123,10 @@ class Exchange:
                     self._write(chunk)
                 if self.head_only:
                     break
-            self._send(h11.EndOfMessage())
+            buffers = [] if self.committed else self._encode_head()
+            if self._unsent:
+                raise RuntimeError("the application's answer is shorter than it said")
+            self._send(buffers + self._encode(h11.EndOfMessage()))
         finally:
             close = getattr(body, "close", None)
             if close is not None:
@@ -139,27 +144,48 @@ class Exchange:
         return self._write
 
     def _write(self, chunk: bytes | memoryview) -> None:
-        data: Any = b"" if self.head_only else chunk  # h11 passes it on as it is
-        self._send(h11.Data(data=data))
+        buffers = [] if self.committed else self._encode_head()
+        if self._unsent is not None:
+            self._unsent -= len(chunk)
+            if self._unsent < 0:
+                raise RuntimeError("the application's answer is longer than it said")
+            buffers.append(chunk)
+        else:
+            buffers += self._encode(h11.Data(data=b"" if self.head_only else cast("bytes", chunk)))
+        self._send(buffers)
         self.sent += 0 if self.head_only else len(chunk)
 
-    def _send(self, event: h11.Data | h11.EndOfMessage) -> None:
-        buffers = [] if self.committed else self._head_buffers()
-        buffers += self._protocol.send_with_data_passthrough(event) or []
+    def _encode_head(self) -> list[bytes | memoryview]:
+        """The head. A body of known length is entered into h11's account: its chunks then go past h11, whose events
+        would cost more than all else that is done for a chunk.
+        """
+        head = self._head
+        if head is None:
+            raise RuntimeError("the application has not called start_response")
+        length = next((int(value) for name, value in head.headers if name == b"content-length"), None)
+        has_body = not (self.head_only or head.status_code in _BODILESS)
+        if self._protocol.their_http_version == b"1.0" and has_body and length is None:
+            # Without chunks a client could not tell a whole answer from a cut one.
+            raise RefusedRequestError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, _NEEDS_CHUNKS)
+        encoded = self._encode(head)
+        if has_body and length is not None:
+            self._encode(h11.Data(data=cast("bytes", _Body(length))))
+            self._unsent = length
+        return encoded
+
+    def _encode(self, event: h11.Response | h11.Data | h11.EndOfMessage) -> list[bytes | memoryview]:
+        return list(self._protocol.send_with_data_passthrough(event) or ())
+
+    def _send(self, buffers: list[bytes | memoryview]) -> None:
         self.committed = True
         self._channel.send([buffer for buffer in buffers if buffer], self._send_seconds)
 
-    def _head_buffers(self) -> list[bytes]:
-        if self._head is None:
-            raise RuntimeError("the application has not called start_response")
-        if self._protocol.their_http_version == b"1.0" and not self._is_delimited(self._head):
-            raise RefusedRequestError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, _NEEDS_CHUNKS)
-        return [self._protocol.send(self._head)]
 
-    def _is_delimited(self, head: h11.Response) -> bool:
-        """Whether a client can tell a whole answer from a cut one without chunks."""
-        return (
-            self.head_only
-            or head.status_code in _BODILESS
-            or any(name == b"content-length" for name, _ in head.headers)
-        )
+class _Body:
+    """Stands for a whole body, as what sendfile would be given does (h11, "send_with_data_passthrough")."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length

@@ -15,6 +15,7 @@ from container_image_proxy.errors import RegistryError, UpstreamError
 from container_image_proxy.registry.http.coding import GZIP_MAGIC, DamagedGzipError, gunzip, may_be_gzip, parse_codings
 from container_image_proxy.registry.http.failures import error_for_exception, error_for_status, parse_error_codes
 from container_image_proxy.registry.http.headers import parse_retry_after
+from container_image_proxy.registry.http.sockets import Wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -162,9 +163,10 @@ class Body:
         self._reply = reply
         self._raw = raw
         self._framed = framed
-        self._context = context
         self._limits = limits
         self._patience = limits.idle_timeout
+        self._wait = Wait(context, limits.idle_timeout)
+        self._end = context.deadline.at
 
     def readinto(self, buffer: memoryview) -> int:
         """Receive into the beginning of ``buffer`` what is there: how many bytes, none only at the end.
@@ -174,7 +176,8 @@ class Body:
         limits, framed, began = self._limits, self._framed, monotonic()
         if framed.isclosed():  # at its end the connection is somebody else's
             return 0
-        wait = framed.socket.wait_under(self._context.within(self._patience), idle=limits.idle_timeout)
+        wait = framed.socket.wait = self._wait
+        wait.end = min(self._end, began + self._patience)
         try:
             count = framed.readinto1(buffer)
         except (HTTPException, OSError) as error:

@@ -13,7 +13,7 @@ import ssl
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
-from container_image_proxy.concurrency.cancellation import SLICE
+from container_image_proxy.concurrency.cancellation import SLICE, CancelledError
 from container_image_proxy.concurrency.kernel_time import timeval
 from container_image_proxy.config.limits import KIB
 
@@ -25,12 +25,15 @@ _LARGE: Final = 64 * KIB  # more than a buffered reader asks for to find the end
 
 
 class Wait:
-    """One reader's bounds: its context, and ``idle`` seconds for each next byte. ``failure`` is what it met with."""
+    """One reader's bounds: until ``end`` (monotonic seconds), and ``idle`` seconds for each next byte. ``failure`` is
+    what it met with.
+    """
 
-    __slots__ = ("context", "failure", "idle")
+    __slots__ = ("cancellation", "end", "failure", "idle")
 
     def __init__(self, context: Context, idle: float) -> None:
-        self.context = context
+        self.cancellation = context.cancellation
+        self.end = context.deadline.at
         self.idle = idle
         self.failure: OSError | None = None
 
@@ -42,7 +45,8 @@ class _Punctual(socket.socket):
     hands them out. The next receive raises the failure, which is ``broken``.
     """
 
-    _wait: Wait  # not in __init__, which ssl does not call
+    wait: Wait  # not in __init__, which ssl does not call
+    """The present reader's bounds. Who reads many pieces sets the same object again and again."""
     broken: OSError | None = None
 
     def wait_under(self, context: Context, *, idle: float) -> Wait:
@@ -51,8 +55,8 @@ class _Punctual(socket.socket):
         The returned object tells of failures of this reader alone: after the end of a body the next request uses the
         socket.
         """
-        self._wait = Wait(context, idle)
-        return self._wait
+        self.wait = Wait(context, idle)
+        return self.wait
 
     def recv(self, bufsize: int = 1024, flags: int = 0) -> bytes:  # the stubs of ssl have a default
         """As :meth:`recv_into`. urllib3's TLS within TLS calls this one."""
@@ -62,27 +66,29 @@ class _Punctual(socket.socket):
 
     def recv_into(self, buffer: Any, nbytes: int | None = 0, flags: int = 0) -> int:
         if self.broken is not None:
-            self._wait.failure = self.broken
+            self.wait.failure = self.broken
             raise self.broken
         try:
             return self._receive(buffer, nbytes or 0, flags)
         except OSError as error:
-            self.broken = self._wait.failure = error
+            self.broken = self.wait.failure = error
             return 0
 
     def _receive(self, buffer: Any, nbytes: int, flags: int) -> int:
         """Receive as long as there is time and somebody waits for it. Raises ``TimeoutError``, ``CancelledError``."""
-        context = self._wait.context
-        end = monotonic() + min(self._wait.idle, context.deadline.left)
+        wait = self.wait
+        now = monotonic()
+        end = min(now + wait.idle, wait.end)
         while True:
-            context.check()
-            left = end - monotonic()
+            if wait.cancellation.is_cancelled:
+                raise CancelledError
+            left = end - now
             if left <= 0:
                 raise TimeoutError("nothing came")
             try:
                 return self._receive_within(min(left, SLICE), buffer, nbytes, flags)
             except TimeoutError:
-                continue
+                now = monotonic()
 
     def _receive_within(self, seconds: float, buffer: Any, nbytes: int, flags: int) -> int:
         """Receive once. Raises ``TimeoutError`` if nothing comes within ``seconds``."""
@@ -107,7 +113,7 @@ class PunctualSocket(_Punctual):
         if self.gettimeout() is not None:
             self.settimeout(None)
             # Without a time-out of Python's, sending the next request would block for ever.
-            self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval(self._wait.idle))
+            self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval(self.wait.idle))
         if seconds != self._slice:
             self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval(seconds))
             self._slice = seconds
@@ -137,7 +143,7 @@ class PunctualTLSSocket(_Punctual, ssl.SSLSocket):
         if records is None:
             return filled
         try:
-            while filled < len(view) and self._wait.context.deadline.left > 0:
+            while filled < len(view) and monotonic() < self.wait.end:
                 count: int = records.read(len(view) - filled, view[filled:])
                 if count == 0:
                     break
@@ -145,5 +151,5 @@ class PunctualTLSSocket(_Punctual, ssl.SSLSocket):
         except (ssl.SSLEOFError, TimeoutError):
             pass
         except OSError as error:
-            self.broken = self._wait.failure = error
+            self.broken = self.wait.failure = error
         return filled
