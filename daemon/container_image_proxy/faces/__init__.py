@@ -1,1 +1,1 @@
-"""What clients speak: each protocol is a room that asks ``core`` and has no logic of its own about images."""
+"""What clients speak. Each protocol is a room, which asks ``core`` and decides nothing about images itself."""

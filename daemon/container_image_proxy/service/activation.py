@@ -1,5 +1,7 @@
-"""Where sockets come from: inherited from systemd (sd_listen_fds_with_names(3)), made at a path or a port, or passed as
-a descriptor. With ``journal.py`` the only module that needs systemd's library.
+"""Where sockets come from: inherited from systemd, made at a path or a port, or passed as a descriptor.
+
+With ``journal.py`` the only module that needs systemd's library. Must not accept connections.
+Spec: sd_listen_fds_with_names(3), systemd.socket(5), unix(7).
 """
 
 from __future__ import annotations
@@ -29,13 +31,14 @@ _BACKLOG: Final = 4096  # the kernel cuts it to net.core.somaxconn
 
 
 def inherited_sockets() -> tuple[list[socket.socket], ConfigurationError | None]:
-    """The listening Unix sockets that systemd opened for us, of streams and of packets; none without activation. And
-    what is wrong with the first one that is of any other kind, if one is.
+    """The listening Unix sockets that systemd opened for us, of streams and of packets; none without activation.
 
-    The environment forgets them.
+    And what is wrong with the first socket that is of another kind; None if there is none. The variables are removed
+    from the environment, so that no child takes the sockets for its own.
     """
     names = systemd.daemon.listen_fds_with_names(unset_environment=True)
-    for variable in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):  # os.environ is a copy, which children may get
+    # The library removes them from the process's environment, of which os.environ is a copy.
+    for variable in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
         os.environ.pop(variable, None)
     usable: list[socket.socket] = []
     complaints: list[ConfigurationError] = []
@@ -59,8 +62,9 @@ def _inherited(descriptor: int, name: str) -> socket.socket:
 
 
 def from_descriptor(descriptor: int) -> socket.socket:
-    """The stream socket, listening or connected, that the parent process passed; :class:`ConfigurationError` if it is
-    none.
+    """The stream socket, listening or connected, that the parent process passed.
+
+    Raises :class:`ConfigurationError` for any other descriptor.
     """
     what = f"--sockfd {descriptor}"
     wrong = ConfigurationError(what, "it is not a stream socket", remedy="use SOCK_STREAM")
@@ -68,7 +72,10 @@ def from_descriptor(descriptor: int) -> socket.socket:
 
 
 def packets_from_descriptor(descriptor: int) -> socket.socket:
-    """The same for a connected socket of packets, as clients of skopeo's image proxy pass one."""
+    """The connected socket of packets that the parent process passed, as clients of skopeo's image proxy do.
+
+    Raises :class:`ConfigurationError` for any other descriptor.
+    """
     what, remedy = f"--sockfd {descriptor}", "pass one end of socketpair(AF_UNIX, SOCK_SEQPACKET)"
     wrong = ConfigurationError(what, "it is not a connected Unix socket of packets", remedy=remedy)
     sock = _adopt(descriptor, what, {socket.SOCK_SEQPACKET}, wrong)
@@ -79,6 +86,7 @@ def packets_from_descriptor(descriptor: int) -> socket.socket:
 
 
 def _adopt(descriptor: int, what: str, types: Collection[int], wrong: ConfigurationError) -> socket.socket:
+    """The socket with that descriptor, which children will not inherit. Raises ``wrong`` unless it is of ``types``."""
     try:
         sock = socket.socket(fileno=descriptor)
     except (OSError, ValueError, OverflowError) as error:
@@ -92,7 +100,7 @@ def _adopt(descriptor: int, what: str, types: Collection[int], wrong: Configurat
 
 
 def is_open_to_all(descriptor: int) -> bool:
-    """Whether it is a listening socket that does not tell who connects; False for what is no socket at all."""
+    """Whether ``descriptor`` is a listening socket that does not tell who connects; False if it is no socket."""
     try:
         with socket.socket(fileno=os.dup(descriptor)) as sock:
             return sock.family != socket.AF_UNIX and is_listening(sock)
@@ -106,7 +114,7 @@ def is_listening(sock: socket.socket) -> bool:
 
 
 def listen_tcp(port: int) -> socket.socket:
-    """Listen on a port of 127.0.0.1, 0 for any free one; :class:`ConfigurationError` if that cannot be."""
+    """Listen on a port of 127.0.0.1, 0 for any free one. Raises :class:`ConfigurationError` if that cannot be."""
     what, remedy = f"--port {port}", "choose another port"
     if port not in _PORTS:
         raise ConfigurationError(what, "a port is a number from 0 to 65535", remedy=remedy)
@@ -119,22 +127,22 @@ def listen_tcp(port: int) -> socket.socket:
 
 
 class UnixListener(socket.socket):
-    """A listening socket that removes its path at close, if it is still its own.
+    """A listening socket that removes its path when it is closed, if the path is still its own.
 
-    As long as it is open it holds the lock of that path, a file beside it, so that of two processes which start at once
-    neither takes the other's socket for a stale one.
+    As long as it is open it holds a lock for the path, a file beside it. Of two processes that start at once, neither
+    can thus take the other's socket for one that nobody serves.
     """
 
     _lock: tuple[Path, int] | None = None
     _made: tuple[Path, os.stat_result] | None = None
 
     def lock(self, path: Path) -> None:
-        """Become the only one who may listen at ``path``; ``BlockingIOError`` if somebody else is."""
+        """Become the only process that may listen at ``path``. Raises ``BlockingIOError`` if another one is."""
         place = path.absolute().with_name(f"{path.name}.lock")
         self._lock = place, _lock_file(place)
 
     def listen_at(self, path: Path, mode: int) -> None:
-        """Listen at ``path``, in place of what is there. The path appears only when all is done, the mode included."""
+        """Listen at ``path``, in place of what is there. The path appears when the socket has its mode and listens."""
         new = path.absolute().with_name(f"{path.name}.new")
         new.unlink(missing_ok=True)
         self.bind(os.fspath(new))
@@ -145,13 +153,15 @@ class UnixListener(socket.socket):
         self._made = path.absolute(), self._made[1]
 
     def close(self) -> None:
-        """Close, and remove the path."""
+        """Close the socket, and remove its path and lock."""
         made, self._made = self._made, None
         lock, self._lock = self._lock, None
         super().close()
         if made is not None:
+            path, status = made
             with contextlib.suppress(OSError):
-                _unlink_same(*made)
+                if os.path.samestat(path.lstat(), status):
+                    path.unlink()
         if lock is not None:
             with contextlib.suppress(OSError):
                 lock[0].unlink()
@@ -159,7 +169,8 @@ class UnixListener(socket.socket):
 
 
 def _lock_file(path: Path) -> int:
-    """The descriptor of a file at ``path`` that nobody else has locked; who had may have removed it in between."""
+    """The descriptor of the file at ``path``, locked. Raises ``BlockingIOError`` if another process has locked it."""
+    # Whoever had the lock may have removed the file between our opening and locking it: then it is made anew.
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -172,14 +183,10 @@ def _lock_file(path: Path) -> int:
         os.close(descriptor)
 
 
-def _unlink_same(path: Path, made: os.stat_result) -> None:
-    if os.path.samestat(path.lstat(), made):
-        path.unlink()
-
-
 def listen_unix(path: Path, mode: int = 0o600) -> UnixListener:
-    """Listen at ``path``, in place of a socket there that nobody listens on; :class:`ConfigurationError` if that cannot
-    be.
+    """Listen at ``path``, in place of a socket that nobody listens on.
+
+    Raises :class:`ConfigurationError` if that cannot be.
     """
     what = f"--socket {path}"
     sock = UnixListener(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -200,7 +207,7 @@ def listen_unix(path: Path, mode: int = 0o600) -> UnixListener:
 
 
 def _verify_free(path: Path, what: str) -> None:
-    """Nothing is there but a socket that nobody listens on."""
+    """Raise :class:`ConfigurationError` if anything is at ``path`` but a socket that nobody listens on."""
     try:
         is_socket = stat.S_ISSOCK(path.lstat().st_mode)
     except FileNotFoundError:
@@ -216,7 +223,7 @@ def _occupied(what: str) -> ConfigurationError:
 
 
 def _is_served(path: Path) -> bool:
-    """Whether anybody listens; doubts count as yes (a full backlog, a path that we may not connect to)."""
+    """Whether anybody listens at ``path``. What cannot be told (a full backlog, no permission) counts as yes."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(0)
         return probe.connect_ex(os.fspath(path)) not in (errno.ECONNREFUSED, errno.ENOENT)

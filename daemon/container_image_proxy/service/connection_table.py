@@ -2,10 +2,11 @@
 
 A client that closed its connection counts as departed, and its user may connect again at once. A client that merely
 stopped sending does not. A Unix socket tells the two apart (``POLLHUP`` of poll(2)), and a pipe has two ends for it.
-TCP tells nothing; the next write finds out.
+TCP does not tell them apart; the next write finds out.
 
-The thread of a departed client counts until it ends, because not every wait for upstream can be woken. It counts
-against the limit for all and twice the user's, so that nobody piles up threads by connecting and leaving.
+The thread of a departed client counts until it ends, because not every wait for upstream can be woken
+(contrib/adr/0014). It counts against the limit for all and twice the user's, so that nobody piles up threads by
+connecting and leaving.
 
 The last places are for users who have none. A few users together cannot keep everybody else out.
 
@@ -23,48 +24,48 @@ if TYPE_CHECKING:
     from container_image_proxy.core.peer import Peer
 
 
-_SHARE_RESERVED: Final = 8  # of all places one in so many
+_SHARE_RESERVED: Final = 8  # one of so many places is for users who have none
 
 
 class Channel(Protocol):
-    """What a connection is made of, as far as it concerns the table."""
+    """The descriptors of a connection, as far as they concern the table."""
 
     @property
     def descriptor(self) -> int:
-        """The one that hangs up (poll(2)) when the client has left."""
+        """The descriptor that hangs up (poll(2)) when the client has left."""
 
     def close(self) -> None:
         """Close it."""
 
 
 class Connection(Protocol):
-    """A client's connection, whatever it speaks. All but :meth:`run` is for other threads."""
+    """A client's connection, whatever protocol it speaks. All methods but :meth:`run` are for other threads."""
 
     @property
     def channel(self) -> Channel:
-        """Where the client is."""
+        """The way to the client."""
 
     @property
     def peer(self) -> Peer:
-        """Who it is."""
+        """The process that connected."""
 
     def run(self) -> None:
-        """Serve until the client or we have had enough."""
+        """Serve until the client ends, or the server ends it."""
 
     def finish(self) -> None:
-        """Have it answer what has already been asked, then end."""
+        """Answer what has already been asked, then end."""
 
     def abandon(self) -> None:
-        """Tell it that nobody is there any more for the answer."""
+        """End the work for a client that has left."""
 
     def cut(self) -> None:
-        """Have it end in mid-answer, so that the client sees a failure."""
+        """End at once, so that the client sees a failure."""
 
 
 class ConnectionTable:
-    """The connections under way, at most ``capacity``, and ``per_uid`` of one user. Thread-safe.
+    """The open connections, at most ``capacity`` of all users and ``per_uid`` of one. Thread-safe.
 
-    It is a selectable file of its own: readable when :meth:`note_departures` has something to do.
+    It can be watched by a selector: it is readable when :meth:`note_departures` has something to do.
     """
 
     def __init__(self, capacity: int, per_uid: int) -> None:
@@ -82,7 +83,7 @@ class ConnectionTable:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nobody; what is still done for those who have left does not count."""
+        """Whether no client is connected. Threads of those that have left do not count."""
         return not self._present
 
     def is_full(self, peer: Peer) -> bool:
@@ -99,12 +100,13 @@ class ConnectionTable:
         with self._changed:
             descriptor = connection.channel.descriptor
             self._present[descriptor] = connection
-            with contextlib.suppress(OSError):  # a file hangs up as little as it can be watched
+            with contextlib.suppress(OSError):  # epoll takes no regular file, which never hangs up (--stdio < FILE)
                 self._hangups.register(descriptor, 0)
 
     def remove(self, connection: Connection) -> None:
-        """Strike a connection out and close it: both under the lock, so that nobody takes its descriptor for that of
-        another one.
+        """Remove a connection and close it.
+
+        Both happen under the lock: a closed descriptor's number is given to the next connection at once.
         """
         with self._changed:
             self._forget(connection)
@@ -113,12 +115,12 @@ class ConnectionTable:
             self._changed.notify_all()
 
     def withdraw(self, connection: Connection) -> None:
-        """Strike out one that was never served, and leave it open."""
+        """Remove a connection that was never served, and leave it open."""
         with self._changed:
             self._forget(connection)
 
     def note_departures(self) -> None:
-        """Tell those whose client has left, and count them apart from now on."""
+        """Find the connections whose client has left, end their work, and count them as departed from now on."""
         with self._changed:
             gone = [self._present[descriptor] for descriptor, _ in self._hangups.poll(0)]
             for connection in gone:
@@ -133,13 +135,13 @@ class ConnectionTable:
                 self._hangups.unregister(connection.channel.descriptor)
 
     def finish(self) -> None:
-        """Have all answer what has been asked, and close."""
+        """Have all connections answer what has been asked, and end."""
         with self._changed:
             for connection in self._present.values():
                 connection.finish()
 
     def close(self) -> int:
-        """Cut all connections, and say how many; their threads may still remove them."""
+        """Cut all connections. Returns how many there were. Their threads may still remove them."""
         with self._changed:
             self._hangups.close()
             for connection in self._present.values():
@@ -147,6 +149,6 @@ class ConnectionTable:
             return len(self._present)
 
     def wait(self, seconds: float) -> None:
-        """Let the threads of those who have left or were cut come to their end, which is when they log it."""
+        """Wait up to ``seconds`` for the threads of clients that have left or were cut, which log that at their end."""
         with self._changed:
             self._changed.wait_for(lambda: not self._present and not self._departed, seconds)

@@ -1,10 +1,8 @@
-"""The daemon's life: start, answer, reload on SIGHUP, drain on SIGTERM, leave when idle.
+"""The daemon's life: start, answer, reload on SIGHUP, drain on SIGTERM, exit when idle.
 
 As long as no configuration can be used it is degraded: it answers every request with the reason, and reads the files
-again until they are mended. Nobody who connects has to wait for that, and nothing has to be started anew.
-
-Knows no option and no file by itself: it is given a function that reads the configuration anew and the sockets to
-serve.
+again until they are mended (contrib/adr/0023). No client waits for that, and nothing has to be started anew.
+Must not know options or files: it is given the sockets, and a function that reads the configuration anew.
 """
 
 from __future__ import annotations
@@ -37,12 +35,12 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _REREAD_SECONDS: Final = 2.0
-"""After so long the files are read again though nobody came."""
+"""Seconds after which a degraded daemon reads the files again although nobody has connected."""
 _LAST_SECONDS: Final = 1.0
-"""For what is done for no request to end, and the programs that it runs."""
+"""Seconds for work that is done for no request to end, with the programs that it runs."""
 _REREAD_PAUSE: Final = 10
-"""For those who may not know, reading is followed by a pause of so many times the computing that it took: however often
-they knock, they get less than a tenth of a processor.
+"""After reading the files for a peer that may not have the answer, none is read for such a peer for so many times the
+processor time that it took: however often it connects, it gets less than a tenth of a processor.
 """
 
 
@@ -53,8 +51,10 @@ def _face_of_packets(serving: Callable[[], Serving]) -> Face:
 
 
 class Daemon:
-    """Serves one instance. ``load`` gives a whole new configuration, or the reason why there is none, as ``state`` does
-    for the beginning; ``owner`` is the uid that may stop a stand-alone one.
+    """Serves one instance.
+
+    ``state`` is the configuration at the start, or the reason why there is none. ``load`` returns a new one of these.
+    ``owner`` is the uid that may stop a stand-alone daemon; None for one that only the service manager stops.
     """
 
     def __init__(
@@ -87,25 +87,28 @@ class Daemon:
 
     @property
     def server(self) -> Server:
-        """The server, whose ways of serving are the caller's choice."""
+        """The server. The caller chooses by which of its methods it serves."""
         return self._server
 
     def run(self, serve: Callable[[], None]) -> None:
-        """Answer requests until told to stop, or idle for so long; ``serve`` is one of the server's ways to do so.
+        """Answer requests until told to stop, or idle for its time. ``serve`` is one of the server's methods.
 
-        :class:`ConfigurationError` if idleness ends it while there is still no configuration that can be used.
+        Raises :class:`ConfigurationError` if the daemon is idle while there is still no usable configuration.
         """
-        # A handler runs between any two instructions of whatever the main thread is at, so it only leaves word.
+        # A handler runs between any two instructions of the main thread, so it only leaves a message for the loop.
         signal.signal(signal.SIGTERM, lambda *_: self._stop())
         signal.signal(signal.SIGINT, lambda *_: self._stop())
         signal.signal(signal.SIGHUP, lambda *_: self._server.call_soon(self.reload))
-        _collect_garbage()
+        # The start did without a garbage collector. What it made stays; requests make cycles, in errors for one.
+        if not gc.isenabled():
+            gc.freeze()
+            gc.enable()
         self._begin()
         try:
             serve()
         finally:
             if self._is_told_to_stop:
-                self._health.report("")  # of what is stopped nothing is wrong
+                self._health.report("")  # a stopped daemon has no fault that monitoring should show
             self._notifier.stopping()
             self._notifier.close()
             self._state.close()
@@ -117,14 +120,14 @@ class Daemon:
     # --- for any thread -----------------------------------------------------------------------------------------------
 
     def _serving(self) -> Serving:
-        """The configuration in force; raises why there is none."""
+        """The configuration in force. Raises :class:`ConfigurationError` if there is none."""
         state = self._state
         if isinstance(state, Degraded):
             raise state.error.retold(str(state.error))
         return state
 
     def _stop(self) -> None:
-        """For signal handlers, too."""
+        """Begin to stop. Signal handlers call it, too."""
         self._is_told_to_stop = True
         self._server.call_soon(self._leave)
         self._server.stop()
@@ -136,15 +139,17 @@ class Daemon:
         self._notifier.stopping()
 
     def _admits(self, peer: Peer) -> bool:
+        """Whether the peer may talk to us. A degraded daemon first looks whether the files have been mended."""
         if isinstance(self._state, Degraded):
             self._rereading.for_somebody(is_told=self._state.admits(peer))
         return self._state.admits(peer)
 
     def reload(self) -> None:
-        """Put a whole new configuration in force, or keep the old one and say so. Running requests end under the one
-        they began with.
+        """Put a new configuration in force, or keep the old one and report that.
+
+        Running requests end under the configuration that they began with.
         """
-        askers = self._askers.note()  # before anything is read
+        askers = self._askers.note()  # before anything is read: whoever asks later wants files that are newer
         self._notifier.reloading()
         new = self._load()
         if isinstance(new, Degraded) and not isinstance(self._state, Degraded):
@@ -159,7 +164,7 @@ class Daemon:
         self._askers.tell(askers, str(new.error) if isinstance(new, Degraded) else "")
 
     def _reread(self) -> None:
-        """Look whether what could not be used has been mended."""
+        """Read the configuration again, and put it in force if it can be used now."""
         old, new = self._state, self._load()
         self._replace(new)
         if isinstance(old, Degraded) and isinstance(new, Degraded) and str(old.error) == str(new.error):
@@ -167,7 +172,7 @@ class Daemon:
         self._begin()
         if isinstance(old, Degraded) and not isinstance(new, Degraded):
             _log.info("the configuration can be used now")
-            self._rereading.later()  # once more: it may have been only half written
+            self._rereading.later()  # once more: a file may have been only half written
 
     def _replace(self, new: Serving | Degraded) -> None:
         old, self._state = self._state, new
@@ -175,7 +180,7 @@ class Daemon:
         self._server.idle_exit_seconds = new.idle_exit
 
     def _begin(self) -> None:
-        """Tell what is in force from now on."""
+        """Report what is in force from now on, to the service manager, to monitoring and in the log."""
         state = self._state
         if isinstance(state, Degraded):
             text = "without a configuration that can be used, every request is answered with this: %s"
@@ -184,18 +189,15 @@ class Daemon:
             self._health.report(str(state.error))
             self._rereading.later()
         else:
-            self._notifier.ready(f"Serving {_count(len(state.images))}: {', '.join(state.images)}")
+            images = "1 image" if len(state.images) == 1 else f"{len(state.images)} images"
+            self._notifier.ready(f"Serving {images}: {', '.join(state.images)}")
             self._health.report("")
             self._rereading.cancel()
             self._warming = _warm_up(state)
 
 
-def _count(images: int) -> str:
-    return f"{images} image{'s' * (images != 1)}"
-
-
 def _warm_up(serving: Serving) -> threading.Thread | None:
-    """Neither before READY=1 nor during the first request: while nobody waits."""
+    """Prepare for the first request in a thread: neither READY=1 nor that request waits for it."""
     thread = threading.Thread(target=serving.warm_up, name="warm-up", daemon=True)
     try:
         thread.start()
@@ -205,15 +207,8 @@ def _warm_up(serving: Serving) -> threading.Thread | None:
     return thread
 
 
-def _collect_garbage() -> None:
-    """From now on, and only what is made from now on: that of requests, whose errors are cycles at times."""
-    if not gc.isenabled():
-        gc.freeze()
-        gc.enable()
-
-
 class _Rereading:
-    """When to read again, as a timer of the loop."""
+    """When a degraded daemon reads its files again, as a timer of the loop."""
 
     def __init__(self, read: Callable[[], None]) -> None:
         self._read = read
@@ -221,7 +216,7 @@ class _Rereading:
         self._earliest = 0.0
 
     def due(self) -> float | None:
-        """When, if nobody comes."""
+        """When to read if nobody connects before, on the monotonic clock."""
         return self._next
 
     def run(self) -> None:
@@ -230,16 +225,16 @@ class _Rereading:
             self._now()
 
     def for_somebody(self, *, is_told: bool) -> None:
-        """Read again before somebody is answered; for who ``is_told`` nothing, not if that has just been done."""
+        """Read again before a peer is answered. For a peer that is not told the reason, not too often."""
         if is_told or time.monotonic() >= self._earliest:
             self._now()
 
     def later(self) -> None:
-        """Have it done in a while."""
+        """Read again in a while."""
         self._next = time.monotonic() + _REREAD_SECONDS
 
     def cancel(self) -> None:
-        """There is no need any more."""
+        """Do not read again."""
         self._next = None
 
     def _now(self) -> None:

@@ -1,7 +1,8 @@
 """The file that says what is wrong with the configuration, for the units that monitoring sees.
 
 systemd has no state for a service that is up and degraded. ``container-image-proxy-health@NAME.path`` therefore watches
-the file ``health`` in the instance's runtime directory, and its service fails as long as the file has content.
+the file ``health`` in the instance's runtime directory, and its service fails as long as the file has content
+(contrib/adr/0023). Spec: systemd.path(5).
 """
 
 from __future__ import annotations
@@ -19,24 +20,24 @@ _log = logging.getLogger(__name__)
 
 _NAME: Final = "health"
 _SETTLED_SECONDS: Final = 5.0
-"""A path unit does not see a change that comes while its service runs, which takes some hundredths of a second. So one
-that follows another within this time is written once more at the end of it.
+"""Seconds. A path unit does not see a change that comes while its service runs, which takes some hundredths of one.
+A change that follows another one within this time is therefore written once more at its end.
 """
 
 
 class Health:
-    """The file in ``directory``; none without one. To fail in writing it is no reason to end."""
+    """The file in ``directory``; no file without one. A failure to write it is only logged. A timer of the loop."""
 
     def __init__(self, directory: Path | None) -> None:
         self._path = directory / _NAME if directory else None
         last = self._read()
         self._said = last or ""
-        # If the process before this one wrote it, that may have been a moment ago.
+        # If the process before this one wrote the file, that may have been a moment ago.
         self._settled_at = 0.0 if last is None else time.monotonic() + _SETTLED_SECONDS
         self._repeat_at: float | None = None
 
     def report(self, complaint: str) -> None:
-        """Say what is wrong, or that nothing is: ``""``."""
+        """Write what is wrong; "" if nothing is. The same again is not written."""
         line = f"{one_line(complaint)}\n" if complaint else ""
         if line != self._said:
             now = time.monotonic()
@@ -46,7 +47,7 @@ class Health:
             self._write()
 
     def due(self) -> float | None:
-        """When to write once more."""
+        """When to write once more, on the monotonic clock."""
         return self._repeat_at
 
     def run(self) -> None:

@@ -1,8 +1,9 @@
 """Log records: with fields into the systemd journal, or as readable lines on stderr.
 
 A record is one journal entry or one line, whatever a name, a header or an error text tried to smuggle in: control
-characters are escaped and long values cut. Callers pass fields by ``extra={"fields": {...}}``, and name those that the
-message tells by ``extra={"told": {...}}``; they must not pass secrets.
+characters are escaped, and long values are cut. Callers pass fields by ``extra={"fields": {...}}``, and name those that
+the message has already by ``extra={"told": {...}}``. They must not pass secrets.
+Spec: systemd.journal-fields(7), systemd.exec(5) for JOURNAL_STREAM.
 """
 
 from __future__ import annotations
@@ -18,32 +19,30 @@ if TYPE_CHECKING:
 
 PACKAGE: Final = "container_image_proxy"
 PROGRAM: Final = "container-image-proxy"
-"""What all records are found by: ``journalctl -t``. Lines on stderr have it from the unit's SyslogIdentifier=."""
+"""The identifier of all records: ``journalctl -t``. Lines on stderr get it from the unit's SyslogIdentifier=."""
 _LONGEST: Final = 4096  # characters of a message or a field
 _LONGEST_TRACEBACK: Final = 32 * 1024
-_PLAIN: Final = re.compile(r"[!#-&(-<>-~]{1,256}")  # what a field of a line is as it stands; the rest needs care
+_PLAIN: Final = re.compile(r"[!#-&(-<>-~]{1,256}")  # a value that needs no quotes: no space, quote or "="
 
 
 def one_line(text: str, limit: int = _LONGEST) -> str:
-    """``text`` cut to about ``limit`` characters, with those escaped that have no shape of their own.
+    """``text`` on one line: cut to about ``limit`` characters, and those that cannot be seen are escaped.
 
-    By Unicode's categories that is all of "other" and "separator" but the space: what ends a line, moves the cursor,
-    turns the direction or cannot be seen, in this version of Unicode and in those to come.
+    These are Unicode's categories "other" and "separator", except for the space: characters that end a line, move the
+    cursor, change the direction of writing or are invisible, and those that no version of Unicode has assigned yet.
     """
     beginning = text[:limit]
-    shown = beginning if beginning.isprintable() else "".join(map(_visible, beginning))
-    return shown if len(text) <= limit else f"{shown}... ({len(text)} characters)"
-
-
-def _visible(character: str) -> str:
-    return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+    if not beginning.isprintable():
+        beginning = "".join(
+            one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in beginning
+        )
+    return beginning if len(text) <= limit else f"{beginning}... ({len(text)} characters)"
 
 
 def set_up_logging(level: int = logging.INFO, instance: str | None = None) -> None:
-    """Send records where this process's stderr goes: to the journal if it is connected to it, else to stderr.
+    """Send records to the journal if this process's stderr is connected to it, else to stderr.
 
-    ``level`` is for our own records; libraries get through with warnings only, since their details may hold what is
-    secret.
+    ``level`` is for our own records. Libraries may log warnings only, because their details may hold secrets.
     """
     root = logging.getLogger()
     for old in root.handlers[:]:
@@ -54,7 +53,7 @@ def set_up_logging(level: int = logging.INFO, instance: str | None = None) -> No
 
 
 def is_journal(stream: TextIO) -> bool:
-    """Whether ``stream`` is the connection to the journal that systemd made (systemd.exec(5), JOURNAL_STREAM)."""
+    """Whether ``stream`` is the connection to the journal that systemd made (JOURNAL_STREAM)."""
     try:
         status = os.fstat(stream.fileno())
     except (OSError, ValueError, AttributeError):
@@ -69,7 +68,7 @@ def _journal_handler(instance: str | None) -> logging.Handler:
 
 
 class JournalHandler(logging.Handler):
-    """Sends each record by ``send`` (systemd.journal.send) with its fields and those of systemd.journal-fields(7)."""
+    """Sends each record by ``send`` (systemd.journal.send), with its own fields, the usual ones, and ``constant``."""
 
     def __init__(self, send: Callable[..., object], constant: Mapping[str, str]) -> None:
         super().__init__()
@@ -100,8 +99,9 @@ class JournalHandler(logging.Handler):
 
 
 class LineHandler(logging.StreamHandler[TextIO]):
-    """Writes each record as ``level message key=value ...``, the keys being the fields that the message does not tell;
-    lines of a traceback follow, indented.
+    """Writes each record as ``level message key=value ...``, with the fields that the message does not have already.
+
+    The lines of a traceback follow, indented.
     """
 
     def format(self, record: logging.LogRecord) -> str:

@@ -1,11 +1,11 @@
 """The listening sockets, and the accepting of connections from their backlogs.
 
 A full backlog makes the next client's connect(2) fail, whoever that is, and any local user can fill one by connecting
-in a loop. Accepting is therefore quick, in long turns, and a second thread helps when one does not keep up. A turn has
-an end. Connections that it did not accept stay in the backlog, for a later turn or for the next process that systemd
-starts.
+in a loop. Accepting is therefore quick, in long turns, and a second thread helps when one does not keep up
+(contrib/adr/0026). Connections that a turn did not accept stay in the backlog, for a later turn or for the next process
+that systemd starts.
 
-Must not look at who connected: that is the server's.
+Must not look at who connected, which the server does. Spec: listen(2), accept(2).
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 BACKLOG: Final = 4096
-"""As long as can be (listen(2)): the kernel cuts it to net.core.somaxconn."""
+"""Connections that wait to be accepted, as many as possible: the kernel cuts it to net.core.somaxconn."""
 TURN: Final = 256
-"""Connections that one thread accepts before the loop turns to everything else: a few milliseconds' worth."""
-_NICE: Final = -10  # setpriority(2), here of a thread: the weight of nine ordinary ones
+"""Connections that one thread accepts before the loop turns to everything else: a few milliseconds' work."""
+_NICE: Final = -10  # of a thread (setpriority(2)): the weight of nine ordinary ones (sched(7))
 
 _log = logging.getLogger(__name__)
 
 
 class Listeners:
-    """Owns ``sockets`` and watches them in ``selector``, from :meth:`resume` to :meth:`close`.
+    """Owns ``sockets``, and watches them in ``selector`` from :meth:`resume` to :meth:`close`. A timer of the loop.
 
-    ``receive`` gets the connections of a turn, and may be called in two threads at once; when a turn is over, so are
-    its calls. When the system has no descriptors or memory for another connection, nothing is accepted for
+    ``receive`` is called with the connections of a turn, in two threads at once if there are many. When a turn is over,
+    so are its calls. When the system has no descriptors or memory for another connection, nothing is accepted for
     ``pause_seconds``: the sockets would stay readable, and the loop would spin.
     """
 
@@ -62,7 +62,7 @@ class Listeners:
         return bool(self._sockets)
 
     def resume(self) -> None:
-        """Accept, from now on or again."""
+        """Begin to accept, or begin again."""
         if self._accepting:
             return
         self._accepting = True
@@ -82,7 +82,7 @@ class Listeners:
             self.resume()
 
     def close(self) -> None:
-        """Accept nothing more; whoever connects from now on is refused, or waits for systemd's next start."""
+        """Accept nothing more. New clients are refused, or wait for the next process that systemd starts."""
         self._stop()
         self._resume_at = None
         for listener in self._sockets:
@@ -99,11 +99,10 @@ class Listeners:
         self._accepting = False
 
     def _take_turn(self, listener: socket.socket) -> None:
-        """Receive what waits. Accepting is mostly the kernel's work, outside the interpreter lock, so that two threads
-        do it nearly twice as fast.
-        """
-        if not self._accepting:  # closed or paused by what was ready before this listener
+        """Receive the connections that wait at ``listener``, up to the end of a turn."""
+        if not self._accepting:  # an event before this one in the same round has closed or paused the listeners
             return
+        # Accepting is mostly the kernel's work, outside the interpreter lock: two threads are nearly twice as fast.
         helping = self._ask_helper(listener) if self._crowded else None
         self._receive(self._accept(listener))
         if helping is not None:
@@ -115,7 +114,7 @@ class Listeners:
             self._resume_at = time.monotonic() + self._pause_seconds
 
     def _ask_helper(self, listener: socket.socket) -> Future[None] | None:
-        """A turn of the second thread, which is there from the first time on that it is needed."""
+        """Begin a turn of the second thread, which is made when it is first needed; None if there can be none."""
         if self._helper is None:
             self._helper = ThreadPoolExecutor(1, "accept", initializer=take_precedence)
         try:
@@ -126,11 +125,8 @@ class Listeners:
             return None
 
     def _accept(self, listener: socket.socket) -> Iterator[socket.socket]:
-        """The connections of a thread's turn.
-
-        What is done for each one counts: two threads share one interpreter. So this is ``socket.accept()`` without what
-        that looks up each time.
-        """
+        """The connections of one thread's turn."""
+        # socket.accept() without what that looks up each time: two threads share one interpreter, so all work counts.
         accept = listener._accept  # type: ignore[attr-defined]  # noqa: SLF001 - see above
         family, kind, protocol = int(listener.family), int(listener.type), listener.proto
         for _ in range(TURN):
@@ -149,9 +145,9 @@ class Listeners:
 
 
 def take_precedence() -> None:
-    """Have this thread run before others that want its processor, if the system permits that or did so at the start.
+    """Have this thread run before others that want its processor, if the system permits that.
 
-    Who connects in a loop competes with it for processors as much as for the backlog.
+    Clients that connect in a loop compete with it for processors as much as for the backlog.
     """
     with contextlib.suppress(OSError):
         if os.getpriority(os.PRIO_PROCESS, 0) == 0:
@@ -159,7 +155,7 @@ def take_precedence() -> None:
 
 
 def give_way() -> None:
-    """Have this thread, which inherited the precedence of the one that started it, be one like others."""
+    """Have this thread run like any other: it inherited the precedence of the thread that started it."""
     with contextlib.suppress(OSError):
         if os.getpriority(os.PRIO_PROCESS, 0) < 0:
             os.setpriority(os.PRIO_PROCESS, 0, 0)

@@ -1,7 +1,7 @@
-"""Messages to the service manager: the state of the daemon, and that its loop still turns (sd_notify(3)).
+"""Messages to the service manager: the state of the daemon, and that its loop still runs.
 
 Sending never raises and never waits, whatever state the manager is in, because no transfer may end for it. Only the
-loop's thread uses this; a signal handler leaves it to the loop. Nothing is sent without ``NOTIFY_SOCKET``.
+loop's thread uses this. Nothing is sent without ``NOTIFY_SOCKET``. Spec: sd_notify(3), sd_watchdog_enabled(3).
 """
 
 from __future__ import annotations
@@ -23,47 +23,47 @@ _NEITHER_WAIT_NOR_DIE: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 
 class Notifier:
-    """The way to the service manager. What it could not be told is told again every second, as a timer of the loop.
+    """The way to the service manager. A timer of the loop, which tells again each second what could not be told.
 
-    Every state says all that holds from now on, so that of several that are still untold only the last one counts.
+    Each state replaces the one before, so of several that could not be told only the last one is.
     """
 
     def __init__(self) -> None:
         self._address = _address(os.environ.get("NOTIFY_SOCKET", ""))
-        # Made once: when it is needed there may be no descriptor left. It is not connected, so that it still finds a
-        # manager that was replaced in the meantime.
+        # Made once, because later there may be no descriptor left. It is not connected, so that it finds a manager that
+        # was started anew.
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if self._address else None
         self._untold: str | None = None
         self._next: float | None = None
         self._is_heard = True
 
     def ready(self, status: str) -> None:
-        """Requests are answered from now on, after a start or a reload; ``status`` becomes one line for a person."""
+        """Tell that requests are answered from now on, after a start or a reload. ``status`` is for people."""
         self._tell(f"READY=1\nSTATUS={one_line(status)}")
 
     def reloading(self) -> None:
-        """The configuration is being read anew; :meth:`ready` says when that is over."""
+        """Tell that the configuration is being read anew. :meth:`ready` ends that."""
         self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """No connection is accepted any more."""
+        """Tell that no connection is accepted any more."""
         self._tell("STOPPING=1\nSTATUS=Finishing running transfers")
 
     def alive(self) -> bool:
-        """The loop still turns; whether that was heard."""
+        """Tell that the loop still runs. Returns whether that could be told."""
         return self._send("WATCHDOG=1")
 
     def due(self) -> float | None:
-        """When to tell again what was not heard, on the monotonic clock."""
+        """When to tell again what could not be told, on the monotonic clock."""
         return self._next
 
     def run(self) -> None:
-        """Tell it if that is due."""
+        """Tell it again if that is due."""
         if self._untold is not None and self._next is not None and time.monotonic() >= self._next:
             self._tell(self._untold)
 
     def close(self) -> None:
-        """Say nothing more."""
+        """Tell nothing more."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -88,14 +88,12 @@ class Notifier:
 
 
 def _address(text: str) -> str:
-    """The socket's address: a path, or a name in the abstract name space; of other kinds no service is told."""
+    """The address in ``NOTIFY_SOCKET``: a path, or a name in the abstract name space; "" for any other kind."""
     return text.replace("@", "\0", 1) if text.startswith("@") else text if text.startswith("/") else ""
 
 
 class Watchdog:
-    """Tells the service manager, if it wants to know, that the loop still turns: three times within each of its
-    periods.
-    """
+    """Tells the service manager, if it asks for that, that the loop still runs: three times in each of its periods."""
 
     def __init__(self, notifier: Notifier) -> None:
         self._notifier = notifier
@@ -103,7 +101,7 @@ class Watchdog:
         self._next: float | None = time.monotonic() if self._interval else None
 
     def due(self) -> float | None:
-        """When to tell it again, on the monotonic clock; None if it does not want to know."""
+        """When to tell it again, on the monotonic clock; None if the manager does not ask for it."""
         return self._next
 
     def run(self) -> None:
@@ -115,9 +113,7 @@ class Watchdog:
 
 
 def _watchdog_seconds() -> float:
-    """How long the service manager waits for a sign of life of this very process (sd_watchdog_enabled(3)); 0 if it does
-    not.
-    """
+    """Seconds that the service manager waits for a sign of life (sd_watchdog_enabled(3)); 0 if it does not wait."""
     microseconds = os.environ.get("WATCHDOG_USEC", "")
     is_meant = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
     return int(microseconds) / 1e6 if is_meant and _NUMBER.fullmatch(microseconds) else 0.0

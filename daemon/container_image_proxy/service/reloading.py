@@ -2,8 +2,8 @@
 
 A signal cannot be answered. The asking process therefore first opens a datagram socket of its own in the daemon's
 runtime directory, and then sends SIGHUP. The daemon notes the sockets before it reads the files, and answers them
-afterwards. An answer is so always about files as they were after the question, however many ask at once, and a bare
-``kill -HUP`` works as well. Only root and the daemon's own user can enter the directory.
+afterwards. An answer is thus about files as they were after the question, however many processes ask at once, and a
+bare ``kill -HUP`` works as well. Only root and the daemon's own user can enter the directory.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _log = logging.getLogger(__name__)
 
 _PREFIX: Final = "reload."
 _MAX_ANSWER: Final = 32 * 1024  # bytes; fits into any socket's buffer
-_PATIENCE: Final = 60.0  # seconds; before systemd's own for a reload are over (TimeoutStartSec=, 90)
+_PATIENCE: Final = 60.0  # seconds, fewer than systemd's own time for a reload (TimeoutStartSec=, 90)
 
 
 class Askers:
-    """Those who wait in ``directory`` to be told; nobody if there is none."""
+    """The processes that wait for an answer, by their sockets in ``directory``; none without one."""
 
     def __init__(self, directory: Path | None) -> None:
         self._directory = directory
 
     def note(self) -> tuple[Path, ...]:
-        """Who waits now."""
+        """The sockets of those that wait now."""
         if self._directory is None:
             return ()
         try:
@@ -44,13 +44,13 @@ class Askers:
             return ()
 
     def tell(self, askers: tuple[Path, ...], complaint: str) -> None:
-        """What came of it: ``complaint``, empty if all is well. Neither waits nor raises."""
+        """Answer with ``complaint``, which is empty if all is well. Neither waits nor raises."""
         answer = complaint.encode(errors="replace")[:_MAX_ANSWER]
         for asker in askers:
             try:
                 with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
                     sender.sendto(answer, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL, os.fspath(asker))
-            except ConnectionRefusedError:  # one that was killed left its socket
+            except ConnectionRefusedError:  # a process that was killed left its socket behind
                 with contextlib.suppress(OSError):
                     asker.unlink()
             except OSError as error:
@@ -58,8 +58,10 @@ class Askers:
 
 
 def ask_for_reload(pid: int, directory: Path) -> str:
-    """Have the daemon ``pid``, whose runtime directory this is, read its configuration anew, and wait for what comes of
-    it: the daemon's complaint, empty if all is well. :class:`Error` if there is none to answer.
+    """Have the daemon with ``pid`` and this runtime directory read its configuration anew, and wait for its answer.
+
+    Returns its complaint, which is empty if all is well. Raises :class:`Error` if it cannot be asked, or gives no
+    answer.
     """
     place = directory / f"{_PREFIX}{os.getpid()}"
     with contextlib.ExitStack() as stack:

@@ -1,8 +1,8 @@
 """The accept loop: who gets a thread, who is turned away, when to stop.
 
-The server reads a peer and decides about it at accept, before a byte is parsed. One thread accepts (see
-``listeners.py``) and decides to exit. A connection that it has not accepted therefore stays in the backlog for the next
-process that systemd starts. ``faces`` know what clients speak, ``connection_table.py`` knows who is connected.
+The server reads a peer's credentials and decides about it at accept, before a byte is parsed. The thread that accepts
+is the one that decides to exit. A connection that it has not accepted therefore stays in the backlog, for the next
+process that systemd starts. Must not know what clients speak, which ``faces`` do. Decisions: contrib/adr/0002 and 0026.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 from msgspec import Struct
 
 from container_image_proxy.core.peer import PID_SIZE, UNAUTHENTICATED, Peer, parse_peer, read_credentials
-from container_image_proxy.faces.http.channel import SocketChannel, StdioChannel
-from container_image_proxy.faces.http.connection import Connection as HttpConnection
+from container_image_proxy.faces.http.channel import StdioChannel
+from container_image_proxy.faces.http.face import HttpFace
 from container_image_proxy.faces.http.limits import ServerLimits
-from container_image_proxy.faces.http.refusal import refusal
 from container_image_proxy.faces.http.request_head import RefusedRequestError
 from container_image_proxy.service.connection_table import ConnectionTable
 from container_image_proxy.service.listeners import Listeners, give_way, take_precedence
@@ -36,22 +35,23 @@ from container_image_proxy.service.turned_away import MAX_LINGERING, TurnedAway
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from container_image_proxy.faces.http.channel import Channel
     from container_image_proxy.faces.http.exchange import Application, Environ
     from container_image_proxy.service.connection_table import Connection
 
 _log = logging.getLogger(__name__)
 
-_OTHER_DESCRIPTORS: Final = 16 + MAX_LINGERING  # standard streams, listeners, selector, log; those turned away
+# Descriptors: of a connection the client's socket, one towards a source, and one on the way there; besides these
+# standard streams, listeners, selector and log, and the connections that were turned away.
+_PER_CONNECTION: Final = 3
+_OTHER_DESCRIPTORS: Final = 16 + MAX_LINGERING
 _LONGEST_SLEEP: Final = 3600.0  # seconds; epoll_wait(2) takes no more than 24 days
 _LAST_WORDS_SECONDS: Final = 1.0  # for work that was cancelled to end and be logged
-_PIPE_SIZE: Final = 64 * 1024
-_PER_CONNECTION: Final = 3  # the client's socket, one towards a source, one on the way there
+_PIPE_SIZE: Final = 64 * 1024  # bytes, as pipe(7) has it
 _DENIED: Final = RefusedRequestError(HTTPStatus.FORBIDDEN, "this user may not connect", "DENIED")
 
 
 class Timer(Protocol):
-    """What the loop has to do at certain times whatever else happens; both must not block."""
+    """Work that the loop does at certain times. Neither method may block."""
 
     def due(self) -> float | None:
         """The next time, on the monotonic clock; None while there is nothing to do."""
@@ -61,36 +61,17 @@ class Timer(Protocol):
 
 
 class Face(Protocol):
-    """What clients of one kind of socket speak."""
+    """The protocol that clients of one type of socket speak."""
 
     def connect(self, sock: socket.socket, peer: Peer) -> Connection:
         """The connection of a client, to be run in a thread of its own."""
 
     def refusal(self, error: RefusedRequestError) -> bytes:
-        """What a client reads that is turned away."""
+        """The answer that a client gets which is turned away."""
 
 
-class _Http:
-    """HTTP as a face."""
-
-    def __init__(self, application: Application, limits: ServerLimits) -> None:
-        self._application = application
-        self._limits = limits
-
-    def connect(self, sock: socket.socket, peer: Peer) -> Connection:
-        return self.speak(SocketChannel(sock), peer)
-
-    def speak(self, channel: Channel, peer: Peer) -> Connection:
-        return HttpConnection(channel, peer, self._application, self._limits)
-
-    def refusal(self, error: RefusedRequestError) -> bytes:
-        return b"".join(refusal(error))
-
-
-class _Denied(
-    Struct,
-):
-    """Those of a turn whose credentials are no good, and who know it."""
+class _Denied(Struct):
+    """Peers of one turn with equal credentials, which were denied and have been told so often enough."""
 
     peer: Peer
     reason: RefusedRequestError
@@ -98,11 +79,11 @@ class _Denied(
 
 
 class Server:
-    """Serves an application on listening sockets: :meth:`serve` in the caller's thread, each connection in its own.
+    """Serves clients on listening sockets: :meth:`serve` in the caller's thread, each connection in its own.
 
-    A socket's type says what its clients speak: streams HTTP, with ``application``, and packets the protocol that
-    ``packets`` is the face of. ``admit`` is asked at accept whether a peer may talk to anything at all here; ``timers``
-    are done beside.
+    The type of a socket says what its clients speak: streams speak HTTP, which ``application`` answers, and packets the
+    protocol of ``packets``. ``admit`` is called at accept, and says whether a peer may talk to us at all. ``timers``
+    are run by the loop.
     """
 
     def __init__(
@@ -115,7 +96,7 @@ class Server:
         packets: Face | None = None,
     ) -> None:
         self._limits = limits
-        self._http = _Http(application or _speak_no_http, limits)
+        self._http = HttpFace(application or _speak_no_http, limits)
         self._faces: dict[int, Face] = {socket.SOCK_STREAM: self._http}
         if packets is not None:
             self._faces[socket.SOCK_SEQPACKET] = packets
@@ -141,16 +122,16 @@ class Server:
         self._drain_until: float | None = None
         self._idle_since = time.monotonic()
         self.idle_exit_seconds = limits.idle_exit_seconds
-        """As in the limits; a reload may change it."""
+        """As in the limits. A reload may change it."""
 
     # --- for any thread and signal handlers ---------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Accept nothing more, let running requests finish within the drain time, then let :meth:`serve` return."""
+        """Have :meth:`serve` accept nothing more, let running requests finish within the drain time, and return."""
         self.call_soon(self._begin_drain)
 
     def call_soon(self, callback: Callable[[], object]) -> None:
-        """Run ``callback`` in the thread of :meth:`serve`, between two connections; after its end: never."""
+        """Run ``callback`` in the thread of :meth:`serve`, between two events. After its end nothing is run."""
         self._calls.append(callback)
         with self._lock:
             if not self._ended:
@@ -168,13 +149,14 @@ class Server:
         self._serve_alone(self._http.speak(StdioChannel(reading, writing), UNAUTHENTICATED))
 
     def _serve_alone(self, connection: Connection) -> None:
+        """Serve one connection until its end, in a thread: the loop runs timers and stops meanwhile."""
         if not self._start(connection):
             _log.error("no thread for %s", connection.peer)
             connection.channel.close()
         self.serve()
 
     def serve(self) -> None:
-        """Serve until :meth:`stop`, or until idle for its time; without listeners, until the last connection ends."""
+        """Serve until :meth:`stop`, or until idle for its time. Without listeners, until the last connection ends."""
         self._selector.register(self._wakeup_reader, selectors.EVENT_READ, self._run_calls)
         self._selector.register(self._connections, selectors.EVENT_READ, self._note_departures)
         self._listeners.resume()
@@ -185,7 +167,8 @@ class Server:
                 while not self._is_finished():
                     for key, _ in self._selector.select(self._timeout()):
                         key.data()
-                    self._do_what_is_due()
+                    for timer in self._timers:
+                        timer.run()
         finally:
             self._close()
 
@@ -200,22 +183,17 @@ class Server:
         return bool(self.idle_exit_seconds) and self._connections.is_empty and now >= self._idle_until()
 
     def _idle_until(self) -> float:
-        """When it ends for want of clients; not while strangers connect in a loop, or the next start would find the
-        backlog full.
-        """
+        """When the server ends if no client connects before, on the monotonic clock."""
+        # Not while strangers connect in a loop: the next process would find a full backlog.
         return max(self._idle_since + self.idle_exit_seconds, self._turned_away.crowded_until)
 
     def _timeout(self) -> float | None:
-        """Seconds until something is due without any event."""
+        """Seconds until something is due without any event; None if nothing is."""
         moments = [self._drain_until, *(timer.due() for timer in self._timers)]
         if self.idle_exit_seconds and self._connections.is_empty:
             moments.append(self._idle_until())
         due = [moment for moment in moments if moment is not None]
         return min(_LONGEST_SLEEP, max(0.0, min(due) - time.monotonic())) if due else None
-
-    def _do_what_is_due(self) -> None:
-        for timer in self._timers:
-            timer.run()
 
     def _run_calls(self) -> None:
         os.read(self._wakeup_reader, _PIPE_SIZE)
@@ -244,10 +222,9 @@ class Server:
     # --- accepting ----------------------------------------------------------------------------------------------------
 
     def _receive(self, accepted: Iterator[socket.socket]) -> None:
-        """Start or turn away new connections, by their peers and the caps; perhaps in two threads at once.
-
-        Of those who connect in a loop all but a few are recognised by their bare credentials and only counted.
-        """
+        """Start new connections, or turn them away, by their peers and the limits. Two threads may do so at once."""
+        # By credentials without the pid. A user who connects in a loop is recognised by them, and only counted: nothing
+        # is parsed, asked or locked for most of his connections.
         denied: dict[bytes, _Denied] = {}
         for sock in accepted:
             try:
@@ -261,28 +238,27 @@ class Server:
                 continue
             peer = parse_peer(credentials)
             is_admitted = self._admit(peer)
-            if is_admitted and _has_left(sock):  # who connects in a loop may be somebody who is allowed to
+            if is_admitted and _has_left(sock):  # a user who may connect can do so in a loop, too
                 sock.close()
                 continue
             with self._deciding:
-                objection = self._objection_to(peer) if is_admitted else _DENIED
                 face = self._faces[sock.type]
-                if objection is None:
-                    objection = None if self._start(face.connect(sock, peer)) else self._too_many
+                objection: RefusedRequestError | None = _DENIED
+                if is_admitted:
+                    # The selector may tell of departures only after this connection, and their places are free.
+                    self._connections.note_departures()
+                    is_full = self._connections.is_full(peer)
+                    objection = self._too_many if is_full or not self._start(face.connect(sock, peer)) else None
                 if objection is not None and not self._turned_away.add(sock, peer, objection, face.refusal):
                     denied[credentials[PID_SIZE:]] = _Denied(peer, objection)
         with self._deciding:
             for one in denied.values():
                 self._turned_away.count(one.count, one.peer, one.reason)
 
-    def _objection_to(self, peer: Peer) -> RefusedRequestError | None:
-        self._connections.note_departures()  # which the selector may have told of after this one
-        return self._too_many if self._connections.is_full(peer) else None
-
     # --- connections --------------------------------------------------------------------------------------------------
 
     def _start(self, connection: Connection) -> bool:
-        """Whether it could be started; if not, its channel is still open."""
+        """Start a connection's thread. Returns False if there can be none; its channel is still open then."""
         self._idle_since = time.monotonic()
         self._connections.add(connection)
         try:
@@ -293,8 +269,8 @@ class Server:
         return True
 
     def _serve_in_thread(self, connection: Connection) -> None:
-        # In a crowd it keeps the precedence that it inherited: who waits for the processor with the interpreter in hand
-        # holds up those who accept.
+        # While strangers connect in a loop it keeps the precedence that it inherited: a thread that holds the
+        # interpreter lock and waits for a processor would hold up the threads that accept.
         if time.monotonic() >= self._turned_away.crowded_until:
             give_way()
         try:
@@ -317,7 +293,7 @@ class Server:
 def _woken_by_signals(descriptor: int) -> Iterator[None]:
     """Have every signal write to ``descriptor``.
 
-    The kernel gives a signal to any thread; the main one, which alone runs Python's handlers, would sleep on.
+    The kernel delivers a signal to any thread. The main thread, which alone runs Python's handlers, would not wake.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -330,7 +306,7 @@ def _woken_by_signals(descriptor: int) -> Iterator[None]:
 
 
 def _has_left(sock: socket.socket) -> bool:
-    """Whether a client has closed its connection without a word."""
+    """Whether a client has closed its connection, and sent nothing."""
     try:
         return not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:
@@ -344,7 +320,7 @@ def _speak_no_http(_environ: Environ, _start_response: object) -> NoReturn:
 
 
 def _affordable_connections() -> int:
-    """How many connections the limit on open files allows for."""
+    """The number of connections that the limit on open files allows (getrlimit(2))."""
     soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return sys.maxsize

@@ -1,4 +1,7 @@
-"""A process that serves its parent alone, over the socket that it was given, and ends with it."""
+"""A process that serves its parent alone, over the socket that it was given, and ends with it.
+
+It speaks skopeo's image proxy protocol (contrib/adr/0040).
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,9 @@ if TYPE_CHECKING:
 
 
 def serve_parent(sock: socket.socket, load: Callable[[], AnyImages]) -> None:
-    """Serve the images of ``load`` until the parent closes its end, says so, or is gone.
+    """Serve the images of ``load`` until the parent closes its end, or sends ``Shutdown`` or SIGTERM.
 
-    A configuration that cannot be used is the answer to ``Initialize``: the parent may not look at standard error.
+    An unusable configuration is the answer to ``Initialize``, because the parent may not look at standard error.
     """
     try:
         loaded: AnyImages | ConfigurationError = load()
@@ -35,11 +38,12 @@ def serve_parent(sock: socket.socket, load: Callable[[], AnyImages]) -> None:
     def usable() -> AnyImages:
         if isinstance(loaded, ConfigurationError):
             raise loaded.retold(str(loaded))
-        warming.join()  # who says hello waits for it, and no image does
+        warming.join()  # in Initialize, so that no OpenImage waits for it
         return loaded
 
     server = Server([], packets=ImageProxyFace(usable, STAND_ALONE))
-    for number in (signal.SIGTERM, signal.SIGINT):  # the first is what clients have the kernel send when they end
+    # Clients have the kernel send SIGTERM when they end (PR_SET_PDEATHSIG).
+    for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
     warming.start()
     try:
@@ -52,4 +56,4 @@ def serve_parent(sock: socket.socket, load: Callable[[], AnyImages]) -> None:
 def _warm_up(loaded: AnyImages | ConfigurationError) -> None:
     if not isinstance(loaded, ConfigurationError):
         loaded.warm_up()
-    gc.enable()  # the start does without, see __main__
+    gc.enable()  # the start did without, see __main__

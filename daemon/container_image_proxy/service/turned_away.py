@@ -1,10 +1,9 @@
 """Connections that are turned away at accept: which of them are told why, and what the log says of them.
 
 Any local user can connect as fast as the kernel allows, so turning away costs no thread and no line of the log. A user
-who is denied is told why a few times, and then only counted. The log gets one line for the first connection and one for
-all of a period. The memory is bounded, whatever the number of connections and users.
-
-For the accept loop's thread, or under a lock.
+who is denied is told why a few times, and then only counted. The log gets one line for the first connection, and one
+for all of a period. The memory is bounded, whatever the number of connections and users.
+Must not decide who is turned away, which the server does.
 """
 
 from __future__ import annotations
@@ -24,20 +23,19 @@ if TYPE_CHECKING:
     from container_image_proxy.faces.http.request_head import RefusedRequestError
 
 MAX_LINGERING: Final = 32
-"""Descriptors: connections that have their refusal and were not closed yet; one more ends the oldest."""
+"""Connections that have their refusal and are not closed yet. One more closes the oldest."""
 MAX_TOLD: Final = 32
-"""How often a denied user is told so in a period: more than a client needs that tries again each second."""
+"""Refusals that a denied user is sent in a period: more than a client gets that tries again each second."""
 MAX_NAMED: Final = 16
-"""Users whom the log tells apart in a period. Whoever has subordinate uids (subuid(5)) can be 65536 of them."""
+"""Users that the log tells apart in a period. Whoever has subordinate uids (subuid(5)) can be 65536 users."""
 PERIOD_SECONDS: Final = 10.0
+"""Seconds for which connections are counted together."""
 
 _log = logging.getLogger(__name__)
 
 
-class _Tally(
-    Struct,
-):
-    """How many connections of a user were turned away for a reason in this period."""
+class _Tally(Struct):
+    """The number of connections of a user that were turned away for one reason in this period, and how to log it."""
 
     level: int
     whose: str
@@ -47,7 +45,10 @@ class _Tally(
 
 
 class TurnedAway:
-    """Takes over the sockets of those who are turned away, and closes them. A timer of the loop."""
+    """Takes over the sockets of peers that are turned away, and closes them. A timer of the loop.
+
+    The loop's thread uses it, or several under a lock.
+    """
 
     def __init__(self, linger_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._linger_seconds = linger_seconds
@@ -59,7 +60,7 @@ class TurnedAway:
 
     @property
     def crowded_until(self) -> float:
-        """When nobody will have connected in a loop for a while, as far as is known now (monotonic clock)."""
+        """Until when peers count as connecting in a loop, as far as is known now (monotonic clock)."""
         return self._crowded_until
 
     def add(
@@ -69,10 +70,10 @@ class TurnedAway:
         error: RefusedRequestError,
         refusal: Callable[[RefusedRequestError], bytes],
     ) -> bool:
-        """Count a connection and tell it why it is turned away, by ``refusal``; False if its user has been told often
-        enough.
+        """Count a connection, send it its ``refusal``, and close it after a moment.
 
-        Who may come back later is told always.
+        Returns False if its user has been told often enough: then it is closed at once. A peer that may come back later
+        is always told.
         """
         count = self.count(1, peer, error)
         if error.retry_after is None and count > MAX_TOLD:
@@ -83,7 +84,7 @@ class TurnedAway:
         return True
 
     def count(self, number: int, peer: Peer, error: RefusedRequestError) -> int:
-        """Count connections that were turned away; how many there were in this period."""
+        """Count ``number`` connections that were turned away. Returns how many there were in this period."""
         tally = self._tallies.get((peer.uid, error.code)) or self._begin_tally(peer, error)
         tally.count += number
         return tally.count
@@ -100,8 +101,9 @@ class TurnedAway:
         return tally
 
     def _tell(self, sock: socket.socket, answer: bytes) -> None:
-        """Send ``answer`` without waiting and keep ``sock`` for a moment: a close at once would break the client's
-        request before it reads.
+        """Send ``answer`` without waiting, and keep ``sock`` open for a moment.
+
+        If it were closed at once, the client's request would fail (EPIPE) before it reads the answer.
         """
         try:
             sock.settimeout(0)
@@ -115,14 +117,14 @@ class TurnedAway:
         self._lingering.append((self._clock() + self._linger_seconds, sock))
 
     def due(self) -> float | None:
-        """When there is something to :meth:`run` for (monotonic clock)."""
+        """When the next socket is to be closed or a period ends, on the monotonic clock."""
         moments = [self._lingering[0][0]] if self._lingering else []
         if self._tallies:
             moments.append(self._period_end)
         return min(moments, default=None)
 
     def run(self) -> None:
-        """Close those who had their time to read, and report on a period that is over."""
+        """Close the sockets whose peers had their time to read, and log a period that is over."""
         now = self._clock()
         while self._lingering and self._lingering[0][0] <= now:
             self._close_oldest()
@@ -130,7 +132,7 @@ class TurnedAway:
             self._report()
 
     def close(self) -> None:
-        """Close all, and report what has not been reported."""
+        """Close all sockets, and log what has not been logged."""
         while self._lingering:
             self._close_oldest()
         self._report()

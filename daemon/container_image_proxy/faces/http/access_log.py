@@ -1,7 +1,7 @@
 """The access log: one record for each request, whatever became of it.
 
-The message of a request that failed says why. Trouble with the source, or a lack of something here, is a warning; what
-the administrator of this host has to mend is an error.
+The message of a request that failed says why. Trouble with the source, or a shortage on this host, is a warning. Only
+what the administrator of this host has to mend is an error.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from container_image_proxy.core.peer import Peer
 
 _TOLD: Final = frozenset({"REQUEST_METHOD", "REQUEST_PATH", "STATUS", "BYTES", "DURATION_USEC", "ERROR"})
+"""Fields that the message has already."""
 _log = logging.getLogger(__name__)
 
 
@@ -34,9 +35,9 @@ class Outcome(StrEnum):
 
 
 class AccessRecord(Struct, frozen=True):
-    """What happened to a request: ``sent`` in bytes of body, ``duration`` in seconds, ``status`` 0 if none was sent.
+    """What became of a request. ``sent`` is in bytes of body, ``duration`` in seconds, ``status`` 0 if none was sent.
 
-    ``details`` are the fields that the application adds: IMAGE, DIGEST, ..., and ERROR, the reason of a failure.
+    ``details`` are fields that the application adds: IMAGE, DIGEST, ..., and ERROR, the reason of a failure.
     """
 
     peer: Peer
@@ -50,8 +51,13 @@ class AccessRecord(Struct, frozen=True):
 
 
 def log_access(record: AccessRecord) -> None:
-    """Write the record, with the fields of the journal."""
-    level = _level(record)
+    """Log the record, with its fields for the journal."""
+    if record.status == HTTPStatus.INTERNAL_SERVER_ERROR:  # a defect, or a configuration that cannot be used
+        level = logging.ERROR
+    elif record.status > HTTPStatus.INTERNAL_SERVER_ERROR or record.outcome is Outcome.CUT:
+        level = logging.WARNING
+    else:
+        level = logging.INFO
     if not _log.isEnabledFor(level):
         return
     reason = record.details.get("ERROR")
@@ -67,14 +73,6 @@ def log_access(record: AccessRecord) -> None:
         f": {reason}" if reason else "",
         extra={"fields": _fields(record), "told": _TOLD},
     )
-
-
-def _level(record: AccessRecord) -> int:
-    if record.status == HTTPStatus.INTERNAL_SERVER_ERROR:
-        return logging.ERROR
-    if record.status > HTTPStatus.INTERNAL_SERVER_ERROR or record.outcome is Outcome.CUT:
-        return logging.WARNING
-    return logging.INFO
 
 
 def _fields(record: AccessRecord) -> dict[str, object]:

@@ -1,7 +1,7 @@
-"""The HTTP API as a WSGI application (PEP 3333): which resources there are, who may have them, which headers they
-carry.
+"""The HTTP API as a WSGI application: which resources there are, who may have them, which headers they carry.
 
-Owns no socket and no framing. Each request is answered under one configuration, the one in force when it arrived.
+Each request is answered under one configuration, the one in force when it arrived. Must not know sockets or framing.
+Spec: PEP 3333, container-image-proxy-http(7).
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ _log = logging.getLogger(__name__)
 
 
 class Application:
-    """``serving`` gives the configuration in force, or raises why there is none; ``stop`` ends the daemon and exists
-    only if it runs stand-alone.
+    """The application. Thread-safe.
+
+    ``serving`` returns the configuration in force, or raises the reason why there is none. ``stop`` ends a daemon that
+    runs stand-alone, which only root and the uid ``owner`` may ask for; without it there is no ``/quit``.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class Application:
         return body if environ.get(TAKES_VIEWS) else _as_bytes(body)
 
     def _answer(self, request: ClientRequest) -> tuple[Answer, bytes | HeldBody | VerifiedBlob | PartOfBlob]:
-        """The answer, and what of it is sent."""
+        """The answer, and its body as it is sent. Never raises: every error has an answer."""
         distribution = _distribution_for(request.path)
         try:
             _refuse_web_pages(request)
@@ -79,7 +81,7 @@ class Application:
         except MethodNotAllowedError as error:
             allow = (("Allow", ", ".join(error.allowed)),)
             told = problem(HTTPStatus.METHOD_NOT_ALLOWED, "UNSUPPORTED", str(error), headers=allow)
-        except Exception as error:  # noqa: BLE001 - whatever goes wrong has an answer
+        except Exception as error:  # noqa: BLE001 - a defect has an answer, too
             if not is_expected(error):
                 _log.exception("a request failed for a reason that should not exist")
             request.log["ERROR"] = reason_of(error)
@@ -88,14 +90,15 @@ class Application:
         return told, self._body(request, told)
 
     def _body(self, request: ClientRequest, answer: Answer) -> bytes | HeldBody | VerifiedBlob | PartOfBlob:
-        """The body as it is sent: none to HEAD, a blob opened, a large document if there is room for it."""
-        if request.method == "HEAD":  # to handlers it is GET
+        """The body as it is sent: nothing for HEAD, a blob opened, a large document if there is room for it."""
+        if request.method == "HEAD":  # handlers answer it as GET
             return b""
         if isinstance(answer.body, bytes):
             return self._large.hold(answer.body)
         return answer.body() if callable(answer.body) else answer.body
 
     def _quit(self, request: ClientRequest, stop: Callable[[], None]) -> Answer:
+        """``POST /quit``: finish running requests, then end."""
         if request.method != "POST":
             raise MethodNotAllowedError(request.method, request.path, ("POST",))
         if request.peer.uid not in (0, self._owner):
@@ -108,11 +111,12 @@ class Application:
 
 
 def list_images(request: ClientRequest, serving: Serving) -> Answer:
-    """``GET /images``: those that the peer may have."""
+    """``GET /images``: the images that the peer may have, as JSON."""
     images = [
         {
             "name": name,
-            "reference": _printable(str(image.reference)),
+            # A path need not be UTF-8, and JSON must be.
+            "reference": str(image.reference).encode(errors="surrogateescape").decode(errors="replace"),
             "platform": str(image.platform),
             "default": name == serving.default,
         }
@@ -126,17 +130,15 @@ def get_manifest(request: ClientRequest, serving: Serving, name: str | None = No
     """``GET /manifest``: the manifest in OCI form, resolved anew unless it is fresh."""
     chosen = choose_image(request, serving, name)
     snapshot = serving.proxy.resolve(request.context, chosen, request.platform())
-    headers = (
-        *_image_headers(request, serving, snapshot),
-        ("ETag", f'"{snapshot.manifest_digest}"'),
-        *_signed_by(snapshot),
-    )
+    headers = (*_image_headers(request, serving, snapshot), ("ETag", f'"{snapshot.manifest_digest}"'))
+    if signers := snapshot.verified.receipt.signed_by:  # nobody, if the policy asks for no signature
+        headers += (("Signed-By", ", ".join(quote(signer, safe=_HEADER_SAFE + " ") for signer in signers)),)
     manifest = snapshot.manifest
     return document_answer(request, manifest.raw, manifest.media_type, headers, digest=manifest.digest)
 
 
 def get_config(request: ClientRequest, serving: Serving, name: str | None = None) -> Answer:
-    """``GET /config``: the image configuration, byte for byte; verified as any of the image's blobs."""
+    """``GET /config``: the image configuration, byte for byte. It is verified as all of the image's blobs are."""
     chosen = choose_image(request, serving, name)
     snapshot = serving.proxy.current(request.context, chosen, request.platform())
     config = snapshot.manifest.config
@@ -145,7 +147,7 @@ def get_config(request: ClientRequest, serving: Serving, name: str | None = None
 
 
 def get_verification(request: ClientRequest, serving: Serving, name: str | None = None) -> Answer:
-    """``GET /verification``: why the image may be served, as the receipt of the decision says it."""
+    """``GET /verification``: why the image may be served: the receipt of the decision, as JSON."""
     chosen = choose_image(request, serving, name)
     snapshot = serving.proxy.current(request.context, chosen, request.platform())
     body = json.dumps(snapshot.verified.receipt.as_json(), indent=2).encode() + b"\n"
@@ -153,8 +155,9 @@ def get_verification(request: ClientRequest, serving: Serving, name: str | None 
 
 
 def get_blob(request: ClientRequest, serving: Serving, digest: str, name: str | None = None) -> Answer:
-    """``GET /blobs/DIGEST``: one of the image's own blobs; verified before the status line if it is small, while it
-    flows if not.
+    """``GET /blobs/DIGEST``: one of the image's own blobs.
+
+    A small one is verified before the status line leaves, a large one while it is sent (contrib/adr/0004).
     """
     chosen = choose_image(request, serving, name)
     snapshot, descriptor = serving.proxy.find_blob(request.context, chosen, request.platform(), digest)
@@ -177,16 +180,16 @@ ROUTES: Final[tuple[Route[Callable[..., Answer]], ...]] = (
 
 
 def _distribution_for(path: str) -> ModuleType | None:
-    """The module of ``/v2/`` for paths of it; it is loaded for the first of them."""
+    """The module of ``/v2/`` if the path is one of its own; None otherwise."""
     if path != "/v2" and not path.startswith("/v2/"):
         return None
-    from container_image_proxy.faces.http import distribution  # noqa: PLC0415 - as said
+    from container_image_proxy.faces.http import distribution  # noqa: PLC0415 - few pull as from a registry
 
     return distribution
 
 
 def _as_bytes(blob: VerifiedBlob | PartOfBlob) -> Iterator[bytes]:
-    """The same for a server that takes nothing but what PEP 3333 says."""
+    """The pieces copied into bytes, for another server than ours: PEP 3333 knows no views."""
     with closing(blob):
         yield from map(bytes, blob)
 
@@ -195,12 +198,16 @@ def _as_bytes(blob: VerifiedBlob | PartOfBlob) -> Iterator[bytes]:
 
 
 def _refuse_web_pages(request: ClientRequest) -> None:
-    """Over TCP a browser may ask for a web page whose host name leads to 127.0.0.1 (DNS rebinding)."""
+    """Raise :class:`PeerDeniedError` for a request over TCP that names another host than this one.
+
+    A web page in a browser can reach 127.0.0.1 under a host name of its own (DNS rebinding), and read the answer.
+    """
     if request.peer.over_tcp and not _LOCAL_HOST.fullmatch(request.host):
         raise PeerDeniedError("over TCP only requests for 127.0.0.1, [::1] or localhost are answered")
 
 
 def _image_headers(request: ClientRequest, serving: Serving, snapshot: Snapshot) -> tuple[tuple[str, str], ...]:
+    """The headers by which every answer names its image, which are logged as well."""
     reference = str(serving.images[snapshot.name].reference)
     request.log["REFERENCE"] = reference
     request.log.setdefault("DIGEST", str(snapshot.manifest_digest))
@@ -215,14 +222,3 @@ def _image_headers(request: ClientRequest, serving: Serving, snapshot: Snapshot)
 @functools.lru_cache(maxsize=64)
 def _header_text(reference: str) -> str:
     return quote(reference, safe=_HEADER_SAFE, errors="surrogateescape")
-
-
-def _signed_by(snapshot: Snapshot) -> tuple[tuple[str, str], ...]:
-    """Everybody whose signature counted; nothing if the policy asks for none."""
-    signers = snapshot.verified.receipt.signed_by
-    return (("Signed-By", ", ".join(quote(signer, safe=_HEADER_SAFE + " ") for signer in signers)),) if signers else ()
-
-
-def _printable(text: str) -> str:
-    """A path need not be UTF-8, JSON must."""
-    return text.encode(errors="surrogateescape").decode(errors="replace")

@@ -1,7 +1,7 @@
 """One client connection from its first byte to its close: heads in, exchanges in order, refusals, the access log.
 
-Runs in a thread of its own and never raises. It knows nothing of other connections: caps, draining and idling are the
-server's.
+Runs in a thread of its own and never raises. Must not know other connections: caps, draining and idling are the
+server's. Spec: RFC 9112 section 9.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_SHOWN: Final = 200
 _OPAQUE: Final = "the log of the service says why"
 _OUT_OF_TIME: Final = "the time to finish was over"
 
@@ -54,30 +53,30 @@ class Connection:
         self._is_cut = False
 
     def run(self) -> None:
-        """Serve until the client or we have had enough."""
+        """Serve until the client ends, or the server ends it."""
         try:
             self._serve()
         except PeerGoneError as error:
             _log.debug("connection of %s: %s", self.peer, error)
-        except Exception:  # noqa: BLE001 - a defect, told with its traceback, ends this connection only
+        except Exception:  # noqa: BLE001 - a defect ends this connection only
             _log.exception("connection of %s failed", self.peer)
 
     def finish(self) -> None:
         """From another thread: answer what has already been asked, then close.
 
-        Who has connected and not asked yet gets a moment for it: the request may be on its way, and nobody else would
-        answer it.
+        A client that has connected and not asked yet has a moment for it: its request may be on its way, and no other
+        process would answer it.
         """
         self._finishing = True
         if self._has_asked:
             self.channel.stop_reading()
 
     def abandon(self) -> None:
-        """From another thread: nobody is there any more for the answer."""
+        """From another thread: end the work for a client that has left."""
         self._cancellation.cancel()
 
     def cut(self) -> None:
-        """From another thread: end in mid-answer, so that the client sees a failure."""
+        """From another thread: end at once, so that the client sees a failure."""
         self._is_cut = True
         self.abandon()
         self.channel.abort()
@@ -95,7 +94,10 @@ class Connection:
             self.channel.linger(self._limits.linger_seconds)
 
     def _next_request(self, patience: float) -> h11.Request | None:
-        """The next request; None when the client has ended or stayed silent for ``patience`` seconds."""
+        """The next request; None when the client has ended, or was silent for ``patience`` seconds.
+
+        Raises :class:`RefusedRequestError` for a head that is malformed, or not whole in time.
+        """
         if not self._received and not (self._receive(patience) if self._has_asked else self._receive_first()):
             return None
         deadline = time.monotonic() + self._limits.head_seconds
@@ -106,7 +108,7 @@ class Connection:
         return parse_head(self._protocol, head)
 
     def _receive_first(self) -> bool:
-        """Wait for the first bytes of a new client; of a stop that comes in between it learns within a moment."""
+        """Wait for the first bytes of a new client, in slices, so that a stop ends the wait within a moment."""
         deadline = time.monotonic() + self._limits.head_seconds
         while True:
             try:
@@ -119,6 +121,7 @@ class Connection:
                 return bool(self._received)
 
     def _receive(self, seconds: float) -> bool:
+        """Take what the client sends next; False if that is nothing within ``seconds``, or the end."""
         try:
             data = self.channel.receive(seconds)
         except PeerStalledError:
@@ -127,7 +130,7 @@ class Connection:
         return bool(data)
 
     def _answer(self, request: h11.Request) -> bool:
-        """Answer one request; whether the connection can take another."""
+        """Answer one request. Returns whether the connection can take another one."""
         started = time.monotonic()
         exchange = Exchange(request, self._protocol, self.channel, self._limits.send_seconds, last=self._finishing)
         outcome = self._run(exchange)
@@ -138,6 +141,7 @@ class Connection:
         return outcome is Outcome.COMPLETE and self._protocol.our_state is h11.DONE
 
     def _run(self, exchange: Exchange) -> Outcome:
+        """Run the exchange, and see to it that every failure has an answer or a cut connection."""
         try:
             exchange.run(self._application, self.peer, Context(self._cancellation))
         except RefusedRequestError as error:
@@ -150,15 +154,17 @@ class Connection:
                 return Outcome.DISCONNECTED
             exchange.details["ERROR"] = _OUT_OF_TIME
             return Outcome.CUT
-        except Exception as error:  # noqa: BLE001 - whatever an application raises ends its answer, not the server
+        except Exception as error:  # noqa: BLE001 - an application's error ends its answer, not the server
             return self._fail(exchange, error)
         return Outcome.COMPLETE
 
     def _fail(self, exchange: Exchange, error: Exception) -> Outcome:
+        """Answer what the application raised while its answer was sent."""
         if not is_expected(error):
             _log.error("an answer failed for a reason that should not exist", exc_info=error)
         exchange.details["ERROR"] = reason_of(error)
         if exchange.committed:
+            # The client has the status line. Only a connection that breaks tells it that the rest is missing.
             self.channel.abort()
             return Outcome.CUT
         self._refuse(exchange, RefusedRequestError(HTTPStatus.INTERNAL_SERVER_ERROR, _OPAQUE, "INTERNAL"))
@@ -170,11 +176,9 @@ class Connection:
         exchange.status = error.status
 
     def _send_refusal(self, error: RefusedRequestError, *, head_only: bool = False) -> int:
-        """Send it, and say how many bytes of body went; none to a client that has left, whose request is logged all the
-        same.
-        """
+        """Send the answer to a refused request. Returns the bytes of body that were sent, 0 if the client has left."""
         head, body = refusal(error, head_only=head_only)
-        with contextlib.suppress(PeerGoneError):
+        with contextlib.suppress(PeerGoneError):  # the request is logged all the same
             self.channel.send([head + body], self._limits.send_seconds)
             return len(body)
         return 0

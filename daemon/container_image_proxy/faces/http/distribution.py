@@ -1,8 +1,8 @@
-"""The images as a read-only registry under ``/v2/``, for the tools of this host that pull (OCI distribution-spec 1.1).
+"""The images as a read-only registry under ``/v2/``, for the tools of this host that pull (contrib/adr/0033).
 
-A repository is an image, by its name in the instance; the default image is one under its repository path, too. Errors
-are in the specification's own format, by the same table as all others. Owns no logic of images: that is
-``core/distribution.py``.
+A repository is an image, under its name in the instance. The default image is one under its repository path, too.
+Errors are in the specification's own format, from the same table as all others.
+Must not decide which documents an image has, which ``core/distribution.py`` does. Spec: OCI distribution-spec 1.1.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ ROOT: Final = "/v2"
 _JSON: Final = "application/json"
 _VERSION: Final = ("Docker-Distribution-API-Version", "registry/2.0")
 _OWN_CODES: Final = {"POLICY_REJECTED": "DENIED", "NOT_FOUND": "NAME_UNKNOWN", "QUERY_INVALID": "UNSUPPORTED"}
-"""Ours that the specification has another word for."""
+"""Our codes for which the specification has another one."""
 _NUMBER: Final = re.compile(r"[0-9]{1,9}")
 _FROM_PROBLEM: Final = frozenset({"type", "title", "status", "detail", "code"})
 
 
 def get_root(request: ClientRequest, serving: Serving) -> Answer:  # noqa: ARG001 - a handler's
-    """``GET /v2/``: that the API is spoken here, and no login is asked for."""
+    """``GET /v2/``: 200 says that the API is spoken here, and that no login is wanted."""
     return document_answer(request, b"{}", _JSON, (_VERSION,))
 
 
 def list_repositories(request: ClientRequest, serving: Serving) -> Answer:
-    """``GET /v2/_catalog``: those that the peer may have."""
+    """``GET /v2/_catalog``: the images that the peer may have."""
     names = sorted(name for name in serving.images if serving.permits(request.peer, name))
     return _listing(request, "repositories", names, {}, f"{ROOT}/_catalog")
 
@@ -59,7 +59,7 @@ def get_manifest(request: ClientRequest, serving: Serving, name: str, reference:
     """``GET /v2/NAME/manifests/TAG`` or ``DIGEST``: a manifest or index, byte for byte."""
     chosen = _choose(request, serving, name)
     find = serving.distribution()
-    by_digest = ":" in reference  # which no tag has
+    by_digest = ":" in reference  # a tag has no colon
     document = (
         find.find_manifest(request.context, chosen, parse_digest(reference))
         if by_digest
@@ -78,7 +78,7 @@ def get_blob(request: ClientRequest, serving: Serving, name: str, digest: str) -
 
 
 def list_referrers(request: ClientRequest, serving: Serving, name: str, digest: str) -> Answer:
-    """``GET /v2/NAME/referrers/DIGEST``: an index of what says that it is about that manifest."""
+    """``GET /v2/NAME/referrers/DIGEST``: an index of the manifests that say that they are about that one."""
     chosen = _choose(request, serving, name)
     artifact_type = _query(request).get("artifactType", "")
     document = serving.distribution().list_referrers(request.context, chosen, parse_digest(digest), artifact_type)
@@ -98,7 +98,7 @@ ROUTES: Final[tuple[Route[Callable[..., Answer]], ...]] = (
 
 
 def retell(answer: Answer) -> Answer:
-    """A problem document as an error of the specification ("Error Codes"), with the same headers beside."""
+    """A problem document in the specification's own format ("Error Codes"). All other headers stay."""
     problem: dict[str, Any] = json.loads(answer.body if isinstance(answer.body, bytes) else b"{}")
     code = problem["code"]
     error = {
@@ -116,7 +116,7 @@ def retell(answer: Answer) -> Answer:
 
 
 def _choose(request: ClientRequest, serving: Serving, name: str) -> str:
-    """The image that a repository's name means; it must exist and the peer must be on its list."""
+    """The image that a repository's name means. Raises as :func:`choose_image`."""
     if name in serving.images:
         return choose_image(request, serving, name)
     default = serving.images[serving.default].reference.docker_reference if serving.default else None
@@ -135,7 +135,7 @@ def _document(request: ClientRequest, serving: Serving, document: Document) -> A
 
 
 def _listing(request: ClientRequest, key: str, values: list[str], members: dict[str, Any], path: str) -> Answer:
-    """A list, or the page of it that ``n`` and ``last`` ask for, with a link to the next one."""
+    """A list, or the page of it that ``n`` and ``last`` ask for, with a link to the next page ("Listing Tags")."""
     query = _query(request)
     values = [value for value in values if value > query.get("last", "")]
     wanted, link = query.get("n"), list[tuple[str, str]]()
@@ -151,7 +151,7 @@ def _listing(request: ClientRequest, key: str, values: list[str], members: dict[
 
 
 def _query(request: ClientRequest) -> dict[str, str]:
-    """The parameters; clients add some that are not the specification's, which mean nothing here."""
+    """The parameters by name, the first of equal ones. Unknown ones are ignored, because some clients add their own."""
     try:
         parameters = parse_qs(request.query, keep_blank_values=True, max_num_fields=16)
     except ValueError as error:

@@ -1,8 +1,8 @@
 """One request through a WSGI application (PEP 3333), and its answer through h11 onto the channel.
 
-Owns the environ and the order in which head and body leave. The head leaves together with the first non-empty chunk,
-so that an application can fail cleanly until then. Afterwards a failure can only cut the connection, which the caller
-does. Memory is constant, because chunks are passed on as they are.
+The head leaves together with the first non-empty chunk, so that an application can fail cleanly until then. Afterwards
+a failure can only cut the connection, which the caller does. Chunks are passed on as they are: no payload is copied.
+Must not know the application. Spec: PEP 3333, RFC 9112.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Application = Callable[[Environ, Callable[..., Callable[[bytes], None]]], Iterab
 
 _TARGET: Final = re.compile(rb"(?:[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*|(?=/))(/[^?#]*)?(?:\?([^#]*))?")
 # Our own keys of the environ: the peer, the context of its request, the path before percent-decoding, a dict for fields
-# of the access record, and that a chunk of the body may be a memoryview, which is sent before the next is asked for.
+# of the access record, and whether a chunk of the body may be a memoryview, which is sent before the next is asked for.
 PEER: Final = "container_image_proxy.peer"
 CONTEXT: Final = "container_image_proxy.context"
 RAW_PATH: Final = "container_image_proxy.raw_path"
@@ -46,7 +46,10 @@ _NEEDS_CHUNKS: Final = "an answer of unknown length needs HTTP/1.1"
 
 
 def split_target(target: bytes) -> tuple[str, str]:
-    """Path, still percent-encoded, and query of an origin-form or absolute-form target (RFC 9112 section 3.2)."""
+    """Path and query, percent-encoded, of an origin-form or absolute-form target (RFC 9112 section 3.2).
+
+    Raises :class:`RefusedRequestError` for any other form.
+    """
     match = _TARGET.fullmatch(target)
     if match is None:
         raise RefusedRequestError(HTTPStatus.BAD_REQUEST, "the request target must be a path or an absolute URL")
@@ -54,7 +57,7 @@ def split_target(target: bytes) -> tuple[str, str]:
 
 
 def build_environ(request: h11.Request, peer: Peer, context: Context, details: dict[str, str]) -> Environ:
-    """The PEP 3333 environ of a request; ``RAW_PATH`` is its path before percent-decoding."""
+    """The environ of a request (PEP 3333). ``details`` takes fields for the access log."""
     path, query = split_target(request.target)
     environ: Environ = {
         "REQUEST_METHOD": request.method.decode("ascii"),
@@ -78,22 +81,20 @@ def build_environ(request: h11.Request, peer: Peer, context: Context, details: d
         TAKES_VIEWS: True,
     }
     for name, value in request.headers:
-        _add_header(environ, name, value)
+        # The environ has underscores for hyphens: "If_Range" would pass for "If-Range".
+        if b"_" in name:
+            continue
+        key = name.decode("ascii").upper().replace("-", "_")
+        key = key if key in _UNPREFIXED else f"HTTP_{key}"
+        text = value.decode("latin-1")
+        environ[key] = f"{environ[key]},{text}" if key in environ else text
     return environ
 
 
-def _add_header(environ: Environ, name: bytes, value: bytes) -> None:
-    if b"_" in name:  # would be indistinguishable from the same name with a hyphen
-        return
-    key = name.decode("ascii").upper().replace("-", "_")
-    key = key if key in _UNPREFIXED else f"HTTP_{key}"
-    text = value.decode("latin-1")
-    environ[key] = f"{environ[key]},{text}" if key in environ else text
-
-
 class Exchange:
-    """A request and its answer; ``status`` and ``sent`` (bytes of body) tell how far it got, ``details`` is for the
-    log.
+    """A request and its answer. ``status`` and ``sent`` (bytes of body) tell how far it got.
+
+    ``details`` are for the access log. ``last`` says that the connection closes after the answer.
     """
 
     def __init__(
@@ -110,12 +111,12 @@ class Exchange:
         self.status = 0
         self.sent = 0
         self.committed = False
-        """Something has left for the client: another answer is impossible."""
+        """Whether anything has been sent, so that no other answer is possible."""
         self._unsent: int | None = None
         """Of a body of known length, which h11 was told of at once: the bytes that are still to come."""
 
     def run(self, application: Application, peer: Peer, context: Context) -> None:
-        """Call the application and send what it answers; raises what the application, h11 or the channel raise."""
+        """Call the application and send its answer. Raises what the application, h11 or the channel raise."""
         body = application(build_environ(self._request, peer, context, self.details), self._start_response)
         try:
             for chunk in body:
@@ -135,6 +136,7 @@ class Exchange:
     def _start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: ExceptionInfo | None = None
     ) -> Callable[[bytes], None]:
+        """PEP 3333, "The start_response() Callable"."""
         if exc_info is not None and self.committed:
             raise exc_info[1].with_traceback(exc_info[2])
         if exc_info is None and self._head is not None:
@@ -156,8 +158,10 @@ class Exchange:
         self.sent += 0 if self.head_only else len(chunk)
 
     def _encode_head(self) -> list[bytes | memoryview]:
-        """The head. A body of known length is entered into h11's account: its chunks then go past h11, whose events
-        would cost more than all else that is done for a chunk.
+        """The head, and with it a body of known length as far as h11 keeps count of it.
+
+        The chunks of such a body are sent without h11, whose events would cost more than everything else that is done
+        for a chunk.
         """
         head = self._head
         if head is None:

@@ -1,8 +1,8 @@
-"""The bound on answers with a large body that clients are taking.
+"""The bound on large documents that are being sent (contrib/adr/0024).
 
 A body stays in memory until the slowest of its clients has read it, even when its snapshot is gone. The bound is
-therefore on all bodies together. A client that exceeds it is refused at once: if it waited, it would wait with a body
-in memory. A blob is no such body, because it flows through a buffer of its own.
+therefore on all bodies together. A client that would exceed it is refused at once: if it waited, it would wait with a
+body in memory. Blobs are not counted here, because each flows through a buffer of its own.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ from container_image_proxy.errors import OverloadedError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MAX_SIZE: Final = 16 << 20  # bytes
+MAX_SIZE: Final = 16 << 20
+"""Bytes of all large bodies together: four of the largest manifest."""
 
 
 class LargeAnswers:
-    """The bodies under way. One that several clients take, since it is the same object, counts once. Thread-safe."""
+    """The large bodies that are being sent. One that several clients take, as one object, counts once. Thread-safe."""
 
     def __init__(self, max_size: int = MAX_SIZE) -> None:
         self._max_size = max_size
         self._lock = threading.Lock()
-        self._clients: dict[int, tuple[bytes, int]] = {}  # by identity: how many take it
+        self._clients: dict[int, tuple[bytes, int]] = {}  # by identity: the body, and how many clients take it
 
     def hold(self, body: bytes) -> bytes | HeldBody:
-        """The body as it is to be sent; :class:`OverloadedError` if there is no room for it."""
-        if len(body) <= SMALL:  # bounded by how many clients there can be
+        """The body as it is to be sent. Raises :class:`OverloadedError` if there is no room for it."""
+        if len(body) <= SMALL:  # the number of connections bounds these
             return body
         with self._lock:
             _, clients = self._clients.get(id(body), (body, 0))
@@ -40,7 +41,7 @@ class LargeAnswers:
         return HeldBody(self, body)
 
     def release(self, body: bytes) -> None:
-        """One client less takes it."""
+        """Take note that one client less takes ``body``."""
         with self._lock:
             _, clients = self._clients.pop(id(body))
             if clients > 1:
@@ -58,5 +59,5 @@ class HeldBody:
         yield self._body
 
     def close(self) -> None:
-        """It has been sent, or will not be."""
+        """Release the body: it has been sent, or will not be."""
         self._answers.release(self._body)

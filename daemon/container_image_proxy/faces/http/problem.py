@@ -1,7 +1,7 @@
-"""Errors as answers: the one table from exception classes to HTTP, in RFC 9457 ``application/problem+json``.
+"""Errors as answers: the one table from exception classes to HTTP, as ``application/problem+json``.
 
-``code`` is the OCI distribution error code where one fits. Never a secret, never a body that came from upstream; a
-foreign exception is answered without a word about it.
+``code`` is the OCI distribution error code where one fits. An answer holds no secret, and no body that came from
+upstream. The answer to a foreign exception tells nothing about it. Spec: RFC 9457, OCI distribution-spec "Error Codes".
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from container_image_proxy.core.verified_stream import VerifiedBlob
 
 MEDIA_TYPE: Final = "application/problem+json"
-_LONGEST_DETAIL: Final = 2000
-_MOMENT: Final = 1  # second
+_LONGEST_DETAIL: Final = 2000  # characters: a detail may list digests and reasons
+_MOMENT: Final = 1  # seconds after which there may be room again
 
 
 class Answer(Struct, frozen=True):
-    """An HTTP answer to GET: a body that is at hand, or a stream of exactly the ``Content-Length`` that ``headers``
-    say, which a whole blob opens when it is sure to be sent.
+    """An HTTP answer to GET. ``body`` is in memory, or a stream of as many bytes as ``Content-Length`` says.
+
+    A whole blob is a function that opens its stream, because HEAD and a refusal do not need it.
     """
 
     status: HTTPStatus
@@ -73,12 +74,12 @@ _TABLE: Final = (
 
 
 def is_expected(error: BaseException) -> bool:
-    """Whether the error has an answer of its own; any other one is a defect, whose traceback belongs into the log."""
+    """Whether the error has an answer of its own. Any other one is a defect, whose traceback belongs into the log."""
     return any(isinstance(error, row.error) for row in _TABLE)
 
 
 def reason_of(error: BaseException) -> str:
-    """Why a request failed, for the log: the text of an expected error, and of a defect what it is as well."""
+    """Why a request failed, for the log: the text of an expected error; class and text of any other."""
     return str(error) if is_expected(error) else f"{type(error).__name__}: {error}"
 
 
@@ -87,7 +88,24 @@ def problem_of(error: BaseException) -> Answer:
     row = next((row for row in _TABLE if isinstance(error, row.error)), None)
     if row is None:
         return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "INTERNAL", "the daemon's log says more")
-    members, headers = _particulars(error)
+    # What some errors say beyond their text: extension members (RFC 9457 section 3.2) and headers.
+    members: dict[str, Any] = {}
+    headers: tuple[tuple[str, str], ...] = ()
+    match error:
+        case errors.AmbiguousDigestError():
+            members = {"candidates": list(error.candidates)}
+        case errors.UnsatisfiableRangeError():
+            headers = (("Content-Range", f"bytes */{error.size}"),)
+        case errors.OverloadedError():
+            members, headers = {"retryable": True}, _retry_after(_MOMENT)
+        case errors.PolicyRejectedError():
+            members = {"retryable": error.retryable, "reasons": list(error.reasons)}
+        case errors.UpstreamError():
+            members = {"retryable": error.retryable}
+            members |= _present(phase=error.phase, endpoint=error.endpoint, upstream_status=error.upstream_status)
+            headers = _retry_after(error.retry_after)
+        case errors.ConfigurationError():
+            members = _present(file=error.file, key=error.key, reason=error.reason, remedy=error.remedy)
     return problem(row.status, row.code, str(error), members=members, headers=headers)
 
 
@@ -99,7 +117,7 @@ def problem(
     members: dict[str, Any] | None = None,
     headers: tuple[tuple[str, str], ...] = (),
 ) -> Answer:
-    """A problem document as an answer; ``members`` are extension members (RFC 9457 section 3.2)."""
+    """A problem document as an answer. ``members`` are extension members (RFC 9457 section 3.2)."""
     document = (
         {
             "type": "about:blank",
@@ -115,30 +133,8 @@ def problem(
     return Answer(status, (("Content-Type", MEDIA_TYPE), ("Content-Length", str(len(body))), *headers), body)
 
 
-def _particulars(error: BaseException) -> tuple[dict[str, Any], tuple[tuple[str, str], ...]]:  # noqa: PLR0911 - a table
-    """What some errors say beyond their text: extension members and headers."""
-    match error:
-        case errors.AmbiguousDigestError():
-            return {"candidates": list(error.candidates)}, ()
-        case errors.UnsatisfiableRangeError():
-            return {}, (("Content-Range", f"bytes */{error.size}"),)
-        case errors.OverloadedError():
-            return {"retryable": True}, _retry_after(_MOMENT)
-        case errors.PolicyRejectedError():
-            return {"retryable": error.retryable, "reasons": list(error.reasons)}, ()
-        case errors.UpstreamError():
-            return _upstream_members(error), _retry_after(error.retry_after)
-        case errors.ConfigurationError():
-            return _present(file=error.file, key=error.key, reason=error.reason, remedy=error.remedy), ()
-    return {}, ()
-
-
-def _upstream_members(error: errors.UpstreamError) -> dict[str, Any]:
-    members = _present(phase=error.phase, endpoint=error.endpoint, upstream_status=error.upstream_status)
-    return {"retryable": error.retryable} | members
-
-
 def _present(**members: str | int | None) -> dict[str, Any]:
+    """The members that have a value."""
     return {name: value for name, value in members.items() if value is not None}
 
 

@@ -1,6 +1,7 @@
-"""Range requests (RFC 9110 section 14): which bytes of a blob a client asks for, and what an answer says of them.
+"""Range requests: which bytes of a blob a client asks for, and what an answer says of them. Pure.
 
-One range of bytes is understood. Several, and other units, are ignored, as the specification allows. Pure.
+One range of bytes is understood. Several ranges, and other units, are ignored, as RFC 9110 section 14.2 allows.
+Spec: RFC 9110 sections 13.1.5 and 14.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from container_image_proxy.errors import UnsatisfiableRangeError
 
 _UNIT: Final = re.compile(r"(?i:bytes)=(.*)", re.DOTALL)
 _NUMBER = r"([0-9]+)"
-_MOST_DIGITS: Final = 19  # as many as any size has
+_MOST_DIGITS: Final = 19  # as many as 2**63 has; int() refuses more than 4300, and takes quadratic time
 _RANGE: Final = re.compile(rf"[ \t]*(?:{_NUMBER}-(?:{_NUMBER})?|-{_NUMBER})[ \t]*")
 
 
 def parse_range(value: str | None, size: int) -> range | None:
-    """The bytes that a ``Range`` means, of ``size``; None if the whole is to be sent.
+    """The bytes that a ``Range`` means in content of ``size`` bytes; None if the whole is to be sent.
 
-    :class:`UnsatisfiableRangeError` for a range that is malformed, or of which nothing is there.
+    Raises :class:`UnsatisfiableRangeError` for a range that is malformed, or begins behind the end.
     """
     unit = _UNIT.fullmatch(value) if value is not None else None
     if unit is None or "," in unit[1]:
@@ -40,19 +41,19 @@ def parse_range(value: str | None, size: int) -> range | None:
 
 
 def may_resume(if_range: str | None, etag: str) -> bool:
-    """Whether ``If-Range``, if there is one, lets a range count (RFC 9110 section 13.1.5, strong comparison).
+    """Whether a range counts, by ``If-Range`` (RFC 9110 section 13.1.5, strong comparison). It does without one.
 
-    A date never does: no answer says when something was modified.
+    With a date it never does: no answer of ours says when something was modified.
     """
     return if_range is None or if_range.strip() == etag
 
 
 def content_range(span: range, size: int) -> str:
-    """The value of ``Content-Range`` for the bytes that are sent."""
+    """The value of ``Content-Range`` for the bytes in ``span`` (RFC 9110 section 14.4)."""
     return f"bytes {span.start}-{span.stop - 1}/{size}"
 
 
 def _number(digits: str) -> int:
-    """The number, or one that is larger than any size; a client can write it with more digits than ``int`` takes."""
+    """The number, or a number that is larger than any size if it has too many digits."""
     digits = digits.lstrip("0")
     return int(digits or "0") if len(digits) <= _MOST_DIGITS else 10**_MOST_DIGITS

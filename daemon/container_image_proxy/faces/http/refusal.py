@@ -1,4 +1,4 @@
-"""Answers that the server gives on its own, before or instead of the application."""
+"""Answers that the server gives itself, before or instead of the application."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ _RETRYABLE: Final = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.SERVICE_UNAVAILABLE}
 
 
 def refusal(error: RefusedRequestError, *, head_only: bool = False) -> tuple[bytes, bytes]:
-    """Head and body of a problem document as an HTTP/1.1 answer after which the connection closes."""
+    """Head and body of an answer with a problem document, after which the connection closes. The body is empty for
+    ``head_only``.
+    """
     status = error.status
     headers = () if error.retry_after is None else (("Retry-After", str(error.retry_after)),)
     members = {"retryable": status in _RETRYABLE}

@@ -1,7 +1,8 @@
-"""What every answer about content has in common: entity tags and digests, and blobs, whole or in part.
+"""What all answers with content have in common: entity tags and digests, and blobs, whole or in part.
 
-A part is answered as RFC 9110 section 14 says, with the digest of everything before it as ``Prefix-Digest``, in the
-form of RFC 9530: a client that holds those bytes compares, and knows that it has the right blob (contrib/adr/0030).
+A part has the digest of everything before it as ``Prefix-Digest``, in the form of RFC 9530. A client that holds those
+bytes compares it, and knows that it has the beginning of the right blob (contrib/adr/0030).
+Spec: RFC 9110 sections 8.8, 13.1 and 14, RFC 9530.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ def blob_answer(
     descriptor: Descriptor,
     headers: tuple[tuple[str, str], ...],
 ) -> Answer:
-    """The blob, or the part of it that is asked for, as a stream; or 304 if the client has it."""
+    """The answer with a blob, or the part of it that is asked for, as a stream; 304 if the client has it.
+
+    Raises :class:`UnsatisfiableRangeError`, and for a part what reading it raises.
+    """
     etag = f'"{descriptor.digest}"'
     headers = (*headers, ("ETag", etag), ("Repr-Digest", repr_digest(descriptor.digest)), ("Accept-Ranges", "bytes"))
     if is_known(request, headers):
@@ -60,7 +64,7 @@ def document_answer(
     *,
     digest: Digest | None = None,
 ) -> Answer:
-    """A small body that is at hand, whose digest may be, too; or 304 if the client has it."""
+    """The answer with a body in memory, whose ``digest`` may be known; 304 if the client has it."""
     if is_known(request, headers):
         return not_modified(headers)
     described = (
@@ -81,12 +85,12 @@ def is_known(request: ClientRequest, headers: tuple[tuple[str, str], ...]) -> bo
 
 
 def not_modified(headers: tuple[tuple[str, str], ...]) -> Answer:
-    """The answer to a client that has the content already."""
+    """The answer to a client that has the content already: 304, without what describes content that is not sent."""
     omitted = {"Content-Type", "Content-Length", "Repr-Digest", "Accept-Ranges"}
     return Answer(HTTPStatus.NOT_MODIFIED, tuple(pair for pair in headers if pair[0] not in omitted), b"")
 
 
 @functools.lru_cache(maxsize=64)
 def repr_digest(digest: Digest) -> str:
-    """The digest as RFC 9530 writes it."""
+    """The digest as RFC 9530 section 2 writes it: ``sha-256=:BASE64:``."""
     return f"{_HTTP_DIGEST_NAMES[digest.algorithm]}=:{base64.b64encode(bytes.fromhex(digest.hex)).decode()}:"

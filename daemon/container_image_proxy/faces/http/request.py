@@ -1,4 +1,4 @@
-"""What a handler needs to know of a request, and which image it is about."""
+"""A request as handlers see it, and the image that it is about. Must not answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class ClientRequest(Struct, frozen=True):
-    """What a handler needs to know of a request. ``log`` takes fields for the server's record of it."""
+    """What handlers need to know of a request. ``path`` is percent-encoded. ``log`` takes fields for the access log."""
 
     method: str
     path: str
@@ -53,7 +53,10 @@ class ClientRequest(Struct, frozen=True):
         )
 
     def platform(self) -> Platform | None:
-        """The platform that the query asks for; there is no other parameter."""
+        """The platform that the query asks for; None without one. There is no other parameter.
+
+        Raises :class:`InvalidQueryError` or :class:`InvalidPlatformError`.
+        """
         try:
             parameters = parse_qsl(
                 self.query, keep_blank_values=True, strict_parsing=bool(self.query), max_num_fields=2
@@ -68,7 +71,11 @@ class ClientRequest(Struct, frozen=True):
 
 
 def choose_image(request: ClientRequest, serving: Serving, name: str | None) -> str:
-    """The image that the request is about; it must exist and the peer must be on its list."""
+    """The name of the image that the request is about: ``name``, or the default one without it.
+
+    Raises :class:`InvalidInputError`, :class:`UnknownImageError`, and :class:`PeerDeniedError` if the peer may not have
+    it.
+    """
     if name is not None and not is_image_name(name):
         raise InvalidInputError(f"{shown(name)} cannot be the name of an image")
     chosen = serving.default if name is None else name

@@ -1,8 +1,8 @@
-"""The gate before the HTTP parser: cuts bytes into request heads, and refuses what h11 would let pass.
+"""The gate before the HTTP parser: cuts bytes into request heads, and refuses heads that h11 would accept.
 
-h11 itself refuses a malformed request line, field or length. This module refuses what h11 accepts, but what a parser
+h11 itself refuses a malformed request line, field or length. This module refuses what h11 accepts, and what a parser
 between the client and us, or an application behind us, might read differently. It also refuses every body, because no
-request has one. Pure: no socket, no clock.
+request has one. Pure: no socket, no clock. Spec: RFC 9112 sections 2, 5 and 6.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SHOWN: Final = 200
 
 
 class RefusedRequestError(Error):
-    """A request that the server answers itself, with ``status`` and ``code``; the connection closes with the answer.
+    """A request that the server answers itself, by ``status`` and ``code``, and closes the connection.
 
     ``retry_after`` is in seconds.
     """
@@ -42,66 +42,68 @@ class RefusedRequestError(Error):
 
 
 class HeadBuffer:
-    """Bytes in, request heads out, in order; what follows a head stays for the next one."""
+    """Takes bytes and returns request heads of at most ``limit`` bytes. The bytes after a head are for the next one."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._data = bytearray()
-        self._scanned = 0
+        self._scanned = 0  # bytes that were looked at: a head that comes byte by byte must not cost quadratic time
         self._line_seen = False
 
     def __bool__(self) -> bool:
         return bool(self._data)
 
     def feed(self, data: bytes) -> None:
-        """Append what the client sent."""
+        """Append bytes that the client sent."""
         self._data += data
 
     def take(self) -> bytes | None:
-        """The next head with its empty line, None until it is whole; :class:`RefusedRequestError` if it cannot become
-        one.
+        """The next head with its empty line; None until it is whole.
+
+        Raises :class:`RefusedRequestError` as soon as the bytes cannot become a head that is accepted.
         """
         end = self._data.find(_END, max(0, self._scanned - len(_END)))
         length = end + len(_END) if end >= 0 else len(self._data)
         if length > self._limit:
             detail = f"a request head has at most {self._limit} bytes here"
             raise RefusedRequestError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
-        self._check(length)
-        if end < 0:
-            self._scanned = length
-            return None
-        return self._cut(length)
-
-    def _check(self, length: int) -> None:
-        """Refuse as soon as it is seen what cannot become a legal head; nothing is looked at twice."""
-        start = max(0, self._scanned - 1)
+        start = max(0, self._scanned - 1)  # one byte again: a CR may have been the last
         if illegal := _ILLEGAL.search(self._data, start, length):
             raise _malformed(f"byte {illegal.start()} of the request head is a control character or half a line end")
         if not self._line_seen and self._data.find(b"\r\n", start, length) >= 0:
             if not _FIRST_LINE.match(self._data):
                 raise _malformed("the first line is not a request line of HTTP/1.0 or HTTP/1.1")
             self._line_seen = True
-
-    def _cut(self, length: int) -> bytes:
+        if end < 0:
+            self._scanned = length
+            return None
         head = bytes(self._data[:length])
         del self._data[:length]
         self._scanned = 0
         self._line_seen = False
-        lower = head.lower()
-        # RFC 9112 section 5.2: h11 unfolds a folded field, other parsers see two, or one with a strange name.
-        if b"\r\n " in lower or b"\r\n\t" in lower:
-            raise _malformed("a header field is folded over two lines")
-        # RFC 9112 section 6.3: a request has no body here, so its only framing is none, or one length of 0.
-        if b"\r\ntransfer-encoding:" in lower:
-            raise _malformed("Transfer-Encoding is not accepted: requests have no body here")
-        lengths = _CONTENT_LENGTH.findall(lower)
-        if len(lengths) > 1 or any(b"," in value for value in lengths):  # equal ones are one to h11
-            raise _malformed("Content-Length must be there once at most")
+        _check_fields(head.lower())
         return head
 
 
+def _check_fields(head: bytes) -> None:
+    """Raise :class:`RefusedRequestError` for fields of a head (in lower case) that parsers do not agree on."""
+    # RFC 9112 section 5.2: h11 unfolds a folded field, other parsers see two, or one with a strange name.
+    if b"\r\n " in head or b"\r\n\t" in head:
+        raise _malformed("a header field is folded over two lines")
+    # RFC 9112 section 6.3: a request has no body here, so its only framing is none, or one length of 0.
+    if b"\r\ntransfer-encoding:" in head:
+        raise _malformed("Transfer-Encoding is not accepted: requests have no body here")
+    # h11 takes several equal lengths for one, and others take the first or the last.
+    lengths = _CONTENT_LENGTH.findall(head)
+    if len(lengths) > 1 or any(b"," in value for value in lengths):
+        raise _malformed("Content-Length must be there once at most")
+
+
 def parse_head(protocol: h11.Connection, head: bytes) -> h11.Request:
-    """The request that a head of :class:`HeadBuffer` is, and all of it; :class:`RefusedRequestError` for none."""
+    """The request with the head that :class:`HeadBuffer` returned.
+
+    Raises :class:`RefusedRequestError` if h11 finds it malformed, or it announces a body.
+    """
     protocol.receive_data(head)
     try:
         request = cast("h11.Request", protocol.next_event())

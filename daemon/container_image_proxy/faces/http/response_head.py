@@ -1,4 +1,7 @@
-"""The head of an answer: the one place that makes one, and dates it. h11 writes it (RFC 9112 section 4)."""
+"""The head of an answer. This is the one place that makes one and dates it; h11 writes it.
+
+Spec: RFC 9112 section 4, RFC 9110 section 6.6.1.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +17,21 @@ _SHOWN: Final = 50
 
 
 def response_head(status: str, headers: tuple[tuple[str, str], ...], *, last: bool) -> h11.Response:
-    """The head with ``status`` ("200 OK") and ``headers`` as of now; after the ``last`` one the connection closes."""
+    """The head with ``status`` ("200 OK") and ``headers``, dated now. It says whether the connection closes after it.
+
+    Raises ``ValueError`` for what is no status line of a final answer.
+    """
     return _response_head(status, headers, _http_date(int(time.time())), last=last)
 
 
 def serialise(head: h11.Response) -> bytes:
-    """A head that answers no request: the first and last thing on its connection."""
+    """The bytes of a head that answers no request that h11 knows. The connection must close after it."""
     return h11.Connection(h11.SERVER).send(head) or b""
 
 
 @functools.lru_cache(maxsize=32)
 def _response_head(status: str, headers: tuple[tuple[str, str], ...], date: str, *, last: bool) -> h11.Response:
-    """Those of a manifest are all alike, and h11 takes its time to validate one."""
+    """As :func:`response_head`. Cached, because h11's validation costs more than everything else in a short answer."""
     if not _STATUS.fullmatch(status):
         raise ValueError(f"{status[:_SHOWN]!r} is not a status line")
     fields = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
@@ -37,5 +43,5 @@ def _response_head(status: str, headers: tuple[tuple[str, str], ...], date: str,
 
 @functools.lru_cache(maxsize=1)
 def _http_date(seconds: int) -> str:
-    """For ``Date`` (RFC 9110 sections 5.6.7 and 6.6.1)."""
+    """The value of ``Date`` for Unix time (RFC 9110 section 5.6.7)."""
     return time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(seconds))

@@ -1,8 +1,8 @@
-"""Which handler answers which method and path.
+"""Which handler answers which method and path. Pure.
 
-A pattern is a path whose ``{name}`` segments match one segment and whose last ``{name...}`` matches all the rest,
-slashes included, so that a malformed rest is judged by whoever knows what it should be. Segments are percent-decoded
-once, after they were split: an encoded slash stays within its segment.
+A pattern is a path in which ``{name}`` matches one segment, and ``{name...}`` any number of them, slashes included. A
+malformed rest of a path is thus judged by the handler, which knows what it should be. Segments are percent-decoded
+once, after they were split, so that an encoded slash stays within its segment. Spec: RFC 9110 sections 9.1 and 9.3.2.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Handler = TypeVar("Handler")
 
 
 class MethodNotAllowedError(InvalidInputError):
-    """The path exists, the method does not; ``allowed`` lists those that do."""
+    """The path exists, but not with this method. ``allowed`` are the methods that it takes (``Allow``)."""
 
     def __init__(self, method: str, path: str, allowed: tuple[str, ...]) -> None:
         super().__init__(f"{method} is not possible on {path}; {', '.join(allowed)} is")
@@ -39,24 +39,24 @@ class Route(Struct, Generic[Handler], frozen=True):
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """HEAD is possible wherever GET is (RFC 9110 section 9.3.2)."""
+        """The methods that the route takes: HEAD wherever it takes GET (RFC 9110 section 9.3.2)."""
         return ("GET", "HEAD") if self.method == "GET" else (self.method,)
 
     def match(self, path: str) -> dict[str, str] | None:
-        """The decoded values of the pattern's names, or None."""
+        """The percent-decoded values of the pattern's names; None if ``path`` does not match."""
         found = _compile(self.pattern).fullmatch(path)
         return found and {name: unquote(value, errors="surrogateescape") for name, value in found.groupdict().items()}
 
 
 @cache
 def _compile(pattern: str) -> re.Pattern[str]:
-    """A pattern of ours as a regular expression."""
+    """The pattern as a regular expression."""
     whole = re.sub(r"\\\{(\w+)\\\.\\\.\\\.\\\}", r"(?P<\1>.*)", re.escape(pattern))
     return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]*)", whole), re.DOTALL)
 
 
 def find_route(routes: Sequence[Route[Handler]], method: str, path: str) -> tuple[Handler, dict[str, str]]:
-    """The handler of the first route that fits; ``path`` is still percent-encoded.
+    """The handler of the first route that fits, and the values of its pattern. ``path`` is percent-encoded.
 
     Raises :class:`NotFoundError`, or :class:`MethodNotAllowedError` if only the method does not fit.
     """

@@ -1,6 +1,6 @@
 """One client from its first message to its end: packets in, answers with descriptors out, in order.
 
-Runs in a thread of its own and never raises. It knows nothing of other connections: caps, draining and idling are the
+Runs in a thread of its own and never raises. Must not know other connections: caps, draining and idling are the
 server's. Spec: unix(7), SOCK_SEQPACKET and SCM_RIGHTS.
 """
 
@@ -38,24 +38,24 @@ _MILLISECONDS: Final = 1000
 
 
 class PeerGoneError(Error):
-    """The client has closed its socket, or takes no answers."""
+    """The client has closed its socket, or does not read its answers."""
 
 
 class PacketChannel:
-    """The socket of one client. One thread uses it, others may :meth:`stop_reading` and :meth:`abort`."""
+    """The socket of one client. One thread uses it. Others may call :meth:`stop_reading` and :meth:`abort`."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._socket.settimeout(0)
         self._poll = select.poll()
         self.descriptor = sock.fileno()
-        """The one that hangs up (poll(2)) when the client has left."""
+        """The descriptor that hangs up (poll(2)) when the client has left."""
 
     def receive(self, seconds: float | None) -> bytes | None:
-        """The next message, one byte more than is allowed of one that is too large; None at the client's end, or when
-        it was silent for ``seconds``.
+        """The next message; None when the client has ended, or was silent for ``seconds``.
 
-        Descriptors that come along are closed by the kernel: no room is offered for them.
+        Of a message that is too large one byte more than is allowed is returned. Descriptors that come along are closed
+        by the kernel, because no room is offered for them. Raises :class:`PeerGoneError`.
         """
         while True:
             self._poll.register(self.descriptor, select.POLLIN | select.POLLRDHUP)
@@ -68,11 +68,12 @@ class PacketChannel:
                 continue
             except OSError as error:
                 raise PeerGoneError(f"the client is gone: {error.strerror}") from error
+            # A packet may be empty, and receiving at the end returns the same.
             has_ended = events[0][1] & (select.POLLRDHUP | select.POLLHUP)
-            return message if message or not has_ended else None  # a message may be empty
+            return message if message or not has_ended else None
 
     def send(self, message: bytes, descriptors: Sequence[int], seconds: float) -> None:
-        """Send one message with all its descriptors at once; :class:`PeerGoneError` if it is not taken."""
+        """Send one message with its descriptors. Raises :class:`PeerGoneError` if it is not taken in ``seconds``."""
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         until = time.monotonic() + seconds
         while True:
@@ -88,12 +89,12 @@ class PacketChannel:
                 return
 
     def stop_reading(self) -> None:
-        """From another thread: what was sent until now is read, and then there is an end."""
+        """From another thread: let :meth:`receive` return what was sent until now, and then the end."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RD)
 
     def abort(self) -> None:
-        """From another thread: end everything."""
+        """From another thread: end both directions."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -114,45 +115,45 @@ class Connection:
         self._finishing = False
 
     def run(self) -> None:
-        """Serve until the client or we have had enough. What it has open goes with it."""
+        """Serve until the client ends, or the server ends it. Everything that the client has open is closed."""
         try:
             self._serve()
         except PeerGoneError as error:
             _log.debug("connection of %s: %s", self.peer, error)
         except CancelledError:
             _log.debug("connection of %s ended in the middle of a request", self.peer)
-        except Exception:  # noqa: BLE001 - a defect, told with its traceback, ends this connection only
+        except Exception:  # noqa: BLE001 - a defect ends this connection only
             _log.exception("connection of %s failed", self.peer)
         finally:
             self._cancellation.cancel()
             self._session.close()
 
     def finish(self) -> None:
-        """From another thread: let the client finish what it has begun, and answer what it has asked."""
+        """From another thread: answer what the client has asked, let it finish its transfers, then end."""
         self._finishing = True
         if not self._session.is_busy:
             self.channel.stop_reading()
 
     def abandon(self) -> None:
-        """From another thread: nobody is there any more for the answer."""
+        """From another thread: end the work for a client that has left."""
         self._cancellation.cancel()
 
     def cut(self) -> None:
-        """From another thread: end in the middle, so that the client sees a failure."""
+        """From another thread: end at once, so that the client sees a failure."""
         self.abandon()
         self.channel.abort()
 
     def _serve(self) -> None:
         patience = self._limits.greeting_seconds
         while (message := self.channel.receive(patience)) is not None:
-            patience = None
+            patience = None  # a client may work on an image for hours, and then ask for the next
             if not self._answer(message):
                 return
             if self._finishing and not self._session.is_busy:
                 self.channel.stop_reading()
 
     def _answer(self, message: bytes) -> bool:
-        """Answer one message; False if it was the last."""
+        """Answer one message. Returns False if it was ``Shutdown``, which has no answer."""
         began, method = time.monotonic(), "-"
         answer, error = Answer(), None
         try:
@@ -177,7 +178,7 @@ class Connection:
         return True
 
     def _log(self, method: str, error: Exception | None, seconds: float) -> None:
-        """One record for each request that failed; for others when they are looked for."""
+        """Log the request. One that succeeded is logged at DEBUG: transfers have records of their own."""
         fields: dict[str, object] = {"REQUEST_METHOD": method, "DURATION_USEC": round(seconds * 1e6)}
         fields |= {"PEER_UID": self.peer.uid, "PEER_PID": self.peer.pid}
         if error is None:

@@ -1,4 +1,4 @@
-"""This protocol as the server knows it: a connection for each client, and a word for those who are turned away."""
+"""The protocol as the server uses it: a connection for each client, and an answer for those who are turned away."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ImageProxyFace:
-    """Serves the images that ``images`` gives, or says why there are none: what it raises is the answer."""
+    """Serves the images that ``images`` returns. An error that it raises is the answer to requests."""
 
     def __init__(self, images: Callable[[], Images], limits: ImageProxyLimits = ImageProxyLimits()) -> None:  # noqa: B008
         self._shared = Shared(images, limits, threading.BoundedSemaphore(limits.transfers), Room(limits.held_bytes))
@@ -30,5 +30,5 @@ class ImageProxyFace:
         return Connection(sock, peer, self._shared)
 
     def refusal(self, error: Error) -> bytes:
-        """What a client that is turned away reads as the answer to its first request."""
+        """The answer to the first request of a client that is turned away."""
         return messages.failure(error)

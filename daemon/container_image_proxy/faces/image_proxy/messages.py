@@ -1,8 +1,9 @@
-"""The messages: bytes to requests, answers to bytes. Pure.
+"""The messages of the protocol: from bytes to requests, and from answers to bytes. Pure.
 
-A request is ``{"method": name, "args": [...]}``, an answer ``{"success", "value", "pipeid", "error_code", "error"}``;
-each is one packet. Spec: skopeo-experimental-image-proxy(1) and the code behind it, protocol 0.2.8. As skopeo does, it
-ignores the case of member names and unknown members, and takes the last of equal members.
+A request is ``{"method": name, "args": [...]}``, an answer ``{"success", "value", "pipeid", "error_code", "error"}``.
+Each is one packet. As in skopeo, the case of member names does not matter, unknown members are ignored, and the last of
+equal members counts. Must not know what a method does.
+Spec: skopeo-experimental-image-proxy(1) and the code behind it, protocol 0.2.8.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from container_image_proxy.image.strict_json import parse_json
 
 PROTOCOL_VERSION: Final = "0.2.8"
 MAX_MESSAGE: Final = 32 * 1024
-"""Bytes of a request or an answer, the limit that clients have, too."""
-_MAX_INTEGER: Final = 2**53 - 1  # the largest that every reader of JSON has exactly
+"""Bytes of a request or an answer. Clients have the same limit."""
+_MAX_INTEGER: Final = 2**53 - 1  # the largest that every reader of JSON has exactly (RFC 8259 section 6)
 _LONGEST_ERROR: Final = 2000  # characters; escaped they still fit into a message
 
 
@@ -32,18 +33,18 @@ class ReaderGoneError(errors.Error):
 
 
 class ReaderStalledError(errors.Error):
-    """The client did not read its pipe for so long that it was given up."""
+    """The client did not read its pipe within its time."""
 
 
 class Call(Struct, frozen=True):
-    """What a client asks for."""
+    """A request: the method's name, and its arguments as JSON values."""
 
     method: str = ""
     arguments: tuple[Any, ...] = field(name="args", default=())
 
 
 def parse_request(message: bytes) -> Call:
-    """Read a message; :class:`InvalidRequestError` if it is no request."""
+    """Read a message. Raises :class:`InvalidRequestError` if it is no request."""
     if len(message) > MAX_MESSAGE:
         raise InvalidRequestError(f"the request is larger than {MAX_MESSAGE} bytes")
     try:
@@ -53,7 +54,9 @@ def parse_request(message: bytes) -> Call:
 
 
 def read_integer(value: object, what: str) -> int:
-    """An argument that is a number without a fraction, from 0 to 2**53 - 1."""
+    """An argument that is a whole number from 0 to 2**53 - 1. Raises :class:`InvalidRequestError`, which names it
+    ``what``.
+    """
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # JSON has one kind of number: 1.0 is 1
     if not isinstance(value, int) or isinstance(value, bool):
@@ -64,14 +67,17 @@ def read_integer(value: object, what: str) -> int:
 
 
 def read_text(value: object, what: str) -> str:
-    """An argument that is text."""
+    """An argument that is text. Raises :class:`InvalidRequestError`, which names it ``what``."""
     if not isinstance(value, str):
         raise InvalidRequestError(f"{what} is not text")
     return value
 
 
 def success(value: object = None, pipe: int = 0) -> bytes:
-    """The answer to a request that succeeded; :class:`InvalidRequestError` if it does not fit into a message."""
+    """The answer to a request that succeeded; ``pipe`` is the number of its first pipe, 0 if there is none to finish.
+
+    Raises :class:`InvalidRequestError` if it does not fit into a message.
+    """
     answer = _encode({"success": True, "value": value, "pipeid": pipe, "error_code": "", "error": ""})
     if len(answer) > MAX_MESSAGE:
         raise InvalidRequestError(
@@ -87,22 +93,22 @@ def failure(error: BaseException) -> bytes:
 
 
 def error_record(error: BaseException) -> bytes:
-    """What the second pipe of ``GetRawBlob`` says of a transfer that failed."""
+    """The content of the second pipe of ``GetRawBlob`` for a transfer that failed."""
     return _encode({"code": error_code(error), "message": error_text(error)})
 
 
 def error_code(error: BaseException) -> str:
-    """The protocol's name for the kind of error: whether to try again, or that it was the client's own doing."""
+    """The protocol's code for an error: "EPIPE" if the client closed its pipe, "retryable" if it may pass, "other"."""
     if isinstance(error, ReaderGoneError):
         return "EPIPE"
     if isinstance(error, errors.OverloadedError) or getattr(error, "retryable", False):
         return "retryable"
-    # The server, which turns clients away in the words of any protocol, tells so when they may come back.
+    # A client that the server turned away may come back, if the server says when.
     return "other" if getattr(error, "retry_after", None) is None else "retryable"
 
 
 def error_text(error: BaseException) -> str:
-    """Why a request failed: of a defect not a word."""
+    """Why a request failed. The text of a foreign exception is only in the log."""
     return str(error)[:_LONGEST_ERROR] if isinstance(error, errors.Error) else "a defect; the log says more"
 
 

@@ -1,7 +1,7 @@
-"""The methods of the protocol for one client: which arguments they take, what they answer.
+"""The methods of the protocol for one client: which arguments they take, and what they answer.
 
-Owns the numbers by which the client knows open images. What an image is, and who may have which, is ``core``'s: a
-session asks for images by name and passes on what it gets. One thread uses it.
+Owns the numbers by which the client knows open images. Must not decide who may have which image, which ``core`` does.
+Spec: skopeo-experimental-image-proxy(1).
 """
 
 from __future__ import annotations
@@ -44,12 +44,15 @@ if TYPE_CHECKING:
     from container_image_proxy.image.descriptor import Descriptor
 
 NOT_FOUND: Final = 0
-"""The number of an image that there is none of."""
+"""The number that stands for an image that does not exist."""
 _log = logging.getLogger(__name__)
 
 
 class Shared(Struct, frozen=True):
-    """What all clients have in common. ``images`` gives those that can be opened now, or raises why none can."""
+    """What all clients share. ``images`` returns what can be opened now, or raises the reason why nothing can.
+
+    ``places`` are for transfers under way, ``room`` is for the bytes that clients hold open.
+    """
 
     images: Callable[[], Images]
     limits: ImageProxyLimits
@@ -58,7 +61,7 @@ class Shared(Struct, frozen=True):
 
 
 class Answer(Struct, frozen=True):
-    """A value, and pipes whose readers go along; ``number`` is what the first one is finished by."""
+    """A value, and pipes whose readers are sent along. ``number`` is for ``FinishPipe``, 0 without one to finish."""
 
     value: object = None
     number: int = 0
@@ -66,7 +69,7 @@ class Answer(Struct, frozen=True):
 
 
 class Session:
-    """What one client has open."""
+    """What one client has open. One thread uses it."""
 
     def __init__(self, peer: Peer, shared: Shared, context: Context) -> None:
         self._peer = peer
@@ -80,11 +83,11 @@ class Session:
 
     @property
     def is_busy(self) -> bool:
-        """Whether the client has still something to finish."""
+        """Whether the client has transfers to read or to finish."""
         return self._pipes.is_busy
 
     def call(self, request: messages.Call) -> Answer:
-        """Do what is asked for; raises what stands against it."""
+        """Do what is asked for. Raises :class:`Error`, and :class:`CancelledError` if the client has left."""
         method = _METHODS.get(request.method)
         if method is None:
             raise InvalidRequestError(f"unknown method: {shown(request.method)}")
@@ -93,7 +96,7 @@ class Session:
         return method(self, request.arguments)
 
     def close(self) -> None:
-        """Close all images. Transfers have been cancelled."""
+        """Close all images. The transfers have been cancelled before."""
         self._pipes.close()
         while self._images:
             self._close(self._images.popitem()[1])
@@ -101,7 +104,7 @@ class Session:
     # --- images -------------------------------------------------------------------------------------------------------
 
     def initialize(self, arguments: tuple[object, ...]) -> Answer:
-        """``Initialize``: the version of the protocol, if there is a configuration to serve by."""
+        """``Initialize``: returns the version of the protocol. Fails as long as there is no usable configuration."""
         _expect(arguments)
         if self._is_initialized:
             raise InvalidRequestError("already initialized")
@@ -110,7 +113,7 @@ class Session:
         return Answer(messages.PROTOCOL_VERSION)
 
     def open_image(self, arguments: tuple[object, ...]) -> Answer:
-        """``OpenImage``: resolved, verified, and from now on the same."""
+        """``OpenImage``: returns the number of an image, which is resolved and verified now, and stays the same."""
         (name,) = _expect(arguments, "reference")
         if len(self._images) >= self._limits.images_per_client:
             raise OverloadedError(f"{len(self._images)} images are open: close some")
@@ -125,14 +128,14 @@ class Session:
         return Answer(self._last)
 
     def open_image_optional(self, arguments: tuple[object, ...]) -> Answer:
-        """``OpenImageOptional``: 0 if the source has no such image, and only then."""
+        """``OpenImageOptional``: as ``OpenImage``, but returns 0 if the source says that it has no such image."""
         try:
             return self.open_image(arguments)
         except ImageNotFoundError:
             return Answer(NOT_FOUND)
 
     def close_image(self, arguments: tuple[object, ...]) -> Answer:
-        """``CloseImage``: transfers of its blobs go on."""
+        """``CloseImage``: closes an image. Transfers of its blobs go on."""
         (number,) = _expect(arguments, "image")
         image = self._image(number)
         del self._images[read_integer(number, "the image")]
@@ -153,54 +156,52 @@ class Session:
     # --- documents ----------------------------------------------------------------------------------------------------
 
     def get_manifest(self, arguments: tuple[object, ...]) -> Answer:
-        """``GetManifest``: in OCI form, with the digest of the manifest that the source has."""
+        """``GetManifest``: sends the manifest in OCI form, and returns the digest of the one that the source has."""
         image = self._only_image(arguments)
         return self._document(image.manifest, str(image.digest))
 
     def get_full_config(self, arguments: tuple[object, ...]) -> Answer:
-        """``GetFullConfig``: the image configuration, byte for byte."""
+        """``GetFullConfig``: sends the image configuration, byte for byte."""
         return self._document(self._only_image(arguments).read_config(self._context))
 
     def get_config(self, arguments: tuple[object, ...]) -> Answer:
-        """``GetConfig``: of the configuration the part for a runtime. The method is older than ``GetFullConfig``."""
+        """``GetConfig``: sends the configuration's part for running the image. It is older than ``GetFullConfig``."""
         return self._document(_encode(self._only_image(arguments).read_runtime_config(self._context)))
 
     def get_layer_info(self, arguments: tuple[object, ...]) -> Answer:
-        """``GetLayerInfo``: what ``GetBlob`` is to be asked for, from the lowest layer up; in the answer itself."""
+        """``GetLayerInfo``: returns digest, size and media type of each blob of a layer, from the lowest layer up."""
         return Answer([_layer_info(layer) for layer in self._only_image(arguments).layers])
 
     def get_layer_info_piped(self, arguments: tuple[object, ...]) -> Answer:
-        """``GetLayerInfoPiped``: the same for images with any number of layers."""
+        """``GetLayerInfoPiped``: sends the same, for images with more layers than an answer has room for."""
         return self._document(_encode([_layer_info(layer) for layer in self._only_image(arguments).layers]))
 
     def _only_image(self, arguments: tuple[object, ...]) -> OpenImage:
         return self._image(*_expect(arguments, "image"))
 
     def _document(self, content: bytes, value: object = None) -> Answer:
-        """Content that is at hand: most fits into the pipe, and needs no thread."""
+        """Send ``content`` through a pipe, and return ``value``."""
         transfer = Transfer(self._pipes.make(), len(content))
+        # Most documents fit into the pipe, and need no thread. The rest of any other is held until the client reads it.
         if not transfer.try_at_once(content):
+            room = self._shared.room
             try:
-                self._send_rest(transfer, content)
+                room.take(len(content))
+                rest = _Held(memoryview(content)[transfer.pipe.written :], room, len(content))
+                try:
+                    self._pipes.start(transfer, lambda: rest)
+                except Error:
+                    rest.close()
+                    raise
             except Error as error:
                 transfer.fail(error)
                 raise
         return Answer(value, self._pipes.keep(transfer), (transfer.pipe,))
 
-    def _send_rest(self, transfer: Transfer, content: bytes) -> None:
-        room = self._shared.room
-        room.take(len(content))
-        rest = _Held(memoryview(content)[transfer.pipe.written :], room, len(content))
-        try:
-            self._pipes.start(transfer, lambda: rest)
-        except Error:
-            rest.close()
-            raise
-
     # --- blobs --------------------------------------------------------------------------------------------------------
 
     def get_blob(self, arguments: tuple[object, ...]) -> Answer:
-        """``GetBlob``: the size, and the blob; ``FinishPipe`` has the verdict."""
+        """``GetBlob``: returns the size and sends the blob. ``FinishPipe`` tells whether it was right."""
         number, digest, size = _expect(arguments, "image", "digest", "size")
         image, wanted = self._image(number), read_text(digest, "the digest")
         descriptor = image.find_blob(wanted, read_integer(size, "the size"))
@@ -208,22 +209,23 @@ class Session:
         return Answer(descriptor.size, self._pipes.keep(transfer), (transfer.pipe,))
 
     def get_raw_blob(self, arguments: tuple[object, ...]) -> Answer:
-        """``GetRawBlob``: the size, the blob, and a second pipe that has the error if there is one."""
+        """``GetRawBlob``: returns the size, sends the blob through one pipe, and an error through another."""
         number, digest = _expect(arguments, "image", "digest")
         image = self._image(number)
         descriptor = image.find_blob(read_text(digest, "the digest"))
         errors = self._pipes.make()
 
         def tell(error: BaseException | None) -> None:
-            with closing(errors), suppress(ReaderGoneError):  # by a client that does not want to know
+            with closing(errors), suppress(ReaderGoneError):  # a client need not keep the second pipe
                 if error is not None:
-                    errors.write(messages.error_record(error))  # smaller than an empty pipe
+                    errors.write(messages.error_record(error))  # never waits: it is smaller than an empty pipe
 
         try:
             transfer = self._start_blob(image, descriptor, tell)
         except BaseException as error:
             errors.close_reader()
-            if isinstance(error, Error):  # else the transfer goes on, and closes it
+            # After anything else (the client left) the transfer is still under way, and closes the pipe at its end.
+            if isinstance(error, Error):
                 errors.close()
             raise
         self._pipes.keep_apart(transfer)
@@ -232,7 +234,10 @@ class Session:
     def _start_blob(
         self, image: OpenImage, descriptor: Descriptor, tell: Callable[[BaseException | None], None] = lambda _: None
     ) -> Transfer:
-        """A transfer that has begun, or is given time to; raises what went wrong at once."""
+        """Start the transfer of a blob; ``tell`` is called at its end, with the error if there was one.
+
+        Raises what goes wrong at once, or soon (``opening_seconds``).
+        """
         began = time.monotonic()
         pipe = self._pipes.make(wide=descriptor.size > SMALL_PIPE)
 
@@ -254,7 +259,7 @@ class Session:
         return transfer
 
     def finish_pipe(self, arguments: tuple[object, ...]) -> Answer:
-        """``FinishPipe``: whether what came through the pipe was complete and right."""
+        """``FinishPipe``: waits for the end of a transfer. Fails if its content was not complete and right."""
         (number,) = _expect(arguments, "pipe")
         self._pipes.finish(read_integer(number, "the pipe"))
         return Answer()
@@ -278,7 +283,7 @@ _BEFORE_INITIALIZE: Final = frozenset({"Initialize"})
 
 
 class _Held:
-    """A document on its way, which holds its room until then."""
+    """The rest of a document on its way, as content of a transfer. It holds the document's room until it is closed."""
 
     def __init__(self, rest: memoryview, room: Room, size: int) -> None:
         self._rest = rest
@@ -289,12 +294,12 @@ class _Held:
         yield self._rest
 
     def close(self) -> None:
-        """It has been sent, or will not be."""
+        """Give the room back: the document has been sent, or will not be."""
         self._room.give_back(self._size)
 
 
 def _expect(arguments: tuple[object, ...], *names: str) -> tuple[object, ...]:
-    """The arguments if there are as many as ``names``."""
+    """The arguments, if there are as many as ``names``. Raises :class:`InvalidRequestError`."""
     if len(arguments) != len(names):
         raise InvalidRequestError(f"found {len(arguments)} arguments, expecting ({', '.join(names)})")
     return arguments
@@ -311,7 +316,7 @@ def _encode(value: object) -> bytes:
 def _log_transfer(
     peer: Peer, image: OpenImage, descriptor: Descriptor, error: BaseException | None, sent: int, seconds: float
 ) -> None:
-    """One record for each blob, as a request over HTTP has one."""
+    """Log a transfer that has ended, as a request for a blob over HTTP is logged."""
     reason = "" if error is None else f": {messages.error_text(error)}"
     fields: dict[str, object] = {
         "IMAGE": image.name,
