@@ -144,12 +144,12 @@ class Archive:
         if self._whole is None or self._index is None:
             try:
                 whole, self._spool = self._input.load(context, self._spools)
-                index = TarIndex(
-                    lambda offset, count: read_fully(whole.number, offset, count, self.place),
-                    whole.size,
-                    self.place,
-                    first_counts=self._first_counts,
-                )
+
+                def read_at(offset: int, count: int) -> bytes:
+                    context.check()
+                    return read_fully(whole.number, offset, count, self.place)
+
+                index = TarIndex(read_at, whole.size, self.place, first_counts=self._first_counts)
                 self._input.verify_unchanged()
             except BaseException:
                 self._drop()

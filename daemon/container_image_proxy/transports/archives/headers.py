@@ -30,6 +30,8 @@ MAX_EXTENSION: Final = 1 << 20
 """Bytes of one extension header, as in Go. They are in memory while the header is read."""
 MAX_HEADERS: Final = 64 << 20
 """Bytes of all headers together: twice what the most members have without extensions."""
+MAX_RECORDS: Final = 8 * MAX_MEMBERS
+"""Records of all pax headers together, which take a second. A member has some four, more only with its attributes."""
 
 Kind: TypeAlias = Literal["file", "hard link", "symbolic link", "sparse file", "directory", "special file"]
 
@@ -88,6 +90,7 @@ class _HeaderReader:
         self._offset = 0
         self._last_header = 0
         self._header_bytes = 0
+        self._records = 0
 
     def members(self) -> Iterator[Member]:
         extended, is_extended, count = _Extended(), False, 0
@@ -163,6 +166,9 @@ class _HeaderReader:
                 raise self._failure("a pax header is malformed: 'length key=value' was expected")
             records[key] = value
             position += length
+            self._records += 1
+            if self._records > MAX_RECORDS:
+                raise self._failure(f"the archive has more than {MAX_RECORDS} records in pax headers")
         return records
 
     def _member(self, block: bytes, kind: bytes, length: int, extended: _Extended) -> Member:

@@ -79,6 +79,7 @@ def unpack(context: Context, region: Region, compression: str, spool: Spool, pla
 
     def read(count: int) -> bytes:
         nonlocal position
+        context.check()  # what is compressed need not yield anything
         data = read_fully(region.number, position, min(count, end - position), place)
         position += len(data)
         return data

@@ -295,6 +295,29 @@ def test_who_waits_for_another_ones_unpacking_may_leave(tmp_path: Path, spools: 
         thread.join()
 
 
+@pytest.mark.demand("BOMB-archive")
+@pytest.mark.parametrize("kind", ["compressed-nothing", "headers"])
+def test_reading_what_yields_nothing_ends_when_the_client_leaves(
+    tmp_path: Path, spools: SpoolDirectory, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    if kind == "headers":
+        write_tar(tmp_path / "x", {f"{number}": b"" for number in range(100)})
+    else:
+        (tmp_path / "x").write_bytes(gzip.compress(b"") * 100_000)
+    token, reads, pread = Cancellation(), list[int](), os.pread
+
+    def read_at(number: int, count: int, offset: int) -> bytes:
+        reads.append(offset)
+        if len(reads) == 4:
+            token.cancel()
+        return pread(number, count, offset)
+
+    monkeypatch.setattr(os, "pread", read_at)
+    with opened(tmp_path / "x", spools) as archive, pytest.raises(CancelledError):
+        archive.find(Context(token), "a")
+    assert len(reads) == 4
+
+
 # --- the file itself --------------------------------------------------------------------------------------------------
 
 

@@ -264,6 +264,13 @@ def test_extension_headers_without_end_are_refused() -> None:
         TarIndex(read_at, 1 << 40, "/x.tar")
 
 
+@pytest.mark.demand("TAR-loop")
+def test_records_of_extension_headers_are_bounded() -> None:
+    extension = pax(b"5 a=\n" * (headers.MAX_RECORDS // 64 + 1))
+    with pytest.raises(SourceError, match=f"more than {headers.MAX_RECORDS} records in pax headers"):
+        index((extension + header(size=b"00000000000\0")) * 64)
+
+
 @pytest.mark.demand("BOMB-archive")
 def test_names_together_are_bounded() -> None:
     entries = b"".join(
