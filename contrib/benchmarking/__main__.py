@@ -13,6 +13,7 @@ from typing import Final
 
 from benchmarking import (  # noqa: F401 - they enter their measurements
     archives,
+    clients,
     image_proxies,
     manifests,
     pulls,

@@ -35,13 +35,14 @@ class Image:
     diff_id: str
 
 
-def make_image(layout: Path, size: int, file_size: int = 0) -> Image:
+def make_image(layout: Path, size: int, file_size: int = 0, large: int = 0) -> Image:
     """Write the layout; ``size`` is that of the one file in the layer, a multiple of 512 bytes.
 
-    With ``file_size``, another such multiple, the layer has files of that size instead, ``size`` bytes of them.
+    With ``file_size``, another such multiple, the layer has files of that size instead, ``size`` bytes of them, and
+    behind them one of ``large`` bytes.
     """
     (layout / "blobs/sha256").mkdir(parents=True)
-    layer, diff_id = _write_layer(layout, size, file_size or size)
+    layer, diff_id = _write_layer(layout, [file_size or size] * (size // (file_size or size)) + [large] * bool(large))
     config = {
         "architecture": "amd64",
         "os": "linux",
@@ -66,12 +67,12 @@ def write_layout(layout: Path, descriptor: dict[str, Any]) -> None:
     (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
 
 
-def _write_layer(layout: Path, size: int, file_size: int) -> tuple[dict[str, Any], str]:
+def _write_layer(layout: Path, sizes: list[int]) -> tuple[dict[str, Any], str]:
     """The descriptor of the layer, and the digest of its tar archive."""
     partial = layout / "blobs/layer"
     packed, plain, packer = hashlib.sha256(), hashlib.sha256(), zlib.compressobj(_STORED, wbits=_GZIP)
     with partial.open("wb") as file:
-        for piece in _tar(size, file_size):
+        for piece in _tar(sizes):
             plain.update(piece)
             packed.update(compressed := packer.compress(piece))
             file.write(compressed)
@@ -82,10 +83,10 @@ def _write_layer(layout: Path, size: int, file_size: int) -> tuple[dict[str, Any
     return _descriptor(_LAYER, packed.hexdigest(), written), f"sha256:{plain.hexdigest()}"
 
 
-def _tar(size: int, file_size: int) -> Iterator[bytes]:
+def _tar(sizes: list[int]) -> Iterator[bytes]:
     """A tar archive of files of random bytes, the same each time."""
     source = random.Random(1)  # noqa: S311 - no secret
-    for number in range(size // file_size):
+    for number, file_size in enumerate(sizes):
         yield _tar_header(number, file_size)
         for start in range(0, file_size, MIB):
             yield source.randbytes(min(MIB, file_size - start))

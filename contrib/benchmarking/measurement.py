@@ -21,7 +21,7 @@ RELAY: Final = "relay"
 HASH: Final = "sha256"
 """SHA-256 over the same bytes, and nothing else."""
 DIRECT: Final = "direct"
-"""The registry asked by curl, or by the smallest client that keeps its connection."""
+"""The registry asked by curl, or by the smallest client that keeps its connection; beside cip, curl in its place."""
 
 Probe = Callable[[], Sequence[float]]
 Probes = Iterator[Mapping[str, Probe]]
