@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from container_image_client import tar
 from container_image_client.errors import UnsupportedImageError, WrongContentError
-from container_image_client.unpack import path_of, shown
+from container_image_client.names import path_of, shown
 from ostree_update.flatten import content_of
 from ostree_update.repository import (
     COMMIT,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from container_image_client import tar
 from container_image_client.errors import UnsupportedImageError, WrongContentError
-from container_image_client.unpack import hidden_by, is_whiteout, path_of, shown
+from container_image_client.names import hidden_by, is_whiteout, path_of, shown
 from ostree_update.repository import Repository, Tree, find, lookup, text, xattrs_of
 
 if TYPE_CHECKING:

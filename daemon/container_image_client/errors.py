@@ -65,6 +65,10 @@ class WrongContentError(ImageClientError):
     """Content is not what its digest, or the form of its kind, demands."""
 
 
+class MalformedArchiveError(WrongContentError):
+    """What should be a tar archive is none, or breaks off."""
+
+
 class UnsupportedImageError(ImageClientError):
     """The image is not of a kind that the request makes sense for."""
 

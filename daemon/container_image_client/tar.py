@@ -11,7 +11,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from container_image_client.errors import WrongContentError
+from container_image_client.errors import MalformedArchiveError
+from container_image_client.tar_fields import (
+    MAX_SIZE,
+    parse_decimal,
+    parse_map,
+    parse_name,
+    parse_number,
+    parse_pax,
+    parse_text,
+    parse_time,
+    refuse_nul,
+    verify_checksum,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,10 +33,8 @@ BLOCK: Final = 512
 _MAX_EXTENDED: Final = 1 << 20
 # A member has at most one of each kind before it: x, L, K, and g, of which some writers repeat one.
 _MAX_EXTENDED_IN_A_ROW: Final = 8
-_MAX_DIGITS: Final = 20  # int() of a long text takes quadratic time; 2**63 has 19 digits
 _MAX_PIECES: Final = 100_000  # of a sparse file; each costs memory
 _MAX_MAP: Final = 4 << 20  # bytes of text that so many pieces have
-_MAX_SIZE: Final = (1 << 63) - 1  # what a file system can hold
 
 FILE: Final = "file"
 HARD_LINK: Final = "hard link"
@@ -48,10 +58,6 @@ _KINDS: Final = {
 }
 _ZEROS: Final = bytes(BLOCK)
 _XATTR: Final = b"SCHILY.xattr."
-
-
-class MalformedArchiveError(WrongContentError):
-    """What should be a tar archive is none, or breaks off."""
 
 
 @dataclass(slots=True)
@@ -131,7 +137,7 @@ class TarReader:
                 return None
             kind = block[156:157]
             if kind == b"x":
-                extended |= _parse_pax(self._extended(block))
+                extended |= parse_pax(self._extended(block))
             elif kind == b"g":
                 self._extended(block)  # podman ignores it, and so it means nothing in an image
             elif kind == b"L":
@@ -153,6 +159,21 @@ class TarReader:
         if self._stored:
             raise MalformedArchiveError("the archive breaks off within a member")
 
+    def placed_content(self, member: Member) -> Iterator[tuple[int, memoryview]]:
+        """The same with the offset in the file at which each view begins: between them a sparse file has holes."""
+        pieces = iter(member.pieces if member.pieces is not None else [(0, member.size)])
+        offset = left = 0
+        for stored in self.content():
+            view = stored
+            while view:
+                while not left:
+                    offset, left = next(pieces)
+                part = view[:left]
+                yield offset, part
+                offset += len(part)
+                left -= len(part)
+                view = view[len(part) :]
+
     def _skip_content(self) -> None:
         left = self._stored + self._padding
         for view in self._stream.pieces(left):
@@ -167,16 +188,16 @@ class TarReader:
             return None  # the second block of zeros is not always there
         if len(block) < BLOCK:
             raise MalformedArchiveError("the archive breaks off within a header")
-        _verify_checksum(block)
+        verify_checksum(block)
         return block
 
     def _drain(self) -> None:
         """What follows the end of an archive belongs to the layer, whose digest covers it."""
-        for _ in self._stream.pieces(_MAX_SIZE):
+        for _ in self._stream.pieces(MAX_SIZE):
             pass
 
     def _extended(self, block: bytes) -> bytes:
-        size = _number(block[124:136])
+        size = parse_number(block[124:136])
         if size > _MAX_EXTENDED:
             raise MalformedArchiveError(f"an extended header has {size} bytes; {_MAX_EXTENDED} are allowed")
         padded = size + -size % BLOCK
@@ -191,18 +212,18 @@ class TarReader:
         if kind is None:
             raise MalformedArchiveError(f"a member has the type {type_flag!r}, which layers do not have")
         member = Member(
-            name=_name(block),
+            name=parse_name(block),
             kind=kind,
-            mode=_number(block[100:108]) & 0o7777,
-            uid=_number(block[108:116]),
-            gid=_number(block[116:124]),
-            size=_number(block[124:136]),
-            mtime_ns=_number(block[136:148], signed=True) * 1_000_000_000,
+            mode=parse_number(block[100:108]) & 0o7777,
+            uid=parse_number(block[108:116]),
+            gid=parse_number(block[116:124]),
+            size=parse_number(block[124:136]),
+            mtime_ns=parse_number(block[136:148], signed=True) * 1_000_000_000,
         )
         if kind is HARD_LINK or kind is SYMLINK:
-            member.target = _text(block[157:257])
+            member.target = parse_text(block[157:257])
         elif kind is CHARACTER_DEVICE or kind is BLOCK_DEVICE:
-            member.device = (_number(block[329:337]), _number(block[337:345]))
+            member.device = (parse_number(block[329:337]), parse_number(block[337:345]))
         if extended:
             _apply(member, extended)
         if member.kind is FILE and member.name.endswith(b"/"):
@@ -219,7 +240,7 @@ class TarReader:
     def _read_gnu_map(self, member: Member, block: bytes) -> None:
         """A sparse file of GNU tar: four pieces in the header, and 21 in each block behind it that has more."""
         numbers = [block[at : at + 12] for at in range(386, 482, 12)]
-        member.size = _number(block[483:495])
+        member.size = parse_number(block[483:495])
         has_more = block[482]
         while has_more:
             block = self._stream.take(BLOCK)
@@ -227,8 +248,8 @@ class TarReader:
                 raise MalformedArchiveError("the map of a sparse file breaks off, or is too long")
             numbers += [block[at : at + 12] for at in range(0, 504, 12)]
             has_more = block[504]
-        values = [_number(number) for number in numbers if number.strip(b" \0")]
-        member.pieces = _pieces(values, self._stored, member.size)
+        values = [parse_number(number) for number in numbers if number.strip(b" \0")]
+        member.pieces = parse_map(values, self._stored, member.size)
 
     def _read_pax_map(self, member: Member, extended: dict[bytes, bytes]) -> None:
         """A sparse file as pax has it: the map is in the extended header (0.0, 0.1) or before the content (1.0)."""
@@ -238,11 +259,11 @@ class TarReader:
         if (extended.get(b"GNU.sparse.major"), extended.get(b"GNU.sparse.minor")) == (b"1", b"0"):
             values = self._read_map_before_content()
         else:
-            values = [_decimal(number) for number in extended.get(b"GNU.sparse.map", b"").split(b",") if number]
-        member.size = _decimal(size)
+            values = [parse_decimal(number) for number in extended.get(b"GNU.sparse.map", b"").split(b",") if number]
+        member.size = parse_decimal(size)
         member.name = extended.get(b"GNU.sparse.name") or member.name
-        _refuse_nul(member.name)
-        member.pieces = _pieces(values, self._stored, member.size)
+        refuse_nul(member.name)
+        member.pieces = parse_map(values, self._stored, member.size)
 
     def _read_map_before_content(self) -> list[int]:
         """Decimal numbers in lines, the first of which says how many pairs follow; padded to whole blocks."""
@@ -255,117 +276,24 @@ class TarReader:
             text += block
             lines += block.count(b"\n")
             if wanted == 1 and lines:
-                wanted = 1 + 2 * _decimal(bytes(text.partition(b"\n")[0]))
-        return [_decimal(bytes(number)) for number in text.split(b"\n")[1:wanted]]
-
-
-def _pieces(values: list[int], stored: int, size: int) -> list[tuple[int, int]]:
-    """The map of a sparse file, whose pieces rise, lie within the file, and are all that is stored."""
-    pieces = list(zip(values[::2], values[1::2], strict=False))
-    end = 0
-    for offset, length in pieces:
-        if offset < end:
-            raise MalformedArchiveError("the pieces of a sparse file overlap")
-        end = offset + length
-    if end > size or len(values) % 2 or sum(length for _, length in pieces) != stored:
-        raise MalformedArchiveError("the map of a sparse file does not fit its content")
-    return pieces
+                wanted = 1 + 2 * parse_decimal(bytes(text.partition(b"\n")[0]))
+        return [parse_decimal(bytes(number)) for number in text.split(b"\n")[1:wanted]]
 
 
 def _apply(member: Member, extended: dict[bytes, bytes]) -> None:
     """What an extended header says, in place of what the header says; an empty value says nothing."""
     member.name = extended.get(b"path") or member.name
     member.target = extended.get(b"linkpath") or member.target
-    _refuse_nul(member.name + member.target)
+    refuse_nul(member.name + member.target)
     if size := extended.get(b"size"):
-        member.size = _decimal(size)
+        member.size = parse_decimal(size)
     if uid := extended.get(b"uid"):
-        member.uid = _decimal(uid)
+        member.uid = parse_decimal(uid)
     if gid := extended.get(b"gid"):
-        member.gid = _decimal(gid)
+        member.gid = parse_decimal(gid)
     if mtime := extended.get(b"mtime"):
-        member.mtime_ns = _nanoseconds(mtime)
+        member.mtime_ns = parse_time(mtime)
     for key, value in extended.items():
         if key.startswith(_XATTR):
-            _refuse_nul(key)
+            refuse_nul(key)
             member.xattrs[key[len(_XATTR) :].decode(errors="surrogateescape")] = value
-
-
-def _parse_pax(data: bytes) -> dict[bytes, bytes]:
-    """Records of the form "LENGTH KEY=VALUE\\n", where LENGTH counts all of it."""
-    records: dict[bytes, bytes] = {}
-    pieces: list[bytes] = []
-    position = 0
-    while position < len(data):
-        space = data.find(b" ", position, position + _MAX_DIGITS + 1)
-        end = position + _decimal(data[position:space]) if space > 0 else 0
-        key, equals, value = data[space + 1 : end - 1].partition(b"=")
-        if end <= space or data[end - 1 : end] != b"\n" or not (key and equals):
-            raise MalformedArchiveError("an extended header has a record that is not LENGTH KEY=VALUE")
-        if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):  # version 0.0 repeats them for each piece
-            pieces.append(value)
-        else:
-            records[key] = value
-        position = end
-    if pieces:
-        records[b"GNU.sparse.map"] = b",".join(pieces)
-    return records
-
-
-def _verify_checksum(block: bytes) -> None:
-    """The sum of all bytes, the checksum's own taken as spaces; some writers of old took bytes as signed."""
-    wanted = _number(block[148:156])
-    unsigned = sum(block) - sum(block[148:156]) + 8 * 0x20
-    if wanted != unsigned:
-        signed = unsigned - 256 * sum(byte > 0x7F for byte in block[:148] + block[156:])  # noqa: PLR2004
-        if wanted != signed:
-            raise MalformedArchiveError("a header of the archive has a wrong checksum: this is no tar archive")
-
-
-def _number(field: bytes, *, signed: bool = False) -> int:
-    """A number of a header: octal digits, or in base 256 if the first bit is set."""
-    if field[0] & 0x80:
-        bits = 8 * len(field) - 1
-        value = int.from_bytes(field) & ((1 << bits) - 1)
-        if value >> (bits - 1):
-            value -= 1 << bits
-    else:
-        digits = field.strip(b" \0").partition(b"\0")[0]
-        if not digits:
-            return 0
-        try:
-            value = int(digits, 8) if digits.isdigit() else -1
-        except ValueError:
-            value = -1
-    if (value < 0 and not signed) or abs(value) > _MAX_SIZE:
-        raise MalformedArchiveError(f"a header of the archive has {field!r} where a number should be")
-    return value
-
-
-def _decimal(digits: bytes) -> int:
-    if not digits.isdigit() or len(digits) > _MAX_DIGITS or (value := int(digits)) > _MAX_SIZE:
-        raise MalformedArchiveError(f"an extended header has {digits[:40]!r} where a number should be")
-    return value
-
-
-def _nanoseconds(text: bytes) -> int:
-    """Seconds since 1970 as a decimal fraction, maybe negative."""
-    whole, _, fraction = text.removeprefix(b"-").partition(b".")
-    value = _decimal(whole) * 1_000_000_000 + _decimal((fraction[:9] or b"0").ljust(9, b"0"))
-    return -value if text.startswith(b"-") else value
-
-
-def _name(block: bytes) -> bytes:
-    """The name in a header; ustar has room for the beginning of a long one. GNU tar keeps something else there."""
-    if block[345] and block[257:263] == b"ustar\0":
-        return _text(block[345:500]) + b"/" + _text(block[:100])
-    return _text(block[:100])
-
-
-def _text(field: bytes) -> bytes:
-    return field.partition(b"\0")[0]
-
-
-def _refuse_nul(text: bytes) -> None:
-    if b"\0" in text:
-        raise MalformedArchiveError("a name in an extended header has a NUL")

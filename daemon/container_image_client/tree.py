@@ -7,6 +7,7 @@ of the image, but for the one that is asked for. Spec: OCI image-spec, layer.md.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -18,8 +19,8 @@ from container_image_client import tar
 from container_image_client.documents import Layer
 from container_image_client.errors import PathInImageError, WrongContentError
 from container_image_client.layers import LayerReader
+from container_image_client.names import hidden_by, is_whiteout, path_of, shown
 from container_image_client.tar import Member, TarReader
-from container_image_client.unpack import hidden_by, is_whiteout, path_of, shown
 
 _MAX_LINKS: Final = 40  # as path_resolution(7) has it
 _IN_MEMORY: Final = 1 << 20  # bytes of a file; more goes to an unlinked temporary one
@@ -215,18 +216,9 @@ class Tree:
 
 def copy_content(member: Member, archive: TarReader, file: IO[bytes]) -> None:
     """The content of a file; where a sparse one has none, zeros."""
-    pieces = iter(member.pieces if member.pieces is not None else [(0, member.size)])
-    left = 0
-    for stored in archive.content():
-        view = stored
-        while view:
-            if not left:
-                offset, left = next(pieces)
-                file.seek(offset)
-            part = view[:left]
-            file.write(part)
-            left -= len(part)
-            view = view[len(part) :]
-    if member.pieces is not None and file.seek(0, 2) < member.size:
+    for offset, view in archive.placed_content(member):
+        file.seek(offset)
+        file.write(view)
+    if file.seek(0, os.SEEK_END) < member.size:
         file.seek(member.size - 1)
         file.write(b"\0")

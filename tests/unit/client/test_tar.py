@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from container_image_client.tar import MalformedArchiveError, Member, TarReader
+from container_image_client.errors import MalformedArchiveError
+from container_image_client.tar import Member, TarReader
 
 BLOCK = 512
 

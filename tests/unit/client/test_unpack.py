@@ -5,6 +5,7 @@ Each test runs as root and as an ordinary user where it can; what only root can 
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -14,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from container_image_client.attributes import DEVICES, OWNERS, SETUID, XATTRS
 from container_image_client.errors import WrongContentError
 from container_image_client.tar import TarReader
-from container_image_client.unpack import DEVICES, OWNERS, SETUID, XATTRS, Unpacker
+from container_image_client.unpack import Unpacker
 from tests.support.privilege import ORDINARY_UID, needs_root, ordinary_user
 
 Entry = tuple[tarfile.TarInfo, bytes]
@@ -43,9 +45,9 @@ def hard_link(name: str, target: str) -> Entry:
     return entry(name, kind=tarfile.LNKTYPE, linkname=target)
 
 
-def archive(*entries: Entry) -> bytes:
+def archive(*entries: Entry, form: int = tarfile.PAX_FORMAT) -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
         for info, content in entries:
             tar.addfile(info, io.BytesIO(content))
     return buffer.getvalue()
@@ -66,12 +68,12 @@ def root(tmp_path: Path) -> Path:
 def unpack(root: Path) -> Iterator[Unpack]:
     """Apply layers, each a list of entries, to the directory; the end checks that nothing outside was touched."""
 
-    def unpack(*layers: list[Entry]) -> Unpacker:
+    def unpack(*layers: list[Entry], form: int = tarfile.PAX_FORMAT) -> Unpacker:
         descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
         try:
             unpacker = Unpacker(descriptor)
             for entries in layers:
-                unpacker.apply(TarReader(iter([archive(*entries), b"", b""]).__next__))
+                unpacker.apply(TarReader(iter([archive(*entries, form=form), b"", b""]).__next__))
             unpacker.finish()
         finally:
             os.close(descriptor)
@@ -376,3 +378,24 @@ def test_an_owner_that_chown_would_take_for_none_is_an_error(uid: int, root: Pat
 def test_a_hard_link_to_a_symbolic_link_is_one_more_name_of_that_link(root: Path, unpack: Unpack) -> None:
     unpack([symlink("a", "../outside"), hard_link("b", "a")])
     assert (root / "b").is_symlink()
+
+
+@needs_root
+def test_a_setuid_bit_is_not_given_to_another_owner(
+    root: Path, unpack: Unpack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a user namespace, which has not every owner."""
+
+    def fchown(descriptor: int, uid: int, gid: int) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fchown", fchown)
+    unpacker = unpack([entry("su", mode=0o4755, uid=77), entry("plain", mode=0o755, uid=77)])
+    assert stat.S_IMODE((root / "su").stat().st_mode) == 0o755
+    assert (unpacker.left_out[OWNERS], unpacker.left_out[SETUID]) == (2, 1)
+
+
+@needs_root
+def test_a_device_number_that_no_system_has_is_an_error(root: Path, unpack: Unpack) -> None:
+    with pytest.raises(WrongContentError, match="device number"):
+        unpack([entry("null", kind=tarfile.CHRTYPE, devmajor=1 << 40)], form=tarfile.GNU_FORMAT)
