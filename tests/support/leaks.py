@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import gc
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -63,6 +64,14 @@ def left_behind(before: Holdings) -> Holdings:
         time.sleep(wait)
         wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
     return left
+
+
+def end_children(command: str) -> None:
+    """End the children of that name, and wait for them: what tools of others leave is not ours to complain about."""
+    for pid, name in _children():
+        if name == command:
+            os.kill(pid, signal.SIGTERM)
+            os.waitpid(pid, 0)
 
 
 def _descriptors() -> Iterator[tuple[int, str]]:

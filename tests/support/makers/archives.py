@@ -19,6 +19,7 @@ import zstandard
 from tests.support.layouts import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Layout, StoredImage, encode, skopeo_copy
 from tests.support.layouts import single_image as single_layout
 from tests.support.makers.maker import Made, Maker, Spot
+from tests.support.requirements import require_mounting
 
 NAME = "example.com/made:latest"
 COMPRESSORS: Mapping[str, Callable[[bytes], bytes]] = {
@@ -263,6 +264,7 @@ def docker_archive_by_skopeo(layout: Path, image: StoredImage, place: Path) -> M
 
 
 def docker_archive_by_podman(layout: Path, image: StoredImage, place: Path) -> Made:
+    require_mounting("podman unpacks layers")
     place.mkdir()
     path = place / "image.tar"
     with tempfile.TemporaryDirectory(prefix="podman-", dir="/tmp") as store:  # whose run directory has a short name

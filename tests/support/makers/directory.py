@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.support.layouts import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, StoredImage, encode, single_image, skopeo_copy
 from tests.support.makers.maker import Made, Maker, Spot
+from tests.support.requirements import require_mounting
 
 VERSION = "Directory Transport Version: 1.1\n"
 
@@ -42,6 +43,7 @@ def copy_with_skopeo(layout: Path, image: StoredImage, place: Path) -> Made:
 
 
 def push_with_buildah(layout: Path, image: StoredImage, place: Path) -> Made:
+    require_mounting("buildah unpacks layers")
     with tempfile.TemporaryDirectory(prefix="buildah-", dir="/tmp") as store:
 
         def buildah(*arguments: str) -> str:

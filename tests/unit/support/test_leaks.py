@@ -58,6 +58,14 @@ def test_a_daemon_that_a_child_left_is_found() -> None:
         os.waitpid(daemon, 0)
 
 
+def test_orphans_of_one_name_can_be_ended() -> None:
+    subprocess.run(["sh", "-c", "sleep 3600 & sleep 3600 &"], check=True)
+    leaks.end_children("another")
+    assert [name for _, name in holdings().children] == ["sleep", "sleep"]
+    leaks.end_children("sleep")
+    assert not holdings().children
+
+
 def test_what_ends_within_the_wait_is_no_leak(tmp_path: Path) -> None:
     before = holdings()
     thread = threading.Thread(target=(tmp_path / "written").write_text, args=("late",))
