@@ -10,6 +10,7 @@ import pytest
 
 from tests.support import leaks
 from tests.support.leaks import holdings, left_behind
+from tests.support.waiting import await_true
 
 
 @pytest.fixture(autouse=True)
@@ -60,8 +61,9 @@ def test_a_daemon_that_a_child_left_is_found() -> None:
 
 def test_orphans_of_one_name_can_be_ended() -> None:
     subprocess.run(["sh", "-c", "sleep 3600 & sleep 3600 &"], check=True)
+    await_true(lambda: [name for _, name in holdings().children] == ["sleep", "sleep"], "the shells' exec")
     leaks.end_children("another")
-    assert [name for _, name in holdings().children] == ["sleep", "sleep"]
+    assert len(holdings().children) == 2
     leaks.end_children("sleep")
     assert not holdings().children
 
