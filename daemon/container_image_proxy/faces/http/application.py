@@ -74,8 +74,8 @@ class Application:
                 answer = self._quit(request, self._stop)
                 return answer, self._body(request, answer)
             serving = self._serving()
-            routes = ROUTES if distribution is None else distribution.ROUTES
-            handler, values = find_route(routes, request.method, request.path)
+            find = _find_route if distribution is None else distribution.find_route
+            handler, values = find(request.method, request.path)
             answer = handler(request, serving, **values)
             return answer, self._body(request, answer)
         except MethodNotAllowedError as error:
@@ -177,6 +177,10 @@ ROUTES: Final[tuple[Route[Callable[..., Answer]], ...]] = (
     Route("GET", "/images/{name}/blobs/{digest...}", get_blob),
     Route("GET", "/images/{name}/verification", get_verification),
 )
+
+
+def _find_route(method: str, path: str) -> tuple[Callable[..., Answer], dict[str, str]]:
+    return find_route(ROUTES, method, path)
 
 
 def _distribution_for(path: str) -> ModuleType | None:

@@ -15,10 +15,11 @@ from urllib.parse import parse_qs, quote
 from container_image_proxy.config.instances import is_image_name
 from container_image_proxy.core.distribution import tag_of
 from container_image_proxy.errors import InvalidInputError, InvalidQueryError, UnknownImageError, shown
+from container_image_proxy.faces.http import router
 from container_image_proxy.faces.http.problem import Answer
 from container_image_proxy.faces.http.representation import OCTETS, blob_answer, document_answer
 from container_image_proxy.faces.http.request import choose_image
-from container_image_proxy.faces.http.router import Route
+from container_image_proxy.faces.http.router import MethodNotAllowedError, Route
 from container_image_proxy.image.digest import parse_digest
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ _JSON: Final = "application/json"
 _VERSION: Final = ("Docker-Distribution-API-Version", "registry/2.0")
 _OWN_CODES: Final = {"POLICY_REJECTED": "DENIED", "NOT_FOUND": "NAME_UNKNOWN", "QUERY_INVALID": "UNSUPPORTED"}
 """Our codes for which the specification has another one."""
+_READING: Final = ("GET", "HEAD")
 _NUMBER: Final = re.compile(r"[0-9]{1,9}")
 _FROM_PROBLEM: Final = frozenset({"type", "title", "status", "detail", "code"})
 
@@ -95,6 +97,15 @@ ROUTES: Final[tuple[Route[Callable[..., Answer]], ...]] = (
     Route("GET", f"{ROOT}/{{name...}}/blobs/{{digest}}", get_blob),
     Route("GET", f"{ROOT}/{{name...}}/referrers/{{digest}}", list_referrers),
 )
+
+
+def find_route(method: str, path: str) -> tuple[Callable[..., Answer], dict[str, str]]:
+    """The handler, and the values of its pattern. Who wants to push learns by the status that nobody can, not that the
+    repository is unknown.
+    """
+    if method not in _READING:
+        raise MethodNotAllowedError(method[:20], path[:200], _READING)
+    return router.find_route(ROUTES, method, path)
 
 
 def retell(answer: Answer) -> Answer:
