@@ -76,6 +76,9 @@ class UnsupportedImageError(ImageClientError):
 class PathInImageError(ImageClientError):
     """The image has no such path, or none of the wanted kind."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message, remedy="cip ls -R lists the paths of the image")
+
 
 class DestinationError(ImageClientError):
     """The place to write to is taken, or cannot be used."""

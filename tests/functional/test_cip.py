@@ -168,6 +168,19 @@ def test_a_digest_that_is_no_blob_of_the_image_or_too_short_is_not_found(bench: 
         assert bench.cip("blob", digest).returncode == 6
 
 
+def test_a_whole_digest_may_be_of_an_earlier_image(bench: Bench) -> None:
+    ok(bench.cip("manifest"))
+    bench.move_to(bench.layout.image([LOWER], name="1"))
+    digest = bench.image.layer_digests[1]
+    assert bench.cip("blob", digest[:20]).returncode == 6
+    piped = subprocess.run(
+        command("--socket", bench.daemon.socket, "blob", digest),
+        capture_output=True,
+        check=True,
+    )
+    assert piped.stdout == bench.image.layers[1]
+
+
 # --- pull -------------------------------------------------------------------------------------------------------------
 
 

@@ -13,19 +13,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from container_image_client import tar
 from container_image_client.cli import words
-from container_image_client.cli.bars import progress_on
 from container_image_client.cli.exit_codes import ExitCode
-from container_image_client.client import Client
+from container_image_client.cli.session import Session
 from container_image_client.destination import NewFile, write_all
-from container_image_client.errors import DaemonUnreachableError, ImageClientError, NotFoundError
+from container_image_client.documents import is_digest
+from container_image_client.errors import DestinationError, ImageClientError, NotFoundError
 from container_image_client.image_directory import ImageDirectory
 from container_image_client.layers import LayerReader
 from container_image_client.layout import LayoutPath
 from container_image_client.plan import make_plan
-from container_image_client.progress import Counting, Progress
+from container_image_client.progress import Counting
 from container_image_client.pull import pull
 from container_image_client.rootfs import unpack
-from container_image_client.transport import INSTANCES
 from container_image_client.tree import Tree
 from container_image_client.watch import Watch
 
@@ -33,41 +32,11 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Callable, Iterator, Mapping
 
+    from container_image_client.client import Client
     from container_image_client.documents import Descriptor, Layer, Manifest
 
 _PIECE: Final = 1 << 20
 _SHORTEST: Final = 7  # hex digits of an abbreviated digest, as the daemon has it
-
-
-class Session:
-    """One run: where the daemon is, what was asked for, and where to print."""
-
-    def __init__(self, options: Namespace, environ: Mapping[str, str]) -> None:
-        self.options = options
-        self.environ = environ
-
-    def client(self) -> Client:
-        """The client for the daemon that the options name, or for the only instance of this host."""
-        options = self.options
-        socket = options.socket
-        if options.instance is not None:
-            socket = f"{INSTANCES}{options.instance}.sock"
-        elif socket is None and options.url is None:
-            socket = _only_instance()
-        return Client(socket, url=options.url, image=options.image, platform=options.platform, timeout=options.timeout)
-
-    def progress(self) -> Progress:
-        """Bars, lines or nothing."""
-        return progress_on(sys.stderr, quiet=self.options.quiet or self.options.json)
-
-    def note(self, text: str) -> None:
-        """Something beside the result, for a person."""
-        if text and not self.options.json:
-            print(text, file=sys.stderr, flush=True)
-
-    def result(self, document: object, in_words: str) -> None:
-        """The result."""
-        print(json.dumps(document, indent=2) if self.options.json else in_words, flush=True)
 
 
 def run(options: Namespace, environ: Mapping[str, str]) -> int:
@@ -95,9 +64,9 @@ def _config(session: Session) -> int:
 
 def _verify(session: Session) -> int:
     client = session.client()
-    manifest = client.manifest()
-    document = client.verification()
-    session.result(document, "\n".join(words.verification_in_words(document, manifest)))
+    reference = client.manifest().reference
+    document = client.verification()  # of the newest image, which may be newer than that manifest
+    session.result(document, "\n".join(words.verification_in_words(document, reference)))
     wanted = session.options.signed_by
     if wanted is not None and wanted not in (document.get("signed_by") or ()):
         session.note(f"it is not signed by {wanted}")
@@ -146,7 +115,10 @@ def _pull(session: Session) -> int:
 def _place(text: str) -> LayoutPath | ImageDirectory:
     """``oci:DIR[:NAME]`` or ``dir:DIR``, as skopeo and podman know them."""
     transport, _, path = text.partition(":")
-    return ImageDirectory(Path(path)) if transport == "dir" and path else LayoutPath.parse(text)
+    if transport not in ("oci", "dir") or not path:
+        remedy = "write oci:DIR or oci:DIR:NAME for a layout, or dir:DIR"
+        raise DestinationError(f"{text!r} is no place to pull an image into", remedy=remedy)
+    return ImageDirectory(Path(path)) if transport == "dir" else LayoutPath.parse(text)
 
 
 def _unpack(session: Session) -> int:
@@ -250,19 +222,10 @@ _COMMANDS: Final[Mapping[str, Callable[[Session], int]]] = {
 # --- what they share --------------------------------------------------------------------------------------------------
 
 
-def _only_instance() -> str:
-    names = sorted(path.stem for path in Path(INSTANCES).glob("*.sock"))
-    if len(names) == 1:
-        return f"{INSTANCES}{names[0]}.sock"
-    found = f"it has {', '.join(names)}" if names else "it has none"
-    raise DaemonUnreachableError(
-        f"which daemon is meant is not clear: this host does not have exactly one instance, {found}",
-        remedy="name one: --instance NAME, --socket PATH or --url URL",
-    )
-
-
 def _whole_digest(client: Client, digest: str) -> str:
-    """A digest of which the beginning was given, as git does it."""
+    """A digest of which the beginning was given, as git does it. A whole one may be of an earlier image."""
+    if is_digest(digest):
+        return digest
     algorithm, colon, beginning = digest.partition(":")
     if not colon:
         algorithm, beginning = "sha256", digest

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Iterator, Mapping, Sequence
 
-    from container_image_client.documents import Manifest
     from container_image_client.plan import Plan
     from container_image_client.tree import Entry
 
@@ -47,9 +46,9 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def verification_in_words(document: Mapping[str, Any], manifest: Manifest) -> Iterator[str]:
+def verification_in_words(document: Mapping[str, Any], reference: str) -> Iterator[str]:
     """Why policy allowed the image: who signed it, and by which rule."""
-    yield f"{manifest.reference} is {manifest.digest}"
+    yield f"{reference} is {document.get('manifest_digest')}"
     yield f"{document.get('policy_file')} allows it; what decided is the scope {document.get('scope')}"
     for verdict in document.get("verdicts", ()):
         met = "met" if verdict.get("accepted") else "not met"
