@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from container_image_client import Client, ImageClientError
 from container_image_client.cli.exit_codes import exit_code_of
+from container_image_client.errors import DestinationError
 from container_image_client.transport import INSTANCES
 from ostree_update.repository import Error
 from ostree_update.update import Options, Update
@@ -34,6 +36,7 @@ def main(arguments: Sequence[str]) -> int:
         kernel_arguments=tuple(options.karg),
     )
     try:
+        _verify_host(wanted.sysroot)
         Update(client, wanted, _say).run()
     except ImageClientError as error:
         _say(f"error: {error}" + (f"; {error.remedy}" if error.remedy else ""))
@@ -42,6 +45,15 @@ def main(arguments: Sequence[str]) -> int:
         _say(f"error: {error.message if isinstance(error, Error) else error}")
         return 1
     return 0
+
+
+def _verify_host(sysroot: Path) -> None:
+    """Raise unless there are a repository to import into and ostree to deploy with."""
+    if not (sysroot / "ostree/repo").is_dir():
+        remedy = "name another one: --sysroot; ostree admin init-fs makes one, and ostree admin os-init an OS in it"
+        raise DestinationError(f"{sysroot} is no sysroot of ostree: it has no ostree/repo", remedy=remedy)
+    if shutil.which("ostree") is None:
+        raise DestinationError("ostree is not installed", remedy="sudo apt-get install ostree")
 
 
 def _parser() -> argparse.ArgumentParser:

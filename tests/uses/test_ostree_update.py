@@ -364,6 +364,11 @@ def test_without_a_word_about_signers_it_does_not_start(host: Host) -> None:
     assert subprocess.run(command, capture_output=True, check=False).returncode == 2
 
 
+def test_a_directory_that_is_no_sysroot_is_told_with_the_remedy(host: Host, tmp_path: Path) -> None:
+    done = host.update("--signed-by-anyone", "--sysroot", str(tmp_path))
+    assert (done.returncode, "ostree admin init-fs" in done.stderr + done.stdout) == (1, True)
+
+
 # --- interruptions ----------------------------------------------------------------------------------------------------
 
 
