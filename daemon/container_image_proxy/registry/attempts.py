@@ -19,7 +19,7 @@ from container_image_proxy.concurrency.context import Context
 from container_image_proxy.config.limits import MIB
 from container_image_proxy.errors import Error, OverloadedError, UpstreamError
 from container_image_proxy.registry.endpoints import Endpoint
-from container_image_proxy.registry.http.failures import ConnectionLostError, own_errors
+from container_image_proxy.registry.http.failures import ConnectionLostError, own_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -106,12 +106,11 @@ class Attempts(Generic[_E]):
         """The first answer that an endpoint gives to ``question``. Raises the :attr:`verdict` if none does."""
         for endpoint in self:
             try:
-                with own_errors(endpoint.domain):
-                    return question(endpoint)
+                return question(endpoint)
             except OverloadedError:  # this daemon is short of memory, which no other endpoint can change
                 raise
-            except Error as error:
-                self.failed(error)
+            except Exception as error:  # noqa: BLE001 - a defect is an error, too, and another endpoint is asked
+                self.failed(own_error(error, endpoint.domain))
         raise self.verdict
 
     @property

@@ -15,7 +15,7 @@ from container_image_proxy.errors import DigestMismatchError, Error
 from container_image_proxy.registry.attempts import has_progressed
 from container_image_proxy.registry.blob_answer import open_answer
 from container_image_proxy.registry.endpoints import Endpoint
-from container_image_proxy.registry.http.failures import ConnectionLostError, own_errors
+from container_image_proxy.registry.http.failures import ConnectionLostError, own_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,21 +84,13 @@ class Download(Generic[_E]):
         comes_whole = start == 0 and self._stop == self._size <= len(buffer)
         for endpoint in self._attempts:
             try:
-                with own_errors(endpoint.domain):
-                    while not self._is_complete and (comes_whole or self.offset == start):
-                        answer = self._read(endpoint, buffer[self.offset - start :])
-                        if self._is_complete and comes_whole and not self._digest.matches(buffer[: self._size]):
-                            # Begin anew elsewhere. This endpoint counts as failed by the error. If others sent the
-                            # beginning, the wrong bytes may be theirs.
-                            self._suppliers.discard(endpoint)
-                            self.reject()
-                            self._suppliers.clear()
-                            self._is_complete, self.offset = False, 0
-                            reason = f"{endpoint.domain} sent other content for {self._digest}{answer.label}"
-                            raise DigestMismatchError(reason)
-            except Error as error:
+                while not self._is_complete and (comes_whole or self.offset == start):
+                    answer = self._read(endpoint, buffer[self.offset - start :])
+                    if self._is_complete and comes_whole:
+                        self._verify_whole(endpoint, buffer[: self._size], answer.label)
+            except Exception as error:  # noqa: BLE001 - a defect is an error, too, and another endpoint is asked
                 self.close()
-                self._recover(error)
+                self._recover(own_error(error, endpoint.domain))
             else:
                 return self.offset - start
         raise self._attempts.verdict
@@ -141,6 +133,16 @@ class Download(Generic[_E]):
         self.offset += count
         self._suppliers.add(endpoint)
         return answer
+
+    def _verify_whole(self, endpoint: _E, content: memoryview, label: str) -> None:
+        """Begin anew elsewhere if the blob is another one. Raises :class:`DigestMismatchError`."""
+        if not self._digest.matches(content):
+            # This endpoint counts as failed by the error. If others sent the beginning, the wrong bytes may be theirs.
+            self._suppliers.discard(endpoint)
+            self.reject()
+            self._suppliers.clear()
+            self._is_complete, self.offset = False, 0
+            raise DigestMismatchError(f"{endpoint.domain} sent other content for {self._digest}{label}")
 
     def _recover(self, error: Error) -> None:
         """Decide who continues: the same endpoint if it had got somewhere and lost its connection, else the next."""

@@ -25,7 +25,7 @@ from container_image_proxy.registry.http.failures import (
     TlsRefusedError,
     error_for_exception,
     error_for_status,
-    own_errors,
+    own_error,
     parse_error_codes,
 )
 from tests.support.senders import request_for
@@ -127,13 +127,12 @@ def test_a_ring_of_causes_ends() -> None:
 def test_no_more_files_for_whatever_it_be_is_a_failure_that_passes(code: int) -> None:
     unreadable = ConfigurationError("auth.json", "cannot be read")
     unreadable.__cause__ = OSError(code, os.strerror(code))
-    with pytest.raises(RegistryUnavailableError, match=r"^r\.e cannot be asked") as caught, own_errors("r.e"):
-        raise unreadable
-    assert caught.value.retryable
+    error = own_error(unreadable, "r.e")
+    assert str(error).startswith("r.e cannot be asked: this host has no more files")
+    assert isinstance(error, RegistryUnavailableError)
+    assert error.retryable
 
 
-def test_our_own_errors_pass_as_they_are() -> None:
+def test_our_own_error_pass_as_they_are() -> None:
     error = ConfigurationError("auth.json", "is no JSON")
-    with pytest.raises(ConfigurationError) as caught, own_errors("r.example"):
-        raise error
-    assert caught.value is error
+    assert own_error(error, "r.example") is error

@@ -15,7 +15,6 @@ import logging
 import re
 import socket
 import ssl
-from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
@@ -150,27 +149,24 @@ def error_for_exception(request: Request, error: BaseException) -> UpstreamError
     return request.fault(kind, f"{request.target.origin.authority}: {reason}", retryable=retryable)
 
 
-@contextmanager
-def own_errors(endpoint: str) -> Iterator[None]:
-    """Let only our own errors out of a conversation with ``endpoint``; those that name no endpoint get this one.
+def own_error(error: Exception, endpoint: str) -> Error:
+    """What it means that a conversation with ``endpoint`` ended by ``error``: our own errors, which then name the
+    endpoint, mean what they say.
 
     That this process has no more files or memory passes, whatever could not be opened because of it: it becomes
     :class:`RegistryUnavailableError`. Any other foreign exception is a defect of ours, and its traceback goes to the
     log. It becomes :class:`RegistryError`, so that whoever provoked it cannot keep other endpoints from being asked.
     """
-    try:
-        yield
-    except UpstreamError as error:
+    if isinstance(error, UpstreamError):
         error.endpoint = error.endpoint or endpoint
-        raise
-    except Exception as error:
-        if any(isinstance(cause, OSError) and cause.errno in _EXHAUSTED for cause in _causes(error)):
-            reason = f"{endpoint} cannot be asked: this host has no more files or memory for the daemon"
-            raise RegistryUnavailableError(reason, endpoint=endpoint, retryable=True) from error
-        if isinstance(error, Error):
-            raise
-        _log.exception("%s: an answer was not understood", endpoint)
-        raise RegistryError(f"{endpoint}: its answer cannot be processed", endpoint=endpoint) from error
+        return error
+    if any(isinstance(cause, OSError) and cause.errno in _EXHAUSTED for cause in _causes(error)):
+        reason = f"{endpoint} cannot be asked: this host has no more files or memory for the daemon"
+        return RegistryUnavailableError(reason, endpoint=endpoint, retryable=True)
+    if isinstance(error, Error):
+        return error
+    _log.error("%s: an answer was not understood", endpoint, exc_info=error)
+    return RegistryError(f"{endpoint}: its answer cannot be processed", endpoint=endpoint)
 
 
 def diagnose(error: BaseException, phase: str) -> tuple[type[UpstreamError], str, bool]:
