@@ -201,8 +201,11 @@ def write_file(path: Path, content: bytes, *, sync: bool) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Have a directory's names on the disk."""
-    descriptor = os.open(path, _DIRECTORY)
+    """Have a directory's names on the disk. One that this user may not list cannot be waited for."""
+    try:
+        descriptor = os.open(path, _DIRECTORY)
+    except PermissionError:
+        return
     try:
         os.fsync(descriptor)
     finally:

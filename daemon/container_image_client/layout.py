@@ -94,8 +94,10 @@ class LayoutPath:
         write_file(self.blob(digest), manifest.raw, sync=sync)
         write_file(self.directory / "oci-layout", _VERSION, sync=sync)
         if sync:
-            # The blobs' names have to be on the disk before the index that needs them.
-            for directory in (*self.directory.glob("blobs/*"), self.directory / "blobs", self.directory):
+            # The blobs' names have to be on the disk before the index that needs them, and so has the layout's own.
+            blobs = self.directory / "blobs"
+            algorithms = (directory for directory in blobs.iterdir() if directory.is_dir())
+            for directory in (*algorithms, blobs, self.directory, self.directory.absolute().parent):
                 sync_directory(directory)
         entry: dict[str, Any] = {
             "mediaType": manifest.media_type or _MANIFEST_TYPE,

@@ -15,6 +15,7 @@ from container_image_client.pull import pull
 from container_image_client.rootfs import unpack
 from tests.support.daemon import stand_alone, write_policy
 from tests.support.layouts import StoredImage, single_image
+from tests.support.privilege import needs_root, ordinary_user, public_directory
 
 Events = list[tuple[str, str]]
 
@@ -81,7 +82,7 @@ def test_a_layout_names_an_image_whose_blobs_are_on_the_disk(
     assert names[-1] == ("rename", str(place / "index.json"))
     *before, last = events
     assert last == ("fsync", str(place))
-    for directory in (place / "blobs/sha256", place / "blobs", place):
+    for directory in (place / "blobs/sha256", place / "blobs", place, tmp_path):
         assert ("fsync", str(directory)) in before[: before.index(names[-1])]
 
 
@@ -104,6 +105,15 @@ def test_a_directory_has_its_name_after_all_that_is_in_it(
         make(what, place)
         synced = events.index(("syncfs", str(place.with_name(".made.cip"))))
         assert events[synced + 1 :] == [(name, "made"), ("fsync", str(place.parent))]
+
+
+@needs_root
+def test_a_directory_that_may_not_be_listed_can_be_written_to(tmp_path: Path) -> None:
+    with public_directory() as place:
+        place.chmod(0o333)
+        with ordinary_user():
+            destination.write_file(place / "file", b"x", sync=True)
+        assert (place / "file").read_bytes() == b"x"
 
 
 def test_who_does_not_want_to_wait_does_not(client: Client, events: Events, tmp_path: Path) -> None:
