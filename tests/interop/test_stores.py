@@ -267,6 +267,23 @@ def test_the_default_store_and_its_additional_ones(tmp_path: Path, own: tuple[St
     assert f"{NAME} true" in seen.stdout
 
 
+def test_an_image_of_an_additional_store_that_podman_named_in_the_own(tmp_path: Path, own: tuple[Store, bytes]) -> None:
+    store, tar = own
+    location = f"overlay@{tmp_path}/named+{tmp_path}/run-root:overlay.imagestore={store.root}"
+    with podman(tmp_path / "named", "overlay") as run:
+        run("--storage-opt", f"overlay.imagestore={store.root}", "tag", NAME, "localhost/named:1")
+    for name in ("localhost/named:1", NAME):
+        reference = f"containers-storage:[{location}]{name}"
+        with stand_alone(tmp_path / name.partition("/")[2], [*daemon_options(tmp_path), reference]) as daemon:
+            assert get_blobs(daemon) == [tar]
+            digest = daemon.get("/manifest").headers["manifest-digest"]
+        seen = subprocess.run(
+            ["skopeo", "inspect", "--format", "{{.Digest}}", reference], check=True, capture_output=True, text=True
+        )
+        unmount(tmp_path / "named")
+        assert seen.stdout.strip() == digest
+
+
 def test_the_manual_s_example(tmp_path: Path, own: tuple[Store, bytes]) -> None:
     store, tar = own
     name = "quay.io/cgwalters/exampleos:latest"

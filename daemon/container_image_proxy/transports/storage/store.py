@@ -101,13 +101,17 @@ class Store:
         return (*read(root, name="layers.json"), *read(volatile, name="volatile-layers.json"))
 
     def read_data(self, image: Image, key: str, limit: int, take: Callable[[int], object]) -> bytes | None:
-        """What is kept with the image under ``key``, with one byte beyond the limit; None if there is nothing."""
+        """What is kept with the image under ``key``, with one byte beyond the limit; None if there is nothing.
+
+        An image of another store that was given a name in this one has a record here, and nothing else.
+        """
         name = key if _PLAIN_KEY.fullmatch(key) else "=" + base64.b64encode(key.encode()).decode()
-        components = (f"{self._driver}-images", image.record.id, name)
-        try:
-            return self._read(image.root, components, limit, take)
-        except FileNotFoundError:
-            return None
+        directory = (f"{self._driver}-images", image.record.id)
+        own = self._has(image.root, directory)
+        for root in (image.root,) if own else self._image_roots:
+            with suppress(FileNotFoundError):
+                return self._read(root, (*directory, name), limit, take)
+        return None
 
     def find_refusal(self, layer: LayerRecord) -> str | None:
         """Why the layer's tar cannot be put together again; None if nothing is known to be in the way."""

@@ -493,6 +493,20 @@ def test_an_image_of_an_additional_store(store: Store, image: StoredImage, tmp_p
         source(store).fetch_manifest(CONTEXT)
 
 
+def test_an_image_of_an_additional_store_that_was_named_in_the_own(
+    store: Store, image: StoredImage, tmp_path: Path
+) -> None:
+    """podman tag writes a record into the own store, and nothing else."""
+    other = Store(tmp_path / "other", store.driver)
+    other.image(image, ["localhost/theirs:1"])
+    store.record("images", [other.records("images")[0] | {"names": [NAME]}])
+    options = f":{store.driver}.imagestore={other.root}"
+    opened = source(store, NAME, options=options)
+    reference = parse_image_reference(store.reference(NAME).replace("]", f"{options}]"))
+    oci = reference.to_oci(fetch(opened), opened.state)
+    assert all(blob.digest.matches(read(opened, blob)) for blob in oci.blobs)
+
+
 def test_the_store_s_own_images_count_before_those_of_others(store: Store, image: StoredImage, tmp_path: Path) -> None:
     other = Store(tmp_path / "other", store.driver)
     options = f":{store.driver}.imagestore={other.root}"
