@@ -22,13 +22,13 @@ MACROS = {
     "_unitdir": "/usr/lib/systemd/system",
     "python3": "python3",
     "python3_sitelib": SITE,
-    "pyproject_buildrequires": "%{nil}",
-    "pyproject_wheel": "%{nil}",
+    "pyproject_buildrequires": ":",
+    "pyproject_wheel": ":",
     "pyproject_install": INSTALL.strip().replace("\n", " && "),
+    "pyproject_save_files()": f"echo '{SITE}/*' >files",
     "pyproject_files": "files",
     "__brp_python_bytecompile": "%{nil}",
 }
-FUNCTIONS = {"pyproject_save_files": f"echo '{SITE}/*' >files"}
 
 
 @pytest.fixture(scope="module")
@@ -37,21 +37,20 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("rpm")
     (version,) = re.findall(r"^Version: *(.*)$", SPEC.read_text(), re.MULTILINE)
     (place / "SOURCES").mkdir()
-    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False).stdout
+    command = ["git", "-c", f"safe.directory={ROOT}", "ls-files", "-z"]
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, check=False).stdout
     if not names:
         pytest.skip("needs a checkout: git says what belongs to a source archive")
     prefix = f"container_image_proxy-{version}"
     command = ["tar", "--create", "--gzip", "--null", "--files-from=-", f"--transform=s,^,{prefix}/,"]
     subprocess.run([*command, f"--file={place}/SOURCES/{prefix}.tar.gz"], cwd=ROOT, input=names, check=True)
-    macros = [f"%{name} {body}\n" for name, body in MACROS.items()]
-    macros += [f"%{name}() {body}\n" for name, body in FUNCTIONS.items()]
-    (place / "macros").write_text("".join(macros))
+    macros = [f"--define={name} {body}" for name, body in MACROS.items()]
     command = [
         "rpmbuild",
         "-bb",
         "--nodeps",
         "--quiet",
-        f"--load={place}/macros",
+        *macros,
         f"--define=_topdir {place}",
         str(SPEC),
     ]
