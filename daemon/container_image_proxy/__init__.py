@@ -1,6 +1,7 @@
-"""container-image-proxy: verified container images over a Unix socket.
+"""container-image-proxy: serves verified container images over a Unix socket.
 
-Read from the top (``__main__``) the package is the way of a request; from the bottom (``image``), the vocabulary.
+The rooms are layers (contrib/adr/0027). From ``__main__`` down they follow the way of a request; ``image`` has the
+nouns.
 """
 
 __version__ = "0.1.0"

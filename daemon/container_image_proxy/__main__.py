@@ -1,17 +1,17 @@
-"""Where everything begins: argv and the environment are read, the parts are put together, exit codes decided.
+"""The entry point: reads argv and the environment, puts the parts together, and returns the exit code.
 
-Exit codes: those of ``cli/exit_codes.py``.
+No other module reads argv or the environment, apart from systemd's variables (contrib/adr/0027). Exit codes are in
+``cli/exit_codes.py``.
 """
 
 from __future__ import annotations
 
 import gc
 
-# Loading modules makes many objects and no cycles: the collector would look at them again and again, for an eighth of
-# the time until the first answer. The daemon turns it on before it serves.
+# Importing modules makes many objects and no cycles. The collector would traverse these objects repeatedly, which takes
+# an eighth of the time until the first answer. The daemon turns it on before it serves.
 gc.disable()
 
-import argparse
 import logging
 import os
 import sys
@@ -19,13 +19,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from container_image_proxy.cli.exit_codes import EX_CONFIG, EX_USAGE, exit_code
+from container_image_proxy.cli.exit_codes import EX_CONFIG, EX_USAGE, UsageError, exit_code
 from container_image_proxy.cli.options import (
-    UsageError,
     build_parser,
     check_usage,
     load_settings,
     names_image_proxy,
+    parse_creds,
     socket_mode,
 )
 from container_image_proxy.config.access import owner_access
@@ -36,7 +36,6 @@ from container_image_proxy.core.serving import Degraded
 from container_image_proxy.core.snapshot_store import SnapshotStore
 from container_image_proxy.errors import ConfigurationError, Error
 from container_image_proxy.faces.http.limits import ServerLimits
-from container_image_proxy.registry.auth.keychain import Credentials
 from container_image_proxy.service import activation
 from container_image_proxy.service.allocator import use_few_arenas
 from container_image_proxy.service.daemon import Daemon
@@ -46,6 +45,7 @@ from container_image_proxy.service.notifier import Notifier
 from container_image_proxy.service.reloading import Askers, ask_for_reload
 
 if TYPE_CHECKING:
+    import argparse
     import socket
     from collections.abc import Callable, Sequence
 
@@ -56,10 +56,18 @@ _log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the daemon, or check its configuration; the exit code."""
-    arguments = sys.argv[1:] if argv is None else argv
+    """Run the daemon, or check its configuration. Returns the exit code; an error is one line of the log."""
+    try:
+        return _main(sys.argv[1:] if argv is None else argv)
+    except Error as error:
+        _log.error("%s", error)
+        return exit_code(error)
+
+
+def _main(arguments: Sequence[str]) -> int:
     if names_image_proxy(arguments):
-        return _serve_parent(arguments)
+        _serve_parent(arguments)
+        return 0
     parser = build_parser()
     try:
         options = parser.parse_args(arguments)
@@ -68,47 +76,48 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse_usage(parser, error)
     set_up_logging(getattr(logging, options.log_level.upper()), options.instance)
     if options.check:
-        from container_image_proxy.cli.check import check  # noqa: PLC0415 - no daemon has to wait for it
+        from container_image_proxy.cli.check import check  # noqa: PLC0415 - a daemon does not need it
 
-        command = [*_program(), *arguments]
-        return _guarded(lambda options: check(options, _surroundings(options), command), options)
-    return _guarded(_reload if options.reload else _run, options)
-
-
-def _serve_parent(arguments: Sequence[str]) -> int:
-    """skopeo's image proxy: serve whatever images the parent process names, until it has gone."""
-    from container_image_proxy.cli.image_proxy import own_home, parse_options  # noqa: PLC0415 - no daemon has to wait for it
-    from container_image_proxy.service.stand_alone import serve_parent  # noqa: PLC0415 - as above
-
-    set_up_logging(logging.WARNING)
-    try:
-        options = parse_options(arguments)
-        set_up_logging(options.log_level)
-        use_few_arenas()
-        if options.settings.trust.insecure_policy:
-            _log.warning("--insecure-policy: no signature is checked, any image is served")
-        surroundings = Surroundings(
-            environ=dict(os.environ),
-            home=own_home(os.environ.get("HOME", ""), os.geteuid()),
-            uid=os.geteuid(),
-            credentials=options.credentials,
-            no_credentials=options.no_credentials,
-            auth_content=options.auth_content,
-        )
-        find_gpg(surroundings.environ).remove_leftovers()
-        sock = activation.packets_from_descriptor(options.sockfd)
-    except UsageError as error:
-        _log.error("%s", error)
-        return EX_USAGE
-    except Error as error:
-        _log.error("%s", error)
-        return exit_code(error)
-    serve_parent(sock, lambda: assemble_any(options.settings, options.platform, surroundings))
+        program = Path(sys.argv[0]).absolute()
+        is_module = program.name == "__main__.py"  # started by python -m
+        command = [sys.executable, "-m", program.parent.name] if is_module else [str(program)]
+        return check(options, _surroundings(options), [*command, *arguments])
+    if options.reload:
+        return _reload(options)
+    _run(options)
     return 0
 
 
+def _serve_parent(arguments: Sequence[str]) -> None:
+    """skopeo's image proxy: serve the images that the parent process names, until it has gone."""
+    from container_image_proxy.cli.image_proxy import own_home, parse_options  # noqa: PLC0415 - other modes do not need it
+    from container_image_proxy.service.stand_alone import serve_parent  # noqa: PLC0415 - as above
+
+    set_up_logging(logging.WARNING)
+    options = parse_options(arguments)
+    set_up_logging(options.log_level)
+    use_few_arenas()
+    if options.settings.trust.insecure_policy:
+        _log.warning("--insecure-policy: no signature is checked, any image is served")
+    surroundings = Surroundings(
+        environ=dict(os.environ),
+        home=own_home(os.environ.get("HOME", ""), os.geteuid()),
+        uid=os.geteuid(),
+        credentials=options.credentials,
+        no_credentials=options.no_credentials,
+        auth_content=options.auth_content,
+    )
+    find_gpg(surroundings.environ).remove_leftovers()
+    sock = activation.packets_from_descriptor(options.sockfd)
+    serve_parent(sock, lambda: assemble_any(options.settings, options.platform, surroundings))
+
+
 def _refuse_usage(parser: argparse.ArgumentParser, error: UsageError) -> int:
-    """Exit code 2, except where clients wait in a socket of systemd's: a drop-in's mistake is told to them, too."""
+    """Tell of a wrong command line. Returns the exit code.
+
+    If systemd passed sockets, clients may be waiting in them. Then the daemon runs degraded and tells them about the
+    mistake, which a drop-in of the unit must contain (contrib/adr/0023).
+    """
     if not os.environ.get("LISTEN_FDS"):
         parser.print_usage(sys.stderr)
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
@@ -116,23 +125,9 @@ def _refuse_usage(parser: argparse.ArgumentParser, error: UsageError) -> int:
     set_up_logging()
     remedy = "see container-image-proxy(1), mend ExecStart= of the unit, and restart it"
     wrong = ConfigurationError(COMMAND_LINE, str(error), remedy=remedy)
-    hopeless = Degraded(wrong, (owner_access(os.geteuid()),), DEFAULT_IDLE_EXIT)
-    return _guarded(lambda _: _serve_inherited(lambda: hopeless, "NAME"), argparse.Namespace())
-
-
-def _guarded(action: Callable[[argparse.Namespace], int | None], options: argparse.Namespace) -> int:
-    """The exit code of ``action``; our errors are one line each."""
-    try:
-        return action(options) or 0
-    except Error as error:
-        _log.error("%s", error)
-        return exit_code(error)
-
-
-def _program() -> list[str]:
-    """The command that this process was started with, without its arguments."""
-    program = Path(sys.argv[0]).absolute()
-    return [sys.executable, "-m", program.parent.name] if program.name == "__main__.py" else [str(program)]
+    degraded = Degraded(wrong, (owner_access(os.geteuid()),), DEFAULT_IDLE_EXIT)
+    _serve_inherited(lambda: degraded, "NAME")
+    return 0
 
 
 def _surroundings(options: argparse.Namespace) -> Surroundings:
@@ -140,14 +135,14 @@ def _surroundings(options: argparse.Namespace) -> Surroundings:
         environ=dict(os.environ),
         home=Path(os.environ.get("HOME") or "/"),
         uid=os.geteuid(),
-        credentials=_parse_creds(options.creds) if options.creds else None,
+        credentials=parse_creds(options.creds) if options.creds else None,
         no_credentials=options.no_creds,
         open_at="" if options.allow_any_user else _find_open_place(options),
     )
 
 
 def _find_open_place(options: argparse.Namespace) -> str:
-    """Where any local user can connect, since it is not a Unix socket; "" if there is no such place."""
+    """The option by which any local user can connect, because its socket is not a Unix socket; "" if there is none."""
     if options.port is not None:
         return f"--port {options.port}"
     if options.sockfd is not None and activation.is_open_to_all(options.sockfd):
@@ -155,13 +150,8 @@ def _find_open_place(options: argparse.Namespace) -> str:
     return ""
 
 
-def _parse_creds(text: str) -> Credentials:
-    username, _, password = text.partition(":")
-    return Credentials(username, password, "", "--creds")
-
-
 def _reload(options: argparse.Namespace) -> int:
-    """Have the daemon that systemd says we belong to read its configuration anew; its complaint is ours."""
+    """Tell the running daemon of this unit to read its configuration again. Returns the exit code, by its answer."""
     pid, directory = os.environ.get("MAINPID", ""), _runtime_directory()
     if not pid.isdecimal() or directory is None:
         remedy = f"systemctl reload container-image-proxy@{options.instance}.service"
@@ -173,67 +163,73 @@ def _reload(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    """Serve until told to stop, or until there is nothing left to do."""
+    """Serve an instance or an IMAGE, until a signal or an idle exit."""
     use_few_arenas()
     surroundings = _surroundings(options)
     if options.insecure_policy:
         _log.warning("--insecure-policy: no signature is checked, any image is served")
     find_gpg(surroundings.environ).remove_leftovers()
-    if options.instance is not None:
-        _run_instance(options, surroundings)
-    else:
+    if options.instance is None:
         _run_alone(options, surroundings)
-
-
-def _run_instance(options: argparse.Namespace, surroundings: Surroundings) -> None:
-    runtime = _runtime_directory()
-    store = SnapshotStore(runtime / "snapshots" if runtime else None)
-    _serve_inherited(partial(_load, options, surroundings, store), options.instance)
+    else:
+        runtime = _runtime_directory()
+        store = SnapshotStore(runtime / "snapshots" if runtime else None)
+        _serve_inherited(partial(_load, options, surroundings, store), options.instance)
 
 
 def _serve_inherited(load: Callable[[], Serving | Degraded], instance: str) -> None:
-    """Serve on the sockets that systemd passes, for which clients wait already: those get an answer in any case."""
+    """Serve on the sockets that systemd passes.
+
+    Clients wait in them already, so they get an answer even if the configuration or one of the sockets is unusable.
+    Without any usable socket: :class:`Error`.
+    """
     state = load()
     sockets, unusable = activation.inherited_sockets()
     if not sockets and isinstance(state, Degraded):
         raise state.error
     if not sockets and unusable is not None:
-        # Not status 78: who waits there would have systemd start us again at once.
+        # Not a ConfigurationError: after status 78 systemd does not wait for RestartSec=, and the client that waits in
+        # the socket would start the daemon again at once (contrib/adr/0023).
         raise Error(str(unusable))
     if not sockets:
         remedy = f"systemctl start container-image-proxy@{instance}.socket"
         raise ConfigurationError(f"instance {instance}", "systemd passed no socket", remedy=remedy)
     if unusable is not None:
-        state = hopeless = Degraded(unusable, (owner_access(os.geteuid()),), state.idle_exit)
-        load = lambda: hopeless  # noqa: E731 - no file mends the sockets that a process was started with
+        state = degraded = Degraded(unusable, (owner_access(os.geteuid()),), state.idle_exit)
+        load = lambda: degraded  # noqa: E731 - reading files again cannot change the sockets of this process
     runtime = _runtime_directory()
     daemon = Daemon(state, load, sockets, ServerLimits(), Notifier(), Askers(runtime), Health(runtime), owner=None)
     daemon.run(daemon.server.serve)
 
 
 def _run_alone(options: argparse.Namespace, surroundings: Surroundings) -> None:
-    """Serve the IMAGE of the command line where the command line says."""
+    """Serve IMAGE on the socket of the options, or else to one client on standard input and output."""
     load = partial(_load, options, surroundings, SnapshotStore(None))
     state = load()
     if isinstance(state, Degraded):
         raise state.error
-    listeners, connection = _open_sockets(options)
+    listeners: list[socket.socket] = []
+    connection = None
+    if options.socket is not None:
+        listeners = [activation.listen_unix(options.socket, socket_mode(options))]
+    elif options.port is not None:
+        listeners = [activation.listen_tcp(options.port)]
+    elif options.sockfd is not None:
+        given = activation.from_descriptor(options.sockfd)
+        listeners, connection = ([given], None) if activation.is_listening(given) else ([], given)
     daemon = Daemon(
         state, load, listeners, ServerLimits(), Notifier(), Askers(None), Health(None), owner=surroundings.uid
     )
     if connection is not None:
         daemon.run(lambda: daemon.server.serve_connection(connection, read_peer(connection)))
-    elif not listeners:
-        daemon.run(daemon.server.serve_stdio)
     else:
-        daemon.run(daemon.server.serve)
+        daemon.run(daemon.server.serve if listeners else daemon.server.serve_stdio)
 
 
 def _load(options: argparse.Namespace, surroundings: Surroundings, store: SnapshotStore) -> Serving | Degraded:
-    """A whole configuration, or why there is none.
-
-    An instance file counts as a whole or not at all: if anything in it is wrong, so may be its ``[access]``.
-    """
+    """The configuration, or the reason why it is unusable and the users who may be told."""
+    # If anything in the instance file is wrong, its [access] may be wrong as well. Until the file can be read, only
+    # root and the daemon's own user are told (contrib/adr/0023).
     told: tuple[AccessRule, ...] = (owner_access(surroundings.uid),)
     idle_exit = DEFAULT_IDLE_EXIT if options.idle_exit is None else options.idle_exit
     try:
@@ -242,25 +238,13 @@ def _load(options: argparse.Namespace, surroundings: Surroundings, store: Snapsh
         return assemble(settings, store, surroundings)
     except ConfigurationError as error:
         return Degraded(error, told, idle_exit)
-    except Exception as error:  # noqa: BLE001 - whatever goes wrong, who waits for an answer gets one
+    except Exception as error:  # noqa: BLE001 - clients that wait get an answer, whatever goes wrong
         defect = ConfigurationError("the configuration", "cannot be read because of a defect; the log says more")
         return Degraded(defect, told, idle_exit, error)
 
 
-def _open_sockets(options: argparse.Namespace) -> tuple[list[socket.socket], socket.socket | None]:
-    """The listening sockets, or the one connection that ``--sockfd`` brought; neither means stdin and stdout."""
-    if options.socket is not None:
-        return [activation.listen_unix(options.socket, socket_mode(options))], None
-    if options.port is not None:
-        return [activation.listen_tcp(options.port)], None
-    if options.sockfd is not None:
-        given = activation.from_descriptor(options.sockfd)
-        return ([given], None) if activation.is_listening(given) else ([], given)
-    return [], None
-
-
 def _runtime_directory() -> Path | None:
-    """The directory that systemd made for the unit, in which an instance keeps what outlives the process."""
+    """The directory of RuntimeDirectory= (systemd.exec(5)), where an instance keeps files that outlive the process."""
     directory = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     return Path(directory) if directory else None
 

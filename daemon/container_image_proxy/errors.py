@@ -1,9 +1,9 @@
-"""The one exception tree.
+"""The exception tree of the package.
 
-Everything that the package raises on purpose is an :class:`Error`. Foreign exceptions (``OSError``, ``requests``,
-``json``) are turned into one of these in the layer that met them. An error knows what went wrong, not how a client is
-told: ``faces/http/problem.py`` maps the classes to HTTP answers, ``__main__`` to exit codes. No message ever holds a
-secret or a body that came from upstream.
+Every exception that the package raises on purpose is an :class:`Error`. Foreign exceptions (of ``OSError``,
+``requests``, ``json``) become one of these in the layer that catches them. An error says what went wrong, not how a
+client is told: ``faces/http/problem.py`` maps the classes to HTTP responses, ``cli/exit_codes.py`` to exit codes. A
+message never contains a secret or the body of an upstream response.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_SHOWN: Final = 200
-"""Characters of a text from outside that a message repeats: enough for any digest and most references, too few to fill
-the log with them.
+"""Characters of an untrusted text that a message repeats. A digest of sha512 and most references fit; a text that fills
+the log does not.
 """
 
 KeyPath: TypeAlias = tuple[str | int, ...]
-"""The way to a place in a document: keys of mappings, and positions in arrays."""
+"""The path to a value in a document: keys of mappings, and positions in arrays."""
 
 
 def shown(text: str) -> str:
-    """A text from outside as a message may have it: quoted, control characters escaped, cut where it is long."""
+    """An untrusted text for a message: quoted, with control characters escaped, and cut if it is long."""
     return repr(text) if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]!r}..."
 
 
 class Error(Exception):
-    """Base of all. ``str(error)`` is one line that a person can act on."""
+    """Base of all errors. ``str(error)`` is one line that tells a person what to do or what happened."""
 
     def retold(self, text: str) -> Self:
-        """The same error in other words; a new one, for several requests may have met with this one."""
+        """A copy of this error with another text. The error itself may be shared by several requests."""
         retold = type(self).__new__(type(self), text)
         vars(retold).update(vars(self))
         return retold.with_traceback(self.__traceback__)
@@ -46,11 +46,11 @@ class InvalidInputError(Error, ValueError):
 
 
 class InvalidDigestError(InvalidInputError):
-    """Not ``sha256:<64 hex>`` or ``sha512:<128 hex>`` (OCI image-spec descriptor.md, Digests)."""
+    """Not ``sha256:<64 hex>`` or ``sha512:<128 hex>`` (OCI image-spec, descriptor.md "Digests")."""
 
 
 class AmbiguousDigestError(InvalidDigestError):
-    """An abbreviated digest that several blobs of the image share; ``candidates`` lists them."""
+    """An abbreviated digest that fits several blobs of the image, which are ``candidates``."""
 
     def __init__(self, detail: str, candidates: tuple[str, ...]) -> None:
         super().__init__(detail)
@@ -58,7 +58,7 @@ class AmbiguousDigestError(InvalidDigestError):
 
 
 class InvalidReferenceError(InvalidInputError):
-    """Not a reference that the named transport can read."""
+    """Not a reference of the named transport."""
 
 
 class InvalidPlatformError(InvalidInputError):
@@ -70,7 +70,7 @@ class InvalidQueryError(InvalidInputError):
 
 
 class UnsatisfiableRangeError(Error):
-    """A range that is malformed, or of which a blob of ``size`` bytes has nothing."""
+    """A range that is malformed, or outside a blob of ``size`` bytes (RFC 9110 section 15.5.17)."""
 
     def __init__(self, detail: str, size: int) -> None:
         super().__init__(detail)
@@ -78,10 +78,10 @@ class UnsatisfiableRangeError(Error):
 
 
 class MalformedDocumentError(Error, ValueError):
-    """A document that is not what its format says: where in it, why, and what to do about it if that is known.
+    """A document that does not follow its format: the place in it, the reason, and a remedy if one is known.
 
-    It knows neither what the document is for nor where it came from. Who asked for the document does, and turns this
-    into an error of its own: of a configuration file, a signature, a manifest.
+    The parser knows neither the purpose of the document nor its origin. The caller does, and turns this into an error
+    about a configuration file, a signature or a manifest.
     """
 
     def __init__(self, reason: str, path: KeyPath = (), *, remedy: str | None = None) -> None:
@@ -98,7 +98,7 @@ class MalformedDocumentError(Error, ValueError):
 
 
 class ConfigurationError(Error):
-    """A configuration file that cannot be used: which file, where in it, why, and what to do about it."""
+    """A configuration that cannot be used: file, key, reason, and a remedy if one is known."""
 
     def __init__(self, file: str, reason: str, *, key: str | None = None, remedy: str | None = None) -> None:
         place = f"{file}: {key}" if key else file
@@ -111,7 +111,7 @@ class ConfigurationError(Error):
 
 @contextmanager
 def remedied_by(remedy: str) -> Iterator[None]:
-    """Let ``remedy`` be what to do about a :class:`ConfigurationError` that does not know better."""
+    """A block whose :class:`ConfigurationError` gets this remedy if it has none."""
     try:
         yield
     except ConfigurationError as error:
@@ -123,7 +123,7 @@ def remedied_by(remedy: str) -> Iterator[None]:
 
 @contextmanager
 def blamed_on(file: str) -> Iterator[None]:
-    """Make of a :class:`MalformedDocumentError` the :class:`ConfigurationError` of ``file``."""
+    """A block whose :class:`MalformedDocumentError` becomes a :class:`ConfigurationError` about ``file``."""
     try:
         yield
     except MalformedDocumentError as error:
@@ -132,7 +132,7 @@ def blamed_on(file: str) -> Iterator[None]:
 
 @contextmanager
 def rejected_because(complaint: str) -> Iterator[None]:
-    """Make of a :class:`MalformedDocumentError` a :class:`SignatureRejectedError` that begins with ``complaint``."""
+    """A block whose :class:`MalformedDocumentError` becomes a :class:`SignatureRejectedError` after ``complaint``."""
     try:
         yield
     except MalformedDocumentError as error:
@@ -140,7 +140,7 @@ def rejected_because(complaint: str) -> Iterator[None]:
 
 
 class UnreadableFileError(ConfigurationError):
-    """One that could not be opened, whatever it says."""
+    """A configuration file that could not be opened or read, so that its content is unknown."""
 
 
 # --- what is not allowed ----------------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ class PeerDeniedError(Error):
 
 
 class OverloadedError(Error):
-    """What was asked for takes more memory than there is room for at the moment."""
+    """The request needs more memory than is free at the moment."""
 
 
 class PolicyRejectedError(Error):
@@ -165,7 +165,7 @@ class PolicyRejectedError(Error):
 
 
 class VerificationTimeoutError(PolicyRejectedError):
-    """Whether policy allows the image could not be found out in time, so it is not allowed now."""
+    """Policy evaluation did not end in time, so that the image is not allowed now."""
 
     retryable = True
 
@@ -175,7 +175,10 @@ class RegistryBlockedError(PolicyRejectedError):
 
 
 class SignatureRejectedError(PolicyRejectedError):
-    """A signature that does not count: malformed, by nobody who is trusted, or about another image; stays in policy."""
+    """A signature that does not count: malformed, not by a trusted signer, or about another image.
+
+    It is caught within the room ``policy``.
+    """
 
 
 # --- what is not there ------------------------------------------------------------------------------------------------
@@ -194,26 +197,26 @@ class UnknownManifestError(NotFoundError):
 
 
 class ImageNotFoundError(UnknownManifestError):
-    """The reference names no image: its source is there, and says so."""
+    """The source can be read, and has no image of this name."""
 
 
 class AmbiguousImageError(UnknownManifestError):
-    """The reference could name several of the images that its source has."""
+    """The reference fits several images of its source."""
 
 
 class UnknownBlobError(NotFoundError):
-    """The blob is none of the image's own, or the source no longer has it."""
+    """The blob does not belong to the image, or the source no longer has it."""
 
 
 # --- what went wrong on the way to the source -------------------------------------------------------------------------
 
 
 class UpstreamError(Error):
-    """Trouble with the place an image comes from.
+    """A problem with the source of an image.
 
-    ``phase`` says during what ("connect", "token", "manifest", "blob", "signature", "referrers"), ``endpoint`` where
-    (host and port, or path), ``upstream_status`` the HTTP status if there was one, ``retryable`` whether the same
-    request may succeed later and ``retry_after`` (seconds) when.
+    ``phase`` is what was attempted ("connect", "token", "manifest", "blob", "signature", "referrers"), ``endpoint`` the
+    host and port or the path, and ``upstream_status`` the HTTP status if there was one. ``retryable`` says whether the
+    same request may succeed later, and ``retry_after`` after how many seconds.
     """
 
     def __init__(
@@ -239,19 +242,19 @@ class SourceError(UpstreamError):
 
 
 class EngineError(SourceError):
-    """The Docker daemon, or what speaks its API, cannot be reached, or its answer cannot be used."""
+    """The Docker daemon, or another engine with its API, cannot be reached, or its response is unusable."""
 
 
 class RegistryError(UpstreamError):
-    """The registry, a mirror or its token service answered with something unusable."""
+    """The response of the registry, a mirror or its token service is unusable."""
 
 
 class CannotResumeError(RegistryError):
-    """The registry sends a blob from its beginning only, and too much of it would have to be fetched in vain."""
+    """The registry sends a blob only from its beginning, and too much of it would have to be discarded."""
 
 
 class RegistryAuthError(RegistryError):
-    """The registry does not accept our credentials, or asks for them where they must not go."""
+    """The registry does not accept our credentials, or wants them sent where they must not go (contrib/adr/0018)."""
 
 
 class RegistryUnavailableError(UpstreamError):
@@ -259,22 +262,22 @@ class RegistryUnavailableError(UpstreamError):
 
 
 class RateLimitedError(RegistryUnavailableError):
-    """The registry asks us to come back later (429)."""
+    """The registry limits the rate of requests (429)."""
 
 
 class UpstreamTimeoutError(UpstreamError):
-    """The source did not answer, or stopped sending, within its time."""
+    """The source did not answer in time, or stopped sending."""
 
 
 # --- what was not what it claimed to be -------------------------------------------------------------------------------
 
 
 class IntegrityError(Error):
-    """Bytes that are not what their digest, size or media type promised."""
+    """Content that does not have the digest, size or media type that it should have."""
 
 
 class DigestMismatchError(IntegrityError):
-    """The content does not have the digest it was asked for by."""
+    """The content does not have the digest by which it was requested."""
 
 
 class SizeMismatchError(IntegrityError):
@@ -282,7 +285,7 @@ class SizeMismatchError(IntegrityError):
 
 
 class UnreadableSignatureError(IntegrityError):
-    """What a place keeps as a signature is none, or cannot be read as one."""
+    """Content that was stored as a signature is no signature, or is malformed."""
 
 
 class InvalidManifestError(IntegrityError):

@@ -1,1 +1,1 @@
-"""What an administrator types: options, and ``--check``."""
+"""The command line: options, and ``--check``."""

@@ -1,8 +1,8 @@
-"""Runs a command as the service of an instance would run: by systemd, as the service's user, in what its sandbox shows.
+"""Runs a command as the service of an instance runs: as the service's user, and in the service's sandbox.
 
-What a unit may read depends on its user, who may exist only while it runs, on its sandbox and on its drop-ins. systemd
-alone knows how these work together, so that it is asked to start the command, with the same settings of the service
-(systemd-run(1)). Settings that make no difference to what can be read are left out.
+What a service can read depends on its user (who may exist only while it runs), its sandbox and its drop-ins. Only
+systemd knows the result, so systemd starts the command with the service's settings (systemd-run(1), contrib/adr/0022).
+Settings that do not change what can be read are left out.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ _SETTINGS: Final = frozenset({
     "LoadCredential", "LoadCredentialEncrypted", "SetCredential", "SetCredentialEncrypted",
     "ProtectHome", "PrivateTmp", "BindPaths", "BindReadOnlyPaths", "TemporaryFileSystem", "InaccessiblePaths",
 })  # fmt: skip
-_FIRST_OF_SYSTEMD: Final = 200  # exit statuses from here on say that systemd could not start it (systemd.exec(5))
+_FIRST_OF_SYSTEMD: Final = (
+    200  # from here on, the status says that systemd could not start the command (systemd.exec(5))
+)
 _STATUSES: Final = {
     203: "EXEC, the program cannot be run",
     216: "GROUP, there is no such group",
@@ -38,7 +40,7 @@ _STATUSES: Final = {
 
 
 class Outcome(Struct, frozen=True):
-    """What a process left behind."""
+    """Exit status, standard output and standard error of a command."""
 
     status: int
     output: str
@@ -46,14 +48,14 @@ class Outcome(Struct, frozen=True):
 
 
 class NoServiceError(Error):
-    """There is no such service, or nobody to start anything."""
+    """There is no such service, or no systemd."""
 
 
 def run_as_service(instance: str, command: Sequence[str]) -> Outcome:
-    """How ``command`` ended, and what it said.
+    """Run ``command`` as the service of ``instance``.
 
-    :class:`NoServiceError` if that cannot be done here, :class:`ConfigurationError` if the service of ``instance``
-    could not be started either.
+    :class:`NoServiceError` if that is impossible on this host, :class:`ConfigurationError` if systemd cannot start a
+    command with these settings, and thus not the service either.
     """
     service = _SERVICE.format(instance)
     unit = f"container-image-proxy-check-{os.getpid()}.service"
@@ -61,7 +63,7 @@ def run_as_service(instance: str, command: Sequence[str]) -> Outcome:
         out, err = Path(name, "out"), Path(name, "err")
         streams = [("StandardOutput", f"file:{out}"), ("StandardError", f"file:{err}")]
         properties = [f"--property={key}={value}" for key, value in (*_read_settings(service, instance), *streams)]
-        # systemd-run awaits the end of a oneshot by itself; its --wait needs D-Bus, which not every host has.
+        # systemd-run waits for the end of a oneshot unit. Its --wait needs D-Bus, which some hosts lack.
         how = ["systemd-run", "--quiet", "--service-type=oneshot", f"--unit={unit}"]
         started = _run(*how, *properties, "--", *command)
         status = int(_run("systemctl", "show", "--property=ExecMainStatus", "--value", unit).stdout)
@@ -83,7 +85,7 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def _read_settings(service: str, instance: str) -> Iterator[tuple[str, str]]:
-    """The settings that make a difference, of the unit file and its drop-ins, in their order."""
+    """The settings to copy (key and value), from the unit file and its drop-ins, in their order."""
     shown = _run("systemctl", "cat", "--", service)
     if shown.returncode != 0:
         raise NoServiceError(f"systemd has no {service}")

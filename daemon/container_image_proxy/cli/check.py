@@ -1,7 +1,7 @@
-"""``--check``: validates all that the start would read, and what the first requests will. Contacts nobody.
+"""``--check``: validates everything that the start reads and that the first requests will read. Contacts no registry.
 
-It prints what would be served (``describe``) and what could be read of it, and what is wrong that the daemon itself
-would find out only with the first request.
+It prints what would be served (``describe``) and what was found of each image. It also reports what the daemon would
+notice only at the first request.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _log = logging.getLogger(__name__)
 
 
 def check(options: argparse.Namespace, surroundings: Surroundings, command: Sequence[str]) -> int:
-    """Check the image or the instance that ``options`` name, or else all instances; the exit code.
+    """Check the image or the instance of ``options``, or else all instances. Returns the exit code.
 
-    ``command`` is what this process was started with.
+    ``command`` is the command of this process, by which systemd can start the check once more as the service.
     """
     if options.image is not None:
         return _check_one(options, surroundings)
@@ -57,7 +57,8 @@ def check(options: argparse.Namespace, surroundings: Surroundings, command: Sequ
 
 
 def _check_instance(options: argparse.Namespace, surroundings: Surroundings, command: Sequence[str]) -> int:
-    """Root has the check made as the instance's own user, who may read less; no unit of ours has ``--config-dir``."""
+    # The service's user may be able to read less than root, so the check runs as the service (contrib/adr/0022). With
+    # --config-dir it does not, because the packaged unit has no such option: that is not the instance's service.
     is_service = surroundings.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
     if surroundings.uid == 0 and options.config_dir is None and not is_service:
         try:
@@ -93,9 +94,9 @@ def _report(error: Error) -> int:
 
 
 def survey(serving: Serving) -> tuple[dict[str, str], list[str]]:
-    """What could be read of each image, by its name; and what would fail with the first requests, one line each.
+    """What was found of each image, by name, and one line for everything that would fail at the first requests.
 
-    Nobody elsewhere is contacted: of an image in a registry nothing is read.
+    Registries are not contacted, so nothing is found of their images.
     """
     found, complaints = {}, []
     for image in serving.images.values():
@@ -114,7 +115,7 @@ def survey(serving: Serving) -> tuple[dict[str, str], list[str]]:
 
 
 def _look(context: Context, reference: SourceReference, access: Access) -> str:
-    """What the reference names now, in words."""
+    """What the reference names at the moment, in words."""
     reference.prepare(access)
     if reference.registry is not None:
         return f"{reference.registry} was not asked"
@@ -130,7 +131,7 @@ def _look(context: Context, reference: SourceReference, access: Access) -> str:
 
 
 def _door(options: argparse.Namespace) -> Door | str:
-    """What stands between a client and the list of who may connect, or who can connect where nobody is asked."""
+    """The socket that a client has to open, or who can connect where there is no such socket."""
     if options.instance is not None:
         return find_door(options.instance)
     if options.port is not None:

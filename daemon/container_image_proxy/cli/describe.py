@@ -1,6 +1,4 @@
-"""A configuration in words: what would be served, to whom, which trust scope would decide, and which settings are not
-the usual ones.
-"""
+"""Describes a configuration for a person: the images, who may connect, the policy's scopes, and unusual settings."""
 
 from __future__ import annotations
 
@@ -23,23 +21,23 @@ if TYPE_CHECKING:
 
 EVERYBODY_HERE: Final = "everybody on this host (--port)"
 WHOEVER_HOLDS_IT: Final = "whoever is on standard input and output"
-_SOCKET: Final = "/run/container-image-proxy/{}.sock"  # as the socket unit says
+_SOCKET: Final = "/run/container-image-proxy/{}.sock"  # ListenStream= of the socket unit
 
 
 class Door(Struct, frozen=True):
-    """A Unix socket as the file system knows it: who may not write to it cannot even connect (unix(7))."""
+    """Mode, owner and group of a Unix socket. Connecting needs write permission (unix(7))."""
 
     mode: int = 0o666
     uid: int = 0
     gid: int = 0
 
     def lets_in(self, uid: int) -> bool:
-        """Whether a process of the user can connect, in the groups that the user has by login."""
+        """Whether a process of the user can connect, with the groups that the user database has."""
         shift = 6 if uid == self.uid else 3 if self.gid in _groups_of(uid) else 0
         return uid == 0 or self._allows(shift)
 
     def lets_in_group(self, gid: int) -> bool | None:
-        """Whether any member of the group can connect; None: those who are in the socket's group, too."""
+        """Whether all members of the group can connect; None if only those who are also in the socket's group can."""
         if self._allows(0):
             return True
         if not self._allows(3):
@@ -54,7 +52,7 @@ class Door(Struct, frozen=True):
 
 
 def find_door(instance: str) -> Door:
-    """That of an instance, as it is now; as the socket unit makes it if there is none."""
+    """The socket of an instance as it is now; if there is none, as the socket unit would make it."""
     try:
         status = Path(_SOCKET.format(instance)).stat()
     except OSError:
@@ -63,8 +61,9 @@ def find_door(instance: str) -> Door:
 
 
 def describe(serving: Serving, door: Door | str, found: Mapping[str, str]) -> str:
-    """The configuration in force as lines for a person. ``door`` is who can connect if nobody is asked, ``found`` what
-    could be read of each image, by its name.
+    """The configuration as lines for a person.
+
+    ``door`` is the socket, or who can connect where there is none. ``found`` is what was found of each image, by name.
     """
     settings = serving.settings
     lines = [
@@ -92,7 +91,7 @@ def _describe_image(serving: Serving, image: ServedImage, door: Door | str, foun
 
 
 def _describe_access(access: AccessRule, door: Door | str) -> list[str]:
-    """Who really may connect: whom the list has and the socket lets in."""
+    """Who can connect: those on the list whom the socket lets in. Those whom it keeps out are listed apart."""
     if isinstance(door, str):
         return [f"  users      {door}"]
     users = {uid: door.lets_in(uid) for uid in sorted(access.users)}
@@ -110,7 +109,7 @@ def _describe_access(access: AccessRule, door: Door | str) -> list[str]:
 
 
 def _value(value: object) -> str:
-    """As an instance file would say it."""
+    """The value as an instance file has it."""
     return json.dumps(value if isinstance(value, bool | float | tuple) else str(value), ensure_ascii=False)
 
 

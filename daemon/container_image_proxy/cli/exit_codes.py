@@ -1,4 +1,4 @@
-"""Exit codes: 0 done; 2 wrong usage; 78 (EX_CONFIG) a configuration that cannot be used; 1 anything else."""
+"""Exit codes: 0 success, 2 wrong usage, 78 (EX_CONFIG of sysexits.h) an unusable configuration, 1 any other error."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ from typing import Final
 
 from container_image_proxy.errors import ConfigurationError, Error
 
-EX_USAGE: Final = 2  # as other programs do, and not sysexits.h
+EX_USAGE: Final = 2  # what argparse and most programs use, and not EX_USAGE of sysexits.h
 EX_CONFIG: Final = 78
 
 
+class UsageError(Error):
+    """A wrong command line."""
+
+
 def exit_code(error: Error) -> int:
-    """With which code a program ends because of ``error``."""
+    """The exit code of a program that ends because of ``error``."""
+    if isinstance(error, UsageError):
+        return EX_USAGE
     return EX_CONFIG if isinstance(error, ConfigurationError) else 1

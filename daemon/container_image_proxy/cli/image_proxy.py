@@ -1,8 +1,7 @@
-"""``container-image-proxy experimental-image-proxy``: skopeo's command of that name, with the options that its clients
-pass.
+"""``container-image-proxy experimental-image-proxy``: the options of skopeo's command of that name (contrib/adr/0040).
 
-Owns which options there are and what they mean here. As with skopeo, global options may stand before the word; unlike
-with skopeo, any may. An option that would restrict something and cannot is refused, never passed over.
+As with skopeo, global options may precede the command's word; here all options may. An option that restricts something
+and is not supported is an error, because to ignore it would do more than the client allows.
 """
 
 from __future__ import annotations
@@ -13,9 +12,17 @@ import logging
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
-from container_image_proxy.cli.options import IMAGE_PROXY, IMAGE_PROXY_FLAGS, UsageError, daemon_host, override_platform
+from container_image_proxy.cli.exit_codes import UsageError
+from container_image_proxy.cli.options import (
+    IMAGE_PROXY,
+    IMAGE_PROXY_FLAGS,
+    Parser,
+    daemon_host,
+    override_platform,
+    parse_creds,
+)
 from container_image_proxy.config.instances import (
     COMMAND_LINE,
     InstanceSettings,
@@ -34,12 +41,13 @@ if TYPE_CHECKING:
     from container_image_proxy.image.platform import Platform
 
 _MAX_AUTH_FILE: Final = 1 << 20
+"""Bytes of an inherited file of credentials, which is held in memory."""
 _INHERITED: Final = ("/proc/self/fd/", "/dev/fd/")
 _TRUTH: Final = {
     **dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True),
     **dict.fromkeys(("0", "f", "F", "FALSE", "false", "False"), False),
 }
-"""What Go takes for a truth value (strconv.ParseBool)."""
+"""The boolean values of skopeo's options (Go's strconv.ParseBool)."""
 _REFUSED: Final = {
     "decryption_key": "encrypted images cannot be served: open a copy that skopeo copy --decryption-key has made",
     "require_signed": "say in policy.json which images have to be signed",
@@ -49,7 +57,7 @@ _REFUSED: Final = {
 
 
 class ImageProxyOptions(Confidential, frozen=True):
-    """What the command line says. ``auth_content`` is what an inherited ``--authfile`` held."""
+    """The meaning of a command line. ``auth_content`` is the content of an inherited ``--authfile``; None if none."""
 
     sockfd: int
     settings: InstanceSettings
@@ -60,14 +68,9 @@ class ImageProxyOptions(Confidential, frozen=True):
     auth_content: bytes | None
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
-
-
 def build_parser() -> argparse.ArgumentParser:
-    """The options of the command."""
-    parser = _Parser(
+    """The parser of the command's options. It raises :class:`UsageError`."""
+    parser = Parser(
         prog=f"container-image-proxy {IMAGE_PROXY}",
         description="Serve whatever images the parent process names, over skopeo's image proxy protocol.",
         allow_abbrev=False,
@@ -119,9 +122,9 @@ def _header_text(text: str) -> str:
 
 
 def own_home(home: str, uid: int) -> Path:
-    """The home directory that ``HOME`` names; none, which is ``/``, if it is another user's and closed to us.
+    """The home directory that ``HOME`` names, or ``/`` if it belongs to another user and is closed to us.
 
-    Clients that run as root start us as nobody, and may leave their own in the environment.
+    Clients that run as root start the proxy as nobody, and some leave root's HOME in the environment.
     """
     with contextlib.suppress(OSError):
         if os.stat(home).st_uid != uid and not os.access(home, os.X_OK):  # noqa: PTH116 - Path has no access()
@@ -130,8 +133,11 @@ def own_home(home: str, uid: int) -> Path:
 
 
 def parse_options(arguments: Sequence[str]) -> ImageProxyOptions:
-    """What the arguments mean; :class:`UsageError` if they mean nothing."""
-    # A flag takes its value by "=" alone, so that the word after it is none: the parser is always given one.
+    """The meaning of the arguments; :class:`UsageError` if they are wrong, or an option is not supported.
+
+    :class:`ConfigurationError` if an inherited ``--authfile`` cannot be read.
+    """
+    # A flag has a value only by "=". argparse would take the next word for the value, so each flag gets one here.
     spelled = [f"{one}=true" if one in IMAGE_PROXY_FLAGS and one not in {"-h", "--help"} else one for one in arguments]
     options = build_parser().parse_args(spelled)
     for name, remedy in _REFUSED.items():
@@ -175,7 +181,7 @@ def _settings(options: argparse.Namespace) -> InstanceSettings:
 
 
 def _credentials(options: argparse.Namespace) -> Credentials | None:
-    """Those of the command line, of which there may be one kind."""
+    """The credentials of the command line, None if it has none; :class:`UsageError` if it has several."""
     if (options.username is None) != (options.password is None):
         raise UsageError("--username and --password belong together")
     given = {
@@ -192,14 +198,15 @@ def _credentials(options: argparse.Namespace) -> Credentials | None:
     if options.username is not None:
         return Credentials(options.username, options.password, "", "--username")
     if options.creds is not None:
-        username, _, password = options.creds.partition(":")
-        return Credentials(username, password, "", "--creds")
+        return parse_creds(options.creds)
     return None
 
 
 def _read_inherited(authfile: Path | None) -> bytes | None:
-    """What the parent process passed as an open file, whatever kind of file that is: it may be read but once, and its
-    path be closed to the user whom we run as.
+    """The content of an ``--authfile`` that the parent passed as an open descriptor; None if it is another file.
+
+    It is read at once: it may be a pipe, which has its content only once, and opening it by its path may be forbidden
+    to the user of this process.
     """
     prefix = next((one for one in _INHERITED if str(authfile).startswith(one)), None)
     if authfile is None or prefix is None:

@@ -1,6 +1,6 @@
-"""The command line: its options, which are the ones that skopeo's users know, and the settings that they make.
+"""The options of the command line, named as in skopeo, and the settings that result from them.
 
-Options go over what an instance file says; an IMAGE stands for an instance file of its own.
+Options take precedence over the instance file. IMAGE takes the place of an instance file.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ import argparse
 import math
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from container_image_proxy import __version__
+from container_image_proxy.cli.exit_codes import UsageError
 from container_image_proxy.config.access import AccessRule, owner_access, resolve_groups, resolve_users
 from container_image_proxy.config.instances import (
     COMMAND_LINE,
@@ -24,35 +26,29 @@ from container_image_proxy.config.instances import (
     MAX_SPOOL_LIMIT,
     ImageSettings,
     InstanceSettings,
-    RegistrySettings,
-    SourceSettings,
-    TrustSettings,
     host_platform,
     load_instance,
 )
-from container_image_proxy.errors import ConfigurationError, Error, InvalidPlatformError, InvalidReferenceError
+from container_image_proxy.errors import ConfigurationError, InvalidPlatformError, InvalidReferenceError
 from container_image_proxy.image.platform import Platform, parse_platform
 from container_image_proxy.image.reference import is_domain
+from container_image_proxy.registry.auth.keychain import Credentials
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-
+_T = TypeVar("_T", bound=Struct)
 _PRIVATE: Final = 0o600
 IMAGE_PROXY: Final = "experimental-image-proxy"
-"""The word by which skopeo's clients ask for its image proxy."""
+"""The command by which clients start skopeo's image proxy."""
 IMAGE_PROXY_FLAGS: Final = frozenset({
     "--debug", "--help", "--insecure-policy", "--no-creds", "--require-signed", "--tls-verify", "-h",
 })  # fmt: skip
-"""Its options that have no value, or one by "=" alone."""
-
-
-class UsageError(Error):
-    """A command line that means nothing."""
+"""The options of that command that have no value, or one by "=" only."""
 
 
 def names_image_proxy(arguments: Sequence[str]) -> bool:
-    """Whether the first argument that is no option, nor an option's value, is that word."""
+    """Whether the first argument that is neither an option nor an option's value is ``IMAGE_PROXY``."""
     if IMAGE_PROXY not in arguments:
         return False
     rest = iter(arguments)
@@ -66,8 +62,8 @@ def names_image_proxy(arguments: Sequence[str]) -> bool:
     return False
 
 
-class _Parser(argparse.ArgumentParser):
-    """Leaves it to the caller what becomes of a wrong command line."""
+class Parser(argparse.ArgumentParser):
+    """A parser that raises :class:`UsageError` where ``argparse`` would end the process."""
 
     def error(self, message: str) -> NoReturn:
         """Raise :class:`UsageError`."""
@@ -75,8 +71,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The options, which are the ones that skopeo's users know."""
-    parser = _Parser(
+    """The parser of the daemon's options. It raises :class:`UsageError`."""
+    parser = Parser(
         prog="container-image-proxy",
         description="Serve a verified container image, its manifest and blobs, over a socket.",
         allow_abbrev=False,
@@ -158,7 +154,12 @@ def _add_upstream_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--registries.d", dest="registries_d", type=Path, metavar="DIR", help="where signatures are kept"
     )
-    group.add_argument("--cache-dir", type=Path, metavar="DIR", help="where archives are unpacked that have to be")
+    group.add_argument(
+        "--cache-dir",
+        type=lambda text: Path(text).absolute(),
+        metavar="DIR",
+        help="where archives are unpacked that have to be",
+    )
     group.add_argument(
         "--spool-limit",
         type=_gibibytes,
@@ -197,7 +198,7 @@ def _gibibytes(text: str) -> int:
 
 
 def daemon_host(text: str) -> str:
-    """Where the Docker daemon is, in its usual spelling; for ``argparse``."""
+    """The address of the Docker daemon as a type for ``argparse``."""
     from container_image_proxy.config.engine import parse_engine_host  # noqa: PLC0415 - for this option alone
 
     try:
@@ -229,7 +230,7 @@ def _boolean(text: str) -> bool:
 
 
 def check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Refuse combinations of which one part would silently not count, by :class:`UsageError`."""
+    """Raise :class:`UsageError` for combinations of options of which one would silently be ignored."""
     named = [value for value in (options.image, options.instance) if value is not None]
     if len(named) > 1 or not (named or options.check):
         parser.error("give either an IMAGE or --instance NAME")
@@ -248,51 +249,62 @@ def check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
 
 
 def socket_mode(options: argparse.Namespace) -> int:
-    """The mode of the socket that ``--socket`` makes."""
+    """The mode of the socket of ``--socket``."""
     mode: int | None = options.socket_mode
     return _PRIVATE if mode is None else mode
 
 
 def instance_directories(options: argparse.Namespace) -> tuple[Path, ...]:
-    """Where instance files are looked for."""
+    """The directories that are searched for instance files."""
     return (options.config_dir,) if options.config_dir else DIRECTORIES
 
 
-def load_settings(options: argparse.Namespace, uid: int) -> InstanceSettings:
-    """What the instance file says, or the one image of the command line; options go over the file.
+def parse_creds(text: str) -> Credentials:
+    """The credentials in ``USER[:PASSWORD]``, the value of ``--creds``."""
+    username, _, password = text.partition(":")
+    return Credentials(username, password, "", "--creds")
 
-    ``uid`` is the daemon's own.
+
+def load_settings(options: argparse.Namespace, uid: int) -> InstanceSettings:
+    """The settings of the instance file, or of IMAGE, with the options that take precedence over them.
+
+    ``uid`` is the daemon's own. :class:`ConfigurationError` if the file or an option is wrong.
     """
     if options.instance is not None:
         settings = load_instance(options.instance, instance_directories(options), uid=uid)
     else:
-        settings = _stand_alone_settings(options, uid)
+        # IMAGE is served to root, to the daemon's own user and to those whom options name.
+        access = AccessRule(
+            owner_access(uid).users | resolve_users(options.allow_user, COMMAND_LINE, "--allow-user"),
+            resolve_groups(options.allow_group, COMMAND_LINE, "--allow-group"),
+        )
+        image = ImageSettings("image", options.image, host_platform(), DEFAULT_FRESH_FOR, access, COMMAND_LINE, "IMAGE")
+        settings = InstanceSettings("image", COMMAND_LINE, {"image": image}, "image", idle_exit=0)
+    registry_options = ("authfile", "cert_dir", "registries_conf", "registries_conf_dir", "tls_verify")
+    token_realms = (*settings.registry.token_realms, *(options.token_realms or ()))
+    trust = _override(settings.trust, options, "policy", "registries_d", "verification_timeout")
     return replace(
         settings,
         images={
             name: replace(image, platform=override_platform(image.platform, options))
             for name, image in settings.images.items()
         },
-        registry=_override_registry(settings.registry, options),
-        trust=_override_trust(settings.trust, options),
-        sources=_override_sources(settings.sources, options),
+        registry=replace(_override(settings.registry, options, *registry_options), token_realms=token_realms),
+        trust=replace(trust, insecure_policy=options.insecure_policy),
+        sources=_override(settings.sources, options, "cache_dir", "spool_limit", "daemon_host", "daemon_cert_dir"),
         idle_exit=settings.idle_exit if options.idle_exit is None else options.idle_exit,
     )
 
 
-def _stand_alone_settings(options: argparse.Namespace, uid: int) -> InstanceSettings:
-    """The settings of ``IMAGE``: served to root, ourselves and whoever else an option names."""
-    access = AccessRule(
-        owner_access(uid).users | resolve_users(options.allow_user, COMMAND_LINE, "--allow-user"),
-        resolve_groups(options.allow_group, COMMAND_LINE, "--allow-group"),
-    )
-    image = ImageSettings("image", options.image, host_platform(), DEFAULT_FRESH_FOR, access, COMMAND_LINE, "IMAGE")
-    return InstanceSettings("image", COMMAND_LINE, {"image": image}, "image", idle_exit=0)
+def _override(settings: _T, options: argparse.Namespace, *names: str) -> _T:
+    """``settings`` with the values of those options that were given."""
+    return replace(settings, **{name: value for name in names if (value := getattr(options, name)) is not None})
 
 
 def override_platform(platform: Platform, options: argparse.Namespace) -> Platform:
-    """The platform with what ``--override-*`` say; another architecture does not keep the host's variant."""
+    """The platform with the values of ``--override-*``; :class:`ConfigurationError` if the result is none."""
     if options.override_arch is not None:
+        # The variant belongs to the old architecture.
         platform = replace(platform, architecture=options.override_arch, variant="")
     if options.override_variant is not None:
         platform = replace(platform, variant=options.override_variant)
@@ -302,35 +314,3 @@ def override_platform(platform: Platform, options: argparse.Namespace) -> Platfo
         return parse_platform(str(platform))
     except InvalidPlatformError as error:
         raise ConfigurationError(COMMAND_LINE, str(error), key="--override-*") from error
-
-
-def _override_registry(settings: RegistrySettings, options: argparse.Namespace) -> RegistrySettings:
-    return replace(
-        settings,
-        authfile=options.authfile or settings.authfile,
-        cert_dir=options.cert_dir or settings.cert_dir,
-        registries_conf=options.registries_conf or settings.registries_conf,
-        registries_conf_dir=options.registries_conf_dir or settings.registries_conf_dir,
-        tls_verify=settings.tls_verify if options.tls_verify is None else options.tls_verify,
-        token_realms=(*settings.token_realms, *(options.token_realms or ())),
-    )
-
-
-def _override_trust(settings: TrustSettings, options: argparse.Namespace) -> TrustSettings:
-    return replace(
-        settings,
-        policy=options.policy or settings.policy,
-        registries_d=options.registries_d or settings.registries_d,
-        verification_timeout=options.verification_timeout or settings.verification_timeout,
-        insecure_policy=options.insecure_policy,
-    )
-
-
-def _override_sources(settings: SourceSettings, options: argparse.Namespace) -> SourceSettings:
-    return replace(
-        settings,
-        cache_dir=options.cache_dir.absolute() if options.cache_dir else settings.cache_dir,
-        spool_limit=options.spool_limit or settings.spool_limit,
-        daemon_host=options.daemon_host or settings.daemon_host,
-        daemon_cert_dir=options.daemon_cert_dir or settings.daemon_cert_dir,
-    )
