@@ -210,7 +210,7 @@ def test_check_tells_every_image_that_is_not_there(tmp_path: Path, image: Stored
     missing, tag, broken = result.stderr.splitlines()
     start = f"error {tmp_path}/config/test.toml: images"
     assert missing.startswith(f"{start}.missing.reference: there is no layout to be read at /srv/no/such: No such file")
-    assert tag.startswith(f"{start}.tag.reference: the layout has no image '9'; it has latest")
+    assert tag == f"{start}.tag.reference: index.json of {tmp_path}/os: the layout has no image '9'; it has latest"
     assert broken.startswith(
         f"{start}.broken.reference: the layout is broken: {tmp_path}/broken/index.json: No such file"
     )
