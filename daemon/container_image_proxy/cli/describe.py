@@ -33,6 +33,7 @@ class Door(Struct, frozen=True):
 
     def lets_in(self, uid: int) -> bool:
         """Whether a process of the user can connect, with the groups that the user database has."""
+        # As in the kernel, only the first class that fits counts, and root needs no permission (path_resolution(7)).
         shift = 6 if uid == self.uid else 3 if self.gid in _groups_of(uid) else 0
         return uid == 0 or self._allows(shift)
 

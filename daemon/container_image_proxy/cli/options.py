@@ -51,6 +51,7 @@ def names_image_proxy(arguments: Sequence[str]) -> bool:
     """Whether the first argument that is neither an option nor an option's value is ``IMAGE_PROXY``."""
     if IMAGE_PROXY not in arguments:
         return False
+    # argparse cannot tell the two commands apart: an option may precede the word, and its value may be any word.
     rest = iter(arguments)
     for argument in rest:
         if argument == "--":

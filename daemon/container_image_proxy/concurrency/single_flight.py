@@ -44,7 +44,7 @@ class SingleFlight(Generic[T]):
         ``call`` gets a context that is cancelled when all callers of the run are. A caller that waits for another
         thread's run gets :class:`CancelledError` or ``TimeoutError`` as soon as its own ``context`` ends.
         """
-        seat = object()
+        seat = object()  # stands for this caller, because one thread or context may call more than once
         with self._changed:
             running = self._flights.get(key)
             flight = self._flights[key] = running or _Flight()

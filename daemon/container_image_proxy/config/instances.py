@@ -222,7 +222,7 @@ def load_instance(name: str, directories: Sequence[Path] = DIRECTORIES, *, uid: 
 def find_instances(directories: Sequence[Path] = DIRECTORIES) -> tuple[str, ...]:
     """The names of all instances that have a file in ``directories`` and are not masked, sorted."""
     found: dict[str, Path] = {}
-    for directory in reversed(directories):
+    for directory in reversed(directories):  # the first directory takes precedence, so it is the last to be merged
         found |= {file.stem: file for file in list_files(directory) if file.suffix == ".toml"}
     return tuple(sorted(name for name, file in found.items() if not _is_mask(file)))
 
@@ -234,7 +234,7 @@ def _load_document(name: str, directories: Sequence[Path]) -> TomlDocument:
         reason = "masked by a link to /dev/null" if main else f"no such file in {places}"
         raise ConfigurationError(str(main or f"{name}.toml"), reason, remedy=_REMEDY)
     drop_ins: dict[str, Path] = {}
-    for directory in reversed(directories):
+    for directory in reversed(directories):  # as above
         drop_ins |= {path.name: path for path in list_files(directory / f"{name}.toml.d") if path.suffix == ".toml"}
     files = [main, *(drop_ins[key] for key in sorted(drop_ins) if not _is_mask(drop_ins[key]))]
     contents = [(str(path), load_trusted_file(path, limit=_MAX_FILE, refuse_writable_by_others=True)) for path in files]

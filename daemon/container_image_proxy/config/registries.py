@@ -67,6 +67,7 @@ class Registry(Struct, frozen=True):
 
         :class:`ConfigurationError` if the rewritten name of one of them is no reference.
         """
+        # A tag could be another image on a mirror; a digest verifies what the mirror sends.
         mirrors = () if self.mirror_by_digest_only and reference.digest is None else self.mirrors
         return (
             *(

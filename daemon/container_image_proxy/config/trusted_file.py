@@ -92,7 +92,7 @@ def _explained(path: Path, error: OSError) -> ConfigurationError:
 
 
 def _check(path: Path, status: os.stat_result, *, refuse: bool, secret: bool) -> None:
-    if stat.S_ISCHR(status.st_mode) and status.st_rdev == _DEV_NULL:
+    if stat.S_ISCHR(status.st_mode) and status.st_rdev == _DEV_NULL:  # the usual way to name an empty file
         return
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))

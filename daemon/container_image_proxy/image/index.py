@@ -138,6 +138,7 @@ def choose_manifest(index: Index, platform: Platform) -> IndexEntry:
     if not fitting:
         raise UnknownManifestError(f"the index has no image for {platform}{_available(index)}")
 
+    # min() takes the first of equal ones, and False before True.
     def rank(entry: IndexEntry) -> tuple[int, bool]:
         return ranks[entry.platform], is_oci and entry.annotations.get(_ZSTD_ANNOTATION) != "true"
 

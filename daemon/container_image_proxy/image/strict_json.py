@@ -93,7 +93,7 @@ def _parse(
         raise MalformedDocumentError(f"{what} is not UTF-8 text") from error
     except json.JSONDecodeError as error:
         raise MalformedDocumentError(f"{what} is not valid JSON: line {error.lineno}, column {error.colno}") from error
-    except ValueError as error:
+    except ValueError as error:  # from one of the hooks above
         raise MalformedDocumentError(f"{what} has {error}") from error
     return value
 
@@ -107,6 +107,7 @@ class _RepeatingObject(dict[str, Any]):
 
 
 def _noting_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # A plain dict for nearly all objects, because it takes less time and memory.
     made = dict(pairs)
     return made if len(made) == len(pairs) else _RepeatingObject(pairs)
 

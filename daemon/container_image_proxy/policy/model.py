@@ -53,6 +53,7 @@ class Scope(Struct, frozen=True):
     @property
     def needs_signatures(self) -> frozenset[SignatureKind]:
         """The kinds of signatures to fetch; none if the image is rejected whatever is fetched."""
+        # All requirements must be satisfied, so that one "reject" decides. Fetching would cost requests for nothing.
         if any(isinstance(requirement, Reject) for requirement in self.requirements):
             return frozenset()
         signed = (

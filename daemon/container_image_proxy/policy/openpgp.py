@@ -87,6 +87,8 @@ class Keyring:
         """
         if not is_openpgp_message(untrusted_message):
             raise SignatureRejectedError("it is no binary OpenPGP message")
+        # Nearly all messages are small and run in parallel. One that turns out to need more memory is unpacked again
+        # below, when it is its turn.
         if len(self._keybox) <= _SMALL:
             with suppress(MessageTooLargeError):
                 return self._verify(unpack_signed_message(untrusted_message, _SMALL), budget)

@@ -57,6 +57,7 @@ class _Bundled(Struct, frozen=True):
 
     def verify_logged(self, logs: Sequence[PublicKey], signer: bytes, budget: Budget) -> datetime:
         promise, content = self.bundle.promise, self.bundle.content
+        # cosign logs the signature of a bare manifest as one kind of entry, and an envelope as the other.
         kind: EntryKind = "hashedrekord"
         payload = self.manifest
         if isinstance(content, UntrustedEnvelope):
@@ -104,7 +105,7 @@ def _signed_name(content: UntrustedEnvelope | UntrustedMessageSignature, manifes
         )
     subjects = parse_signing_statement(content.payload)
     names = [subject.name for subject in subjects if subject.sha256 == sha256.hexdigest()]
-    if len(names) != 1:
+    if len(names) != 1:  # with two names for one content, it would be open which of them the signer meant
         reason = "for other content" if not names else "its statement is about this content more than once"
         raise SignatureRejectedError(f"it is valid and by {signer}, but {reason}")
     return names[0]
