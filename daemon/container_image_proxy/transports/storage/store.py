@@ -74,12 +74,18 @@ class Store:
                 f"({' and '.join(DRIVERS)} can): copy the image to an oci: layout with skopeo, and serve that",
                 endpoint=str(root),
             )
-        images = (f"{self._driver}-images",)
-        try:
-            os.close(self._open(self._image_roots[0], images, DIRECTORY))
-        except FileNotFoundError as error:
-            reason = find_obstacle(self._image_roots[0].joinpath(*images), error).reason
-            raise SourceError(f"there is no store to be read at {root}: {reason}", endpoint=str(root)) from error
+        # A host on which nothing was pulled yet may have no store but additional ones, which came with the system.
+        images, missing = (f"{self._driver}-images",), None
+        for one in self._image_roots:
+            try:
+                os.close(self._open(one, images, DIRECTORY))
+            except FileNotFoundError as error:
+                missing = missing or error
+            else:
+                return
+        assert missing is not None  # noqa: S101 - for mypy
+        reason = find_obstacle(self._image_roots[0].joinpath(*images), missing).reason
+        raise SourceError(f"there is no store to be read at {root}: {reason}", endpoint=str(root)) from missing
 
     def images(self, context: Context) -> Lists[Image]:
         """The images of each store, in the order in which they count."""

@@ -493,6 +493,22 @@ def test_an_image_of_an_additional_store(store: Store, image: StoredImage, tmp_p
         source(store).fetch_manifest(CONTEXT)
 
 
+def test_an_image_of_an_additional_store_though_nothing_was_pulled_into_the_own(
+    image: StoredImage, tmp_path: Path
+) -> None:
+    other = Store(tmp_path / "other")
+    other.image(image, [NAME])
+    reference = parse_image_reference(
+        f"containers-storage:[overlay@{tmp_path}/none:overlay.imagestore={other.root}]{NAME}"
+    )
+    reference.verify_place()
+    opened = reference.open_source(None)  # type: ignore[arg-type] # it needs nothing
+    assert isinstance(opened, StorageSource)
+    oci = reference.to_oci(fetch(opened), opened.state)
+    assert all(blob.digest.matches(read(opened, blob)) for blob in oci.blobs)
+    assert not (tmp_path / "none").exists()
+
+
 def test_an_image_of_an_additional_store_that_was_named_in_the_own(
     store: Store, image: StoredImage, tmp_path: Path
 ) -> None:
