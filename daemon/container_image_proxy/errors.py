@@ -1,6 +1,6 @@
 """The exception tree of the package.
 
-Every exception that the package raises on purpose is an :class:`Error`. Foreign exceptions (of ``OSError``,
+Every exception that the package raises on purpose is an :class:`Error`. Foreign exceptions (``OSError``, those of
 ``requests``, ``json``) become one of these in the layer that catches them. An error says what went wrong, not how a
 client is told: ``faces/http/problem.py`` maps the classes to HTTP responses, ``cli/exit_codes.py`` to exit codes. A
 message never contains a secret or the body of an upstream response.

@@ -1,1 +1,1 @@
-"""Threads that share: cancellation, single flight, values made once, and a bound on memory. Knows nothing of images."""
+"""Shared work of threads: cancellation, single flight, lazy values, and a limit on memory. Knows nothing of images."""
