@@ -100,7 +100,7 @@ class Host:
 
     def see(self, image: StoredImage) -> None:
         """Wait until the daemon, which may have looked just now, sees it."""
-        while self.daemon.get("/manifest").headers["manifest-digest"] != image.digest:
+        while self.daemon.get("/manifest").headers.get("manifest-digest") != image.digest:
             pass
 
     @property
