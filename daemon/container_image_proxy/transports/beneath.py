@@ -1,7 +1,7 @@
-"""Opening what lies below a directory, without following a link on the way. Local images are not trusted.
+"""Opening files below a directory without following a link on the way, because local images are not trusted.
 
-Only what is asked for is opened: a regular file, or a directory. What else lies there (a FIFO, a device) is neither
-waited for nor read. Knows no format.
+Only a regular file or a directory is opened. Anything else (a FIFO, a device) is neither waited for nor read.
+Must not know any format. Spec: open(2), O_NOFOLLOW.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 FILE: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # O_NONBLOCK: opening a FIFO must not wait for its writer
 PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
-"""What is wrong with this process at the moment, and not with the file."""
+"""Errors of this process at the moment, and not of the file: they may pass."""
 DENIED: Final = frozenset({errno.EACCES, errno.EPERM})
 _LINK: Final = frozenset({errno.ELOOP, errno.ENOTDIR})  # open(2), O_NOFOLLOW, of a file and of a directory
 
 
 def open_beneath(root: int, components: tuple[str, ...], flags: int = FILE) -> int:
-    """A descriptor of what lies below the directory ``root``, a descriptor itself. Raises ``OSError``."""
+    """A descriptor of what lies at ``components`` below the directory with the descriptor ``root``.
+
+    With the default ``flags`` it is a regular file. Raises ``OSError``.
+    """
     current = os.dup(root)
     try:
         for name in components[:-1]:
@@ -44,9 +47,9 @@ def open_beneath(root: int, components: tuple[str, ...], flags: int = FILE) -> i
 def explain(
     root: Path, components: tuple[str, ...], error: OSError, what: str, remedy: str | None = None
 ) -> SourceError:
-    """Why something below ``root`` cannot be opened or read; ``what`` is what ``root`` holds.
+    """The error for what lies below ``root`` and cannot be opened or read. ``what`` says in words what ``root`` holds.
 
-    ``remedy`` is what to do if rights are missing, if that is not to change modes.
+    ``remedy`` is what to do if permission is missing; by default to change modes.
     """
     place = root.joinpath(*components)
     if error.errno in _LINK:

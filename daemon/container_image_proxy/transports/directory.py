@@ -1,7 +1,7 @@
-"""A directory that is not trusted, from which files are read: how ``oci:`` and ``dir:`` images lie.
+"""A directory that is not trusted, from which files are read: ``oci:`` and ``dir:`` images are such directories.
 
-Below the directory no symbolic link is followed and nothing but regular files is opened, so that an image cannot name
-files outside of itself, or make the daemon wait on a FIFO. Knows no format.
+Below the directory no symbolic link is followed, and only regular files are opened. So an image cannot name files
+outside of itself, or make the daemon wait on a FIFO. Must not know any format.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 class PathReference(Struct, frozen=True):
     """What references to images by path have in common: policy knows them by where they really are.
 
-    ``path`` is as it was written. ``place`` is what it meant then, absolute and without symbolic links; what could not
-    be resolved stands there as it was written, and is served only if it proves to be no link.
+    ``path`` is as it was written. ``place`` is where it led when the reference was read, absolute and without symbolic
+    links. Components that did not exist stand there as they were written, and must prove to be no links when the image
+    is opened.
     """
 
     transport: ClassVar[str]
@@ -46,7 +47,7 @@ class PathReference(Struct, frozen=True):
 
     @property
     def docker_reference(self) -> Reference | None:
-        """There is none: a path says nothing about names."""
+        """None: a path says nothing about names."""
         return None
 
     @property
@@ -56,7 +57,7 @@ class PathReference(Struct, frozen=True):
 
     @property
     def policy_namespaces(self) -> tuple[str, ...]:
-        """The place and all directories that hold it, but for the root, which is no scope."""
+        """The place and the directories above it, except for the root, which is no scope."""
         place = Path(self.place)
         return tuple(str(parent) for parent in (place, *place.parents) if parent != Path("/"))
 
@@ -74,17 +75,17 @@ class PathReference(Struct, frozen=True):
 
 
 def resolve_path(path: str, transport: str) -> str:
-    """Where ``path`` really is now; :class:`InvalidReferenceError` if it cannot be a path."""
+    """Where ``path`` really is now. Raises :class:`InvalidReferenceError` if it cannot be a path."""
     if not path or "\0" in path:
         raise InvalidReferenceError(f"{transport}: a path is missing, as in {transport}:/srv/image")
     return os.path.realpath(path)
 
 
 class Directory:
-    """The directory of a :class:`PathReference`, opened when first needed and held until :meth:`close`. Threads may
-    share it.
+    """The directory of a :class:`PathReference`, opened when it is first needed. Threads may share it.
 
-    ``what`` is what it holds, as errors name it.
+    ``what`` says in words what it holds, for errors. It stays open until :meth:`close`, so that an image can be served
+    whose directory was renamed (contrib/adr/0028).
     """
 
     def __init__(self, reference: PathReference, what: str) -> None:
@@ -96,7 +97,7 @@ class Directory:
 
     @property
     def is_current(self) -> bool:
-        """Whether it is open, and still what its path names, by the way that policy knows."""
+        """Whether it is open, is still what its path names, and lies where policy knows it."""
         with self._lock:
             try:
                 is_same = self._number is not None and os.path.samestat(
@@ -107,8 +108,8 @@ class Directory:
         return is_same and os.path.realpath(self._given) == self.path
 
     def verify(self) -> None:
-        """Raise :class:`SourceError` if there is no directory, it may not be entered, or is not the one that policy
-        knows: a link may have been turned to another one since the reference was read.
+        """Raise :class:`SourceError` if there is no directory, it may not be entered, or lies elsewhere than policy
+        knows: a link may have been changed since the reference was read.
         """
         os.close(self._open_place())
 
@@ -119,14 +120,14 @@ class Directory:
         take: Callable[[int], object],
         limit: int = MAX_MANIFEST_SIZE,
     ) -> bytes:
-        """A whole document; one byte over the limit is kept so that its parser refuses it."""
+        """A whole document. Of a larger one a byte more than ``limit`` is returned, so that its parser refuses it."""
         with self._open(components) as number, os.fdopen(os.dup(number), "rb") as file:
             size = min(os.fstat(number).st_size, limit) + 1
             take(size)
             return file.read(size)
 
     def has(self, components: tuple[str, ...]) -> bool:
-        """Whether there is such a file. What cannot be told counts as one, so that opening it says why."""
+        """Whether there is such a file. If that cannot be told, it counts as there, so that opening it says why."""
         try:
             root = self._duplicate_root()
         except OSError:
@@ -154,7 +155,7 @@ class Directory:
             )
 
     def close(self) -> None:
-        """Let the directory go."""
+        """Close the directory. It is opened again when it is needed."""
         with self._lock:
             if self._number is not None:
                 os.close(self._number)
@@ -180,7 +181,7 @@ class Directory:
             except FileNotFoundError:
                 if self.is_current:
                     raise
-                # The directory was replaced, and files that both have may be left in the new one alone.
+                # The directory was replaced or deleted. The new one may have the file: blobs are found by digest.
                 self.close()
                 number = self._open_beneath(components)
             try:
@@ -204,11 +205,12 @@ class Directory:
             return os.dup(self._number)
 
     def _unreachable(self, error: OSError) -> SourceError:
+        """The error for the directory itself, which cannot be opened."""
         obstacle = find_obstacle(Path(self._given), error)
         remedy = f" ({obstacle.remedy})" if obstacle.remedy else ""
         reason = f"there is no {self._what} to be read at {self._given}: {obstacle.reason}{remedy}"
         return SourceError(reason, endpoint=self._given, retryable=error.errno in PASSING)
 
     def _failure(self, components: tuple[str, ...], error: OSError) -> SourceError:
-        """Why a file in the directory cannot be opened or read."""
+        """The error for a file in the directory, which cannot be opened or read."""
         return explain(Path(self.path), components, error, self._what)

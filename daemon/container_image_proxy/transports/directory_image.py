@@ -2,8 +2,8 @@
 
 ``manifest.json`` is the manifest or index, ``HEX.manifest.json`` a manifest that an index names by its digest, and
 ``HEX`` a blob. ``signature-N`` are the manifest's signatures, ``HEX.signature-N`` those of a named one. In version 1.0
-of the format a blob is ``HEX.tar``; the file ``version`` is not looked at, as no other reader does. The tree is treated
-as hostile: see :mod:`directory`.
+of the format a blob is ``HEX.tar``. The file ``version`` is not read, as in all other readers. The directory is treated
+as hostile: see :mod:`directory`. Must not verify signatures.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class DirectoryReference(PathReference, frozen=True):
 
     @classmethod
     def parse(cls, within: str) -> Self:
-        """Read a path. Nothing need be there yet, or be ours to see. Raises :class:`InvalidReferenceError`."""
+        """Read a path. It need not exist yet, or be readable. Raises :class:`InvalidReferenceError`."""
         return cls(within, resolve_path(within, cls.transport))
 
     def __str__(self) -> str:
@@ -58,7 +58,7 @@ class DirectoryReference(PathReference, frozen=True):
 
     @property
     def policy_namespaces(self) -> tuple[str, ...]:
-        """The directories that hold the image's."""
+        """The directories above the image's."""
         return super().policy_namespaces[1:]
 
     def verify_place(self) -> None:
@@ -76,7 +76,7 @@ class DirectoryReference(PathReference, frozen=True):
 
 
 class DirectorySource:
-    """An :class:`ImageSource` over an image's directory, which it holds."""
+    """An :class:`ImageSource` over an image's directory, which it keeps open."""
 
     state: Final = b""
 
@@ -85,7 +85,7 @@ class DirectorySource:
 
     @property
     def is_current(self) -> bool:
-        """Whether the directory that is held is the one that the reference names now."""
+        """Whether the directory that is open is the one that the reference names now."""
         return self._directory.is_current
 
     def fetch_manifest(
@@ -96,7 +96,7 @@ class DirectorySource:
         unless: Digest | None = None,
         take: Callable[[int], object] = unmetered,
     ) -> UntrustedManifest | None:
-        """As in :class:`ImageSource`; no media type is told but the document's own."""
+        """As in :class:`ImageSource`. The format has no media types but a document's own."""
         if digest is not None:
             name = f"{digest.hex}.{_MANIFEST}"
             if not self._directory.has((name,)):
@@ -115,6 +115,7 @@ class DirectorySource:
             return reader.size
 
     def _blob_file(self, digest: Digest) -> tuple[str]:
+        """The name of a blob's file, in the present version of the format or in version 1.0."""
         former = f"{digest.hex}.tar"
         is_former = not self._directory.has((digest.hex,)) and self._directory.has((former,))
         return (former if is_former else digest.hex,)
@@ -127,7 +128,7 @@ class DirectorySource:
         *,
         take: Callable[[int], object] = unmetered,
     ) -> Iterator[Findings]:
-        """As in :class:`ImageSource`: the directory is one place. One that cannot be had hides no other."""
+        """As in :class:`ImageSource`. The directory is one place. A signature that cannot be had hides no other."""
         if kinds:
             is_named = self._directory.has((f"{digest.hex}.{_MANIFEST}",))
             yield self._read_signatures(context, f"{digest.hex}." if is_named else "", take)
@@ -151,5 +152,5 @@ class DirectorySource:
         return Findings(tuple(signatures), tuple(SignatureFailure(error, _ANY_KIND) for error in failures))
 
     def close(self) -> None:
-        """Let the directory go."""
+        """Close the directory."""
         self._directory.close()

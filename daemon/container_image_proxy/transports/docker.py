@@ -1,7 +1,7 @@
 """``docker://name[:tag][@digest]``: an image in a registry (containers-transports(5)).
 
-Reads the reference and joins it to the registry client, which does all the rest. With both tag and digest the digest is
-what is fetched and what policy knows the image by; the tag is for the reader.
+With both tag and digest, the digest is fetched, and policy knows the image by it; the tag is for people.
+Must not speak HTTP, which the registry client does.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _START: Final = "//"
 
 
 class DockerReference(Struct, frozen=True):
-    """``named`` is what was written, with the tag that is meant where neither tag nor digest is given."""
+    """``named`` is the name as it was written, with the default tag if it has neither tag nor digest."""
 
     transport: ClassVar[str] = "docker"
     may_be_signed: ClassVar[bool] = True
@@ -54,32 +54,32 @@ class DockerReference(Struct, frozen=True):
 
     @property
     def docker_reference(self) -> Reference:
-        """What is fetched, by exactly one of tag and digest."""
+        """The name that is fetched, with either a tag or a digest."""
         digest = self.named.digest
         return self.named if digest is None else self.named.repository.with_digest(digest)
 
     @property
     def pinned_digest(self) -> Digest | None:
-        """The digest that stands in the reference."""
+        """The digest in the reference."""
         return self.named.digest
 
     @property
     def policy_identity(self) -> str:
-        """The full name of what is fetched."""
+        """The full name that is fetched."""
         return policy_identity(self.docker_reference)
 
     @property
     def policy_namespaces(self) -> tuple[str, ...]:
-        """The repository, its parents, the host, and the wildcards that match the host."""
+        """The repository, the paths above it, the host, and the wildcards that match the host."""
         return policy_namespaces(self.docker_reference)
 
     @property
     def registry(self) -> str:
-        """The registry that the name says; mirrors come from registries.conf."""
+        """The registry in the name. Mirrors come from registries.conf."""
         return self.named.domain
 
     def verify_place(self) -> None:
-        """The image does not lie on this host."""
+        """Nothing is verified: the image does not lie on this host."""
 
     def prepare(self, access: Access) -> None:
         """Load the HTTP library, certificates and credentials."""
@@ -100,10 +100,10 @@ class DockerReference(Struct, frozen=True):
 
 
 class RegistrySource:
-    """An image in a registry; the client, which is shared, outlives it.
+    """An :class:`ImageSource` over an image in a registry. The client is shared, and outlives it.
 
-    One manifest that an index names is asked for where the index came from, and so are the image's blobs; others are
-    asked when that fails.
+    A manifest that an index names is asked for where the index came from, and so are the image's blobs. Other places
+    are asked if that fails.
     """
 
     state: Final = b""

@@ -1,7 +1,7 @@
 """``docker-archive:path[:name[:tag]|:@N]``: an image as ``docker save`` writes it (containers-transports(5)).
 
-Images are found by manifest.json, in the old layout and in the new one, which has an OCI layout beside it. Each layer
-is served as the tar whose digest the configuration has as DiffID, also where the archive has it compressed.
+Images are found by manifest.json, in the old form and in the new one, which has an OCI layout beside it. Each layer is
+served as the tar whose digest is the DiffID in the configuration, also if the archive has it compressed.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _POSITION: Final = re.compile(r"@([0-9]{1,9})")
 
 
 class DockerArchiveReference(PathReference, frozen=True):
-    """``image`` is its name with a tag, its position in manifest.json, or None for the only one."""
+    """``image`` is a name with a tag, a position in manifest.json, or None for the only image."""
 
     transport: ClassVar[str] = "docker-archive"
     image: Reference | int | None
@@ -77,17 +77,17 @@ class DockerArchiveReference(PathReference, frozen=True):
 
     @property
     def docker_reference(self) -> Reference | None:
-        """The name, if it is chosen by one."""
+        """The name by which the image is chosen; None if it is not chosen by name."""
         return self.image if isinstance(self.image, Reference) else None
 
     @property
     def policy_identity(self) -> str:
-        """Policy cannot tell such images apart: anybody can give any image any name."""
+        """Empty: policy cannot tell such images apart, because anybody can give any image any name."""
         return ""
 
     @property
     def policy_namespaces(self) -> tuple[str, ...]:
-        """Nothing but the transport's default scope holds them."""
+        """None: only the transport's default scope holds these images."""
         return ()
 
     def verify_place(self) -> None:
@@ -120,7 +120,7 @@ def _parse_image(text: str) -> Reference | int:
 
 
 class _Image(Struct, frozen=True):
-    """What the archive has of the image: ``layers`` from the lowest up, each with the member that it is."""
+    """What the archive has of the image. ``layers`` are from the lowest up, each with the member that it is."""
 
     config: str
     config_digest: Digest
@@ -129,15 +129,22 @@ class _Image(Struct, frozen=True):
 
 
 class DockerArchiveSource(Unsigned):
-    """An :class:`ImageSource` over an archive, which it owns; ``wanted`` as in :class:`DockerArchiveReference`."""
+    """An :class:`ImageSource` over an archive, of which it is a holder. ``wanted`` is as in the reference.
+
+    ``image`` is what was read of it before.
+    """
 
     state: Final = b""
 
-    def __init__(self, archive: Archive, wanted: Reference | int | None) -> None:
+    def __init__(self, archive: Archive, wanted: Reference | int | None, image: _Image | None = None) -> None:
         self._archive = archive
         self._place = archive.place
         self._wanted = wanted
-        self._image: _Image | None = None
+        self._image = image
+
+    def share(self) -> DockerArchiveSource | None:
+        """Another source over the same archive; None if this one was the last holder, and is closed."""
+        return DockerArchiveSource(self._archive, self._wanted, self._image) if self._archive.share() else None
 
     @property
     def is_current(self) -> bool:
@@ -146,15 +153,16 @@ class DockerArchiveSource(Unsigned):
 
     @property
     def manifest_digest(self) -> Digest | None:
-        """The digest of the manifest, once it was made."""
+        """The digest of the manifest; None before it was made."""
         return self._image.manifest_digest if self._image is not None else None
 
     def is_known_as(self, context: Context, image_id: Digest) -> bool:
-        """Whether ``image_id`` is the digest of the configuration, or one that the OCI layout beside manifest.json has:
-        that is how a Docker daemon that keeps images in containerd calls them.
+        """Whether ``image_id`` is the digest of the configuration, or of a manifest in the OCI layout beside it.
+
+        The latter are the IDs of a Docker daemon that keeps its images in containerd.
         """
         with self._archive.in_use():
-            _, image = (None, self._image) if self._image is not None else self._read_image(context, unmetered)
+            image = self._image or self._read_image(context, unmetered)[1]
             if image.config_digest == image_id:
                 return True
             if self._archive.find(context, _INDEX) is None:
@@ -179,17 +187,13 @@ class DockerArchiveSource(Unsigned):
             raw, self._image = self._read_image(context, take)
         if digest not in (None, self._image.manifest_digest):
             raise UnknownManifestError(f"{self._place} has no manifest {digest}")
-        return (
-            None if digest is None and unless == self._image.manifest_digest else UntrustedManifest(raw, OCI_MANIFEST)
-        )
+        is_known = digest is None and unless == self._image.manifest_digest
+        return None if is_known else UntrustedManifest(raw, OCI_MANIFEST)
 
     def open_blob(self, context: Context, descriptor: Descriptor, offset: int = 0) -> RegionReader:
         """See :class:`ImageSource`."""
         with self._archive.in_use():
-            image = self._image
-            if image is None:
-                _, image = self._read_image(context, unmetered)
-                self._image = image
+            image = self._image = self._image or self._read_image(context, unmetered)[1]
             if descriptor.digest == image.config_digest:
                 return self._archive.open_reader(self._find(context, image.config), image.config, offset)
             member = dict(image.layers).get(descriptor.digest)
@@ -198,11 +202,11 @@ class DockerArchiveSource(Unsigned):
             return self._archive.open_reader(self._unpack(context, member), member, offset)
 
     def close(self) -> None:
-        """Let the archive go."""
+        """Release the archive."""
         self._archive.close()
 
     def _read_image(self, context: Context, take: Callable[[int], object]) -> tuple[bytes, _Image]:
-        """The manifest, and where its blobs are."""
+        """The manifest, and the members that its blobs are. Raises :class:`Error` for an archive that has none."""
         with naming(self._place):
             images = parse_images(self._read(context, MANIFEST, MAX_MANIFEST_SIZE, take))
             chosen = choose_image(images, self._wanted)

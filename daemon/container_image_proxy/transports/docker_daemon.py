@@ -1,64 +1,43 @@
 """``docker-daemon:name:tag``, ``:name@digest`` or ``:sha256:hex``: an image that a Docker daemon has.
 
-Podman's service speaks the same API. The daemon exports an image as ``docker save`` writes it. The stream goes into a
-spool file once, where it is read as a docker-archive: its manifest comes last, and blobs are asked for in any order.
-Docker Engine API, "Inspect an image", "Export an image"; containers-transports(5).
+The daemon exports an image as ``docker save`` writes it. The stream goes into a spool file once, where it is read as a
+docker-archive: its manifest comes last, and blobs are asked for in any order (contrib/adr/0036). Podman's service works
+as well. Spec: containers-transports(5).
 """
 
 from __future__ import annotations
 
 import re
 import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar, Final, Self
-from urllib.parse import quote
 
 import msgspec
 from msgspec import Struct
 
 from container_image_proxy.concurrency.memory import unmetered
-from container_image_proxy.errors import (
-    DigestMismatchError,
-    EngineError,
-    InvalidReferenceError,
-    MalformedDocumentError,
-    UnknownManifestError,
-)
+from container_image_proxy.errors import DigestMismatchError, InvalidReferenceError
 from container_image_proxy.image.digest import Digest, parse_digest
-from container_image_proxy.image.documents import convert
 from container_image_proxy.image.reference import Reference, parse_reference, policy_identity, policy_namespaces
-from container_image_proxy.image.strict_json import parse_json
 from container_image_proxy.transports.archives.archive import Archive
 from container_image_proxy.transports.archives.regions import Region
 from container_image_proxy.transports.docker_archive import DockerArchiveSource
+from container_image_proxy.transports.engine import IMAGE_ID, Engine
 from container_image_proxy.transports.source import Unsigned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from container_image_proxy.concurrency.context import Context
-    from container_image_proxy.config.engine import EngineAddress
     from container_image_proxy.image.manifest import Descriptor, Manifest, UntrustedManifest
-    from container_image_proxy.registry.http.service import Answer
     from container_image_proxy.transports.archives.regions import RegionReader
     from container_image_proxy.transports.archives.spool import Spool, SpoolDirectory
     from container_image_proxy.transports.source import Access, ImageSource
 
-_ID: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _OTHER_DIGEST: Final = re.compile(r"sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}")
-_API_VERSION: Final = re.compile(r"[0-9]{1,3}\.[0-9]{1,3}")
-_MAX_INSPECTION: Final = 4 << 20
-_CONNECT_TIMEOUT: Final = 10.0
-_PATIENCE: Final = 60.0
-"""Seconds that the daemon may take to say what it has, and between two pieces of an export."""
-_EXPORT_PATIENCE: Final = 900.0
-"""Seconds until an export begins: podman writes all of it into a file before it sends the first byte."""
-_NOT_FOUND: Final = 404
-_OK: Final = 200
 
 
 class DockerDaemonReference(Struct, frozen=True):
-    """``image`` is its name with tag or digest, or its ID."""
+    """``image`` is a name with tag or digest, or an ID."""
 
     transport: ClassVar[str] = "docker-daemon"
     may_be_signed: ClassVar[bool] = False
@@ -69,8 +48,8 @@ class DockerDaemonReference(Struct, frozen=True):
 
     @classmethod
     def parse(cls, within: str) -> Self:
-        """Read a name with tag or digest, or ``sha256:hex``; :class:`InvalidReferenceError`."""
-        if _ID.fullmatch(within):
+        """Read a name with tag or digest, or ``sha256:hex``. Raises :class:`InvalidReferenceError`."""
+        if IMAGE_ID.fullmatch(within):
             return cls(parse_digest(within))
         if _OTHER_DIGEST.fullmatch(within):
             raise InvalidReferenceError("docker-daemon: image IDs are sha256 digests")
@@ -90,21 +69,21 @@ class DockerDaemonReference(Struct, frozen=True):
 
     @property
     def docker_reference(self) -> Reference | None:
-        """The name, unless it is an ID."""
+        """The name; None for an ID."""
         return self.image if isinstance(self.image, Reference) else None
 
     @property
     def policy_identity(self) -> str:
-        """The full name; nothing for an ID, which is in no namespace."""
+        """The full name; empty for an ID, which is in no namespace."""
         return policy_identity(self.image) if isinstance(self.image, Reference) else ""
 
     @property
     def policy_namespaces(self) -> tuple[str, ...]:
-        """As for docker://, or nothing for an ID."""
+        """As for docker://; none for an ID."""
         return policy_namespaces(self.image) if isinstance(self.image, Reference) else ()
 
     def verify_place(self) -> None:
-        """Whether the daemon is there is found out by the first request."""
+        """Nothing is verified: the first request finds out whether the daemon is there."""
 
     def prepare(self, access: Access) -> None:
         """Load the HTTP library, and read where the daemon is."""
@@ -113,7 +92,7 @@ class DockerDaemonReference(Struct, frozen=True):
         access.engine()
 
     def open_source(self, access: Access, earlier: ImageSource | None = None, state: bytes = b"") -> ImageSource:
-        """See :class:`SourceReference`. What an earlier source has exported is used as long as it is the same image."""
+        """See :class:`SourceReference`. What ``earlier`` has exported is used if it still is the image."""
         exported = earlier.share() if isinstance(earlier, DockerDaemonSource) else None
         return DockerDaemonSource(self, Engine(access.engine()), access.spools, exported, state)
 
@@ -122,75 +101,8 @@ class DockerDaemonReference(Struct, frozen=True):
         return manifest
 
 
-class _Inspection(Struct, frozen=True):
-    id: str = msgspec.field(name="Id")
-
-
-class Engine:
-    """The daemon's API, as far as it is needed here. Each request has a connection of its own. Thread-safe."""
-
-    def __init__(self, address: EngineAddress) -> None:
-        self.name = f"the Docker daemon at {address.name}"
-        self._address = address
-
-    def find(self, context: Context, name: str) -> str:
-        """The ID of the image with that name; :class:`UnknownManifestError` if there is none."""
-        with self._get(context, f"{self._version(context)}/images/{name}/json", name) as answer:
-            return _read_inspection(answer.read_all(_MAX_INSPECTION), self.name)
-
-    @contextmanager
-    def export(self, context: Context, image_id: str) -> Iterator[Answer]:
-        """The image as ``docker save`` has it, as it comes."""
-        target = f"{self._version(context)}/images/{image_id}/get"
-        with self._get(context, target, image_id, patience=_EXPORT_PATIENCE) as answer:
-            yield answer
-
-    def _version(self, context: Context) -> str:
-        """The path of the API in the daemon's own version: that without a version will be gone one day."""
-        with self._get(context, "/_ping") as answer:
-            version = answer.header("Api-Version") or ""
-        return f"/v{version}" if _API_VERSION.fullmatch(version) else ""
-
-    @contextmanager
-    def _get(self, context: Context, target: str, name: str = "", patience: float = _PATIENCE) -> Iterator[Answer]:
-        from container_image_proxy.registry.http.service import Service, ServiceFailure, get  # noqa: PLC0415 - loads much
-
-        address = self._address
-        service = Service(address.path, address.host, address.port, address.tls, address.verify)
-        try:
-            answer = get(
-                service, quote(target, safe="/:@"), context, patience=patience, connect_timeout=_CONNECT_TIMEOUT
-            )
-            try:
-                if answer.status == _NOT_FOUND and name:
-                    raise UnknownManifestError(f"{self.name} has no image {name}")
-                if answer.status != _OK:
-                    raise EngineError(
-                        f"{self.name} answered {answer.status}",
-                        endpoint=address.name,
-                        upstream_status=answer.status,
-                        retryable=answer.status >= 500,  # noqa: PLR2004
-                    )
-                yield answer
-            finally:
-                answer.close()
-        except ServiceFailure as error:
-            raise EngineError(f"{self.name}: {error}", endpoint=address.name, retryable=error.retryable) from error
-
-
-def _read_inspection(raw: bytes, where: str) -> str:
-    """The image's ID in what the daemon says of it."""
-    try:
-        found = convert(parse_json(raw, "the image"), _Inspection).id
-    except MalformedDocumentError as error:
-        raise EngineError(f"{where} describes an image in a way that is not understood: {error}") from error
-    if not _ID.fullmatch(found):
-        raise EngineError(f"{where} describes an image without an ID")
-    return found
-
-
 class _ExportInput:
-    """An image of the daemon's, as the :class:`ArchiveInput` that its export is."""
+    """The export of an image as an :class:`ArchiveInput`."""
 
     def __init__(self, engine: Engine, image_id: str) -> None:
         self.place = f"{image_id} of {engine.name}"
@@ -199,12 +111,12 @@ class _ExportInput:
 
     @property
     def is_current(self) -> bool:
-        """An ID names the same image for ever."""
+        """True: an ID always names the same image."""
         return True
 
     @property
     def is_repeatable(self) -> bool:
-        """The daemon may have removed the image since."""
+        """False: the daemon may have removed the image since."""
         return False
 
     def load(self, context: Context, spools: SpoolDirectory) -> tuple[Region, Spool | None]:
@@ -219,52 +131,31 @@ class _ExportInput:
         return Region(spool.number, 0, spool.size), spool
 
     def verify_unchanged(self) -> None:
-        """A spool file is ours."""
+        """Nothing is verified: nobody else writes to a spool file."""
 
     def close(self) -> None:
-        """Nothing is open but the spool file."""
-
-
-class _Export:
-    """An exported image, shared by sources, and closed when the last of them lets go."""
-
-    def __init__(self, engine: Engine, image_id: str, spools: SpoolDirectory) -> None:
-        self.image_id = image_id
-        self.source = DockerArchiveSource(Archive(_ExportInput(engine, image_id), spools, first_counts=True), None)
-        self._lock = threading.Lock()
-        self._holders = 1
-
-    def share(self) -> Self:
-        """The same, for one more holder."""
-        with self._lock:
-            self._holders += 1
-        return self
-
-    def let_go(self) -> None:
-        """Close it if nobody else holds it."""
-        with self._lock:
-            self._holders -= 1
-            is_last = self._holders == 0
-        if is_last:
-            self.source.close()
+        """Nothing is open but the spool file, which the archive owns."""
 
 
 class _State(Struct, frozen=True):
-    """Of which image the manifest was made."""
+    """The ID of an image, and the digest of the manifest that was made for it."""
 
     image_id: str
     manifest: str
 
 
 class DockerDaemonSource(Unsigned):
-    """An :class:`ImageSource` over an image of the daemon's. It is exported when a manifest or blob is needed."""
+    """An :class:`ImageSource` over an image of the daemon's. It is exported when a manifest or blob is needed.
+
+    ``exported`` is an image that was exported before, by its ID. The source owns it.
+    """
 
     def __init__(
         self,
         reference: DockerDaemonReference,
         engine: Engine,
         spools: SpoolDirectory,
-        exported: _Export | None,
+        exported: tuple[str, DockerArchiveSource] | None,
         state: bytes,
     ) -> None:
         self._image = reference.image
@@ -277,16 +168,20 @@ class DockerDaemonSource(Unsigned):
 
     @property
     def state(self) -> bytes:
-        """Which image it was, so that it need not be exported again to find out that it is the same."""
+        """Which image it was, so that the same image need not be exported again."""
         return msgspec.json.encode(self._known) if self._known is not None else b""
 
-    def share(self) -> _Export | None:
-        """What was exported, for another source."""
+    def share(self) -> tuple[str, DockerArchiveSource] | None:
+        """What was exported, for another source to own as well; None if nothing was."""
         with self._lock:
-            return self._export.share() if self._export is not None else None
+            if self._export is None:
+                return None
+            image_id, source = self._export
+            shared = source.share()
+        return None if shared is None else (image_id, shared)
 
     def describe(self, context: Context) -> str:
-        """See :class:`DescribedSource`: the ID, for which nothing is exported."""
+        """See :class:`DescribedSource`. The ID is told, for which nothing is exported."""
         return f"image {self._engine.find(context, self._name)} of {self._engine.name}"
 
     def fetch_manifest(
@@ -303,6 +198,7 @@ class DockerDaemonSource(Unsigned):
             return None
         exported = self._exported(image_id)
         manifest = exported.fetch_manifest(context, digest, unless=unless, take=take)
+        # Policy knows an image by the ID that the reference has. The daemon's word for it is not enough.
         if isinstance(self._image, Digest) and not exported.is_known_as(context, self._image):
             raise DigestMismatchError(f"{self._engine.name} exports another image for {self._image}")
         self._known = _State(image_id, str(exported.manifest_digest))
@@ -311,32 +207,40 @@ class DockerDaemonSource(Unsigned):
     def open_blob(self, context: Context, descriptor: Descriptor, offset: int = 0) -> RegionReader:
         """See :class:`ImageSource`. An image that was known before is exported by its ID, whatever its name is now."""
         with self._lock:
-            known = self._export or self._known
-        image_id = known.image_id if known is not None else self._engine.find(context, self._name)
+            export = self._export
+        if export is not None:
+            image_id = export[0]
+        elif self._known is not None:
+            image_id = self._known.image_id
+        else:
+            image_id = self._engine.find(context, self._name)
         return self._exported(image_id).open_blob(context, descriptor, offset)
 
     def close(self) -> None:
-        """Let what was exported go."""
+        """Release what was exported."""
         with self._lock:
             export, self._export = self._export, None
         if export is not None:
-            export.let_go()
+            export[1].close()
 
     def _exported(self, image_id: str) -> DockerArchiveSource:
-        """The image with that ID; one that was exported before is let go if it is another."""
+        """The image with that ID. It is exported when it is read. An export of another image is released."""
         with self._lock:
-            old = None
-            if self._export is None or self._export.image_id != image_id:
-                old, self._export = self._export, _Export(self._engine, image_id, self._spools)
-            source = self._export.source
+            old = self._export
+            if old is not None and old[0] == image_id:
+                return old[1]
+            archive = Archive(_ExportInput(self._engine, image_id), self._spools, first_counts=True)
+            source = DockerArchiveSource(archive, None)
+            self._export = image_id, source
         if old is not None:
-            old.let_go()
+            old[1].close()
         return source
 
 
 def _parse_state(raw: bytes) -> _State | None:
+    """Read the state of an earlier source; None for anything else, because state is untrusted."""
     try:
         state = msgspec.json.decode(raw, type=_State)
     except msgspec.DecodeError:
         return None
-    return state if _ID.fullmatch(state.image_id) else None
+    return state if IMAGE_ID.fullmatch(state.image_id) else None

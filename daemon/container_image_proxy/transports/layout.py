@@ -1,7 +1,7 @@
 """``oci:path[:image]``: an OCI image layout in a directory (image-spec image-layout.md, containers-transports(5)).
 
-``image`` is the ``org.opencontainers.image.ref.name`` annotation of an entry of index.json, ``@N`` its N-th entry, or
-nothing when there is only one. The tree is treated as hostile: see :mod:`directory`.
+``image`` is the ``org.opencontainers.image.ref.name`` annotation of an entry of index.json, ``@N`` its N-th entry from
+0, or nothing if there is only one. The directory is treated as hostile: see :mod:`directory`.
 """
 
 from __future__ import annotations
@@ -49,10 +49,7 @@ class LayoutReference(PathReference, frozen=True):
 
     @classmethod
     def parse(cls, within: str) -> Self:
-        """Read ``path[:image]``. Nothing need be there yet, or be ours to see.
-
-        Raises :class:`InvalidReferenceError`.
-        """
+        """Read ``path[:image]``. The path need not exist yet, or be readable. Raises :class:`InvalidReferenceError`."""
         path, image = split_reference(within)
         image = check_image_name(image)
         return cls(path, resolve_path(path, cls.transport), image)
@@ -77,14 +74,15 @@ class LayoutReference(PathReference, frozen=True):
 
 
 def split_reference(within: str) -> tuple[str, str]:
-    """``path[:image]`` into its two parts; the image is empty if not given."""
+    """Split ``path[:image]`` into its two parts. The image is empty if it is not given."""
     path, _, image = within.partition(":")
     return path, image
 
 
 def check_image_name(name: str) -> str:
-    """The name as it is, ``@N`` without leading zeros; :class:`InvalidReferenceError` if it cannot be a ref.name
-    (annotations.md).
+    """The name as it is, or ``@N`` without leading zeros.
+
+    Raises :class:`InvalidReferenceError` if it cannot be a ref.name (image-spec annotations.md).
     """
     if position := _POSITION.fullmatch(name):
         return f"@{int(position[1])}"
@@ -94,12 +92,15 @@ def check_image_name(name: str) -> str:
 
 
 def blob_path(digest: Digest) -> tuple[str, str, str]:
-    """Where a layout keeps the blob, as path components below its directory."""
+    """Where a layout keeps the blob, as path components below its directory (image-layout.md, "Blobs")."""
     return ("blobs", digest.algorithm, digest.hex)
 
 
 def choose_entry(index: Index, image: str) -> IndexEntry:
-    """The entry of index.json that ``image`` names; :class:`UnknownManifestError` says which there are."""
+    """The entry of index.json that ``image`` names.
+
+    Raises :class:`UnknownManifestError`, which lists the images, or :class:`AmbiguousImageError`.
+    """
     if position := _POSITION.fullmatch(image):
         matches = index.manifests[int(position[1]) : int(position[1]) + 1]
     elif image:
@@ -121,11 +122,11 @@ def _names(index: Index) -> str:
 
 
 class Files(Protocol):
-    """The files of a layout, wherever they are. Files are named by the components of their path."""
+    """The files of a layout, wherever they are. A file is named by the components of its path."""
 
     @property
     def is_current(self) -> bool:
-        """Whether they are open, and opening them anew would give the same."""
+        """Whether the files are open, and opening them anew would give the same."""
 
     def read(self, context: Context, components: tuple[str, ...], take: Callable[[int], object]) -> bytes:
         """A whole document."""
@@ -134,11 +135,14 @@ class Files(Protocol):
         """A reader of the file's content from ``offset`` on."""
 
     def close(self) -> None:
-        """Let them go."""
+        """Close what is open."""
 
 
 class WithSharedBlobs:
-    """The files of a layout that shares a directory of blobs with others. They lie there as in a layout's ``blobs``."""
+    """The files of a layout whose blobs are in a directory that it shares with others (``--shared-blob-dir``).
+
+    They lie there as in a layout's ``blobs``.
+    """
 
     def __init__(self, reference: LayoutReference, shared: Path) -> None:
         self._own = Directory(reference, _WHAT)
@@ -169,7 +173,7 @@ class WithSharedBlobs:
 
 
 class LayoutSource(Unsigned):
-    """An :class:`ImageSource` over ``files``, which it owns; by default over those in the reference's directory."""
+    """An :class:`ImageSource` over ``files``, which it owns. By default they are those in the reference's directory."""
 
     state: Final = b""
 
@@ -191,7 +195,7 @@ class LayoutSource(Unsigned):
         unless: Digest | None = None,
         take: Callable[[int], object] = unmetered,
     ) -> UntrustedManifest | None:
-        """As in :class:`ImageSource`; a manifest by digest has no media type but its own."""
+        """As in :class:`ImageSource`. A manifest that is asked for by digest has no media type but its own."""
         if digest is not None:
             return UntrustedManifest(self._files.read(context, blob_path(digest), take), "")
         entry = self._entry(context, take)
@@ -207,7 +211,7 @@ class LayoutSource(Unsigned):
         return self._files.open_reader(context, blob_path(descriptor.digest), offset)
 
     def close(self) -> None:
-        """Let the files go."""
+        """Close the files."""
         self._files.close()
 
     def _entry(self, context: Context, take: Callable[[int], object]) -> IndexEntry:

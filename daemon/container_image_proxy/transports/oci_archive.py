@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class OciArchiveReference(LayoutReference, frozen=True):
-    """As that of a layout, but that ``path`` is a file."""
+    """As a layout's, except that ``path`` is a file."""
 
     transport: ClassVar[str] = "oci-archive"
 
@@ -44,7 +44,7 @@ class OciArchiveReference(LayoutReference, frozen=True):
 
 
 class ArchivedFiles:
-    """The files of a layout, in an archive, which it owns."""
+    """The files of a layout in an archive, of which it is a holder."""
 
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
@@ -52,11 +52,11 @@ class ArchivedFiles:
 
     @property
     def is_current(self) -> bool:
-        """Whether it was read, and reading it anew would give the same."""
+        """As in :class:`Files`."""
         return self._archive.is_current
 
     def read(self, context: Context, components: tuple[str, ...], take: Callable[[int], object]) -> bytes:
-        """A whole document."""
+        """As in :class:`Files`."""
         with self._archive.in_use():
             region = self._find(context, components)
             if region.size > MAX_MANIFEST_SIZE:
@@ -67,12 +67,12 @@ class ArchivedFiles:
             return self._archive.read(region)
 
     def open_reader(self, context: Context, components: tuple[str, ...], offset: int = 0) -> RegionReader:
-        """A reader of the file's content from ``offset`` on."""
+        """As in :class:`Files`."""
         with self._archive.in_use():
             return self._archive.open_reader(self._find(context, components), "/".join(components), offset)
 
     def close(self) -> None:
-        """Let the archive go."""
+        """Release the archive."""
         self._archive.close()
 
     def _find(self, context: Context, components: tuple[str, ...]) -> Region:

@@ -1,4 +1,4 @@
-"""Readers of blobs that lie in a file, or in memory."""
+"""Readers of blobs that lie in a file or in memory."""
 
 from __future__ import annotations
 

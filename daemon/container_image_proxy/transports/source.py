@@ -1,7 +1,7 @@
-"""What every transport gives: a reference, a source that hands out the image's bytes, and a reader for each blob.
+"""What each transport gives: a reference, a source that hands out the image's bytes, and a reader for each blob.
 
-A source locates and bounds, and vouches for nothing. Everything that it returns is untrusted until ``core`` has
-verified it against digests and policy.
+A source finds bytes and bounds their number. Everything that it returns is untrusted until ``core`` has verified it by
+digests and policy. Must not know any transport.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 
 
 MAX_STATE_SIZE: Final = 1 << 20
-"""Bytes of a source's state that are kept: snapshots share what their store may have. More is not kept at all."""
+"""Bytes of a source's state that are kept with a snapshot. A larger state is not kept at all."""
 
 
 class Access(Struct, frozen=True):
-    """What the configuration says of reaching images, beside their references. A transport takes what it needs.
+    """What the configuration says about reaching images, beside their references. A transport takes what it needs.
 
-    ``registry`` makes the client when first called: that loads an HTTP library. ``spools`` is where archives are
-    unpacked, ``archives`` has those that are open, ``shared_blobs`` is where layouts have their blobs if that is not in
-    themselves, ``engine`` where the Docker daemon is.
+    ``registry`` makes the client when it is first called, which loads the HTTP library. ``spools`` is where archives
+    are unpacked, ``archives`` are those that are open. ``shared_blobs`` is the directory of the blobs of layouts, if
+    they share one. ``engine`` says where the Docker daemon is.
     """
 
     registry: Lazy[RegistryClient]
@@ -63,30 +63,30 @@ class SourceReference(ImageReference, Protocol):
 
     @property
     def registry(self) -> str | None:
-        """``host[:port]`` of the registry that the image is fetched from; None if the image lies on this host."""
+        """``host[:port]`` of the registry from which the image is fetched; None if it lies on this host."""
 
     @property
     def depends_on_directory(self) -> bool:
         """Whether a process that runs in another directory would find another image."""
 
     def verify_place(self) -> None:
-        """Raise :class:`SourceError` if the image is to lie on this host, and there is nothing to be read there."""
+        """Raise :class:`SourceError` if the image should lie on this host, and nothing can be read there."""
 
     def prepare(self, access: Access) -> None:
-        """Do what the first request would wait for and nobody has to be asked for. Raises what that would."""
+        """Do what the first request would wait for and needs no network. Raises what that request would."""
 
     def open_source(self, access: Access, earlier: ImageSource | None = None, state: bytes = b"") -> ImageSource:
         """The source of what the reference names now. Nothing is read or contacted before it is asked for something.
 
-        ``earlier``, if given, is an open source of this reference: it is returned itself where what it has open is what
-        the reference still names. ``state`` is that of an earlier source, perhaps of an earlier process. It is
-        untrusted, and what cannot be used of it is not.
+        ``earlier``, if given, is an open source of this reference. It is returned if what it has open is still what the
+        reference names. ``state`` is that of an earlier source, which may be one of an earlier process. It is
+        untrusted: what does not fit is ignored.
         """
 
     def to_oci(self, manifest: Manifest, state: bytes) -> Manifest:
-        """The OCI manifest that is served for a verified one. A source has all the blobs that it names.
+        """The OCI manifest that is served for a verified one. The source has all blobs that it names.
 
-        ``state`` is that of the source that delivered ``manifest``. Raises :class:`InvalidManifestError`.
+        ``state`` is that of the source which delivered ``manifest``. Raises :class:`InvalidManifestError`.
         """
 
 
@@ -95,36 +95,37 @@ class BlobReader(Protocol):
 
     @property
     def offset(self) -> int:
-        """Where in the blob the next byte is from, in bytes."""
+        """The position in the blob of the next byte to be read."""
 
     @property
     def place(self) -> str:
         """Where the bytes come from, for errors."""
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill the beginning of ``buffer``, which is not empty: how many bytes, none only at the end.
+        """Fill the beginning of ``buffer``, which is not empty. Returns the number of bytes, 0 only at the end.
 
         Raises :class:`UnknownBlobError`, :class:`UpstreamError` or :class:`IntegrityError`.
         """
 
     def reject(self) -> None:
-        """Take note that the content was wrong: whoever supplied it is asked last from now on."""
+        """Take note that the content was wrong: the place that sent it is asked last from now on."""
 
     def close(self) -> None:
-        """Free what the reader holds. May be called again."""
+        """Release what the reader holds. May be called again."""
 
 
 class ImageSource(Protocol):
-    """One image where it lies, opened once for all that is done with it. Several threads may use it at once.
+    """One image where it lies, opened once for everything that is done with it. Several threads may use it at once.
 
-    Whatever may wait does so under the ``context`` that it is given. One that ends, ends the wait.
+    A method that may wait takes a ``context``, whose end is the end of the wait.
     """
 
     @property
     def state(self) -> bytes:
-        """What a later source of the same image need not find out again, at most ``MAX_STATE_SIZE`` bytes; often none.
+        """What a later source of the same image need not find out again; empty for most transports.
 
-        It is complete once :meth:`fetch_manifest` has returned the image's manifest.
+        It is complete when :meth:`fetch_manifest` has returned the image's manifest. It is kept if it has at most
+        ``MAX_STATE_SIZE`` bytes.
         """
 
     def fetch_manifest(
@@ -135,17 +136,17 @@ class ImageSource(Protocol):
         unless: Digest | None = None,
         take: Callable[[int], object] = unmetered,
     ) -> UntrustedManifest | None:
-        """The manifest or index the reference names, or the one with ``digest``; at most ``MAX_MANIFEST_SIZE`` bytes.
+        """The manifest or index that the reference names, or the one with ``digest``.
 
-        None only if the reference is known to name ``unless`` still. ``take`` is asked for the memory of each document
-        before it is read, in bytes. The caller checks the digest.
+        It has at most ``MAX_MANIFEST_SIZE`` bytes. None only if the reference is known to name ``unless`` still.
+        ``take`` is called with the size in bytes of each document before it is read. The caller verifies the digest.
         Raises :class:`UnknownManifestError`, :class:`UpstreamError` or :class:`IntegrityError`.
         """
 
     def open_blob(self, context: Context, descriptor: Descriptor, offset: int = 0) -> BlobReader:
-        """A reader of the blob from ``offset`` on, which is at most its size. It waits under ``context``, too.
+        """A reader of the blob from ``offset`` on, which is at most the blob's size. It waits under ``context``.
 
-        Raises :class:`UnknownBlobError` or :class:`UpstreamError`, unless the reader does so when it is first asked.
+        Raises :class:`UnknownBlobError` or :class:`UpstreamError`, or else the reader does when it is first read.
         """
 
     def fetch_signatures(
@@ -158,12 +159,13 @@ class ImageSource(Protocol):
     ) -> Iterator[Findings]:
         """The signatures of ``kinds`` for the manifest with ``digest``, from one place after the other.
 
-        A place is asked when its turn comes, so that who has seen enough can save the rest. What is not among the
-        findings is for certain not there: a place that cannot be asked, or only in part, says so in its ``failures``.
+        A place is asked when its findings are wanted, so that a caller that has seen enough saves the rest. A signature
+        that is not among the findings is certainly not there: a place that cannot be asked, or only in part, says so in
+        its ``failures``.
         """
 
     def close(self) -> None:
-        """Free what the source holds. It is called once, and nothing is called afterwards."""
+        """Release what the source holds. It is the last call."""
 
 
 class Unsigned:
@@ -177,27 +179,28 @@ class Unsigned:
         *,
         take: Callable[[int], object] = unmetered,  # noqa: ARG002 - the protocol's
     ) -> Iterator[Findings]:
-        """None, and it is certain that there are none."""
+        """No findings: it is certain that there are no signatures."""
         return iter(())
 
 
 @runtime_checkable
 class PartSource(Protocol):
-    """A source that can be told how much of a blob is wanted, since what it delivers beyond that costs."""
+    """A source that can be told which part of a blob is wanted, because it delivers over a network."""
 
     def open_part(self, context: Context, descriptor: Descriptor, offset: int, stop: int) -> BlobReader:
         """A reader of the blob from ``offset`` up to ``stop``, as :meth:`ImageSource.open_blob`.
 
-        It raises :class:`CannotResumeError` where the blob is to be had from its beginning only, and that is far away.
+        The reader raises :class:`CannotResumeError` if the blob can be had only from its beginning, and too much comes
+        before ``offset``.
         """
 
 
 @runtime_checkable
 class DescribedSource(Protocol):
-    """A source that can say what its reference names without delivering it, which costs."""
+    """A source that can say what its reference names without delivering it, which would take long."""
 
     def describe(self, context: Context) -> str:
-        """What the reference names now, for people. Raises as :meth:`ImageSource.fetch_manifest`."""
+        """What the reference names now, in words. Raises as :meth:`ImageSource.fetch_manifest`."""
 
 
 @runtime_checkable
@@ -214,7 +217,7 @@ class AttachmentSource(Protocol):
         """
 
     def list_referrers(self, context: Context, digest: Digest, take: Callable[[int], object]) -> tuple[Index, ...]:
-        """The lists of the manifests there that say they are about ``digest``. Raises as :meth:`fetch_tagged`."""
+        """The lists of the manifests there that say that they are about ``digest``. Raises as :meth:`fetch_tagged`."""
 
 
 @runtime_checkable
@@ -230,4 +233,4 @@ class MeasuringSource(Protocol):
     """A source that can find out how large a blob is, for manifests that do not tell it: those of Docker's schema 1."""
 
     def measure_blob(self, context: Context, digest: Digest) -> int:
-        """The blob's size in bytes, as the place says that has it. Raises what :meth:`ImageSource.open_blob` does."""
+        """The blob's size in bytes, as the place says that has it. Raises as :meth:`ImageSource.open_blob`."""

@@ -1,8 +1,8 @@
 """``tarball:path[:path...]``: an image that is made of tar files, one a layer (containers-transports(5)).
 
-The files have no manifest or configuration. Both are made, and depend on nothing but the files, their times, and this
+The files have no manifest or configuration. Both are made here, and depend only on the files, their times, and this
 host's platform. A file that is compressed with gzip or zstd is a layer as it is. OCI has no name for other
-compressions, so such a file is unpacked, and the layer is its tar.
+compressions, so a file with one is unpacked, and the layer is its tar.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ import hashlib
 import json
 import os
 import threading
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, ClassVar, Final, Self
 
 import msgspec
 from msgspec import Struct
 
-from container_image_proxy.concurrency.cancellation import SLICE
+from container_image_proxy.concurrency.locks import held
 from container_image_proxy.concurrency.memory import unmetered
 from container_image_proxy.config.instances import host_platform
 from container_image_proxy.errors import (
@@ -45,7 +44,7 @@ from container_image_proxy.transports.readers import BytesReader
 from container_image_proxy.transports.source import Unsigned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from container_image_proxy.concurrency.context import Context
     from container_image_proxy.image.manifest import Manifest
@@ -53,13 +52,13 @@ if TYPE_CHECKING:
     from container_image_proxy.transports.source import Access, ImageSource
 
 _MAX_FILES: Final = 128
-"""Layers that an image has at most where it is to be run. Each file is open while the image is served."""
+"""As many layers as an image may have that is to be run. Each file is open while the image is served."""
 _PIECE: Final = 256 * 1024
 _NANOSECONDS: Final = 1_000_000_000
 
 
 class TarballReference(Struct, frozen=True):
-    """The files as they were written, from the lowest layer up. Policy cannot tell such images apart."""
+    """``paths`` are as they were written, from the lowest layer up. Policy cannot tell such images apart."""
 
     transport: ClassVar[str] = "tarball"
     may_be_signed: ClassVar[bool] = False
@@ -72,7 +71,7 @@ class TarballReference(Struct, frozen=True):
 
     @classmethod
     def parse(cls, within: str) -> Self:
-        """Read ``path[:path...]``; :class:`InvalidReferenceError` for what are no paths."""
+        """Read ``path[:path...]``. Raises :class:`InvalidReferenceError`."""
         paths = tuple(within.split(":"))
         if "-" in paths:
             raise InvalidReferenceError(
@@ -99,7 +98,7 @@ class TarballReference(Struct, frozen=True):
             file.verify_place()
 
     def prepare(self, access: Access) -> None:
-        """Nothing can be done before the files are read."""
+        """Nothing is prepared: all work is reading the files."""
 
     def open_source(self, access: Access, earlier: ImageSource | None = None, state: bytes = b"") -> ImageSource:
         """As :class:`SourceReference` has it."""
@@ -111,12 +110,12 @@ class TarballReference(Struct, frozen=True):
         return to_oci(manifest)
 
     def files(self) -> tuple[ArchiveFile, ...]:
-        """The files, not opened."""
+        """The files, not opened yet."""
         return tuple(ArchiveFile(path, os.path.realpath(path)) for path in self.paths)
 
 
 class _Layer(Struct, frozen=True):
-    """What was found out of a file: the layer that it is, or holds compressed."""
+    """What was found out about a file. ``digest`` and ``size`` are those of the layer, ``diff_id`` that of its tar."""
 
     identity: Identity
     digest: str
@@ -126,7 +125,7 @@ class _Layer(Struct, frozen=True):
 
 
 class TarballSource(Unsigned):
-    """An :class:`ImageSource` over tar files, which it holds open. What is in them is read once, and when needed."""
+    """An :class:`ImageSource` over tar files, which it keeps open. They are read once, when they are needed."""
 
     def __init__(self, reference: TarballReference, spools: SpoolDirectory, state: bytes) -> None:
         self._files = reference.files()
@@ -139,7 +138,7 @@ class TarballSource(Unsigned):
 
     @property
     def state(self) -> bytes:
-        """What was found out of the files."""
+        """What was found out about the files."""
         return msgspec.json.encode(self._layers)
 
     @property
@@ -174,7 +173,7 @@ class TarballSource(Unsigned):
         return RegionReader(region, offset, place, verify)
 
     def close(self) -> None:
-        """Let the files go."""
+        """Close the files."""
         for file in self._files:
             file.close()
         if self._spool is not None:
@@ -182,7 +181,7 @@ class TarballSource(Unsigned):
 
     def _make_image(self, context: Context) -> tuple[bytes, bytes]:
         """The manifest, and the configuration that it names."""
-        with self._locked(context):
+        with held(self._lock, context):
             for file in self._files[len(self._layers) :]:
                 self._layers.append(self._read(context, file))
             layers = tuple(self._layers)
@@ -192,7 +191,7 @@ class TarballSource(Unsigned):
         return serialise(named, descriptors), config
 
     def _read(self, context: Context, file: ArchiveFile) -> _Layer:
-        """What a file is, found out by reading it unless it is known."""
+        """The layer that a file is, found out by reading it unless the state of an earlier source has it."""
         file.close()
         whole = file.open()
         identity = file.identity
@@ -212,19 +211,9 @@ class TarballSource(Unsigned):
         file.verify_unchanged()
         return layer
 
-    @contextmanager
-    def _locked(self, context: Context) -> Iterator[None]:
-        """Others may wait as long as reading takes, and their clients may leave meanwhile."""
-        while not self._lock.acquire(timeout=SLICE):
-            context.check()
-        try:
-            yield
-        finally:
-            self._lock.release()
-
 
 def _parse_state(state: bytes) -> dict[Identity, _Layer]:
-    """What is known of files that have not changed since; nothing if it is not ours."""
+    """The layers in a state, by the files that they were read from; none if it is no state of ours."""
     try:
         layers = msgspec.json.decode(state, type=tuple[_Layer, ...]) if state else ()
         for layer in layers:
@@ -237,7 +226,7 @@ def _parse_state(state: bytes) -> dict[Identity, _Layer]:
 
 
 def _examine(context: Context, region: Region, compression: str | None, identity: Identity, place: str) -> _Layer:
-    """Both digests of what a region holds, in one pass."""
+    """Both digests of what a region holds, computed in one pass."""
     of_file, of_tar = hashlib.sha256(), hashlib.sha256()
     position, end = region.offset, region.offset + region.size
 
@@ -256,7 +245,7 @@ def _examine(context: Context, region: Region, compression: str | None, identity
             while count := tar.readinto(buffer):
                 of_tar.update(buffer[:count])
     while read(_PIECE):
-        """The rest is part of the file; of a plain tar it is all."""
+        """The rest belongs to the file's digest; of a plain tar that is everything."""
     digest = f"sha256:{of_file.hexdigest()}"
     diff_id = digest if compression is None else f"sha256:{of_tar.hexdigest()}"
     media_type = OCI_LAYER_OF_COMPRESSION.get(compression, OCI_LAYER_TAR)
@@ -264,7 +253,7 @@ def _examine(context: Context, region: Region, compression: str | None, identity
 
 
 def _make_configuration(layers: Sequence[_Layer]) -> bytes:
-    """As containers/image makes it, with all times in UTC."""
+    """The configuration, as containers/image makes it, with all times in UTC."""
     platform = host_platform()
     history = [
         {
@@ -286,6 +275,6 @@ def _make_configuration(layers: Sequence[_Layer]) -> bytes:
 
 
 def _time(nanoseconds: int) -> str:
-    """RFC 3339, without zeros behind."""
+    """The time in RFC 3339, without trailing zeros."""
     seconds, fraction = divmod(nanoseconds, _NANOSECONDS)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{fraction:09}".rstrip("0").rstrip(".") + "Z"

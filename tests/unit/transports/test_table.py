@@ -48,5 +48,6 @@ def test_every_transport_of_the_ecosystem_is_served_or_refused_by_name() -> None
 
 @pytest.mark.parametrize("name", TRANSPORTS)
 def test_the_table_names_the_type_that_reads_such_references(name: str) -> None:
-    module, _, kind = TRANSPORTS[name].rpartition(".")
-    assert getattr(import_module(f"container_image_proxy.transports.{module}"), kind).transport == name
+    row = TRANSPORTS[name]
+    module = import_module(f"container_image_proxy.transports.{row.module}")
+    assert getattr(module, row.reference_type).transport == name

@@ -1,7 +1,8 @@
 """An archive as a source of images holds it: opened, unpacked if it is compressed, and indexed, once and when needed.
 
-What is in a plain archive is read from where it lies in the file, and a file that changes meanwhile is an error. What
-is compressed, the archive itself or a member, is unpacked into the archive's one spool file.
+The members of a plain archive are read from where they lie in the file, and a file that changes meanwhile is an error
+(contrib/adr/0031). What is compressed, the archive itself or a member, is unpacked into the archive's one spool file.
+Must not know what the members are.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from container_image_proxy.concurrency.cancellation import SLICE
+from container_image_proxy.concurrency.locks import held
 from container_image_proxy.transports.archives.decompression import MAGIC_SIZE, detect_compression
 from container_image_proxy.transports.archives.headers import shown
 from container_image_proxy.transports.archives.index import TarIndex
@@ -28,7 +29,7 @@ class ArchiveInput(Protocol):
 
     @property
     def place(self) -> str:
-        """Its name, for errors."""
+        """The archive's name, for errors."""
 
     @property
     def is_current(self) -> bool:
@@ -36,21 +37,23 @@ class ArchiveInput(Protocol):
 
     @property
     def is_repeatable(self) -> bool:
-        """Whether :meth:`load` can be called again, and will give the same."""
+        """Whether :meth:`load` can be called again, and will return the same."""
 
     def load(self, context: Context, spools: SpoolDirectory) -> tuple[Region, Spool | None]:
-        """The whole archive as plain tar, and the spool file that holds it, if one does; or :class:`SourceError`."""
+        """The whole archive as plain tar, and the spool file that holds it, if any. Raises :class:`SourceError`."""
 
     def verify_unchanged(self) -> None:
-        """Raise :class:`SourceError` if what :meth:`load` gave is not what it was."""
+        """Raise :class:`SourceError` if the bytes that :meth:`load` returned have changed."""
 
     def close(self) -> None:
-        """Let it go."""
+        """Release what is open."""
 
 
 class Archive:
-    """An archive and what is in it. Threads may share it. Each holder closes it, and asks nothing then; who makes it is
-    the first one.
+    """An archive and its members. Threads may share it.
+
+    Its maker is the first holder. Each holder closes it, which is its last call. ``first_counts`` is as in
+    :class:`TarIndex`. A region stays valid while the archive is :meth:`in_use` or a reader of it is open.
     """
 
     def __init__(self, archive: ArchiveInput, spools: SpoolDirectory, *, first_counts: bool = False) -> None:
@@ -70,11 +73,11 @@ class Archive:
 
     @property
     def is_current(self) -> bool:
-        """Whether it was read, and reading it anew would give the same."""
+        """Whether the archive was read, and reading it anew would give the same."""
         return self._index is not None and self._input.is_current
 
     def share(self) -> bool:
-        """Whether there is one holder more now: not if it was closed, or is no longer what is at its place."""
+        """Add a holder. Returns False if there can be none: the archive is closed, or its file was replaced."""
         if self._index is not None and not self._input.is_current:
             return False
         with self._counting:
@@ -83,13 +86,13 @@ class Archive:
             return self._holders > 0
 
     def retire(self) -> None:
-        """Take up no more disk than is in use: another archive has taken this one's place."""
+        """Keep nothing unpacked that nobody reads, from now on: another archive has taken this one's place."""
         self._is_retired = True
         self._tidy()
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Let the regions that are asked for meanwhile stay where they are."""
+        """Keep the regions valid that are asked for meanwhile."""
         self._begin_use()
         try:
             yield
@@ -97,42 +100,44 @@ class Archive:
             self._end_use()
 
     def find(self, context: Context, name: str) -> Region | None:
-        """The content of a member as it is; None if there is no such member."""
-        with self._locked(context):
+        """The content of a member as it is; None if there is no such member. Raises :class:`SourceError`."""
+        with held(self._lock, context):
             whole, index = self._load(context)
         member = index.find(name)
         return Region(whole.number, whole.offset + member.offset, member.size) if member is not None else None
 
     def unpack(self, context: Context, name: str) -> Region | None:
-        """The content of a member, which is unpacked if it is compressed."""
+        """As :meth:`find`, but a compressed member is unpacked."""
         found = self.find(context, name)
         if found is None:
             return None
         compression = detect_compression(self.read(Region(found.number, found.offset, min(found.size, MAGIC_SIZE))))
         if compression is None:
             return found
-        with self._locked(context):
+        with held(self._lock, context):
             if name not in self._unpacked:
-                self._unpacked[name] = self._unpack(context, found, compression, self._place_of(name))
+                if self._spool is None:
+                    self._spool = self._spools.create(self.place)
+                began = self._spool.size
+                size = unpack(context, found, compression, self._spool, self._place_of(name))
+                self._input.verify_unchanged()
+                self._unpacked[name] = Region(self._spool.number, began, size)
             return self._unpacked[name]
 
     def read(self, region: Region) -> bytes:
-        """All of a region that fits into memory."""
+        """The bytes of a region. The caller bounds its size."""
         data = read_fully(region.number, region.offset, region.size, self.place)
         self._verify(region.number)
         return data
 
     def open_reader(self, region: Region, name: str, offset: int = 0) -> RegionReader:
-        """A reader of the region from ``offset`` on, for which the region stays where it is until it is closed.
-
-        ``name`` is the member's.
-        """
+        """A reader of the region from ``offset`` on. It keeps the region valid. ``name`` is the member's."""
         self._verify(region.number)
         self._begin_use()
         return RegionReader(region, offset, self._place_of(name), lambda: self._verify(region.number), self._end_use)
 
     def close(self) -> None:
-        """Let everything go if this was the last holder."""
+        """Remove a holder. The last one closes everything."""
         with self._counting:
             self._holders -= 1
             is_last = self._holders == 0
@@ -141,6 +146,7 @@ class Archive:
                 self._drop()
 
     def _load(self, context: Context) -> tuple[Region, TarIndex]:
+        """The archive as plain tar, and its index, read if they are not yet. The caller holds the lock."""
         if self._whole is None or self._index is None:
             try:
                 whole, self._spool = self._input.load(context, self._spools)
@@ -157,20 +163,11 @@ class Archive:
             self._whole, self._index = whole, index
         return self._whole, self._index
 
-    def _unpack(self, context: Context, found: Region, compression: str, place: str) -> Region:
-        """Put a member behind what the spool file has already."""
-        if self._spool is None:
-            self._spool = self._spools.create(self.place)
-        began = self._spool.size
-        size = unpack(context, found, compression, self._spool, place)
-        self._input.verify_unchanged()
-        return Region(self._spool.number, began, size)
-
     def _place_of(self, name: str) -> str:
         return f"{self.place}: {shown(name.encode(errors='backslashreplace'))}"
 
     def _verify(self, number: int) -> None:
-        """Spool files are ours; the archive itself is not."""
+        """Raise :class:`SourceError` if the file that was read has changed. Nobody else writes to a spool file."""
         if self._spool is None or number != self._spool.number:
             self._input.verify_unchanged()
 
@@ -185,12 +182,12 @@ class Archive:
             self._tidy()
 
     def _tidy(self) -> None:
-        """Let go what was unpacked if nobody uses it and it can be unpacked again."""
+        """Release what was unpacked, if nobody uses it and it can be unpacked again."""
         with self._counting:
             if self._users:
                 return
         with self._lock:
-            # Whoever has come meanwhile has no region yet: that takes the lock.
+            # A user that came meanwhile has no region yet, because that takes this lock.
             with self._counting:
                 is_idle = not self._users
             if is_idle and self._spool is not None and self._input.is_repeatable:
@@ -205,13 +202,3 @@ class Archive:
     def _drop(self) -> None:
         self._drop_spool()
         self._input.close()
-
-    @contextmanager
-    def _locked(self, context: Context) -> Iterator[None]:
-        """Others may wait as long as unpacking takes, and their clients may leave meanwhile."""
-        while not self._lock.acquire(timeout=SLICE):
-            context.check()
-        try:
-            yield
-        finally:
-            self._lock.release()

@@ -1,8 +1,8 @@
-"""Compressed files, decompressed into the caller's buffer: gzip, bzip2, xz and zstd, told by their first bytes.
+"""Compressed files, decompressed into the caller's buffer: gzip, bzip2, xz and zstd, known by their first bytes.
 
-The input is hostile: a piece of output is never larger than the buffer, and a format that asks for more memory than
-``MAX_MEMORY`` is refused. Several compressed parts in a row are one file, as all their tools have it.
-RFC 1952, RFC 8878, the .xz file format.
+The input is hostile: a piece of output is never larger than the buffer, and input that asks for more memory than
+``MAX_MEMORY`` is refused. Several compressed parts in a row are one file, as for the tools of these formats.
+Must not bound the output as a whole, which the caller does. Spec: RFC 1952, RFC 8878, the .xz file format.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import threading
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Final, Protocol, cast
 
-from container_image_proxy.concurrency.cancellation import SLICE
+from container_image_proxy.concurrency.locks import held
 from container_image_proxy.errors import SourceError
 
 if TYPE_CHECKING:
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from container_image_proxy.concurrency.context import Context
 
 MAX_MEMORY: Final = 128 << 20
-"""Bytes that decompression may take for what it has to look back to: as much as ``zstd`` itself allows without being
-told, and twice what ``xz -9`` needs. It is a good part of what the unit may have: see :func:`memory_for`.
+"""Bytes of a decompressor's window: as many as ``zstd`` allows by default, and twice what ``xz -9`` needs. They are
+half of what the unit may have (``MemoryMax=``), so one at a time has them: see :func:`memory_for`.
 """
 _memory: Final = threading.Lock()
 _PIECE: Final = 256 * 1024
 _MAGIC: Final = {
     "gzip": (b"\x1f\x8b\x08",),
-    # With what follows it: the three letters alone may begin the name of an archive's first member.
+    # With the bytes that follow: the three letters alone may begin the name of a tar archive's first member.
     "bzip2": tuple(b"BZh%d" % level + block for level in range(1, 10) for block in (b"1AY&SY", b"\x17rE8P\x90")),
     "xz": (b"\xfd7zXZ\0",),
     "zstd": (b"\x28\xb5\x2f\xfd", *(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60))),
@@ -36,39 +36,41 @@ MAGIC_SIZE: Final = 10
 
 
 def detect_compression(beginning: bytes) -> str | None:
-    """Which compression a file has that begins so; None if it has none that is known here."""
+    """The compression of a file that begins so; None if it has none of those known here."""
     return next((name for name, magics in _MAGIC.items() if beginning.startswith(magics)), None)
 
 
 @contextmanager
 def memory_for(context: Context, compression: str) -> Iterator[None]:
-    """Wait until nobody else decompresses what may take much memory, and have it meanwhile. gzip takes next to none."""
+    """Have the memory for decompression meanwhile. All who need much of it take turns. gzip needs next to none."""
     if compression == "gzip":
         yield
-        return
-    while not _memory.acquire(timeout=SLICE):
-        context.check()
-    try:
-        yield
-    finally:
-        _memory.release()
+    else:
+        with held(_memory, context):
+            yield
 
 
 class Decompressed(Protocol):
-    """What was compressed, in its order."""
+    """The bytes that were compressed, in their order."""
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill the beginning of ``buffer``: how many bytes, none only at the end. :class:`SourceError`."""
+        """Fill the beginning of ``buffer``. Returns the number of bytes, 0 only at the end.
+
+        Raises :class:`SourceError` if the data is damaged.
+        """
 
 
 def decompress(read: Callable[[int], bytes], compression: str, place: str) -> Decompressed:
-    """Decompress what ``read(count)`` gives; it returns nothing only at the end. ``place`` is for errors."""
+    """Decompress what ``read(count)`` returns, which is empty only at the end. ``place`` is for errors.
+
+    ``compression`` is as :func:`detect_compression` returns it. Raises :class:`SourceError` if a library is missing.
+    """
     source = _Counted(read)
     return _Zstd(source, place) if compression == "zstd" else _Parts(source, compression, place)
 
 
 class _Counted:
-    """The compressed bytes, as a file that is only read."""
+    """The compressed bytes as a file, with the number of those that were read."""
 
     def __init__(self, read: Callable[[int], bytes]) -> None:
         self._read = read
@@ -87,7 +89,9 @@ def _damaged(place: str, source: _Counted, compression: str, reason: object) -> 
 
 
 class _Decompressor(Protocol):
-    """What ``bz2`` and ``lzma`` have in common; ``zlib`` says differently what it has not taken."""
+    """What the decompressors of ``bz2`` and ``lzma`` have in common. That of ``zlib`` keeps what it has not taken in
+    ``unconsumed_tail``, and they keep it to themselves.
+    """
 
     @property
     def eof(self) -> bool: ...
@@ -97,7 +101,7 @@ class _Decompressor(Protocol):
 
 
 class _Parts:
-    """gzip, bzip2 or xz."""
+    """gzip, bzip2 or xz, part by part."""
 
     def __init__(self, source: _Counted, compression: str, place: str) -> None:
         self._source = source
@@ -134,7 +138,7 @@ class _Parts:
                 return len(piece)
 
     def _begin_part(self) -> bool:
-        """Go to the next part; False if there is none. Zeros between and behind parts are padding."""
+        """Turn to the next part; False if there is none. Zeros between and behind parts are padding."""
         while not self._input.strip(b"\0"):
             self._input = self._source.read(_PIECE)
             if not self._input:
@@ -145,7 +149,10 @@ class _Parts:
 
 
 def _find_decompressor(compression: str) -> tuple[Callable[[], _Decompressor], tuple[type[Exception], ...]]:
-    """What makes one, and what it raises for damaged data. They are loaded when needed: few images need any."""
+    """A function that makes a decompressor, and the exceptions that it raises for damaged data.
+
+    The modules are loaded when they are needed, because few images need any.
+    """
     if compression == "gzip":
         import zlib  # noqa: PLC0415
 

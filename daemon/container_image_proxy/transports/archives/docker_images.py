@@ -1,8 +1,8 @@
-"""Images in the format of ``docker save``: what manifest.json says, and the OCI manifest that is made of it.
+"""Images in the format of ``docker save``: what manifest.json says, and the OCI manifest that is made of it. Pure.
 
-Pure. The format has no manifest of its own and no digests but those in the configuration: each layer is known by its
-DiffID, the digest of the uncompressed tar, and so it is served. Docker image specification v1.2, "Combined Image JSON +
-Filesystem Changeset Format".
+The format has no manifest and no digests but those in the configuration. Each layer is therefore served as the
+uncompressed tar, whose digest is the DiffID there.
+Spec: Docker image specification v1.2, "Combined Image JSON + Filesystem Changeset Format".
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _MAX_NAMES: Final = 20
 
 
 class ArchivedImage(Struct, frozen=True):
-    """An image in manifest.json: its names, and which members its configuration and layers are, the lowest first."""
+    """An image in manifest.json: its names, and the members that its configuration and layers are, the lowest first."""
 
     config: str = field(name="Config")
     names: tuple[str, ...] | None = field(name="RepoTags", default=None)
@@ -52,7 +52,7 @@ class ArchivedImage(Struct, frozen=True):
 
 
 def parse_images(raw: bytes) -> tuple[ArchivedImage, ...]:
-    """Read manifest.json; :class:`InvalidManifestError` if it is none."""
+    """Read manifest.json. Raises :class:`InvalidManifestError`."""
     if len(raw) > MAX_MANIFEST_SIZE:
         raise InvalidManifestError(f"{MANIFEST} is larger than {MAX_MANIFEST_SIZE} bytes")
     try:
@@ -62,9 +62,10 @@ def parse_images(raw: bytes) -> tuple[ArchivedImage, ...]:
 
 
 def choose_image(images: Sequence[ArchivedImage], wanted: Reference | int | None) -> ArchivedImage:
-    """The image with that name, at that position, or the only one. :class:`UnknownManifestError` says which there are.
+    """The image with that name, at that position, or the only one.
 
-    A name that is no reference is nobody's, and names no image.
+    Raises :class:`UnknownManifestError`, which lists the images, or :class:`AmbiguousImageError`. A name in the archive
+    that is no reference names no image.
     """
     if not images:
         raise UnknownManifestError("the archive has no images")
@@ -95,7 +96,7 @@ def _names(images: Sequence[ArchivedImage]) -> str:
 
 
 def layers_of(image: ArchivedImage, config: bytes) -> tuple[tuple[Digest, str], ...]:
-    """The DiffID of each layer and which member it is, from the lowest up. Equal layers are one member, the first's.
+    """The DiffID of each layer, and the member that it is, from the lowest up. Of equal layers the first member counts.
 
     Raises :class:`InvalidManifestError`.
     """
@@ -119,7 +120,7 @@ def layers_of(image: ArchivedImage, config: bytes) -> tuple[tuple[Digest, str], 
 
 
 def make_manifest(config: bytes, layers: Sequence[tuple[Digest, int]]) -> bytes:
-    """The OCI manifest of an image with these uncompressed layers, each with its size, from the lowest up."""
+    """The OCI manifest of an image with these layers, each as DiffID and size of its tar, from the lowest up."""
     return serialise(
         Descriptor(OCI_CONFIG, digest_of(config), len(config)),
         [Descriptor(OCI_LAYER_TAR, digest, size) for digest, size in layers],

@@ -1,4 +1,4 @@
-"""An archive in a file: opened, known by its state, and unpacked if it is compressed."""
+"""An archive in a file: opened, watched for changes, and unpacked if it is compressed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FILE: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # O_NONBLOCK: opening
 
 
 class Identity(Struct, frozen=True):
-    """Which file it is, and in which state: it changes with what is in the file. ``mtime`` is in nanoseconds."""
+    """Which file it is, and in which state: whoever writes to the file changes it. ``mtime`` is in nanoseconds."""
 
     device: int
     inode: int
@@ -31,14 +31,14 @@ class Identity(Struct, frozen=True):
 
 
 def identity_of(status: os.stat_result) -> Identity:
-    """That of a file with this status."""
+    """The identity of a file with this status."""
     return Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 class ArchiveFile:
-    """An archive in a file: an :class:`ArchiveInput`.
+    """An :class:`ArchiveInput` over a file.
 
-    ``path`` is as it was written, ``place`` where that led when the reference was read, and must still lead.
+    ``path`` is as it was written. ``place`` is where it led when the reference was read, and where it must lead still.
     """
 
     def __init__(self, path: str, place: str) -> None:
@@ -57,16 +57,16 @@ class ArchiveFile:
             return False
 
     def verify_place(self) -> None:
-        """Raise :class:`SourceError` if there is no file that may be read, or policy knows it by another path."""
+        """Raise :class:`SourceError` if there is no file that can be read, or it lies elsewhere than policy knows."""
         os.close(self._open())
 
     @property
     def identity(self) -> Identity | None:
-        """Which file is open, and as what; None if none is."""
+        """The identity of the file that is open; None if none is."""
         return self._identity
 
     def open(self) -> Region:
-        """The whole file as it is, or :class:`SourceError`. A file that is open already is the one."""
+        """The whole file as it is, opened if it is not yet. Raises :class:`SourceError`."""
         if self._number is None:
             self._number = self._open()
             self._identity = identity_of(os.fstat(self._number))
@@ -77,7 +77,7 @@ class ArchiveFile:
 
     @property
     def is_repeatable(self) -> bool:
-        """Whether the file that is open still is what it was."""
+        """Whether the file that is open is unchanged."""
         return self._number is not None and identity_of(os.fstat(self._number)) == self._identity
 
     def load(self, context: Context, spools: SpoolDirectory) -> tuple[Region, Spool | None]:
@@ -109,6 +109,7 @@ class ArchiveFile:
         self._number, self._identity, self._is_unpacked = None, None, False
 
     def _open(self) -> int:
+        """A descriptor of the file. Raises :class:`SourceError`."""
         try:
             number = os.open(self._path, _FILE)
         except OSError as error:

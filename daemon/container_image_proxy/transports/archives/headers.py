@@ -1,12 +1,10 @@
 """The headers of a tar archive: which members it has, and at which offsets their content lies.
 
-Pure but for the reading, which the caller does. The archive is hostile: how many members, how many bytes of headers and
-how long names it may have is bounded, each step goes forward, and nothing is read but headers. ``tarfile`` is not used:
-it holds extension headers of any size in memory, reads them by recursion, and how it takes malformed ones depends on
-the release of Python (contrib/adr/0031).
-
-POSIX pax interchange format, GNU tar "Basic Tar Format". Where they leave a choice it is that of Go's archive/tar, by
-which podman and skopeo read.
+The archive is hostile: the number of members, the bytes of headers and the length of names are bounded, each step goes
+forward, and only headers are read. ``tarfile`` is not used: it holds extension headers of any size in memory, reads
+them by recursion, and what it does with malformed ones depends on the release of Python (contrib/adr/0031).
+Must not open files: the caller reads. Spec: POSIX pax interchange format, GNU tar "Basic Tar Format". Where they leave
+a choice, it is that of Go's archive/tar, by which podman and skopeo read.
 """
 
 from __future__ import annotations
@@ -23,11 +21,11 @@ if TYPE_CHECKING:
 
 BLOCK: Final = 512
 MAX_MEMBERS: Final = 65_536
-"""An image has some ten members, and a mirror of a thousand images some ten thousand."""
+"""Members of an archive. An image has some ten, and a mirror of a thousand images some ten thousand."""
 MAX_NAME: Final = 4096
 """Bytes of a member's name or link target: PATH_MAX of Linux."""
 MAX_EXTENSION: Final = 1 << 20
-"""Bytes of one extension header, as in Go. They are in memory while the header is read."""
+"""Bytes of one extension header, as in Go. It is in memory while it is read."""
 MAX_HEADERS: Final = 64 << 20
 """Bytes of all headers together: twice what the most members have without extensions."""
 MAX_RECORDS: Final = 8 * MAX_MEMBERS
@@ -43,9 +41,8 @@ _KINDS: Final[Mapping[bytes, Kind]] = {
     b"0": "file", b"\0": "file", b"7": "file", b"1": "hard link", b"2": "symbolic link", b"5": "directory",
     b"S": "sparse file",
 }  # fmt: skip
-_WITHOUT_CONTENT: Final = frozenset(
-    {b"1", b"2", b"3", b"4", b"5", b"6"}
-)  # whatever size their header says, as Go has it
+# Links, devices, directories and FIFOs have no content, whatever size their header says: as in Go.
+_WITHOUT_CONTENT: Final = frozenset({b"1", b"2", b"3", b"4", b"5", b"6"})
 _PAX, _PAX_GLOBAL, _GNU_NAME, _GNU_LINK = b"x", b"g", b"L", b"K"
 _EXTENSIONS: Final = frozenset({_PAX, _PAX_GLOBAL, _GNU_NAME, _GNU_LINK})
 _DECISIVE: Final = frozenset({b"path", b"linkpath", b"size"})
@@ -53,7 +50,7 @@ _SPARSE: Final = b"GNU.sparse."
 
 
 class Member(Struct, frozen=True):
-    """A member: its content has ``size`` bytes from ``offset``, its header begins at ``header``.
+    """A member. Its header begins at ``header``, and its content has ``size`` bytes from ``offset`` on.
 
     ``target`` is where a link leads. Names are as the archive has them, and may be of any form.
     """
@@ -67,9 +64,10 @@ class Member(Struct, frozen=True):
 
 
 def read_members(read_at: Callable[[int, int], bytes], size: int, place: str) -> Iterator[Member]:
-    """The members of an archive of ``size`` bytes, in their order; ``read_at(offset, count)`` reads it.
+    """The members of an archive of ``size`` bytes, in their order. ``read_at(offset, count)`` reads it.
 
-    Raises :class:`SourceError`, which names ``place`` and the offset, for what is no tar archive or too much of one.
+    Raises :class:`SourceError`, which names ``place`` and the offset, for anything that is no tar archive, or exceeds
+    the limits.
     """
     return _HeaderReader(read_at, size, place).members()
 
@@ -113,11 +111,11 @@ class _HeaderReader:
             raise self._failure("the archive ends after an extension header, where a member was expected")
 
     def _next_block(self) -> bytes | None:
-        """The header at the offset, its checksum verified; None at the end of the archive."""
+        """The next header, its checksum verified; None at the end of the archive."""
         self._last_header = self._offset
         block = self._header(BLOCK, is_first_of_member=True)
-        if not block:
-            return None  # some writers leave the end marker out
+        if not block:  # some writers leave the end marker out
+            return None
         if block == _ZEROS:
             if self._read_at(self._offset, BLOCK) not in (_ZEROS, b""):
                 raise self._failure("a block of zeros is followed by other content, where two mark the end")
@@ -128,7 +126,7 @@ class _HeaderReader:
         return block
 
     def _header(self, size: int, *, is_first_of_member: bool = False) -> bytes:
-        """Go over ``size`` bytes that count as header; none at all if a member may not begin here any more."""
+        """Read ``size`` bytes of headers. Empty at the end of the file, if a member could begin here."""
         self._header_bytes += size
         if self._header_bytes > MAX_HEADERS:
             raise self._failure(f"the archive has more than {MAX_HEADERS} bytes of headers")
@@ -175,8 +173,8 @@ class _HeaderReader:
         header = self._offset - BLOCK
         name, target = self._names(block, extended)
         what = _KINDS.get(kind, "special file")
-        if kind == b"\0" and name.endswith(b"/"):
-            what = "directory"  # as before there was a type for them
+        if kind == b"\0" and name.endswith(b"/"):  # before POSIX.1-1988 there was no type for directories
+            what = "directory"
         if any(key.startswith(_SPARSE) for key in extended.records):
             what, name = "sparse file", extended.records.get(b"GNU.sparse.name") or name
         if kind == b"S":
@@ -196,9 +194,10 @@ class _HeaderReader:
         return Member(name, what, header, offset, length, target)
 
     def _names(self, block: bytes, extended: _Extended) -> tuple[bytes, bytes]:
-        """The member's name and where it leads if it is a link."""
+        """The member's name, and where it leads if it is a link."""
         name = block[:100].partition(b"\0")[0]
-        if block[257:263] == b"ustar\0":  # GNU has times where POSIX has a prefix, and star a shorter prefix
+        # GNU tar ("ustar  ") has times where POSIX has the prefix of a name. star has a shorter prefix.
+        if block[257:263] == b"ustar\0":
             prefix = block[345:476] if block[508:] == b"tar\0" else block[345:500]
             name = b"/".join(filter(None, (prefix.partition(b"\0")[0], name)))
         name = extended.name or extended.records.get(b"path") or name
@@ -210,7 +209,7 @@ class _HeaderReader:
         return name, target
 
     def _skip_sparse_map(self, block: bytes) -> None:
-        """Go over the blocks that continue the map of an old GNU sparse file."""
+        """Skip the blocks that continue the map of an old GNU sparse file."""
         is_continued = block[482]
         while is_continued:
             is_continued = self._header(BLOCK)[504]
@@ -228,7 +227,7 @@ class _HeaderReader:
 
 
 def _has_checksum(block: bytes) -> bool:
-    """Whether the checksum of a header is right; some old writers summed signed characters."""
+    """Whether the checksum of a header is right. Some old writers summed signed characters."""
     unsigned = sum(block) - sum(block[148:156]) + 8 * ord(" ")
     try:
         checksum = _parse_number(block[148:156])
@@ -240,7 +239,7 @@ def _has_checksum(block: bytes) -> bool:
 
 
 def _parse_number(field: bytes) -> int:
-    """Octal digits, or base 256 with the first bit set. ``ValueError`` says what it is otherwise."""
+    """A number in octal digits, or in base 256 with the first bit set. Raises ``ValueError``, which says what it is."""
     if field[0] & 0x80:
         number = int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
         if field[0] & 0x40 or number > _MAX_SIZE:
@@ -253,5 +252,5 @@ def _parse_number(field: bytes) -> int:
 
 
 def shown(name: bytes) -> str:
-    """A member's name for people: bounded, in quotes, and printable whatever it is."""
+    """A member's name for messages: in quotes, printable, and cut where it is long."""
     return repr(name[:120].decode("utf-8", "backslashreplace")) + ("..." if len(name) > 120 else "")  # noqa: PLR2004

@@ -1,4 +1,4 @@
-"""The index of a tar archive: members by name, and links resolved inside of the archive only.
+"""The index of a tar archive: members by name, and links resolved inside the archive only. Pure.
 
 Names are keys and never paths: nothing in an archive can name a file of the host. Spec: see ``headers``.
 """
@@ -21,10 +21,10 @@ _MAX_LINKS: Final = 40  # followed for one name, as in path_resolution(7)
 
 
 class TarIndex:
-    """The members of one archive. Immutable once made.
+    """The members of one archive. It does not change after it was made.
 
-    Of several members with one name the last counts, as where an archive is extracted; ``first_counts`` makes it the
-    first, which is how containers/image reads Docker's archives.
+    Of several members with one name the last counts, as when an archive is extracted. With ``first_counts`` the first
+    counts: so containers/image reads Docker's archives.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class TarIndex:
         return len(self._members)
 
     def find(self, name: str) -> Member | None:
-        """The regular file that ``name`` leads to, None if there is no such member.
+        """The regular file to which ``name`` leads; None if there is no such member.
 
         Raises :class:`SourceError` if it is anything else, or a link that leaves the archive or leads nowhere.
         """
@@ -56,8 +56,8 @@ class TarIndex:
             return None
 
     def _follow(self, name: bytes) -> Member | None:
-        """Each component that is a link is replaced by where it leads, as the kernel does it with symbolic ones."""
         pending, passed, links = deque(name.split(b"/")), list[bytes](), 0
+        # Each component that is a link is replaced by its target, as the kernel does with symbolic links.
         while pending:
             component = pending.popleft()
             if component == b"..":
@@ -81,9 +81,9 @@ class TarIndex:
         return member
 
     def _replace(self, passed: list[bytes], link: Member) -> None:
-        """Go to where the link's target counts from."""
-        if link.kind == "hard link":
-            passed.clear()  # the archive's top, also where the target begins with a slash
+        """Change ``passed`` to the directory from which the link's target counts."""
+        if link.kind == "hard link":  # it counts from the archive's top, also if it begins with a slash
+            passed.clear()
         elif link.target.startswith(b"/"):
             raise self._failure(link.name, f"leads out of the archive, to {shown(link.target)}")
         else:
@@ -94,7 +94,10 @@ class TarIndex:
 
 
 def normalise(name: bytes) -> bytes:
-    """A member's name as a key: without leading slash, empty components, ``.`` and ``..``; empty if it leads out."""
+    """A member's name as a key: without leading slash, empty components, ``.`` and ``..``.
+
+    It is empty if the name leads out of the archive.
+    """
     passed: list[bytes] = []
     for component in name.split(b"/"):
         if component == b"..":

@@ -1,4 +1,4 @@
-"""Parts of open files: read whole, read as a blob, and unpacked into a spool file. Knows no archives."""
+"""Parts of open files: read whole, read as a blob, and unpacked into a spool file. Must not know archives."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from container_image_proxy.concurrency.context import Context
     from container_image_proxy.transports.archives.spool import Spool
 
+# Errors of this process or a network file system at the moment: they may pass.
 PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.ESTALE})
 
 
@@ -29,10 +30,10 @@ class Region(Struct, frozen=True):
 
 
 class RegionReader:
-    """A :class:`BlobReader` over a region: it moves no file position, so that readers share the descriptor.
+    """A :class:`BlobReader` over a region. It moves no file position, so that several readers share the descriptor.
 
-    ``place`` says where the region is. ``verify`` raises if the file is not what it was; ``end`` is called when the
-    reader is closed.
+    ``place`` names the region in errors. ``verify`` raises if the file has changed. ``end`` is called when the reader
+    is closed.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class RegionReader:
         self.offset = offset
 
     def readinto(self, buffer: memoryview) -> int:
-        """As in :class:`BlobReader`. What was read counts only if the file has not changed until then."""
+        """As in :class:`BlobReader`. The bytes count only if the file has not changed before they were read."""
         left = self._region.size - self.offset
         if left <= 0:
             return 0
@@ -66,14 +67,14 @@ class RegionReader:
         """There is nobody else to ask."""
 
     def close(self) -> None:
-        """Whoever holds the file is told."""
+        """Tell whoever owns the file. May be called again."""
         end, self._end = self._end, None
         if end is not None:
             end()
 
 
 def unpack(context: Context, region: Region, compression: str, spool: Spool, place: str) -> int:
-    """Decompress the region to the end of the spool file: how many bytes that are. Raises :class:`SourceError`."""
+    """Decompress the region to the end of the spool file. Returns the number of bytes. Raises :class:`SourceError`."""
     position = region.offset
     end = region.offset + region.size
 
@@ -89,7 +90,7 @@ def unpack(context: Context, region: Region, compression: str, spool: Spool, pla
 
 
 def read_fully(number: int, offset: int, count: int, place: str) -> bytes:
-    """``count`` bytes from ``offset`` on, fewer only at the end of the file."""
+    """``count`` bytes of a file from ``offset`` on; fewer only at its end. Raises :class:`SourceError`."""
     try:
         data = os.pread(number, count, offset)
         while len(data) < count and (more := os.pread(number, count - len(data), offset + len(data))):

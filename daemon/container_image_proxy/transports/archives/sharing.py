@@ -1,4 +1,7 @@
-"""The archives that are open: all images of one archive share it, so that it is indexed and unpacked once for them."""
+"""The archives that are open: all images in one archive share it, so that it is indexed and unpacked once.
+
+Decision: contrib/adr/0041.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class OpenArchives:
-    """The newest archive of each place, for whoever opens it next. Thread-safe.
+    """The newest archive at each place. Thread-safe.
 
-    One that was replaced is still read by whoever holds it, but keeps nothing unpacked that nobody reads.
+    An archive that was replaced stays with its holders, but keeps nothing unpacked that nobody reads.
     """
 
     def __init__(self) -> None:
@@ -23,9 +26,9 @@ class OpenArchives:
         self._newest: dict[tuple[str, str, bool], Archive] = {}
 
     def open(self, path: str, place: str, spools: SpoolDirectory, *, first_counts: bool = False) -> Archive:
-        """The archive that is at ``path`` now, for one holder more, who closes it. Nothing is read yet.
+        """The archive that is at ``path`` now, with one holder more, which is the caller. Nothing is read yet.
 
-        ``place`` is where ``path`` led when the reference was read.
+        ``place`` is where ``path`` led when the reference was read. ``first_counts`` is as in :class:`TarIndex`.
         """
         key = path, place, first_counts
         with self._lock:

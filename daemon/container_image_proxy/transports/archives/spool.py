@@ -1,7 +1,8 @@
 """Spool files: what had to be decompressed, or came as a stream, on disk and without a name.
 
-An archive has at most one, which ends with it and with the process. They lie in the cache directory, never in memory:
-files of a tmpfs count against what the unit may take. All together have a limit, since the disk is the host's.
+An archive has at most one, which ends with it and with the process. They lie in the cache directory, and never on a
+tmpfs, whose files count against the memory that the unit may take. All files together have a limit, because the disk is
+the host's. Must not know what is in them.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ _IN_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
 
 
 class SpoolDirectory:
-    """Where spool files lie, and how many bytes they may have together. Thread-safe.
+    """The directory of spool files, which may have ``limit`` bytes together. Thread-safe.
 
-    ``path`` is None where nobody said one and none can be thought of. Nothing is opened before the first file is made.
+    ``path`` is None if no directory is known. It is made with the first file.
     """
 
     def __init__(self, path: Path | None, limit: int = DEFAULT_SPOOL_LIMIT) -> None:
@@ -41,11 +42,11 @@ class SpoolDirectory:
 
     @property
     def used(self) -> int:
-        """Bytes that all files have together."""
+        """The bytes that all files have together."""
         return self._used
 
     def create(self, place: str) -> Spool:
-        """A new file for the archive ``place``; :class:`SourceError` if there is nowhere to keep it."""
+        """A new file for the archive ``place``. Raises :class:`SourceError` if there is nowhere to keep it."""
         what = f"{place} has to be unpacked into a file before it can be read, and"
         if self._path is None:
             raise SourceError(
@@ -70,7 +71,7 @@ class SpoolDirectory:
         return Spool(number, self, place)
 
     def take(self, size: int, place: str) -> None:
-        """Count ``size`` more bytes."""
+        """Count ``size`` bytes more. Raises :class:`SourceError` if all files together would exceed the limit."""
         with self._lock:
             if self._used + size > self._limit:
                 raise SourceError(
@@ -82,12 +83,12 @@ class SpoolDirectory:
             self._used += size
 
     def give_back(self, size: int) -> None:
-        """Count ``size`` bytes no more."""
+        """Count ``size`` bytes less."""
         with self._lock:
             self._used -= size
 
     def failure(self, error: OSError, place: str, written: int) -> SourceError:
-        """Why a file cannot be written."""
+        """The error for a file that cannot be written, after ``written`` bytes were."""
         is_full = error.errno in _FULL
         remedy = (
             ": make room there, or name another directory with --cache-dir or cache-dir of [sources]" if is_full else ""
@@ -99,7 +100,7 @@ class SpoolDirectory:
 
 
 class Spool:
-    """One file that grows at its end. One thread writes; what is there may be read by several."""
+    """A file that grows at its end. One thread writes; several may read what is there."""
 
     def __init__(self, number: int, directory: SpoolDirectory, place: str) -> None:
         self.number = number
@@ -108,13 +109,21 @@ class Spool:
         self._place = place
 
     def append(self, context: Context, content: Decompressed) -> int:
-        """Put all of ``content`` behind what is there: how many bytes it has.
+        """Write all of ``content`` behind what is there. Returns the number of its bytes.
 
-        Raises :class:`SourceError`, and what ``content`` raises; the file is then what it was before.
+        Raises :class:`SourceError`, and what ``content`` raises. The file is then what it was before.
         """
         began = self.size
+        buffer = memoryview(mmap.mmap(-1, _PIECE))
         try:
-            self._append(context, content)
+            while count := content.readinto(buffer):
+                context.check()
+                self._directory.take(count, self._place)
+                self.size += count
+                try:
+                    self._write(buffer[:count], self.size - count)
+                except OSError as error:
+                    raise self._directory.failure(error, self._place, self.size - count) from error
         except BaseException:
             os.ftruncate(self.number, began)
             self._directory.give_back(self.size - began)
@@ -122,19 +131,8 @@ class Spool:
             raise
         return self.size - began
 
-    def _append(self, context: Context, content: Decompressed) -> None:
-        buffer = memoryview(mmap.mmap(-1, _PIECE))
-        while count := content.readinto(buffer):
-            context.check()
-            self._directory.take(count, self._place)
-            self.size += count
-            try:
-                self._write(buffer[:count], self.size - count)
-            except OSError as error:
-                raise self._directory.failure(error, self._place, self.size - count) from error
-
     def close(self) -> None:
-        """Let it go, and with it the room that it takes once the last reader is closed."""
+        """Close the file. Having no name, it is removed with the last descriptor of it."""
         os.close(self.number)
         self._directory.give_back(self.size)
         self.size = 0
@@ -146,12 +144,13 @@ class Spool:
 
 
 def _open_unnamed(directory: Path) -> int:
+    """A descriptor of a new file without a name (open(2), O_TMPFILE). Raises ``OSError``."""
     try:
         return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
             raise
-    # Not every file system has files without a name.
+    # Not every file system has O_TMPFILE.
     name = directory / f".spool-{os.getpid()}-{threading.get_ident()}"
     number = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     name.unlink()

@@ -1,0 +1,25 @@
+"""Locks that are waited for as long as somebody else's work takes, and no longer than anybody waits for ours."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from container_image_proxy.concurrency.cancellation import SLICE
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Iterator
+
+    from container_image_proxy.concurrency.context import Context
+
+
+@contextmanager
+def held(lock: threading.Lock, context: Context) -> Iterator[None]:
+    """Hold ``lock`` meanwhile. It is waited for in slices, and each ends as :meth:`Context.check` does."""
+    while not lock.acquire(timeout=SLICE):
+        context.check()
+    try:
+        yield
+    finally:
+        lock.release()
