@@ -132,6 +132,7 @@ class VerifiedBlob:
             self._is_first = False
             return self._ring[:FIRST_SIZE]
         if not self._digest.is_helped:
+            self._digest.wait(0)
             return self._ring[: RING_SIZE // 2]
         self._digest.wait(1)
         self._half ^= 1
@@ -166,7 +167,7 @@ class VerifiedBlob:
 
 class _RunningDigest:
     """A digest, computed from the second piece on by a helping thread, or by the caller's while there is none to be
-    had.
+    had. That hashes a piece when it has been sent, so that the client does not wait for it.
 
     Hashing is as much work as receiving and sending together, and ``hashlib`` works outside the interpreter lock.
     """
@@ -176,6 +177,7 @@ class _RunningDigest:
         self._pieces: SimpleQueue[memoryview | None] = SimpleQueue()
         self._hashed: SimpleQueue[None] = SimpleQueue()
         self._waiting = 0
+        self._unhashed: memoryview | None = None  # the last piece, where nobody helps
         self._thread: threading.Thread | None = None
         self._processor = 0
 
@@ -189,13 +191,16 @@ class _RunningDigest:
         if self._thread is None and _spare_processors and len(piece) > FIRST_SIZE:
             self._thread = self._find_helper()
         if self._thread is None:
-            self._hash.update(piece)
+            self._unhashed = piece
         else:
             self._waiting += 1
             self._pieces.put(piece)
 
     def wait(self, pieces: int) -> None:
         """Return when at most the last ``pieces`` are not hashed yet."""
+        if self._unhashed is not None and not pieces:
+            self._hash.update(self._unhashed)
+            self._unhashed = None
         while self._waiting > pieces:
             self._hashed.get()
             self._waiting -= 1
@@ -221,6 +226,8 @@ class _RunningDigest:
 
     def close(self) -> None:
         """End the thread; what waits is hashed first, a matter of milliseconds."""
+        if self._unhashed is not None:
+            self.wait(0)
         if self._thread is not None:
             self._pieces.put(None)
             self._thread.join()
