@@ -58,9 +58,9 @@ def run_example(
 
 @needs_programs("skopeo", "curl", "tar", "zstd")
 @pytest.mark.parametrize("transport", ["oci", "dir", "oci-archive", "tarball"])
-def test_the_example_gives_a_manifest(tmp_path: Path, transport: str) -> None:
-    single_image(tmp_path / "layout")
-    found = run_example(tmp_path, transport, f"oci:{tmp_path}/layout:latest", "--cache-dir", str(tmp_path))
+def test_the_example_gives_a_manifest(disk: Path, transport: str) -> None:
+    single_image(disk / "layout")
+    found = run_example(disk, transport, f"oci:{disk}/layout:latest", "--cache-dir", str(disk))
     assert found["mediaType"] == OCI_MANIFEST
 
 
