@@ -6,26 +6,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-
-from tests.support.leaks import end_children
 
 ROOT = Path(__file__).resolve().parents[2]
 SOMETIMES = {"second-gzip", "getrawblob", "getrawblob-tls"}
 """What Debian 12's skopeo cannot do: it reads no compressed archive, and does not know GetRawBlob."""
 
 
-@pytest.fixture(autouse=True)
-def no_agent_of_skopeo() -> Iterator[None]:
-    """As in tests/interop: skopeo's gpg may start an agent that stays for a minute."""
-    yield
-    end_children("gpg-agent")
-
-
+@pytest.mark.usefixtures("no_agent_of_skopeo")
 @pytest.mark.timeout(1200)
 def test_one_small_run_measures_every_row_for_every_contender(tmp_path: Path) -> None:
     report, chart, scratch = tmp_path / "report.json", tmp_path / "chart.svg", tmp_path / "scratch"

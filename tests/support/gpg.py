@@ -13,6 +13,7 @@ from typing import Self
 
 import pytest
 
+from tests.support.leaks import end_children
 from tests.support.requirements import require_program
 
 
@@ -69,6 +70,16 @@ def stranger() -> Iterator[Signer]:
     """Whom nobody trusts."""
     with Signer("stranger@example.com") as made:
         yield made
+
+
+@pytest.fixture
+def no_agent_of_skopeo() -> Iterator[None]:
+    """End the agents that containers/image leaves: GnuPG 2.4 starts one in each of its homes, and some stay for a minute.
+
+    An agent of our own gpg, which must start none, is still found.
+    """
+    yield
+    end_children("gpg-agent --homedir /tmp/containers-ephemeral-gpg-")
 
 
 def list_fingerprints(home: Path) -> list[str]:

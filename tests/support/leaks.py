@@ -66,12 +66,13 @@ def left_behind(before: Holdings) -> Holdings:
     return left
 
 
-def end_children(command: str) -> None:
-    """End the children of that name, and wait for them: what tools of others leave is not ours to complain about."""
-    for pid, name in _children():
-        if name == command:
-            os.kill(pid, signal.SIGTERM)
-            os.waitpid(pid, 0)
+def end_children(command_line: str) -> None:
+    """End the children that have this in their command line, and wait for them."""
+    for pid, _ in _children():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, ChildProcessError):  # it ends by itself
+            if command_line in Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"):
+                os.kill(pid, signal.SIGTERM)
+                os.waitpid(pid, 0)
 
 
 def _descriptors() -> Iterator[tuple[int, str]]:

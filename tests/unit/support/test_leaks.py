@@ -59,7 +59,7 @@ def test_a_daemon_that_a_child_left_is_found() -> None:
         os.waitpid(daemon, 0)
 
 
-def test_orphans_of_one_name_can_be_ended() -> None:
+def test_orphans_of_one_command_can_be_ended() -> None:
     before = holdings()
 
     def orphans() -> list[str]:
@@ -67,9 +67,9 @@ def test_orphans_of_one_name_can_be_ended() -> None:
 
     subprocess.run(["sh", "-c", "sleep 3600 & sleep 3600 &"], check=True)
     await_true(lambda: orphans() == ["sleep", "sleep"], "the shells' exec")
-    leaks.end_children("another")
+    leaks.end_children("sleep 7200")
     assert orphans() == ["sleep", "sleep"]
-    leaks.end_children("sleep")
+    leaks.end_children("sleep 3600")
     assert not orphans()
 
 
