@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from container_image_client.documents import Descriptor, Manifest
 
 _WORK: Final = ".cip"  # in a layout, where what is not whole yet is kept
-_REMEDY: Final = "skopeo copy takes it along from the registry: /usr/libexec/container-image-client/carry-image"
+_REMEDY: Final = "skopeo copy takes it along from the registry, as the program carry-image does (contrib/uses.md)"
 
 
 @dataclass(frozen=True, slots=True)
