@@ -195,12 +195,11 @@ class _RecordingHash(BlobHash):
         self._ends = ends
         self._checkpoints = checkpoints
         self._waymarks = sorted(end for end in ends if end > self.offset)
-        self._next_stop = self._find_next_stop()
         self._is_settled = False
 
     def update(self, piece: memoryview) -> None:
         """Add what follows, in parts that end where there is something to do."""
-        while (missing := self._next_stop - self.offset) <= len(piece):
+        while (missing := self._next_stop() - self.offset) <= len(piece):
             super().update(piece[:missing])
             piece = piece[missing:]
             if self._waymarks[:1] == [self.offset]:
@@ -208,10 +207,9 @@ class _RecordingHash(BlobHash):
             if self.offset % self._run.spacing == 0 and self.offset < self._key[2]:
                 self._run.states.append(self._state.copy())
                 self._checkpoints.publish(self._key, self._run)
-            self._next_stop = self._find_next_stop()
         super().update(piece)
 
-    def _find_next_stop(self) -> int:
+    def _next_stop(self) -> int:
         """The first place behind ``offset`` where there is something to do: a checkpoint, or the end of another run."""
         checkpoint = (self.offset // self._run.spacing + 1) * self._run.spacing
         return min([checkpoint, *self._waymarks[:1]])

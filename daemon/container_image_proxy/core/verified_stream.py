@@ -37,8 +37,8 @@ FIRST_SIZE: Final = 64 * KIB
 _PRIVATE: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 _MOMENT: Final = 0.1
 """In seconds. A source that is too slow to fill half a ring in that time is passed on as it comes."""
-_spare_processors = list(os.sched_getaffinity(0))
-"""Those for which no stream has a helper. With more streams than that, their own threads keep all of them busy."""
+_spare_helpers = [None] * len(os.sched_getaffinity(0))
+"""One for each processor, taken by pop(): with more streams, their own threads keep all processors busy without."""
 
 
 def page_aligned(size: int) -> memoryview:
@@ -179,7 +179,6 @@ class _RunningDigest:
         self._waiting = 0
         self._unhashed: memoryview | None = None  # the last piece, where nobody helps
         self._thread: threading.Thread | None = None
-        self._processor = 0
 
     @property
     def is_helped(self) -> bool:
@@ -188,7 +187,7 @@ class _RunningDigest:
 
     def update(self, piece: memoryview) -> None:
         """Have ``piece`` hashed soon; until :meth:`wait` says so its memory must stay as it is."""
-        if self._thread is None and _spare_processors and len(piece) > FIRST_SIZE:
+        if self._thread is None and _spare_helpers and len(piece) > FIRST_SIZE:
             self._thread = self._find_helper()
         if self._thread is None:
             self._unhashed = piece
@@ -226,26 +225,24 @@ class _RunningDigest:
 
     def close(self) -> None:
         """End the thread; what waits is hashed first, a matter of milliseconds."""
-        if self._unhashed is not None:
-            self.wait(0)
+        self.wait(0)
         if self._thread is not None:
             self._pieces.put(None)
             self._thread.join()
             self._thread = None
-            _spare_processors.append(self._processor)
+            _spare_helpers.append(None)
 
     def _find_helper(self) -> threading.Thread | None:
         try:
-            processor = _spare_processors.pop()
+            _spare_helpers.pop()
         except IndexError:
             return None
         thread = threading.Thread(target=self._run, name="blob-hash", daemon=True)
         try:
             thread.start()
         except RuntimeError:  # the system has no more threads for us
-            _spare_processors.append(processor)
+            _spare_helpers.append(None)
             return None
-        self._processor = processor
         return thread
 
     def _run(self) -> None:

@@ -150,7 +150,7 @@ def test_leaving_early_closes_the_reader_and_ends_the_hashing_thread() -> None:
 def all_helpers_taken() -> Iterator[None]:
     """Every helping thread is busy with other streams, which end with the block."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream, "_spare_processors", [])
+        patch.setattr(stream, "_spare_helpers", [])
         yield
 
 
@@ -183,7 +183,7 @@ def test_a_system_without_threads_to_spare_costs_no_stream(monkeypatch: pytest.M
     for _ in range(100):  # more than there are helpers: none is lost
         assert drain([CONTENT], describe(CONTENT)) == (CONTENT, None)
     monkeypatch.undo()
-    assert stream._spare_processors
+    assert stream._spare_helpers
 
 
 def test_an_error_of_the_reader_passes_through() -> None:

@@ -112,8 +112,8 @@ class Exchange:
         self.sent = 0
         self.committed = False
         """Whether anything has been sent, so that no other answer is possible."""
-        self._unsent: int | None = None
-        """Of a body of known length, which h11 was told of at once: the bytes that are still to come."""
+        self._length: int | None = None
+        """The size of a body that h11 was told of at once, in bytes."""
 
     def run(self, application: Application, peer: Peer, context: Context) -> None:
         """Call the application and send its answer. Raises what the application, h11 or the channel raise."""
@@ -125,7 +125,7 @@ class Exchange:
                 if self.head_only:
                     break
             buffers = [] if self.committed else self._encode_head()
-            if self._unsent:
+            if self._length not in {None, self.sent}:
                 raise RuntimeError("the application's answer is shorter than it said")
             self._send(buffers + self._encode(h11.EndOfMessage()))
         finally:
@@ -147,9 +147,8 @@ class Exchange:
 
     def _write(self, chunk: bytes | memoryview) -> None:
         buffers = [] if self.committed else self._encode_head()
-        if self._unsent is not None:
-            self._unsent -= len(chunk)
-            if self._unsent < 0:
+        if self._length is not None:
+            if self.sent + len(chunk) > self._length:
                 raise RuntimeError("the application's answer is longer than it said")
             buffers.append(chunk)
         else:
@@ -174,7 +173,7 @@ class Exchange:
         encoded = self._encode(head)
         if has_body and length is not None:
             self._encode(h11.Data(data=cast("bytes", _Body(length))))
-            self._unsent = length
+            self._length = length
         return encoded
 
     def _encode(self, event: h11.Response | h11.Data | h11.EndOfMessage) -> list[bytes | memoryview]:
