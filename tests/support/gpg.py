@@ -74,7 +74,7 @@ def stranger() -> Iterator[Signer]:
 
 @pytest.fixture
 def no_agent_of_skopeo() -> Iterator[None]:
-    """End the agents that containers/image leaves: GnuPG 2.4 starts one in each of its homes, and some stay for a minute.
+    """End the agents that containers/image leaves: GnuPG 2.4 starts one in each of its homes. Some stay a minute.
 
     An agent of our own gpg, which must start none, is still found.
     """
