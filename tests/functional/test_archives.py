@@ -188,8 +188,7 @@ def test_what_is_unpacked_has_no_name_and_ends_with_the_daemon(tmp_path: Path, d
     with serving(tmp_path / "a", f"docker-archive:{path}", "--cache-dir", str(disk)) as daemon:
         for _ in range(3):
             assert daemon.get(f"/blobs/{digest_of(unpacked(image)[0])}").body == unpacked(image)[0]
-        links = [str(one.readlink()) for one in Path(f"/proc/{daemon.process.pid}/fd").iterdir()]
-        assert len([one for one in links if one.startswith(str(disk))]) == 1
+        assert len([one for one in daemon.open_files() if one.startswith(str(disk))]) == 1
         assert list(disk.iterdir()) == []
 
 
@@ -205,8 +204,7 @@ def test_all_images_of_an_archive_are_served_from_what_was_unpacked_once(
     with activated(tmp_path / "run", arguments) as daemon:
         for number, image in enumerate(two.values()):
             assert daemon.get(f"/images/i{number}/config").body == image.config
-        links = [str(one.readlink()) for one in Path(f"/proc/{daemon.process.pid}/fd").iterdir()]
-        assert len([one for one in links if one.startswith(str(disk))]) == 1
+        assert len([one for one in daemon.open_files() if one.startswith(str(disk))]) == 1
 
 
 @pytest.mark.demand("BOMB-archive")
@@ -217,11 +215,7 @@ def test_a_bomb_is_a_502_that_names_the_limit(tmp_path: Path, disk: Path) -> Non
             file.write(bytes(1 << 20))
     with serving(tmp_path / "a", f"docker-archive:{bomb}", "--spool-limit", "1", "--cache-dir", str(disk)) as daemon:
         assert "more than 1073741824 bytes, which --spool-limit" in reason_of(daemon, 502)
-        assert not [
-            one
-            for one in Path(f"/proc/{daemon.process.pid}/fd").iterdir()
-            if str(one.readlink()).startswith(f"{disk}/#")
-        ]
+        assert not [one for one in daemon.open_files() if one.startswith(f"{disk}/#")]
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_mount(), reason="needs /dev/shm to be a file system of its own")

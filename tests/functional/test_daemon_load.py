@@ -82,10 +82,6 @@ def get_patiently(daemon: RunningDaemon, target: str) -> Reply:
         later.wait(float(reply.headers["retry-after"]))
 
 
-def descriptors(daemon: RunningDaemon) -> int:
-    return len(list(Path(f"/proc/{daemon.process.pid}/fd").iterdir()))
-
-
 def peak_memory(daemon: RunningDaemon) -> int:
     """The largest resident size so far, in bytes."""
     status = Path(f"/proc/{daemon.process.pid}/status").read_text()
@@ -127,9 +123,9 @@ def test_an_upstream_that_comes_and_goes_costs_no_request_and_no_descriptor(tmp_
     with Upstream(flap) as upstream, serving(host, upstream, "fresh-for = 0") as daemon:
         targets = ["/manifest", *(f"/blobs/{digest}" for digest in stored.blobs)] * 30
         assert daemon.get("/manifest").status == 200
-        before = descriptors(daemon)
+        before = len(daemon.open_files())
         assert {daemon.get(target).status for target in targets} == {200}
-        assert await_fewer(lambda: descriptors(daemon), before)
+        assert await_fewer(lambda: len(daemon.open_files()), before)
 
 
 def await_fewer(count: Callable[[], int], limit: int) -> bool:
@@ -206,7 +202,7 @@ def test_files_that_are_replaced_under_load_are_used_in_whole_versions(tmp_path:
                 (host.directory / "policy.json", [json.dumps(ACCEPT_ANYTHING), json.dumps(REJECT_EVERYTHING)]),
                 (host.registries_conf, [registries, registries + "# more\n" * 10_000]),
             ]
-            load, before = Load(daemon), descriptors(daemon)
+            load, before = Load(daemon), len(daemon.open_files())
             with load.running("/manifest"):
                 for number in range(REPLACEMENTS):
                     host.write_credentials({upstream.authority: LOGINS[number % 2], **padding})
@@ -215,7 +211,7 @@ def test_files_that_are_replaced_under_load_are_used_in_whole_versions(tmp_path:
                     if number % RELOAD_EVERY == 0:
                         daemon.signal(signal.SIGHUP)
                         daemon.wait_for_notification("RELOADING=1")
-            assert await_fewer(lambda: descriptors(daemon), before + KEPT), "what was replaced is still open"
+            assert await_fewer(lambda: len(daemon.open_files()), before + KEPT), "what was replaced is still open"
             log = daemon.log_text()
     assert {reply.status for reply in load.replies} == {200, 403}
     assert {reply.body for reply in load.replies if reply.status == 200} == {stored.manifest}

@@ -216,18 +216,10 @@ def test_an_export_that_breaks_off_is_a_502_and_leaves_nothing(
         assert (reply.status, reply.json["retryable"]) == (502, True)
         assert "the connection was lost" in reply.json["detail"]
         assert list((tmp_path / "spool").iterdir()) == []
-        assert not [one for one in open_files(daemon) if one.startswith(str((tmp_path / "spool").resolve()))]
+        assert not [one for one in daemon.open_files() if one.startswith(str((tmp_path / "spool").resolve()))]
         fake.cut_after = None
         assert_served(daemon, image)
-        assert len([one for one in open_files(daemon) if one.startswith(str((tmp_path / "spool").resolve()))]) == 1
-
-
-def open_files(daemon: RunningDaemon) -> list[str]:
-    names = []
-    for number in Path(f"/proc/{daemon.process.pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            names.append(str(number.readlink()))
-    return names
+        assert len([one for one in daemon.open_files() if one.startswith(str((tmp_path / "spool").resolve()))]) == 1
 
 
 @pytest.mark.parametrize(("status", "retryable"), [(500, True), (400, False)])

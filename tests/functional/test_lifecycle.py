@@ -18,6 +18,7 @@ import pytest
 
 from tests.support.daemon import RunningDaemon, UnixConnection, activated, command, fill, write_instance, write_policy
 from tests.support.layouts import Layout, StoredImage, layer_tar, single_image
+from tests.support.waiting import await_true
 
 SIZE = 24 << 20
 _SYS_TGKILL = {"x86_64": 234, "aarch64": 131}[platform.machine()]
@@ -266,9 +267,7 @@ def test_a_client_that_leaves_frees_everything(place: Path) -> None:
         connection, _ = begin_blob(daemon, image.layer_digests[0])
         connection.sock.close()
         connection.close()
-        status = Path(f"/proc/{daemon.process.pid}")
-        while any("blobs" in str(link.readlink()) for link in (status / "fd").iterdir() if link.is_symlink()):
-            threading.Event().wait(0.01)
+        await_true(lambda: not any("blobs" in file for file in daemon.open_files()), "the blob is closed")
         assert daemon.get("/manifest").status == 200
 
 

@@ -82,6 +82,14 @@ class RunningDaemon:
             connection.request("GET", target)
             yield connection.getresponse()
 
+    def open_files(self) -> list[str]:
+        """What its descriptors are open on. One that it closes meanwhile is not told."""
+        files: list[str] = []
+        for descriptor in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                files.append(str(descriptor.readlink()))
+        return files
+
     def curl(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         command = [
             "curl",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 _T = TypeVar("_T")
-_PATIENCE = 30.0
+_PATIENCE = 120.0  # of a machine that is busy; who is in time does not wait
 _MOMENT = 0.02
 
 
