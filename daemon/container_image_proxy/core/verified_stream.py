@@ -1,8 +1,9 @@
 """The verified stream: a blob's bytes on their way to the client, the end withheld until size and digest are right.
 
-A stream owns a ring, which is all the memory that it needs: page-aligned, in two halves. A reader fills one half while
-the other is hashed, and the client is sent the very memory that was filled. When no helper thread hashes for a stream,
-it uses only the beginning of the ring: that fits processors' caches better when there are many streams.
+A stream owns a ring, which is all the memory that it needs, page-aligned. The client is sent the very memory that a
+reader filled. While few streams run, each has a helping thread, which hashes one half of the ring while the other is
+filled. Of many streams each fills its whole ring, sends it and hashes it itself: then all processors are busy anyway,
+and each handover from thread to thread is lost time.
 
 A client holds all pieces but the last before the digest is known, and never the last piece of a wrong blob. The
 answer's ``Content-Length`` is the descriptor's size, so a wrong blob makes the framing itself fail, and a complete
@@ -31,14 +32,16 @@ if TYPE_CHECKING:
     from container_image_proxy.transports.source import BlobReader
 
 RING_SIZE: Final = 1 * MIB
-"""Of two pieces. Of smaller ones there would be more, each of which lets go of the interpreter three times."""
+"""Smaller pieces would be more, and for each the interpreter's lock is let go three times."""
 FIRST_SIZE: Final = 64 * KIB
 """Of the first piece, for which a client waits: more memory, more to hash or a thread to start would double that."""
 _PRIVATE: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 _MOMENT: Final = 0.1
 """In seconds. A source that is too slow to fill half a ring in that time is passed on as it comes."""
-_spare_helpers = [None] * len(os.sched_getaffinity(0))
-"""One for each processor, taken by pop(): with more streams, their own threads keep all processors busy without."""
+_MOST_HELPED: Final = len(os.sched_getaffinity(0))
+"""How many streams may run while each has a helper: with more, their own threads keep all processors busy."""
+_running: Final[set[VerifiedBlob]] = set()
+"""All streams that are not closed. Adding, discarding and counting are one step each for the interpreter."""
 
 
 def page_aligned(size: int) -> memoryview:
@@ -70,6 +73,7 @@ class VerifiedBlob:
         self._half = 0
         self._is_first = True
         self._first: memoryview | None = None
+        _running.add(self)
         try:
             self._first = self._read()
         except BaseException:
@@ -97,6 +101,7 @@ class VerifiedBlob:
 
     def close(self) -> None:
         """End the helping thread and close the reader. May be called again."""
+        _running.discard(self)
         self._digest.close()
         self._digest.leave()
         self._reader.close()
@@ -131,13 +136,13 @@ class VerifiedBlob:
         if self._is_first:
             self._is_first = False
             return self._ring[:FIRST_SIZE]
-        if not self._digest.is_helped:
-            self._digest.wait(0)
-            return self._ring[: RING_SIZE // 2]
-        self._digest.wait(1)
-        self._half ^= 1
-        middle = RING_SIZE // 2
-        return self._ring[middle:] if self._half else self._ring[:middle]
+        start, size = 0, RING_SIZE
+        if self._digest.be_helped(wanted=len(_running) <= _MOST_HELPED):
+            self._half ^= 1
+            size //= 2
+            start = self._half * size
+        # A piece ends at a multiple of its size. Checkpoints lie at such places, so that they cut no piece in two.
+        return self._ring[start : start + size - self._received % size]
 
     def _fill(self, buffer: memoryview) -> int:
         """Read into ``buffer`` until it is full, or what has come should not wait any longer."""
@@ -166,8 +171,8 @@ class VerifiedBlob:
 
 
 class _RunningDigest:
-    """A digest, computed from the second piece on by a helping thread, or by the caller's while there is none to be
-    had. That hashes a piece when it has been sent, so that the client does not wait for it.
+    """A digest, computed by a helping thread or by the caller's own. That hashes a piece only when the next is to be
+    read, and the last one was sent, so that the client does not wait for it.
 
     Hashing is as much work as receiving and sending together, and ``hashlib`` works outside the interpreter lock.
     """
@@ -176,33 +181,34 @@ class _RunningDigest:
         self._hash = hashed
         self._pieces: SimpleQueue[memoryview | None] = SimpleQueue()
         self._hashed: SimpleQueue[None] = SimpleQueue()
-        self._waiting = 0
+        self._waiting = 0  # pieces that the thread has not hashed yet
         self._unhashed: memoryview | None = None  # the last piece, where nobody helps
         self._thread: threading.Thread | None = None
 
-    @property
-    def is_helped(self) -> bool:
-        """Whether :meth:`update` returns before its piece is hashed."""
-        return self._thread is not None
-
     def update(self, piece: memoryview) -> None:
-        """Have ``piece`` hashed soon; until :meth:`wait` says so its memory must stay as it is."""
-        if self._thread is None and _spare_helpers and len(piece) > FIRST_SIZE:
-            self._thread = self._find_helper()
+        """Have ``piece`` hashed soon. Until :meth:`be_helped` has returned its memory must stay as it is, and with a
+        helper until it has returned twice.
+        """
         if self._thread is None:
             self._unhashed = piece
         else:
             self._waiting += 1
             self._pieces.put(piece)
 
-    def wait(self, pieces: int) -> None:
-        """Return when at most the last ``pieces`` are not hashed yet."""
-        if self._unhashed is not None and not pieces:
-            self._hash.update(self._unhashed)
-            self._unhashed = None
-        while self._waiting > pieces:
-            self._hashed.get()
-            self._waiting -= 1
+    def be_helped(self, *, wanted: bool) -> bool:
+        """Begin or end to be helped if that is wanted and possible. Returns whether a thread helps from now on.
+
+        With a helper the last piece may not be hashed yet, without one all are.
+        """
+        if self._thread is None:
+            self._wait(0)
+            if wanted:
+                self._thread = self._start_helper()
+        elif wanted:
+            self._wait(1)
+        else:
+            self.close()
+        return self._thread is not None
 
     def finish(self, last_piece: memoryview) -> Digest:
         """The digest of everything, ``last_piece`` included."""
@@ -225,23 +231,26 @@ class _RunningDigest:
 
     def close(self) -> None:
         """End the thread; what waits is hashed first, a matter of milliseconds."""
-        self.wait(0)
+        self._wait(0)
         if self._thread is not None:
             self._pieces.put(None)
             self._thread.join()
             self._thread = None
-            _spare_helpers.append(None)
 
-    def _find_helper(self) -> threading.Thread | None:
-        try:
-            _spare_helpers.pop()
-        except IndexError:
-            return None
+    def _wait(self, pieces: int) -> None:
+        """Return when at most the last ``pieces`` are not hashed yet."""
+        if self._unhashed is not None:
+            self._hash.update(self._unhashed)
+            self._unhashed = None
+        while self._waiting > pieces:
+            self._hashed.get()
+            self._waiting -= 1
+
+    def _start_helper(self) -> threading.Thread | None:
         thread = threading.Thread(target=self._run, name="blob-hash", daemon=True)
         try:
             thread.start()
         except RuntimeError:  # the system has no more threads for us
-            _spare_helpers.append(None)
             return None
         return thread
 
