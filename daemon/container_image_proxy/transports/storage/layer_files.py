@@ -1,8 +1,8 @@
-"""The files of a layer, by the names that its tar has for them. No name leads out of the layer's directory.
+"""The files of a layer, opened by the names that its tar has for them. No name leads out of the layer's directory.
 
-A directory of the layer can be a symbolic link (``lib`` to ``usr/lib``) that the tar's later names go through. It is
-followed as by a process that has the layer's directory as its root. Nothing that is opened is a link or anything but a
-regular file.
+A tar may make ``lib`` a symbolic link to ``usr/lib``, and then name files in ``lib``. Such a link in the place of a
+directory is followed as by a process that has the layer's directory as its root. The last component is never followed,
+and must be a regular file.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 from typing import Final
 
 from container_image_proxy.transports.beneath import DIRECTORY, FILE
@@ -18,8 +19,9 @@ _MAX_LINKS: Final = 40  # as many as the kernel follows, path_resolution(7)
 
 
 class LayerFiles:
-    """Opens files below ``root``, a descriptor that it owns. Holds the directory of the last file open: tars go through
-    one directory after the other.
+    """The files below ``root``, a descriptor that it owns. One thread uses it.
+
+    The directory of the last file stays open, because the next file in a tar is mostly in the same one.
     """
 
     def __init__(self, root: int) -> None:
@@ -31,7 +33,7 @@ class LayerFiles:
         """A descriptor of the regular file ``name``, to be read. Raises ``OSError``."""
         if b"\0" in name:
             raise OSError(errno.EINVAL, "no possible name of a file")
-        *names, last = _components(name) or [b"."]
+        *names, last = _components(name) or [b"."]  # the root itself, which is no regular file
         if names != self._names:
             directory = self._find(names)
             os.close(self._directory)
@@ -48,49 +50,34 @@ class LayerFiles:
         os.close(self._root)
 
     def _find(self, names: list[bytes]) -> int:
-        """A descriptor of the directory."""
+        """A descriptor of the directory. Each link is replaced by its target, and the search begins anew."""
+        # openat2(2) with RESOLVE_IN_ROOT does this in one call, which Python has no access to.
         for _ in range(_MAX_LINKS + 1):
-            current, passed = os.dup(self._root), 0
-            try:
-                for name in names:
-                    current, above = _step(current, name), current
+            current = os.dup(self._root)
+            for position, name in enumerate(names):
+                above = current
+                try:
+                    current = os.open(name, DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+                except OSError:
+                    target = _read_link(name, above)
+                    if target is None:
+                        raise
+                    # What was passed has no links, so that ".." in the target leads to what stands before it.
+                    passed = b"" if target.startswith(b"/") else b"/".join(names[:position]) + b"/"
+                    names = [*_components(passed + target), *names[position + 1 :]]
+                    break
+                finally:
                     os.close(above)
-                    passed += 1
-            except _LinkError as link:
-                os.close(current)
-                names = _resolve(names[:passed], link.target, names[passed + 1 :])
-            except BaseException:
-                os.close(current)
-                raise
             else:
                 return current
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
 
-class _LinkError(Exception):
-    """A symbolic link where a directory was looked for."""
-
-    def __init__(self, target: bytes) -> None:
-        self.target = target
-
-
-def _step(directory: int, name: bytes) -> int:
-    try:
-        return os.open(name, DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
-    except OSError as error:
-        if error.errno not in {errno.ELOOP, errno.ENOTDIR}:
-            raise
-        try:
-            target = os.readlink(name, dir_fd=directory)
-        except OSError:
-            raise error from None  # it is no link
-    raise _LinkError(target)
-
-
-def _resolve(parents: list[bytes], target: bytes, rest: list[bytes]) -> list[bytes]:
-    """The path that is meant. ``parents`` are no links, so that ``..`` leads from them to what stands before."""
-    start = b"" if target.startswith(b"/") else b"/".join(parents) + b"/"
-    return [*_components(start + target), *rest]
+def _read_link(name: bytes, directory: int) -> bytes | None:
+    """Where a link leads; None for anything else."""
+    with suppress(OSError):
+        return os.readlink(name, dir_fd=directory)
+    return None
 
 
 def _components(name: bytes) -> list[bytes]:

@@ -1,7 +1,7 @@
 """A layer's tar, put together again out of its tar-split and the files of the layer.
 
-The tar is what it was when the layer was unpacked, or is found not to be by its digest, which the reader's user
-computes. Holds one entry of the tar-split, one file and two directories at a time.
+Whether it is what it was when the layer was unpacked shows by its digest, which the reader's user computes. One entry
+of the tar-split, one file and two directories are open at a time.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import os
 from typing import IO, TYPE_CHECKING
 
 from container_image_proxy.errors import IntegrityError, SourceError
-from container_image_proxy.transports.storage.tar_split import FileContent, read_entries
+from container_image_proxy.transports.storage.tar_split import FileContent, read_entries, size_of
 
 if TYPE_CHECKING:
     from container_image_proxy.transports.storage.layer_files import LayerFiles
 
 
 class LayerReader:
-    """A :class:`BlobReader` of a layer's tar from ``offset`` on; ``place`` is the layer's, for errors.
+    """A :class:`BlobReader` of a layer's tar from ``offset`` on. It owns ``tar_split`` and ``files``.
 
-    Owns ``tar_split`` and ``files``.
+    ``place`` names the layer in errors.
     """
 
     def __init__(self, tar_split: IO[bytes], files: LayerFiles, place: str, offset: int = 0) -> None:
@@ -30,8 +30,8 @@ class LayerReader:
         self._segment = memoryview(b"")
         self._name = b""
         self._file = -1
-        self._left = 0  # bytes of the file
-        self._skipped = offset
+        self._left = 0  # bytes of the file that are still to be read
+        self._skipped = offset  # bytes before the offset: they are counted, and their files not opened
         self.offset = offset
 
     def readinto(self, buffer: memoryview) -> int:
@@ -40,7 +40,13 @@ class LayerReader:
         try:
             while filled < len(buffer):
                 if self._left:
-                    filled += self._read_file(buffer[filled:])
+                    count = os.readv(self._file, [buffer[filled:][: self._left]])
+                    if not count:
+                        raise IntegrityError(f"{self._where()} became shorter while it was read")
+                    filled += count
+                    self._left -= count
+                    if not self._left:
+                        self._close_file()
                 elif self._segment:
                     piece = self._segment[: len(buffer) - filled]
                     buffer[filled : filled + len(piece)] = piece
@@ -66,36 +72,23 @@ class LayerReader:
     def _advance(self) -> bool:
         """Begin with the next entry of which something is wanted; False if there is none."""
         for entry in self._entries:
-            size = entry.size if isinstance(entry, FileContent) else len(entry)
+            size = size_of(entry)
             if self._skipped >= size:
                 self._skipped -= size
                 continue
             if isinstance(entry, FileContent):
-                self._open_file(entry)
+                self._name = entry.name
+                self._file = self._files.open(entry.name)
+                found = os.fstat(self._file).st_size
+                if found != size:
+                    raise IntegrityError(f"{self._where()} has {found} bytes, and had {size} when it was unpacked")
+                os.lseek(self._file, self._skipped, os.SEEK_SET)
+                self._left = size - self._skipped
             else:
                 self._segment = memoryview(entry)[self._skipped :]
             self._skipped = 0
             return True
         return False
-
-    def _open_file(self, content: FileContent) -> None:
-        self._name = content.name
-        self._file = self._files.open(content.name)
-        size = os.fstat(self._file).st_size
-        if size != content.size:
-            raise IntegrityError(f"{self._where()} has {size} bytes, and had {content.size} when it was unpacked")
-        if self._skipped:
-            os.lseek(self._file, self._skipped, os.SEEK_SET)
-        self._left = size - self._skipped
-
-    def _read_file(self, buffer: memoryview) -> int:
-        count = os.readv(self._file, [buffer[: self._left]])
-        if not count:
-            raise IntegrityError(f"{self._where()} became shorter while it was read")
-        self._left -= count
-        if not self._left:
-            self._close_file()
-        return count
 
     def _close_file(self) -> None:
         if self._file >= 0:

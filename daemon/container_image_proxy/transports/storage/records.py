@@ -1,31 +1,28 @@
 """images.json and layers.json: which images and layers a store has, as containers/storage records them.
 
-A record claims, and proves nothing: what is read by it is held against a digest that policy has seen. Members that we
-have no use for are ignored, those that we have may be null, which is how Go writes an empty one.
+A record proves nothing: whatever is read because of it is verified by a digest that policy has seen. Members that are
+not used here are ignored. Those that are used may be null, as Go writes an empty one.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import Struct, field
 
 from container_image_proxy.errors import SourceError
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 MAX_LIST_SIZE: Final = 32 << 20
-"""Bytes of a list. A record has a kilobyte or two, and stores that build for many have some thousands of them."""
+"""Bytes of a list. A record has a kilobyte or two. The stores of large build hosts have some thousands of records."""
 _ID: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class ImageRecord(Struct, frozen=True):
-    """An image. ``big_data`` are the digests, by their keys, of what is kept as it is: manifests and configurations.
+    """An image. ``big_data`` has the digests of the manifests and configurations that are kept with it, by their keys.
 
-    ``metadata`` is JSON in its turn, of containers/image.
+    ``metadata`` is a JSON document of containers/image.
     """
 
     id: str
@@ -38,7 +35,7 @@ class ImageRecord(Struct, frozen=True):
 
     @property
     def manifest_digests(self) -> frozenset[str]:
-        """Those of its manifests and indexes."""
+        """The digests of its manifests and indexes."""
         kept = {digest for key, digest in (self.big_data or {}).items() if key.startswith("manifest")}
         return frozenset(kept | {self.digest or ""})
 
@@ -55,22 +52,27 @@ class LayerRecord(Struct, frozen=True):
 
     @property
     def is_incomplete(self) -> bool:
-        """Whether it was being unpacked when that was cut short."""
+        """Whether unpacking it was cut short."""
         return (self.flags or {}).get("incomplete") is True
 
 
+_Record = TypeVar("_Record", ImageRecord, LayerRecord)
+
+
 def parse_images(raw: bytes, place: str) -> tuple[ImageRecord, ...]:
-    """Read images.json; :class:`SourceError` names ``place`` if it is none."""
-    return tuple(one for one in _parse(raw, tuple[ImageRecord, ...], place) if _ID.fullmatch(one.id))
+    """Read images.json. ``place`` names it in errors. Raises :class:`SourceError`."""
+    return _parse(raw, tuple[ImageRecord, ...], place)
 
 
 def parse_layers(raw: bytes, place: str) -> tuple[LayerRecord, ...]:
-    """Read layers.json or volatile-layers.json; :class:`SourceError` names ``place`` if it is neither."""
-    return tuple(one for one in _parse(raw, tuple[LayerRecord, ...], place) if _ID.fullmatch(one.id))
+    """Read layers.json or volatile-layers.json, as :func:`parse_images`."""
+    return _parse(raw, tuple[LayerRecord, ...], place)
 
 
-def _parse(raw: bytes, kind: type[Any], place: str) -> Sequence[Any]:
+def _parse(raw: bytes, kind: type[tuple[_Record, ...]], place: str) -> tuple[_Record, ...]:
     try:
-        return msgspec.json.decode(raw, type=kind) if raw else ()
+        records = msgspec.json.decode(raw or b"[]", type=kind)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise SourceError(f"the store is broken: {place}: {error}", endpoint=place) from error
+    # An id becomes part of paths below the store.
+    return tuple(one for one in records if _ID.fullmatch(one.id))

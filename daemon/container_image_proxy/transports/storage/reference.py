@@ -1,8 +1,9 @@
 """``containers-storage:[driver@graphroot+runroot:options]name``: which image of which store is meant.
 
-The name is ``name[:tag]``, ``name[:tag]@digest``, any of those with ``@id`` behind it, or an id with or without ``@``.
-An id may be abbreviated to its beginning of 3 digits or more. The store is asked for the rest when the reference is
-read, because policy knows the image by its whole id. containers-transports(5); scopes are containers/image's.
+The name is ``name[:tag]``, ``name[:tag]@digest``, either of them with ``@id`` behind it, or an id with or without
+``@``. An id may be abbreviated to its first 3 digits or more. The store is asked for the rest when the reference is
+read, because policy knows the image by its whole id. Spec: containers-transports(5). The policy scopes are those of
+containers/image.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ _PATIENCE: Final = 5.0
 
 
 class StorageReference(Struct, frozen=True):
-    """An image of the store at ``location`` by name, by id, or by both; ``options`` are as they were written.
+    """An image of the store at ``location`` by name, by id, or by both. ``options`` are as they were written.
 
-    ``image_id`` is the beginning of an id where the store had no such image when the reference was read.
+    ``image_id`` is abbreviated still if the store had no such image when the reference was read.
     """
 
     transport: ClassVar[str] = "containers-storage"
@@ -54,9 +55,9 @@ class StorageReference(Struct, frozen=True):
 
     @classmethod
     def parse(cls, within: str, default: Callable[[], StoreLocation] | None = None) -> Self:
-        """Read what stands behind the colon; ``default`` is the store that is meant where none is named.
+        """Read what is behind the colon. ``default`` finds the store that is meant where none is named.
 
-        Raises :class:`InvalidReferenceError`, and :class:`ConfigurationError` if the default cannot be told.
+        Raises :class:`InvalidReferenceError`, and what ``default`` raises.
         """
         if "\0" in within:
             raise InvalidReferenceError("containers-storage: a reference has no null character")
@@ -90,7 +91,7 @@ class StorageReference(Struct, frozen=True):
 
     @property
     def policy_namespaces(self) -> tuple[str, ...]:
-        """The name without id, without digest, its repository and what holds that, the store, and its directory."""
+        """The name without id, then without digest, its repository, the namespaces above, the store, its directory."""
         named, names = self.named, []
         if named is not None:
             if self.image_id:
@@ -127,17 +128,17 @@ class StorageReference(Struct, frozen=True):
         return StorageSource(Store(self.location), self, state, known)
 
     def to_oci(self, manifest: Manifest, state: bytes) -> Manifest:
-        """With tars as layers: a store keeps no compressed ones."""
+        """As :class:`SourceReference` has it. The layers are tars: a store keeps no compressed ones."""
         return to_oci(manifest, state)
 
 
 def _no_default() -> StoreLocation:
-    """Where no configuration has been read."""
+    """The default where no configuration has been read."""
     raise InvalidReferenceError("containers-storage: write which store is meant, as [driver@graphroot]")
 
 
 def _parse_store(within: str, default: Callable[[], StoreLocation]) -> tuple[StoreLocation, str, str]:
-    """The store, the options given for it, and the rest, which names the image."""
+    """The store, the options that are given for it, and the rest, which names the image."""
     if not within.startswith("["):
         return default(), "", within
     store, bracket, name = within[1:].partition("]")
@@ -162,7 +163,7 @@ def _parse_store(within: str, default: Callable[[], StoreLocation]) -> tuple[Sto
 
 
 def _split_id(name: str, location: StoreLocation) -> tuple[str, str]:
-    """The name without an id, and the id, whole if the store has the image."""
+    """The name without an id, and the id, in full if the store has the image; each is empty if it is not given."""
     front, at, last = name.rpartition("@")
     if at and not last:
         raise InvalidReferenceError(f"containers-storage: {shown(name)} ends with an empty digest or id")
@@ -176,11 +177,11 @@ def _split_id(name: str, location: StoreLocation) -> tuple[str, str]:
 
 
 def _complete(beginning: str, location: StoreLocation) -> str | None:
-    """The id that begins so; None if there is none, or the store cannot be asked."""
+    """The whole id; None if no image has one that begins so, or several have, or the store cannot be read."""
     if _ID.fullmatch(beginning):
         return beginning
     try:
         found = find_by_key(Store(location).images(Context(Cancellation()).within(_PATIENCE)), beginning)
-    except UpstreamError:  # told when the image is wanted: other images of the instance need not suffer
+    except UpstreamError:  # said when the image is asked for, so that the instance can serve its other images
         return None
     return found.record.id if found is not None and found.record.id.startswith(beginning) else None

@@ -1,8 +1,7 @@
-"""An image of a store: its manifests and configuration as they were pulled, its layers put together again.
+"""An image of a store: its manifests and configuration as they were pulled, and its layers put together again.
 
-The manifest is the original. It names compressed layers, which a store unpacks and does not keep. The manifest that is
-served names the tars instead. It is made from a source's state, which is kept with a snapshot: the configuration, which
-the original names by its digest and which lists the digests of the tars, and the sizes of these.
+The source gives the original manifest, which policy judges. It names compressed layers, which a store unpacks and does
+not keep. The manifest that is served names the tars instead. It is made of the source's state: see :mod:`tar_layers`.
 """
 
 from __future__ import annotations
@@ -69,9 +68,9 @@ class _Shape(msgspec.Struct, frozen=True):
 
 
 class _Metadata(msgspec.Struct, frozen=True):
-    """What containers/image notes with an image: how long each of its signatures is, which lie in one file.
+    """What containers/image notes with an image: the sizes of signatures in bytes, of which a file has several.
 
-    ``sizes`` are those of the manifest that the image was stored by, ``sizes_of`` of each by its digest.
+    ``sizes`` are for the manifest that the image was stored by, ``sizes_of`` for each manifest by its digest.
     """
 
     sizes: tuple[int, ...] | None = msgspec.field(default=None, name="signature-sizes")
@@ -81,7 +80,8 @@ class _Metadata(msgspec.Struct, frozen=True):
 class StorageSource:
     """An :class:`ImageSource` over a store, in which it holds nothing open.
 
-    It begins with the layers that ``earlier`` knows, so that their blobs need no list, nor its lock.
+    ``layers`` are those of the image that was asked for last, by the digests of their tars. They are taken over from
+    ``earlier``, so that their blobs are opened without reading a list, or taking its lock.
     """
 
     def __init__(
@@ -91,18 +91,13 @@ class StorageSource:
         self._reference = reference
         self._lock = threading.Lock()
         self._known = decode_state(state)
-        self._images: tuple[Image, ...] = ()  # that the reference names, found once
+        self._images: tuple[Image, ...] = ()
         self._has_schema1 = False
-        self._layers: dict[str, LayerRecord] = earlier.layers if earlier is not None else {}
-
-    @property
-    def layers(self) -> dict[str, LayerRecord]:
-        """Those of the image that was asked for last, by the digests of their tars."""
-        return self._layers
+        self.layers: dict[str, LayerRecord] = earlier.layers if earlier is not None else {}
 
     @property
     def state(self) -> bytes:
-        """What the manifests that were fetched are served with."""
+        """What is needed to make the manifests that are served for those that were fetched."""
         with self._lock:
             return encode_state(self._known)
 
@@ -128,8 +123,8 @@ class StorageSource:
         wanted = str(descriptor.digest)
         if known := self._known.get(wanted):
             return BytesReader(known.config, offset)
-        if layer := self._layers.get(wanted):
-            with suppress(UnknownBlobError):  # it may have been pulled again since, and be another layer
+        if layer := self.layers.get(wanted):
+            with suppress(UnknownBlobError):  # pulling the image again gives it another layer with the same tar
                 return self._store.open_layer(layer, offset)
         for layer in chain.from_iterable(self._store.layers(context)):
             if layer.diff_digest == wanted and not layer.is_incomplete:
@@ -137,14 +132,14 @@ class StorageSource:
         raise UnknownBlobError(f"{self._reference}: the store has no layer with the digest {wanted} any more")
 
     def find_tars(self, context: Context, manifest: Schema1Manifest) -> dict[Digest, UnpackedLayer]:
-        """As in :class:`UnpackedSource`. Nothing but the store's own list says which layer of it is which one's tar."""
+        """As in :class:`UnpackedSource`. Only the store's list says which tar is which layer of the manifest."""
         image, _ = self._find_manifest(context, manifest.digest, unmetered, is_top=True)
         layers = self._find_layers(context, image)
         if len(layers) != len(manifest.layers):
             raise self._other_layers(image, len(layers), f"{len(manifest.layers)} that its manifest names")
         tars = [(parse_digest(layer.diff_digest or ""), self._store.measure(layer)) for layer in layers]
         with self._lock:
-            self._layers = {str(digest): layer for (digest, _), layer in zip(tars, layers, strict=True)}
+            self.layers = {str(digest): layer for (digest, _), layer in zip(tars, layers, strict=True)}
         return {
             named: UnpackedLayer(digest, size, digest, OCI_LAYER_TAR)
             for named, (digest, size) in zip(manifest.layers, tars, strict=True)
@@ -158,14 +153,15 @@ class StorageSource:
         *,
         take: Callable[[int], object] = unmetered,
     ) -> Iterator[Findings]:
-        """As in :class:`ImageSource`: those that were pulled with the image.
+        """As in :class:`ImageSource`. The signatures are those that were pulled with the image.
 
-        None counts for a manifest of schema 1: what is signed names what was unpacked, and nothing names the tars.
+        None counts for a manifest of schema 1. It names the compressed layers alone, so that a signature of it says
+        nothing about the tars (contrib/adr/0045).
         """
         if self._has_schema1:
             error = SourceError(
                 f"{self._reference}: the image was pulled as Docker schema 1, whose signatures say nothing of the "
-                "unpacked layers that a store has: serve it by docker://",
+                "unpacked layers that a store has: serve it by docker://"
             )
             yield Findings(failures=(SignatureFailure(error, _KINDS),))
             return
@@ -181,11 +177,9 @@ class StorageSource:
         """Nothing is held."""
 
     def _resolve(self, context: Context) -> tuple[Image, ...]:
-        """The images that the reference names; never none."""
-        self._images = self._images or self._find_images(context)
-        return self._images
-
-    def _find_images(self, context: Context) -> tuple[Image, ...]:
+        """The images that the reference names, found once. There is at least one."""
+        if self._images:
+            return self._images
         reference = self._reference
         if 0 < len(reference.image_id) < _ID_LENGTH:
             raise UnknownManifestError(
@@ -198,14 +192,17 @@ class StorageSource:
             former = find_former(stores, reference.named) if reference.named is not None else None
             hint = f": {former.record.id} had that name before" if former is not None else ""
             raise UnknownManifestError(f"{reference}: the store has no such image{hint}")
+        self._images = found
         return found
 
     def _find_manifest(
         self, context: Context, digest: Digest | None, take: Callable[[int], object], *, is_top: bool
     ) -> tuple[Image, bytes]:
+        """A manifest or index, and the image that has it. ``is_top`` says that the reference itself names it."""
         images = self._resolve(context)
+        # The keys of containers/image, of which older programs wrote "manifest" alone.
         keys = [] if digest is None else [f"manifest-{digest}"]
-        if is_top:  # what the image was stored by; all that older programs wrote
+        if is_top:
             keys.append("manifest")
         for key in keys:
             for image in images:
@@ -216,7 +213,7 @@ class StorageSource:
         raise UnknownManifestError(f"{self._reference}: the store has no manifest {digest or ''}{remedy}")
 
     def _learn_layers(self, context: Context, image: Image, raw: bytes, take: Callable[[int], object]) -> None:
-        """Find the tars, if ``raw`` is an image's manifest; what it names is in ``image``."""
+        """Find out which tars the layers are, if ``raw`` is a manifest of ``image``, and not an index."""
         try:
             shape = msgspec.json.decode(raw, type=_Shape)
             if shape.fs_layers is not None:
@@ -224,27 +221,26 @@ class StorageSource:
                 return
             digest = str(parse_digest(shape.config.digest))
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, InvalidDigestError):
-            return  # an index, or nothing that can be used; whoever parses it says so
+            return  # an index, or malformed, which its parser will say
         config = self._store.read_data(image, digest, MAX_CONFIG_SIZE, take)
         if config is None or len(config) > MAX_CONFIG_SIZE:
-            raise SourceError(f"{self._reference}: the store has no configuration {digest}", endpoint=str(image.root))
+            raise self._fault(image, f"the store has no configuration {digest}")
         diff_ids = parse_diff_ids(config)
         layers = self._find_layers(context, image)
         if [layer.diff_digest for layer in layers] != [str(one) for one in diff_ids]:
             raise self._other_layers(image, len(layers), f"{len(diff_ids)} that its configuration names")
         found = TarLayers(config, tuple(self._store.measure(layer) for layer in layers))
         if not decode_state(encode_state({digest: found})):
-            raise SourceError(f"{self._reference}: its configuration is too large to be kept", endpoint=str(image.root))
+            raise self._fault(image, "its configuration is too large to be kept")
         with self._lock:
             self._known = dict([*self._known.items(), (digest, found)][-MAX_IMAGES:])
-            self._layers = dict(zip(map(str, diff_ids), layers, strict=True))
+            self.layers = dict(zip(map(str, diff_ids), layers, strict=True))
 
     def _other_layers(self, image: Image, count: int, wanted: str) -> SourceError:
-        reason = f"{self._reference}: the {count} layers that the store has for the image are not the {wanted}"
-        return SourceError(reason, endpoint=str(image.root))
+        return self._fault(image, f"the {count} layers that the store has for the image are not the {wanted}")
 
     def _find_layers(self, context: Context, image: Image) -> list[LayerRecord]:
-        """The image's layers from the lowest up; :class:`SourceError` if one of them cannot be served."""
+        """The image's layers from the lowest up. Raises :class:`SourceError` if one of them cannot be served."""
         lists = iter(self._store.layers(context))
         known: dict[str, LayerRecord] = {}
         layers: list[LayerRecord] = []
@@ -255,10 +251,7 @@ class StorageSource:
             layer = known.get(following)
             refusal = "is not in the store" if layer is None else self._store.find_refusal(layer)
             if layer is None or refusal or len(layers) == MAX_LAYERS:
-                raise SourceError(
-                    f"{self._reference}: layer {following[:_ID_LENGTH]} {refusal or 'has too many below it'}",
-                    endpoint=str(image.root),
-                )
+                raise self._fault(image, f"layer {following[:_ID_LENGTH]} {refusal or 'has too many below it'}")
             layers.append(layer)
             following = layer.parent
         return layers[::-1]
@@ -266,11 +259,11 @@ class StorageSource:
     def _read_signatures(
         self, image: Image, digest: Digest, take: Callable[[int], object]
     ) -> Iterator[UntrustedSignature]:
-        place = f"{self._reference}: the signatures of {digest}"
+        what = f"the signatures of {digest}"
         try:
             metadata = msgspec.json.decode(image.record.metadata or "{}", type=_Metadata)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-            raise SourceError(f"{place}: {error}", endpoint=str(image.root)) from error
+            raise self._fault(image, f"{what}: {error}") from error
         key, sizes = f"signature-{digest.hex}", (metadata.sizes_of or {}).get(str(digest))
         if sizes is None and (image.record.big_data or {}).get("manifest") == str(digest):
             key, sizes = "signatures", metadata.sizes
@@ -278,8 +271,12 @@ class StorageSource:
             return
         data = self._store.read_data(image, key, MAX_MANIFEST_SIZE, take) or b""
         if len(sizes) > MAX_SIGNATURES or min(sizes) < 0 or sum(sizes) != len(data):
-            raise SourceError(f"{place} are not of the sizes that the store recorded", endpoint=str(image.root))
+            raise self._fault(image, f"{what} are not of the sizes that the store recorded")
         begin = 0
         for position, size in enumerate(sizes, 1):
             yield parse_signature_blob(data[begin : begin + size], f"signature {position} in the store")
             begin += size
+
+    def _fault(self, image: Image, reason: str) -> SourceError:
+        """The error for an image that cannot be served as the store has it."""
+        return SourceError(f"{self._reference}: {reason}", endpoint=str(image.root))

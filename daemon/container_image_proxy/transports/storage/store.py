@@ -1,8 +1,8 @@
 """A store of containers-storage on disk, opened for nothing but reading.
 
-Owns where things lie below its directories and how its lists are read: under their locks, which are held no longer than
-that. Nothing is created, and below the configured directories no symbolic link is followed. Decides nothing about
-images.
+This module knows where things lie below the directories of a store. A list is read under its lock, which is held no
+longer than that. Nothing is created, and below the configured directories no symbolic link is followed.
+Must not decide anything about images.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from container_image_proxy.transports.storage.layer_reader import LayerReader
 from container_image_proxy.transports.storage.lock import locked
 from container_image_proxy.transports.storage.lookup import Image
 from container_image_proxy.transports.storage.records import MAX_LIST_SIZE, parse_images, parse_layers
-from container_image_proxy.transports.storage.tar_split import read_entries
+from container_image_proxy.transports.storage.tar_split import read_entries, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -37,12 +37,14 @@ DRIVERS: Final = ("overlay", "vfs")
 _REMEDY: Final = "a drop-in with CAP_DAC_READ_SEARCH lets an instance read it, see container-image-proxy-transports(5)"
 _PLAIN_KEY: Final = re.compile(r"[.0-9a-z]+")
 _reading: Final = threading.Lock()
-"""One list is in memory at a time."""
+"""Held while a list is read and parsed, so that one list is in memory at a time."""
 _Record = TypeVar("_Record")
 
 
 class Lists(Generic[_Record]):
-    """Lists of records, each read when its turn comes, and once: where others lie may be out of reach meanwhile."""
+    """Lists of records. Each is read when its turn comes, and once. An additional store that cannot be reached does no
+    harm unless it is needed.
+    """
 
     def __init__(self, readers: Iterable[Callable[[], tuple[_Record, ...]]]) -> None:
         self._readers = tuple(readers)
@@ -59,14 +61,14 @@ class Store:
     """The directories of ``location``. Nothing is held between calls; threads may share it."""
 
     def __init__(self, location: StoreLocation) -> None:
-        own = location.image_store or location.graph_root
+        own = location.image_store or location.graph_root  # imagestore of storage.conf
         self._location = location
         self._driver = location.driver
         self._image_roots = tuple(dict.fromkeys((own, location.graph_root, *location.additional)))
         self._layer_roots = tuple(dict.fromkeys((location.graph_root, own, *location.additional)))
 
     def verify(self) -> None:
-        """Raise :class:`SourceError` if there is no store, it may not be read, or is of a driver that is not known."""
+        """Raise :class:`SourceError` if there is no store, it may not be read, or its driver is not in ``DRIVERS``."""
         root = self._location.graph_root
         if self._driver not in DRIVERS:
             raise SourceError(
@@ -90,29 +92,35 @@ class Store:
     def images(self, context: Context) -> Lists[Image]:
         """The images of each store, in the order in which they count."""
         self.verify()
-        return Lists(partial(self._images_at, context, root) for root in self._image_roots)
+
+        def read(root: Path) -> tuple[Image, ...]:
+            records = self._records(context, root, "images", "images.json", parse_images)
+            return tuple(Image(root, record) for record in records)
+
+        return Lists(partial(read, root) for root in self._image_roots)
 
     def layers(self, context: Context) -> Lists[LayerRecord]:
         """The layers of each store, in the order in which they count."""
-        return Lists(partial(self._layers_at, context, root) for root in self._layer_roots)
-
-    def _images_at(self, context: Context, root: Path) -> tuple[Image, ...]:
-        return tuple(Image(root, one) for one in self._records(context, root, "images", "images.json", parse_images))
-
-    def _layers_at(self, context: Context, root: Path) -> tuple[LayerRecord, ...]:
         location = self._location
-        is_transient = location.is_transient and root == location.graph_root
-        volatile = location.run_root if is_transient and location.run_root else root
-        read = partial(self._records, context, kind="layers", parse=parse_layers, locked_at=root)
-        return (*read(root, name="layers.json"), *read(volatile, name="volatile-layers.json"))
+
+        def read(root: Path) -> tuple[LayerRecord, ...]:
+            # transient_store of storage.conf: what is gone after a reboot is recorded below the run root.
+            is_transient = location.is_transient and root == location.graph_root
+            volatile = location.run_root if is_transient and location.run_root else root
+            read_list = partial(self._records, context, kind="layers", parse=parse_layers, locked_at=root)
+            return (*read_list(root, name="layers.json"), *read_list(volatile, name="volatile-layers.json"))
+
+        return Lists(partial(read, root) for root in self._layer_roots)
 
     def read_data(self, image: Image, key: str, limit: int, take: Callable[[int], object]) -> bytes | None:
-        """What is kept with the image under ``key``, with one byte beyond the limit; None if there is nothing.
+        """What is kept with the image under ``key``; None if there is nothing.
 
-        An image of another store that was given a name in this one has a record here, and nothing else.
+        Of a larger file a byte more than ``limit`` is returned.
         """
+        # containers/storage encodes a key that could not be the name of a file, such as one with a digest's colon.
         name = key if _PLAIN_KEY.fullmatch(key) else "=" + base64.b64encode(key.encode()).decode()
         directory = (f"{self._driver}-images", image.record.id)
+        # An image of an additional store that was given a name in this store has a record here, and nothing else.
         own = self._has(image.root, directory)
         for root in (image.root,) if own else self._image_roots:
             with suppress(FileNotFoundError):
@@ -135,7 +143,7 @@ class Store:
         return None
 
     def open_layer(self, layer: LayerRecord, offset: int = 0) -> LayerReader:
-        """A reader of the layer's tar; :class:`UnknownBlobError` if it is not there any more."""
+        """A reader of the layer's tar from ``offset`` on. Raises :class:`UnknownBlobError` if the layer is gone."""
         tar_split = self._open_anywhere(layer, self._tar_split(layer), FILE)
         try:
             files = LayerFiles(self._open_anywhere(layer, self._files(layer), DIRECTORY))
@@ -151,8 +159,7 @@ class Store:
         place = f"{self._location.graph_root}: the tar-split of layer {layer.id}"
         with os.fdopen(self._open_anywhere(layer, self._tar_split(layer), FILE), "rb") as file:
             try:
-                entries = read_entries(file, place)
-                return sum(len(entry) if isinstance(entry, bytes) else entry.size for entry in entries)
+                return sum(map(size_of, read_entries(file, place)))
             except OSError as error:
                 raise SourceError(f"{place}: {error.strerror or error}", endpoint=place) from error
 
@@ -172,7 +179,10 @@ class Store:
         *,
         locked_at: Path | None = None,
     ) -> tuple[_Record, ...]:
-        """The records of a list, read under the lock of its kind. What is not there has none: stores begin empty."""
+        """The records of a list, read under the lock of its kind. A list that is not there has none: stores begin so.
+
+        The lock is at ``locked_at``, by default the root.
+        """
         directory, locked_at = f"{self._driver}-{kind}", locked_at or root
         try:
             lock = self._open(locked_at, (directory, f"{kind}.lock"), FILE)
@@ -188,7 +198,7 @@ class Store:
             return parse(raw, f"{root}/{directory}/{name}")
 
     def _find_root(self, components: tuple[str, ...]) -> Path | None:
-        """The first store that has it. What belongs to a layer lies in that which lists it, or in another one."""
+        """The first store that has it. The files of a layer need not be in the store that lists it."""
         return next((root for root in self._layer_roots if self._has(root, components)), None)
 
     def _has(self, root: Path, components: tuple[str, ...]) -> bool:
@@ -206,7 +216,7 @@ class Store:
         raise UnknownBlobError(f"{self._location.graph_root}: layer {layer.id} is not there any more")
 
     def _read(self, root: Path, components: tuple[str, ...], limit: int, take: Callable[[int], object]) -> bytes:
-        """A whole file, with one byte beyond the limit; raises as :meth:`_open` does."""
+        """A whole file; of a larger one, a byte more than ``limit``. Raises as :meth:`_open`."""
         with os.fdopen(self._open(root, components, FILE), "rb") as file:
             size = min(os.fstat(file.fileno()).st_size, limit) + 1
             take(size)
@@ -216,9 +226,9 @@ class Store:
                 raise self._failure(root, components, error) from error
 
     def _open(self, root: Path, components: tuple[str, ...], flags: int) -> int:
-        """A descriptor of what lies there, reached without following a link below ``root``.
+        """A descriptor of what is there, reached without following a link below ``root``.
 
-        ``FileNotFoundError`` if there is no such file; :class:`SourceError` for whatever else is in the way.
+        Raises ``FileNotFoundError`` if there is no such file, and :class:`SourceError` for anything else.
         """
         try:
             directory = os.open(root, DIRECTORY)
@@ -233,5 +243,5 @@ class Store:
 
     def _failure(self, root: Path, components: tuple[str, ...], error: OSError) -> SourceError:
         """Why something in the store cannot be opened or read."""
-        # No change of modes: the rights in a store are its owner's, and podman counts on them.
+        # The remedy is no change of modes: those in a store are its owner's, and podman needs them as they are.
         return explain(root, components, error, "store", _REMEDY)

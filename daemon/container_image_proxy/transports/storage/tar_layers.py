@@ -1,7 +1,7 @@
-"""What the manifest that a store's image is served with is made of, and how it is kept with a snapshot.
+"""The manifest that is served for a store's image, made of what is kept with a snapshot (contrib/adr/0032).
 
-It is untrusted: a configuration counts if it has the digest that the verified manifest gives it, and the sizes of tars
-fail the transfer if they are wrong. One source may be asked for the images of several platforms.
+That is the configuration, which lists the digests of the layers' tars, and the sizes of these. It is untrusted. The
+configuration counts if it has the digest that the verified manifest names. A wrong size makes the transfer fail.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 MAX_LAYERS: Final = 10_000
 MAX_IMAGES: Final = 8
-"""As many as an instance keeps snapshots of an image."""
+"""Images of one source, which are those of several platforms: as many as an instance keeps snapshots of an image."""
 _MAX_DECODED: Final = 2 * (MAX_CONFIG_SIZE + 16 * MAX_LAYERS)
-"""Bytes; there is room for one image in any case."""
+"""Bytes of a state when it is uncompressed. There is room for one image in any case."""
 
 
 class TarLayers(msgspec.Struct, frozen=True):
-    """An image's configuration, which lists the digests of the tars, and the sizes of these."""
+    """An image's configuration, which lists the digests of the tars, and the sizes of these in bytes."""
 
     config: bytes
     sizes: tuple[int, ...]
 
 
 def encode_state(known: Mapping[str, TarLayers]) -> bytes:
-    """Images by the digests of their configurations as a source's state; the last ones, if there is no room for all."""
+    """The state for images by the digests of their configurations: of the last ones, if there is no room for all."""
     kept = dict([*known.items()][-MAX_IMAGES:])
     while kept:
         state = zlib.compress(msgspec.msgpack.encode(kept), level=1)
@@ -47,7 +47,7 @@ def encode_state(known: Mapping[str, TarLayers]) -> bytes:
 
 
 def decode_state(state: bytes) -> dict[str, TarLayers]:
-    """What :func:`encode_state` was given; nothing of what it has not made."""
+    """What :func:`encode_state` was given; empty for what it has not made, because state is untrusted."""
     try:
         raw = zlib.decompressobj().decompress(state, _MAX_DECODED)
         return msgspec.msgpack.decode(raw, type=dict[str, TarLayers])
@@ -56,7 +56,7 @@ def decode_state(state: bytes) -> dict[str, TarLayers]:
 
 
 def to_oci(manifest: Manifest, state: bytes) -> Manifest:
-    """The manifest as it is served, with tars as layers; :class:`InvalidManifestError` if they are not known."""
+    """The manifest as it is served, with tars as layers. Raises :class:`InvalidManifestError` if they are not known."""
     found = decode_state(state).get(str(manifest.config.digest))
     if found is None or not manifest.config.digest.matches(found.config):
         raise InvalidManifestError("it is not known which tars the image's layers are")

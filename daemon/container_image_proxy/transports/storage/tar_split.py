@@ -1,8 +1,8 @@
-"""tar-split: what a layer's tar had beside the contents of its files, in its order.
+"""The format tar-split: what a layer's tar has beside the contents of its files, in the order of the tar.
 
-One JSON object a line, compressed with gzip (vbatts/tar-split, tar/storage). A *segment* is bytes of the tar as they
-are: headers, padding, the end. A *file* stands for the content of a file, which the store keeps unpacked. Reads entry
-by entry, each of bounded size. Opens no file of the layer.
+It is one JSON object a line, compressed with gzip (github.com/vbatts/tar-split, tar/storage). A *segment* is bytes of
+the tar as they are: headers, padding, the end. A *file* stands for the content of a file, which the store keeps
+unpacked. One entry of bounded size is in memory at a time. Must not open the layer's files.
 """
 
 from __future__ import annotations
@@ -20,15 +20,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_ENTRY_SIZE: Final = 16 << 20
-"""Bytes of a line. Go's tar reader takes headers of 1 MiB; older programs keep all behind the end as one segment."""
+"""Bytes of a line. Go's tar reader takes headers of 1 MiB. Older programs have all that follows the tar's end in one
+segment.
+"""
 MAX_ENTRIES: Final = 10_000_000
-"""An entry need not yield a byte of the layer; more of them than any layer has files is meant to keep us busy."""
+"""More than any layer has files. An entry need not yield a byte, so a small file could keep the daemon busy."""
 _BUFFER: Final = 64 << 10
 _FILE, _SEGMENT = 1, 2
 
 
 class _Line(msgspec.Struct, frozen=True):
-    """``payload`` is a segment's bytes, or a file's CRC-64, which is not needed beside the layer's digest."""
+    """``payload`` is a segment's bytes, or a file's CRC-64, which is not needed: the layer's digest says more.
+
+    ``name_raw`` is there instead of ``name`` if the name is not UTF-8. Both it and ``payload`` are base64 in the JSON.
+    """
 
     type: int
     name: str = ""
@@ -42,6 +47,11 @@ class FileContent(msgspec.Struct, frozen=True):
 
     name: bytes
     size: int
+
+
+def size_of(entry: bytes | FileContent) -> int:
+    """The bytes of the tar that an entry stands for."""
+    return entry.size if isinstance(entry, FileContent) else len(entry)
 
 
 def read_entries(file: IO[bytes], place: str) -> Iterator[bytes | FileContent]:
