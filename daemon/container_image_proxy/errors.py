@@ -139,6 +139,16 @@ def rejected_because(complaint: str) -> Iterator[None]:
         raise SignatureRejectedError(f"{complaint}: {error}") from error
 
 
+@contextmanager
+def located(place: str) -> Iterator[None]:
+    """A block whose :class:`SourceError` gets ``place`` as its endpoint if it has none."""
+    try:
+        yield
+    except SourceError as error:
+        error.endpoint = error.endpoint or place
+        raise
+
+
 class UnreadableFileError(ConfigurationError):
     """A configuration file that could not be opened or read, so that its content is unknown."""
 

@@ -1,7 +1,8 @@
-"""Opening files below a directory without following a link on the way, because local images are not trusted.
+"""Opening local images: where policy knows them to be, and below a directory without following a link on the way.
 
-Only a regular file or a directory is opened. Anything else (a FIFO, a device) is neither waited for nor read.
-Must not know any format. Spec: open(2), O_NOFOLLOW.
+Whoever wrote an image may have put anything into its directory. A symbolic link there would lead to a file that is none
+of the image's, and opening a FIFO would wait for its writer: so no link is followed, and only directories and regular
+files are opened. Must not know any format. Spec: open(2), O_NOFOLLOW.
 """
 
 from __future__ import annotations
@@ -9,20 +10,42 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from container_image_proxy.config.obstacle import find_obstacle
 from container_image_proxy.errors import SourceError
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 FILE: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # O_NONBLOCK: opening a FIFO must not wait for its writer
-PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
-"""Errors of this process at the moment, and not of the file: they may pass."""
-DENIED: Final = frozenset({errno.EACCES, errno.EPERM})
+PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.ESTALE})
+"""Errors of this process, or of a network file system, at the moment, and not of the file: they may pass."""
+_DENIED: Final = frozenset({errno.EACCES, errno.EPERM})
 _LINK: Final = frozenset({errno.ELOOP, errno.ENOTDIR})  # open(2), O_NOFOLLOW, of a file and of a directory
+
+
+def open_place(path: str, place: str, flags: int, what: str) -> int:
+    """A descriptor of what is at ``path``: of a regular file with the flags ``FILE``, else of a directory.
+
+    ``place`` is where the path led when the reference was read, by which policy knows the image. ``what`` says in words
+    what it is. Raises :class:`SourceError`, also if the path leads elsewhere now.
+    """
+    try:
+        number = os.open(path, flags)
+    except OSError as error:
+        obstacle = find_obstacle(Path(path), error)
+        remedy = f" ({obstacle.remedy})" if obstacle.remedy else ""
+        reason = f"there is no {what} to be read at {path}: {obstacle.reason}{remedy}"
+        raise SourceError(reason, endpoint=place, retryable=error.errno in PASSING) from error
+    reason = ""
+    if flags == FILE and not stat.S_ISREG(os.fstat(number).st_mode):
+        reason = f"{path} is not a regular file"
+    elif os.path.realpath(path) != place:  # a link on the way was changed: policy was asked about another image
+        reason = f"{path} led to {place} when the configuration was read, and does no more: reload"
+    if reason:
+        os.close(number)
+        raise SourceError(reason, endpoint=place)
+    return number
 
 
 def open_beneath(root: int, components: tuple[str, ...], flags: int = FILE) -> int:
@@ -32,6 +55,7 @@ def open_beneath(root: int, components: tuple[str, ...], flags: int = FILE) -> i
     """
     current = os.dup(root)
     try:
+        # O_NOFOLLOW is about the last component of a path alone, so each one is opened by itself.
         for name in components[:-1]:
             current, above = os.open(name, DIRECTORY | os.O_NOFOLLOW, dir_fd=current), current
             os.close(above)
@@ -52,16 +76,15 @@ def explain(
     ``remedy`` is what to do if permission is missing; by default to change modes.
     """
     place = root.joinpath(*components)
-    if error.errno in _LINK:
-        below = (one for one in (*reversed(place.parents), place) if one != root and one.is_relative_to(root))
-        link = next((one for one in below if one.is_symlink()), None)
-        if link is not None:
-            return SourceError(f"{link} is a symbolic link, which is not followed", endpoint=str(root))
     obstacle = find_obstacle(place, error)
-    if error.errno in PASSING:
-        return SourceError(f"{place}: {obstacle.reason}", endpoint=str(root), retryable=True)
-    if error.errno in DENIED:
+    below = (one for one in (*reversed(place.parents), place) if one != root and one.is_relative_to(root))
+    if error.errno in _LINK and (link := next((one for one in below if one.is_symlink()), None)) is not None:
+        reason = f"{link} is a symbolic link, which is not followed"
+    elif error.errno in PASSING:
+        reason = f"{place}: {obstacle.reason}"
+    elif error.errno in _DENIED:
         remedy = remedy or obstacle.remedy
-        advice = f" ({remedy})" if remedy else ""
-        return SourceError(f"the {what} cannot be read: {place}: {obstacle.reason}{advice}", endpoint=str(root))
-    return SourceError(f"the {what} is broken: {place}: {obstacle.reason}", endpoint=str(root))
+        reason = f"the {what} cannot be read: {place}: {obstacle.reason}" + (f" ({remedy})" if remedy else "")
+    else:
+        reason = f"the {what} is broken: {place}: {obstacle.reason}"
+    return SourceError(reason, endpoint=str(root), retryable=error.errno in PASSING)

@@ -1,7 +1,6 @@
-"""A directory that is not trusted, from which files are read: ``oci:`` and ``dir:`` images are such directories.
+"""What ``oci:`` and ``dir:`` have in common: an image that is named by its path, and a directory with its files.
 
-Below the directory no symbolic link is followed, and only regular files are opened. So an image cannot name files
-outside of itself, or make the daemon wait on a FIFO. Must not know any format.
+The directory is not trusted, and its files are opened as :mod:`beneath` opens them. Must not know any format.
 """
 
 from __future__ import annotations
@@ -14,28 +13,28 @@ from typing import TYPE_CHECKING, ClassVar
 
 from msgspec import Struct
 
-from container_image_proxy.config.obstacle import find_obstacle
-from container_image_proxy.errors import InvalidReferenceError, SourceError
+from container_image_proxy.errors import InvalidReferenceError
 from container_image_proxy.image.convert import to_oci
 from container_image_proxy.image.manifest import MAX_MANIFEST_SIZE
-from container_image_proxy.transports.beneath import DIRECTORY, PASSING, explain, open_beneath
-from container_image_proxy.transports.readers import FileReader
+from container_image_proxy.transports.beneath import DIRECTORY, FILE, explain, open_beneath, open_place
+from container_image_proxy.transports.readers import Region, RegionReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from container_image_proxy.concurrency.context import Context
+    from container_image_proxy.errors import SourceError
     from container_image_proxy.image.manifest import Manifest
     from container_image_proxy.image.reference import Reference
     from container_image_proxy.transports.source import Access
 
 
 class PathReference(Struct, frozen=True):
-    """What references to images by path have in common: policy knows them by where they really are.
+    """Base of the references that name an image by its path. Policy knows the image by where it really is.
 
     ``path`` is as it was written. ``place`` is where it led when the reference was read, absolute and without symbolic
-    links. Components that did not exist stand there as they were written, and must prove to be no links when the image
-    is opened.
+    links. A component that did not exist then is in ``place`` as it was written. If it is a link when the image is
+    opened, that fails.
     """
 
     transport: ClassVar[str]
@@ -84,8 +83,8 @@ def resolve_path(path: str, transport: str) -> str:
 class Directory:
     """The directory of a :class:`PathReference`, opened when it is first needed. Threads may share it.
 
-    ``what`` says in words what it holds, for errors. It stays open until :meth:`close`, so that an image can be served
-    whose directory was renamed (contrib/adr/0028).
+    ``what`` says in words what it holds, for errors. It stays open until :meth:`close`, so that an image is served to
+    its end even if its directory is renamed (contrib/adr/0028).
     """
 
     def __init__(self, reference: PathReference, what: str) -> None:
@@ -100,16 +99,17 @@ class Directory:
         """Whether it is open, is still what its path names, and lies where policy knows it."""
         with self._lock:
             try:
-                is_same = self._number is not None and os.path.samestat(
-                    os.fstat(self._number), Path(self._given).stat()
+                return (
+                    self._number is not None
+                    and os.path.samestat(os.fstat(self._number), Path(self._given).stat())
+                    and os.path.realpath(self._given) == self.path
                 )
             except OSError:
                 return False
-        return is_same and os.path.realpath(self._given) == self.path
 
     def verify(self) -> None:
-        """Raise :class:`SourceError` if there is no directory, it may not be entered, or lies elsewhere than policy
-        knows: a link may have been changed since the reference was read.
+        """Raise :class:`SourceError` if there is no directory, or it may not be entered, or is not where policy knows
+        it to be.
         """
         os.close(self._open_place())
 
@@ -129,15 +129,9 @@ class Directory:
     def has(self, components: tuple[str, ...]) -> bool:
         """Whether there is such a file. If that cannot be told, it counts as there, so that opening it says why."""
         try:
-            root = self._duplicate_root()
-        except OSError:
-            return True
-        try:
-            os.stat("/".join(components), dir_fd=root, follow_symlinks=False)
+            os.close(self._open_beneath(components, os.O_PATH | os.O_CLOEXEC))
         except OSError as error:
             return not isinstance(error, FileNotFoundError)
-        finally:
-            os.close(root)
         return True
 
     def open_reader(
@@ -145,13 +139,16 @@ class Directory:
         context: Context,  # noqa: ARG002 - files are there at once
         components: tuple[str, ...],
         offset: int = 0,
-    ) -> FileReader:
+    ) -> RegionReader:
         """A reader of the file's content from ``offset`` on."""
         with self._open(components) as number:
-            size = os.fstat(number).st_size
-            place = str(Path(self.path, *components))
-            return FileReader(
-                os.dup(number), size, place, lambda error: self._failure(components, error), offset=offset
+            own = os.dup(number)
+            return RegionReader(
+                Region(own, 0, os.fstat(own).st_size),
+                str(Path(self.path, *components)),
+                offset,
+                failure=lambda error: self._failure(components, error),
+                end=lambda: os.close(own),
             )
 
     def close(self) -> None:
@@ -162,15 +159,7 @@ class Directory:
                 self._number = None
 
     def _open_place(self) -> int:
-        try:
-            number = os.open(self._given, DIRECTORY)
-        except OSError as error:
-            raise self._unreachable(error) from error
-        if os.path.realpath(self._given) != self.path:
-            os.close(number)
-            reason = f"{self._given} led to {self.path} when the configuration was read, and does no more: reload"
-            raise SourceError(reason, endpoint=self._given)
-        return number
+        return open_place(self._given, self.path, DIRECTORY, self._what)
 
     @contextmanager
     def _open(self, components: tuple[str, ...]) -> Iterator[int]:
@@ -191,25 +180,15 @@ class Directory:
         except OSError as error:
             raise self._failure(components, error) from error
 
-    def _open_beneath(self, components: tuple[str, ...]) -> int:
-        root = self._duplicate_root()
-        try:
-            return open_beneath(root, components)
-        finally:
-            os.close(root)
-
-    def _duplicate_root(self) -> int:
+    def _open_beneath(self, components: tuple[str, ...], flags: int = FILE) -> int:
         with self._lock:
             if self._number is None:
                 self._number = self._open_place()
-            return os.dup(self._number)
-
-    def _unreachable(self, error: OSError) -> SourceError:
-        """The error for the directory itself, which cannot be opened."""
-        obstacle = find_obstacle(Path(self._given), error)
-        remedy = f" ({obstacle.remedy})" if obstacle.remedy else ""
-        reason = f"there is no {self._what} to be read at {self._given}: {obstacle.reason}{remedy}"
-        return SourceError(reason, endpoint=self._given, retryable=error.errno in PASSING)
+            root = os.dup(self._number)
+        try:
+            return open_beneath(root, components, flags)
+        finally:
+            os.close(root)
 
     def _failure(self, components: tuple[str, ...], error: OSError) -> SourceError:
         """The error for a file in the directory, which cannot be opened or read."""

@@ -2,8 +2,8 @@
 
 ``manifest.json`` is the manifest or index, ``HEX.manifest.json`` a manifest that an index names by its digest, and
 ``HEX`` a blob. ``signature-N`` are the manifest's signatures, ``HEX.signature-N`` those of a named one. In version 1.0
-of the format a blob is ``HEX.tar``. The file ``version`` is not read, as in all other readers. The directory is treated
-as hostile: see :mod:`directory`. Must not verify signatures.
+of the format a blob is ``HEX.tar``. The file ``version`` is not read, as by all other readers. The directory is not
+trusted: see :mod:`directory`. Must not verify signatures.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.manifest import Descriptor
     from container_image_proxy.image.signature import SignatureKind
-    from container_image_proxy.transports.readers import FileReader
+    from container_image_proxy.transports.readers import RegionReader
     from container_image_proxy.transports.source import Access, ImageSource
 
 _WHAT: Final = "image directory"
@@ -105,7 +105,7 @@ class DirectorySource:
         raw = without_signatures(self._directory.read(context, (_MANIFEST,), take))
         return None if unless is not None and unless.matches(raw) else UntrustedManifest(raw, "")
 
-    def open_blob(self, context: Context, descriptor: Descriptor, offset: int = 0) -> FileReader:
+    def open_blob(self, context: Context, descriptor: Descriptor, offset: int = 0) -> RegionReader:
         """As in :class:`ImageSource`."""
         return self._directory.open_reader(context, self._blob_file(descriptor.digest), offset)
 
@@ -129,11 +129,10 @@ class DirectorySource:
         take: Callable[[int], object] = unmetered,
     ) -> Iterator[Findings]:
         """As in :class:`ImageSource`. The directory is one place. A signature that cannot be had hides no other."""
-        if kinds:
-            is_named = self._directory.has((f"{digest.hex}.{_MANIFEST}",))
-            yield self._read_signatures(context, f"{digest.hex}." if is_named else "", take)
-
-    def _read_signatures(self, context: Context, prefix: str, take: Callable[[int], object]) -> Findings:
+        if not kinds:
+            return
+        # skopeo copy --all writes the signatures of an index's manifests under the manifests' digests.
+        prefix = f"{digest.hex}." if self._directory.has((f"{digest.hex}.{_MANIFEST}",)) else ""
         signatures: list[UntrustedSignature] = []
         failures: list[Error] = []
         for position in count(1):
@@ -149,7 +148,7 @@ class DirectorySource:
                 signatures.append(parse_signature_blob(blob, place))
             except (SourceError, IntegrityError) as error:
                 failures.append(error)
-        return Findings(tuple(signatures), tuple(SignatureFailure(error, _ANY_KIND) for error in failures))
+        yield Findings(tuple(signatures), tuple(SignatureFailure(error, _ANY_KIND) for error in failures))
 
     def close(self) -> None:
         """Close the directory."""

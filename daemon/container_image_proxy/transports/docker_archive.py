@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from container_image_proxy.concurrency.context import Context
     from container_image_proxy.image.manifest import Descriptor
     from container_image_proxy.transports.archives.archive import Archive
-    from container_image_proxy.transports.archives.regions import Region, RegionReader
+    from container_image_proxy.transports.readers import Region, RegionReader
     from container_image_proxy.transports.source import Access, ImageSource
 
 _INDEX: Final = "index.json"
@@ -143,7 +143,7 @@ class DockerArchiveSource(Unsigned):
         self._image = image
 
     def share(self) -> DockerArchiveSource | None:
-        """Another source over the same archive; None if this one was the last holder, and is closed."""
+        """Another source over the same archive; None if this source is closed, and was the archive's last holder."""
         return DockerArchiveSource(self._archive, self._wanted, self._image) if self._archive.share() else None
 
     @property
@@ -181,7 +181,7 @@ class DockerArchiveSource(Unsigned):
         take: Callable[[int], object] = unmetered,
     ) -> UntrustedManifest | None:
         """See :class:`ImageSource`. The manifest is made here."""
-        if digest is None and unless is not None and self._image is not None and self._image.manifest_digest == unless:
+        if digest is None and unless is not None and self.manifest_digest == unless:
             return None
         with self._archive.in_use():
             raw, self._image = self._read_image(context, take)
@@ -234,6 +234,4 @@ class DockerArchiveSource(Unsigned):
         hint = ""
         if name == MANIFEST and self._archive.find(context, "oci-layout") is not None:
             hint = "; it has an OCI layout, which oci-archive: reads"
-        raise SourceError(
-            f"{self._place} has no member {shown(name.encode(errors='backslashreplace'))}{hint}", endpoint=self._place
-        )
+        raise SourceError(f"{self._place} has no member {shown(name.encode(errors='backslashreplace'))}{hint}")

@@ -6,9 +6,9 @@ Must not know what an exported image looks like. Spec: Docker Engine API, "Ping"
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 import msgspec
@@ -57,9 +57,9 @@ class Engine:
         try:
             found = convert(parse_json(raw, "the image"), _Inspection).id
         except MalformedDocumentError as error:
-            raise EngineError(f"{self.name} describes an image in a way that is not understood: {error}") from error
+            raise self._fault(f"{self.name} describes an image in a way that is not understood: {error}") from error
         if not IMAGE_ID.fullmatch(found):
-            raise EngineError(f"{self.name} describes an image without an ID")
+            raise self._fault(f"{self.name} describes an image without an ID")
         return found
 
     @contextmanager
@@ -87,19 +87,16 @@ class Engine:
         service = Service(address.path, address.host, address.port, address.tls, address.verify)
         target = quote(target, safe="/:@")
         try:
-            answer = get(service, target, context, patience=patience, connect_timeout=_CONNECT_TIMEOUT)
-            try:
-                if answer.status == HTTPStatus.NOT_FOUND and name:
+            with closing(get(service, target, context, patience=patience, connect_timeout=_CONNECT_TIMEOUT)) as answer:
+                status = answer.status
+                if status == HTTPStatus.NOT_FOUND and name:
                     raise UnknownManifestError(f"{self.name} has no image {name}")
-                if answer.status != HTTPStatus.OK:
-                    raise EngineError(
-                        f"{self.name} answered {answer.status}",
-                        endpoint=address.name,
-                        upstream_status=answer.status,
-                        retryable=answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR,
-                    )
+                if status != HTTPStatus.OK:
+                    may_pass = status >= HTTPStatus.INTERNAL_SERVER_ERROR
+                    raise self._fault(f"{self.name} answered {status}", upstream_status=status, retryable=may_pass)
                 yield answer
-            finally:
-                answer.close()
         except ServiceFailure as error:
-            raise EngineError(f"{self.name}: {error}", endpoint=address.name, retryable=error.retryable) from error
+            raise self._fault(f"{self.name}: {error}", retryable=error.retryable) from error
+
+    def _fault(self, reason: str, **more: Any) -> EngineError:
+        return EngineError(reason, endpoint=self._address.name, **more)

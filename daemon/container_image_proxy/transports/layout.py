@@ -1,7 +1,7 @@
 """``oci:path[:image]``: an OCI image layout in a directory (image-spec image-layout.md, containers-transports(5)).
 
 ``image`` is the ``org.opencontainers.image.ref.name`` annotation of an entry of index.json, ``@N`` its N-th entry from
-0, or nothing if there is only one. The directory is treated as hostile: see :mod:`directory`.
+0, or nothing if there is only one. The directory is not trusted: see :mod:`directory`.
 """
 
 from __future__ import annotations
@@ -198,7 +198,12 @@ class LayoutSource(Unsigned):
         """As in :class:`ImageSource`. A manifest that is asked for by digest has no media type but its own."""
         if digest is not None:
             return UntrustedManifest(self._files.read(context, blob_path(digest), take), "")
-        entry = self._entry(context, take)
+        index_json = self._files.read(context, ("index.json",), take)
+        with naming(f"index.json of {self._path}"):
+            index = parse_manifest(UntrustedManifest(index_json, OCI_INDEX))
+            if not isinstance(index, Index):
+                raise InvalidManifestError("it is not an image index")
+            entry = choose_entry(index, self._image)
         if entry.digest == unless:
             return None
         raw = self._files.read(context, blob_path(entry.digest), take)
@@ -213,11 +218,3 @@ class LayoutSource(Unsigned):
     def close(self) -> None:
         """Close the files."""
         self._files.close()
-
-    def _entry(self, context: Context, take: Callable[[int], object]) -> IndexEntry:
-        raw = self._files.read(context, ("index.json",), take)
-        with naming(f"index.json of {self._path}"):
-            index = parse_manifest(UntrustedManifest(raw, OCI_INDEX))
-            if not isinstance(index, Index):
-                raise InvalidManifestError("it is not an image index")
-            return choose_entry(index, self._image)

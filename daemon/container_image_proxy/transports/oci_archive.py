@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from container_image_proxy.concurrency.context import Context
     from container_image_proxy.transports.archives.archive import Archive
-    from container_image_proxy.transports.archives.regions import Region, RegionReader
+    from container_image_proxy.transports.readers import Region, RegionReader
     from container_image_proxy.transports.source import Access, ImageSource
 
 
@@ -82,5 +82,5 @@ class ArchivedFiles:
             hint = ""
             if components == ("index.json",) and self._archive.find(context, "manifest.json") is not None:
                 hint = "; it has a manifest.json, which docker-archive: reads"
-            raise SourceError(f"{self._place} has no member {shown(name.encode())}{hint}", endpoint=self._place)
+            raise SourceError(f"{self._place} has no member {shown(name.encode())}{hint}")
         return region

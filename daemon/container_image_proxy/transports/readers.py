@@ -1,49 +1,63 @@
-"""Readers of blobs that lie in a file or in memory."""
+"""Readers of blobs that lie in an open file or in memory."""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Final
 
+from msgspec import Struct
+
+from container_image_proxy.errors import SourceError
+from container_image_proxy.transports.beneath import PASSING
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from container_image_proxy.errors import SourceError
+
+class Region(Struct, frozen=True):
+    """``size`` bytes of the open file with the descriptor ``number``, from ``offset`` on."""
+
+    number: int
+    offset: int
+    size: int
 
 
-class FileReader:
-    """A :class:`BlobReader` over ``size`` bytes of an open file, which begin at ``start`` of it.
+class RegionReader:
+    """A :class:`BlobReader` over a region. It moves no file position, so that several readers share the descriptor.
 
-    It owns the descriptor and moves no file position, so that duplicates of one descriptor serve several readers.
-    ``place`` names the file. ``failure`` makes our error of an ``OSError``. A file that has become shorter ends early.
+    ``place`` names the region in errors. ``verify`` raises if the file has changed. ``failure`` makes our error of an
+    ``OSError``. ``end`` is called once, when the reader is closed. A file that has become shorter ends early.
     """
 
     def __init__(
         self,
-        number: int,
-        size: int,
+        region: Region,
         place: str,
-        failure: Callable[[OSError], SourceError],
-        *,
-        start: int = 0,
         offset: int = 0,
+        *,
+        verify: Callable[[], None] = lambda: None,
+        failure: Callable[[OSError], SourceError] | None = None,
+        end: Callable[[], None] = lambda: None,
     ) -> None:
-        self._number: int | None = number
-        self.size = size
-        self.place = place
-        self._start = start
+        self._region = region
+        self._verify = verify
         self._failure = failure
+        self._end: Callable[[], None] | None = end
+        self.place = place
+        self.size = region.size
         self.offset = offset
 
     def readinto(self, buffer: memoryview) -> int:
         """As in :class:`BlobReader`."""
-        left = max(0, self.size - self.offset)
-        if self._number is None or not left:
+        left = self.size - self.offset
+        if left <= 0 or self._end is None:
             return 0
+        position = self._region.offset + self.offset
         try:
-            count = os.preadv(self._number, [buffer[:left]], self._start + self.offset)
+            count = os.preadv(self._region.number, [buffer[:left]], position)
         except OSError as error:
-            raise self._failure(error) from error
+            raise (self._failure(error) if self._failure else unreadable(self.place, position, error)) from error
+        self._verify()  # after reading: bytes that were read from a changed file must not count
         self.offset += count
         return count
 
@@ -51,10 +65,10 @@ class FileReader:
         """There is nobody else to ask."""
 
     def close(self) -> None:
-        """Close the file."""
-        if self._number is not None:
-            os.close(self._number)
-            self._number = None
+        """As in :class:`BlobReader`."""
+        end, self._end = self._end, None
+        if end is not None:
+            end()
 
 
 class BytesReader:
@@ -78,3 +92,9 @@ class BytesReader:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def unreadable(place: str, position: int, error: OSError) -> SourceError:
+    """The error for a file that cannot be read at ``position``."""
+    reason = f"{place} cannot be read at byte {position}: {error.strerror or error}"
+    return SourceError(reason, endpoint=place, retryable=error.errno in PASSING)

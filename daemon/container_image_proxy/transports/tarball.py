@@ -1,8 +1,8 @@
 """``tarball:path[:path...]``: an image that is made of tar files, one a layer (containers-transports(5)).
 
 The files have no manifest or configuration. Both are made here, and depend only on the files, their times, and this
-host's platform. A file that is compressed with gzip or zstd is a layer as it is. OCI has no name for other
-compressions, so a file with one is unpacked, and the layer is its tar.
+host's platform. A file that is compressed with gzip or zstd is a layer as it is. OCI has no media type for other
+compressions: a file that has one is unpacked, and its tar is the layer.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from container_image_proxy.errors import (
     InvalidReferenceError,
     UnknownBlobError,
     UnknownManifestError,
+    located,
     shown,
 )
 from container_image_proxy.image.convert import serialise, to_oci
@@ -39,8 +40,8 @@ from container_image_proxy.transports.archives.decompression import (
     memory_for,
 )
 from container_image_proxy.transports.archives.file import ArchiveFile, Identity
-from container_image_proxy.transports.archives.regions import Region, RegionReader, read_fully, unpack
-from container_image_proxy.transports.readers import BytesReader
+from container_image_proxy.transports.archives.regions import pieces_of, read_fully, unpack
+from container_image_proxy.transports.readers import BytesReader, Region, RegionReader
 from container_image_proxy.transports.source import Unsigned
 
 if TYPE_CHECKING:
@@ -58,7 +59,10 @@ _NANOSECONDS: Final = 1_000_000_000
 
 
 class TarballReference(Struct, frozen=True):
-    """``paths`` are as they were written, from the lowest layer up. Policy cannot tell such images apart."""
+    """``paths`` are as they were written, from the lowest layer up.
+
+    The policy identity is empty, as in containers/image: only the transport's default scope holds these images.
+    """
 
     transport: ClassVar[str] = "tarball"
     may_be_signed: ClassVar[bool] = False
@@ -73,7 +77,7 @@ class TarballReference(Struct, frozen=True):
     def parse(cls, within: str) -> Self:
         """Read ``path[:path...]``. Raises :class:`InvalidReferenceError`."""
         paths = tuple(within.split(":"))
-        if "-" in paths:
+        if "-" in paths:  # containers-transports(5): standard input
             raise InvalidReferenceError(
                 f"tarball:{within[:100]}: standard input cannot be served, because it can be read only once: "
                 "write it to a file, and name that"
@@ -169,8 +173,9 @@ class TarballSource(Unsigned):
             places = ", ".join(file.place for file in self._files)
             raise UnknownBlobError(f"{descriptor.digest} is no layer of what is now in {places}")
         region, file = self._regions[str(descriptor.digest)]
-        place, verify = (file.place, file.verify_unchanged) if file is not None else ("a spool file", lambda: None)
-        return RegionReader(region, offset, place, verify)
+        if file is None:
+            return RegionReader(region, "a spool file", offset)
+        return RegionReader(region, file.place, offset, verify=file.verify_unchanged)
 
     def close(self) -> None:
         """Close the files."""
@@ -183,7 +188,8 @@ class TarballSource(Unsigned):
         """The manifest, and the configuration that it names."""
         with held(self._lock, context):
             for file in self._files[len(self._layers) :]:
-                self._layers.append(self._read(context, file))
+                with located(file.place):
+                    self._layers.append(self._read(context, file))
             layers = tuple(self._layers)
         config = _make_configuration(layers)
         named = Descriptor(OCI_CONFIG, digest_of(config), len(config))
@@ -228,13 +234,10 @@ def _parse_state(state: bytes) -> dict[Identity, _Layer]:
 def _examine(context: Context, region: Region, compression: str | None, identity: Identity, place: str) -> _Layer:
     """Both digests of what a region holds, computed in one pass."""
     of_file, of_tar = hashlib.sha256(), hashlib.sha256()
-    position, end = region.offset, region.offset + region.size
+    next_piece = pieces_of(context, region, place)
 
     def read(count: int) -> bytes:
-        nonlocal position
-        context.check()
-        data = read_fully(region.number, position, min(count, end - position), place)
-        position += len(data)
+        data = next_piece(count)
         of_file.update(data)
         return data
 
@@ -253,7 +256,7 @@ def _examine(context: Context, region: Region, compression: str | None, identity
 
 
 def _make_configuration(layers: Sequence[_Layer]) -> bytes:
-    """The configuration, as containers/image makes it, with all times in UTC."""
+    """The configuration, as containers/image makes it (tarball/tarball_src.go), but with all times in UTC."""
     platform = host_platform()
     history = [
         {

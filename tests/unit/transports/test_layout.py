@@ -305,15 +305,16 @@ def test_a_blob_is_opened_at_an_offset(tmp_path: Path, offset: int) -> None:
     assert read_all(source(tmp_path).open_blob(CONTEXT, layer_of(image), len(image.layers[0]))) == b""
 
 
-def test_having_no_descriptor_left_is_not_the_layout_s_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ESTALE])
+def test_what_passes_is_not_the_layout_s_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     image = single_image(tmp_path)
     opened = source(tmp_path)
 
-    def no_more(*_: object, **__: object) -> int:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    def failing(*_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(os, "open", no_more)
-    with pytest.raises(SourceError, match="Too many open files") as caught:
+    monkeypatch.setattr(os, "open", failing)
+    with pytest.raises(SourceError, match=os.strerror(number)) as caught:
         opened.open_blob(CONTEXT, layer_of(image))
     assert caught.value.retryable
     assert "broken" not in str(caught.value)

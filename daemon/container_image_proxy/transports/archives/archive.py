@@ -1,6 +1,6 @@
-"""An archive as a source of images holds it: opened, unpacked if it is compressed, and indexed, once and when needed.
+"""An archive as a source of images holds it. When it is first needed, it is opened, unpacked and indexed, once.
 
-The members of a plain archive are read from where they lie in the file, and a file that changes meanwhile is an error
+The members of a plain archive are read from where they lie in the file. If the file changes meanwhile, that is an error
 (contrib/adr/0031). What is compressed, the archive itself or a member, is unpacked into the archive's one spool file.
 Must not know what the members are.
 """
@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from container_image_proxy.concurrency.locks import held
+from container_image_proxy.errors import located
 from container_image_proxy.transports.archives.decompression import MAGIC_SIZE, detect_compression
 from container_image_proxy.transports.archives.headers import shown
 from container_image_proxy.transports.archives.index import TarIndex
-from container_image_proxy.transports.archives.regions import Region, RegionReader, read_fully, unpack
+from container_image_proxy.transports.archives.regions import read_fully, unpack
+from container_image_proxy.transports.readers import Region, RegionReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +55,8 @@ class Archive:
     """An archive and its members. Threads may share it.
 
     Its maker is the first holder. Each holder closes it, which is its last call. ``first_counts`` is as in
-    :class:`TarIndex`. A region stays valid while the archive is :meth:`in_use` or a reader of it is open.
+    :class:`TarIndex`. A region stays valid while the archive is :meth:`in_use` or a reader of it is open. What may
+    raise is called while the archive is in use, which gives errors their endpoint.
     """
 
     def __init__(self, archive: ArchiveInput, spools: SpoolDirectory, *, first_counts: bool = False) -> None:
@@ -86,16 +89,17 @@ class Archive:
             return self._holders > 0
 
     def retire(self) -> None:
-        """Keep nothing unpacked that nobody reads, from now on: another archive has taken this one's place."""
+        """From now on, keep nothing unpacked that nobody reads: another archive has taken this one's place."""
         self._is_retired = True
         self._tidy()
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Keep the regions valid that are asked for meanwhile."""
+        """Keep the regions valid that are asked for meanwhile, and say of errors in which archive they are."""
         self._begin_use()
         try:
-            yield
+            with located(self.place):
+                yield
         finally:
             self._end_use()
 
@@ -134,7 +138,8 @@ class Archive:
         """A reader of the region from ``offset`` on. It keeps the region valid. ``name`` is the member's."""
         self._verify(region.number)
         self._begin_use()
-        return RegionReader(region, offset, self._place_of(name), lambda: self._verify(region.number), self._end_use)
+        place, verify = self._place_of(name), lambda: self._verify(region.number)
+        return RegionReader(region, place, offset, verify=verify, end=self._end_use)
 
     def close(self) -> None:
         """Remove a holder. The last one closes everything."""
@@ -184,7 +189,7 @@ class Archive:
     def _tidy(self) -> None:
         """Release what was unpacked, if nobody uses it and it can be unpacked again."""
         with self._counting:
-            if self._users:
+            if self._users:  # who may hold the lock while they unpack: do not wait for them
                 return
         with self._lock:
             # A user that came meanwhile has no region yet, because that takes this lock.

@@ -1,7 +1,7 @@
 """Compressed files, decompressed into the caller's buffer: gzip, bzip2, xz and zstd, known by their first bytes.
 
-The input is hostile: a piece of output is never larger than the buffer, and input that asks for more memory than
-``MAX_MEMORY`` is refused. Several compressed parts in a row are one file, as for the tools of these formats.
+The input is hostile. A piece of output is never larger than the buffer, and input that asks for more memory than
+``MAX_MEMORY`` is refused. Several compressed parts in a row are one file, as for gzip(1), bzip2(1), xz(1) and zstd(1).
 Must not bound the output as a whole, which the caller does. Spec: RFC 1952, RFC 8878, the .xz file format.
 """
 
@@ -42,8 +42,8 @@ def detect_compression(beginning: bytes) -> str | None:
 
 @contextmanager
 def memory_for(context: Context, compression: str) -> Iterator[None]:
-    """Have the memory for decompression meanwhile. All who need much of it take turns. gzip needs next to none."""
-    if compression == "gzip":
+    """Have the memory for decompression meanwhile. All who need much of it take turns."""
+    if compression == "gzip":  # whose window is 32 KiB (RFC 1951)
         yield
     else:
         with held(_memory, context):
@@ -76,21 +76,21 @@ class _Counted:
         self._read = read
         self.offset = 0
 
-    def read(self, count: int = -1) -> bytes:
-        data = self._read(_PIECE if count < 0 else count)
+    def read(self, count: int) -> bytes:
+        data = self._read(count)
         self.offset += len(data)
         return data
 
 
 def _damaged(place: str, source: _Counted, compression: str, reason: object) -> SourceError:
-    return SourceError(
-        f"{place}: the {compression} data is damaged before byte {source.offset}: {reason}", endpoint=place
-    )
+    return SourceError(f"{place}: the {compression} data is damaged before byte {source.offset}: {reason}")
 
 
 class _Decompressor(Protocol):
-    """What the decompressors of ``bz2`` and ``lzma`` have in common. That of ``zlib`` keeps what it has not taken in
-    ``unconsumed_tail``, and they keep it to themselves.
+    """What the decompressors of ``bz2``, ``lzma`` and ``zlib`` have in common.
+
+    Of the input that does not yield output yet, those of ``bz2`` and ``lzma`` keep a copy, and have ``needs_input``.
+    That of ``zlib`` gives it back in ``unconsumed_tail``.
     """
 
     @property
@@ -167,13 +167,14 @@ def _find_decompressor(compression: str) -> tuple[Callable[[], _Decompressor], t
 
 
 class _Zstd:
+    """Frame by frame, which includes frames to be skipped (RFC 8878 section 3.1.2)."""
+
     def __init__(self, source: _Counted, place: str) -> None:
         try:
             import zstandard  # noqa: PLC0415 - loaded when needed
         except ImportError as error:
             raise SourceError(
-                f"{place} is compressed with zstd, for which Python's zstandard is missing (python3-zstandard)",
-                endpoint=place,
+                f"{place} is compressed with zstd, for which Python's zstandard is missing (python3-zstandard)"
             ) from error
         self._source = source
         self._place = place

@@ -1,28 +1,26 @@
-"""An archive in a file: opened, watched for changes, and unpacked if it is compressed."""
+"""An archive in a file, which is opened, watched for changes, and unpacked if it is compressed."""
 
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from container_image_proxy.config.obstacle import find_obstacle
 from container_image_proxy.errors import SourceError
 from container_image_proxy.transports.archives.decompression import MAGIC_SIZE, detect_compression
-from container_image_proxy.transports.archives.regions import PASSING, Region, read_fully, unpack
+from container_image_proxy.transports.archives.regions import read_fully, unpack
+from container_image_proxy.transports.beneath import FILE, open_place
+from container_image_proxy.transports.readers import Region
 
 if TYPE_CHECKING:
     from container_image_proxy.concurrency.context import Context
     from container_image_proxy.transports.archives.spool import Spool, SpoolDirectory
 
-_FILE: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # O_NONBLOCK: opening a FIFO must not wait for its writer
-
 
 class Identity(Struct, frozen=True):
-    """Which file it is, and in which state: whoever writes to the file changes it. ``mtime`` is in nanoseconds."""
+    """Which file it is, and in which state. Writing to the file changes it. ``mtime`` is in nanoseconds."""
 
     device: int
     inode: int
@@ -39,20 +37,21 @@ class ArchiveFile:
     """An :class:`ArchiveInput` over a file.
 
     ``path`` is as it was written. ``place`` is where it led when the reference was read, and where it must lead still.
+    ``identity`` is that of the file that is open; None if none is.
     """
 
     def __init__(self, path: str, place: str) -> None:
         self.place = place
+        self.identity: Identity | None = None
         self._path = path
         self._number: int | None = None
-        self._identity: Identity | None = None
         self._is_unpacked = False
 
     @property
     def is_current(self) -> bool:
         """Whether it is open, and still what its path names."""
         try:
-            return self._identity is not None and identity_of(Path(self._path).stat()) == self._identity
+            return self.identity is not None and identity_of(Path(self._path).stat()) == self.identity
         except OSError:
             return False
 
@@ -60,25 +59,20 @@ class ArchiveFile:
         """Raise :class:`SourceError` if there is no file that can be read, or it lies elsewhere than policy knows."""
         os.close(self._open())
 
-    @property
-    def identity(self) -> Identity | None:
-        """The identity of the file that is open; None if none is."""
-        return self._identity
-
     def open(self) -> Region:
         """The whole file as it is, opened if it is not yet. Raises :class:`SourceError`."""
         if self._number is None:
             self._number = self._open()
-            self._identity = identity_of(os.fstat(self._number))
+            self.identity = identity_of(os.fstat(self._number))
         self._is_unpacked = False
         self.verify_unchanged()
-        assert self._identity is not None  # noqa: S101 - for mypy
-        return Region(self._number, 0, self._identity.size)
+        assert self.identity is not None  # noqa: S101 - for mypy
+        return Region(self._number, 0, self.identity.size)
 
     @property
     def is_repeatable(self) -> bool:
         """Whether the file that is open is unchanged."""
-        return self._number is not None and identity_of(os.fstat(self._number)) == self._identity
+        return self._number is not None and identity_of(os.fstat(self._number)) == self.identity
 
     def load(self, context: Context, spools: SpoolDirectory) -> tuple[Region, Spool | None]:
         """See :class:`ArchiveInput`."""
@@ -93,12 +87,12 @@ class ArchiveFile:
         except BaseException:
             spool.close()
             raise
-        self._is_unpacked = True
+        self._is_unpacked = True  # from now on only the spool file counts
         return Region(spool.number, 0, spool.size), spool
 
     def verify_unchanged(self) -> None:
         """See :class:`ArchiveInput`."""
-        if not self._is_unpacked and self._number is not None and identity_of(os.fstat(self._number)) != self._identity:
+        if self._number is not None and not self._is_unpacked and not self.is_repeatable:
             reason = f"{self.place} has changed while it was read; what is there now is another image"
             raise SourceError(reason, endpoint=self.place, retryable=True)
 
@@ -106,23 +100,7 @@ class ArchiveFile:
         """See :class:`ArchiveInput`."""
         if self._number is not None:
             os.close(self._number)
-        self._number, self._identity, self._is_unpacked = None, None, False
+        self._number, self.identity, self._is_unpacked = None, None, False
 
     def _open(self) -> int:
-        """A descriptor of the file. Raises :class:`SourceError`."""
-        try:
-            number = os.open(self._path, _FILE)
-        except OSError as error:
-            obstacle = find_obstacle(Path(self._path), error)
-            remedy = f" ({obstacle.remedy})" if obstacle.remedy else ""
-            reason = f"there is no archive to be read at {self._path}: {obstacle.reason}{remedy}"
-            raise SourceError(reason, endpoint=self.place, retryable=error.errno in PASSING) from error
-        reason = ""
-        if not stat.S_ISREG(os.fstat(number).st_mode):
-            reason = f"{self._path} is not a regular file"
-        elif os.path.realpath(self._path) != self.place:
-            reason = f"{self._path} led to {self.place} when the configuration was read, and does no more: reload"
-        if reason:
-            os.close(number)
-            raise SourceError(reason, endpoint=self.place)
-        return number
+        return open_place(self._path, self.place, FILE, "archive")

@@ -177,10 +177,13 @@ class _HeaderReader:
             what = "directory"
         if any(key.startswith(_SPARSE) for key in extended.records):
             what, name = "sparse file", extended.records.get(b"GNU.sparse.name") or name
-        if kind == b"S":
-            self._skip_sparse_map(block)
-        if size := extended.records.get(b"size"):
-            length = self._size_record(size)
+        is_continued = kind == b"S" and block[482]  # the map of an old GNU sparse file, in further blocks
+        while is_continued:
+            is_continued = self._header(BLOCK)[504]
+        if size := extended.records.get(b"size"):  # of files that are too large for the digits of a header
+            if not _DECIMAL.fullmatch(size) or int(size) > _MAX_SIZE:
+                raise self._failure("a pax header's size is no number of bytes")
+            length = int(size)
         if kind in _WITHOUT_CONTENT:
             length = 0
         offset = self._offset
@@ -208,22 +211,11 @@ class _HeaderReader:
             raise self._failure("a member's name has a NUL in it")
         return name, target
 
-    def _skip_sparse_map(self, block: bytes) -> None:
-        """Skip the blocks that continue the map of an old GNU sparse file."""
-        is_continued = block[482]
-        while is_continued:
-            is_continued = self._header(BLOCK)[504]
-
     def _skip_padding(self, length: int) -> None:
         self._offset += -length % BLOCK
 
-    def _size_record(self, value: bytes) -> int:
-        if not _DECIMAL.fullmatch(value) or int(value) > _MAX_SIZE:
-            raise self._failure("a pax header's size is no number of bytes")
-        return int(value)
-
     def _failure(self, reason: str) -> SourceError:
-        return SourceError(f"{self._place}: byte {self._last_header}: {reason}", endpoint=self._place)
+        return SourceError(f"{self._place}: byte {self._last_header}: {reason}")
 
 
 def _has_checksum(block: bytes) -> bool:

@@ -39,7 +39,7 @@ class TarIndex:
                 continue
             kept += len(name) + len(member.target)
             if kept > MAX_NAMES:
-                raise SourceError(f"{place}: the members' names have more than {MAX_NAMES} bytes", endpoint=place)
+                raise SourceError(f"{place}: the members' names have more than {MAX_NAMES} bytes")
             self._members[name] = member
 
     def __len__(self) -> int:
@@ -90,7 +90,7 @@ class TarIndex:
             passed.pop()
 
     def _failure(self, name: bytes, reason: str) -> SourceError:
-        return SourceError(f"{self._place}: the member {shown(name)} {reason}", endpoint=self._place)
+        return SourceError(f"{self._place}: the member {shown(name)} {reason}")
 
 
 def normalise(name: bytes) -> bytes:

@@ -1,8 +1,8 @@
 """Spool files: what had to be decompressed, or came as a stream, on disk and without a name.
 
-An archive has at most one, which ends with it and with the process. They lie in the cache directory, and never on a
-tmpfs, whose files count against the memory that the unit may take. All files together have a limit, because the disk is
-the host's. Must not know what is in them.
+An archive has at most one. It is removed with the archive, or when the process ends. Spool files are in the cache
+directory, and never on a tmpfs, whose files count against the memory that the unit may take. All files together have a
+limit, because the disk is the host's. Must not know what is in them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _PIECE: Final = 1 << 20
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _IN_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
+_OPTION: Final = "--cache-dir or cache-dir of [sources]"
 
 
 class SpoolDirectory:
@@ -49,25 +50,16 @@ class SpoolDirectory:
         """A new file for the archive ``place``. Raises :class:`SourceError` if there is nowhere to keep it."""
         what = f"{place} has to be unpacked into a file before it can be read, and"
         if self._path is None:
-            raise SourceError(
-                f"{what} no cache directory is known: name one with --cache-dir or cache-dir of [sources]",
-                endpoint=place,
-            )
+            raise SourceError(f"{what} no cache directory is known: name one with {_OPTION}")
         try:
             self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
             kind = file_system_of(self._path)
             if kind in _IN_MEMORY:
-                raise SourceError(
-                    f"{what} {self._path} is on a {kind}, which is memory: name another with --cache-dir or"
-                    " cache-dir of [sources]",
-                    endpoint=place,
-                )
+                raise SourceError(f"{what} {self._path} is on a {kind}, which is memory: name another with {_OPTION}")
             number = _open_unnamed(self._path)
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise SourceError(
-                f"{what} there can be no file in {self._path}: {reason}", endpoint=place, retryable=error.errno in _FULL
-            ) from error
+            reason = f"{what} there can be no file in {self._path}: {error.strerror or error}"
+            raise SourceError(reason, retryable=error.errno in _FULL) from error
         return Spool(number, self, place)
 
     def take(self, size: int, place: str) -> None:
@@ -77,7 +69,6 @@ class SpoolDirectory:
                 raise SourceError(
                     f"{place} cannot be unpacked: all spool files together would have more than {self._limit} bytes,"
                     " which --spool-limit or spool-limit of [sources] raises",
-                    endpoint=place,
                     retryable=True,
                 )
             self._used += size
@@ -90,13 +81,9 @@ class SpoolDirectory:
     def failure(self, error: OSError, place: str, written: int) -> SourceError:
         """The error for a file that cannot be written, after ``written`` bytes were."""
         is_full = error.errno in _FULL
-        remedy = (
-            ": make room there, or name another directory with --cache-dir or cache-dir of [sources]" if is_full else ""
-        )
+        remedy = f": make room there, or name another directory with {_OPTION}" if is_full else ""
         reason = f"{self._path}: {error.strerror or error}{remedy}"
-        return SourceError(
-            f"{place} cannot be unpacked, {written} bytes were: {reason}", endpoint=place, retryable=is_full
-        )
+        return SourceError(f"{place} cannot be unpacked, {written} bytes were: {reason}", retryable=is_full)
 
 
 class Spool:
@@ -121,7 +108,9 @@ class Spool:
                 self._directory.take(count, self._place)
                 self.size += count
                 try:
-                    self._write(buffer[:count], self.size - count)
+                    written = 0
+                    while written < count:
+                        written += os.pwrite(self.number, buffer[written:count], self.size - count + written)
                 except OSError as error:
                     raise self._directory.failure(error, self._place, self.size - count) from error
         except BaseException:
@@ -137,11 +126,6 @@ class Spool:
         self._directory.give_back(self.size)
         self.size = 0
 
-    def _write(self, piece: memoryview, offset: int) -> None:
-        while piece:
-            written = os.pwrite(self.number, piece, offset)
-            piece, offset = piece[written:], offset + written
-
 
 def _open_unnamed(directory: Path) -> int:
     """A descriptor of a new file without a name (open(2), O_TMPFILE). Raises ``OSError``."""
@@ -150,7 +134,7 @@ def _open_unnamed(directory: Path) -> int:
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
             raise
-    # Not every file system has O_TMPFILE.
+    # NFS, for one, has no O_TMPFILE.
     name = directory / f".spool-{os.getpid()}-{threading.get_ident()}"
     number = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     name.unlink()

@@ -88,6 +88,14 @@ def test_an_archive_is_read_whatever_it_is_compressed_with(
     assert list(disk.glob("*")) == []
 
 
+def test_an_error_s_endpoint_is_the_archive(tmp_path: Path, spools: SpoolDirectory) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"no archive")
+    with opened(path, spools) as archive, pytest.raises(SourceError) as caught, archive.in_use():
+        archive.find(CONTEXT, "a")
+    assert caught.value.endpoint == str(path)
+
+
 @pytest.mark.parametrize("name", ["BZh9", "BZhello"])
 def test_a_name_that_begins_as_compressed_data_does_not_make_it_compressed(
     tmp_path: Path, spools: SpoolDirectory, name: str
