@@ -148,9 +148,8 @@ class Attempts(Generic[_E]):
         endpoint = self._waiting.pop(0)
         self._failures[endpoint] = error
         self._persists = persist
-        if (
-            self._context.deadline.left <= 0
-        ):  # the request ran out of time, for which this endpoint need not be to blame
+        # The request ran out of time, for which this endpoint need not be to blame.
+        if self._context.deadline.left <= 0:
             self._waiting.clear()
             return
         self._health.note(endpoint, error)
@@ -179,6 +178,7 @@ class Attempts(Generic[_E]):
             return []
         pause = self._next_pause([self._failures[endpoint] for endpoint in hopeful])
         self._rounds += 1
+        # A round that would begin too late is not waited for: the client gets its error now.
         limits, time = self._limits, self._clock.now() + pause - self._failing_since
         is_too_late = self._paused + pause > limits.total_pause or time > limits.total_time
         if is_too_late or self._rounds >= limits.attempts:

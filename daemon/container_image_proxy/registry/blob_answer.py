@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _HELD: Final = 1 * MIB
 """How much of an answer is held while it is decided what it is, in bytes."""
 _PIECE: Final = 64 * 1024
+_ANSWERS_TO_RANGES: Final = frozenset({HTTPStatus.PARTIAL_CONTENT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE})
 
 
 class BlobAnswer:
@@ -113,14 +114,14 @@ def open_answer(
     """What follows ``offset``, at least up to ``stop``.
 
     ``ask(offset)`` sends a request for that, ``ask(None)`` one for the whole, which may be answered in any case.
-
     ``is_gzip`` is what an earlier answer turned out to be, if there was one. Raises what ``ask`` and the reading of an
     answer do, :class:`SizeMismatchError` for another size, :class:`RegistryError` for another part than asked for.
     """
     size = descriptor.size
     reply = ask(None if is_gzip else offset)
     try:
-        if _is_useless(reply, size, offset, stop):
+        # Some servers know no range, or send a part of something else, such as of what they compressed for this answer.
+        if reply.status in _ANSWERS_TO_RANGES and not _is_wanted(reply, size, offset, stop):
             reply.close()
             reply = ask(None)
         if reply.status == HTTPStatus.PARTIAL_CONTENT:
@@ -128,7 +129,7 @@ def open_answer(
             return BlobAnswer(reply, size, reply.body(context))
         body = reply.body(context)
         is_gzip, seen = _examine(reply, body, descriptor, is_gzip)
-        if seen is None:
+        if seen is None:  # more was read than is held, so the answer has to be sent once more
             reply.close()
             reply = ask(None)
             body = reply.body(context)
@@ -136,25 +137,16 @@ def open_answer(
         content = Replayed(seen, body) if seen else body
         answer = BlobAnswer(reply, size, Gunzipped(content, size) if is_gzip else content, is_gzip=is_gzip)
         answer.skip(offset, most_skipped)
-    except BaseException:
+    except BaseException:  # a client that leaves ends up here, too
         reply.close()
         raise
     return answer
 
 
-# --- which part it is ------------------------------------------------------------------------------------------------
-
-
-def _is_useless(reply: Reply, size: int, offset: int, stop: int) -> bool:
-    """Whether the server cannot send that part: it knows no such range, or sends a part of something else, such as of
-    what it compressed for this answer.
-    """
-    if reply.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-        return True
-    return reply.status == HTTPStatus.PARTIAL_CONTENT and not _is_wanted(reply, size, offset, stop)
-
-
 def _is_wanted(reply: Reply, size: int, offset: int, stop: int) -> bool:
+    """Whether the answer is the part of the blob that was asked for (RFC 9110 section 14.4)."""
+    if reply.status != HTTPStatus.PARTIAL_CONTENT:
+        return False
     try:
         found = parse_content_range(reply.header("Content-Range") or "")
     except RegistryError:

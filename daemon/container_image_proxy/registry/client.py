@@ -121,7 +121,7 @@ class RegistryClient:
 
     def metered(self, take: Callable[[int], object]) -> RegistryClient:
         """The same client, which calls ``take`` with the size in bytes of each document that it reads into memory."""
-        client = copy(self)
+        client = copy(self)  # shallow: connections, tokens, and what is known of failures stay common
         client._take = take  # noqa: SLF001 - of its own kind
         return client
 
@@ -323,6 +323,7 @@ class RegistryClient:
         )
 
         def ask(_: Endpoint) -> bytes | None:
+            # Past the login: a lookaside is no registry, so the credentials of one are none of its business.
             reply = self._redirects.send(request, context)
             if reply.status == HTTPStatus.NOT_FOUND:
                 reply.discard(context)

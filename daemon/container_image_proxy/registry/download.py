@@ -52,8 +52,6 @@ class Download(Generic[_E]):
         self._open_at = open_at
         self._attempts = attempts
         self._descriptor = descriptor
-        self._digest = descriptor.digest
-        self._size = descriptor.size
         self._limits = limits
         self._clock = clock
         self._answer: BlobAnswer | None = None
@@ -81,13 +79,13 @@ class Download(Generic[_E]):
         of a blob that comes whole.
         """
         start = self.offset
-        comes_whole = start == 0 and self._stop == self._size <= len(buffer)
+        comes_whole = start == 0 and self._stop == self._descriptor.size <= len(buffer)
         for endpoint in self._attempts:
             try:
                 while not self._is_complete and (comes_whole or self.offset == start):
                     answer = self._read(endpoint, buffer[self.offset - start :])
                     if self._is_complete and comes_whole:
-                        self._verify_whole(endpoint, buffer[: self._size], answer.label)
+                        self._verify_whole(endpoint, buffer[: self.offset], answer.label)
             except Exception as error:  # noqa: BLE001 - a defect is an error, too, and another endpoint is asked
                 self.close()
                 self._recover(own_error(error, endpoint.domain))
@@ -97,7 +95,7 @@ class Download(Generic[_E]):
 
     def reject(self) -> None:
         """Take note that the content was wrong: the mirrors that sent some of it are asked last from now on."""
-        error = DigestMismatchError(f"other content was sent for {self._digest}")
+        error = DigestMismatchError(f"other content was sent for {self._descriptor.digest}")
         self._attempts.distrust(self._suppliers, error)
 
     def close(self) -> None:
@@ -126,7 +124,7 @@ class Download(Generic[_E]):
         count = answer.readinto(buffer[:left]) if left else 0
         if count == left:
             # Before the last bytes count as received: where more follows, they may be wrong, too.
-            if self._stop == self._size:
+            if self._stop == self._descriptor.size:
                 answer.verify_end()
             self._is_complete = True
             self.close()
@@ -136,13 +134,14 @@ class Download(Generic[_E]):
 
     def _verify_whole(self, endpoint: _E, content: memoryview, label: str) -> None:
         """Begin anew elsewhere if the blob is another one. Raises :class:`DigestMismatchError`."""
-        if not self._digest.matches(content):
+        digest = self._descriptor.digest
+        if not digest.matches(content):
             # This endpoint counts as failed by the error. If others sent the beginning, the wrong bytes may be theirs.
             self._suppliers.discard(endpoint)
             self.reject()
             self._suppliers.clear()
             self._is_complete, self.offset = False, 0
-            raise DigestMismatchError(f"{endpoint.domain} sent other content for {self._digest}{label}")
+            raise DigestMismatchError(f"{endpoint.domain} sent other content for {digest}{label}")
 
     def _recover(self, error: Error) -> None:
         """Decide who continues: the same endpoint if it had got somewhere and lost its connection, else the next."""

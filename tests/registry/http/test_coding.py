@@ -5,13 +5,13 @@ from __future__ import annotations
 import gzip
 import random
 import zlib
+from io import BytesIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from container_image_proxy.registry.http.coding import (
-    NOTHING,
     DamagedGzipError,
     Gunzipped,
     Replayed,
@@ -137,7 +137,7 @@ def test_what_was_seen_is_read_again_before_the_rest() -> None:
     while count := source.readinto(buffer):
         pieces.append(bytes(buffer[:count]))
     assert pieces == [b"ab", b"c", b"de", b"fg", b"h"]
-    assert Replayed(b"", NOTHING).readinto(buffer) == 0
+    assert Replayed(b"", BytesIO()).readinto(buffer) == 0
 
 
 def test_noise_that_does_not_compress_fits_its_bound() -> None:

@@ -113,7 +113,7 @@ class _Visit:
         self._endpoint = request.endpoint
         self._authorization: str | None = None
         self._scopes = [TokenScope("repository", request.repository, "pull")]
-        self._failures: list[tuple[Challenge, UpstreamError]] = []  # of what led nowhere none is followed twice
+        self._failures: list[tuple[Challenge, UpstreamError]] = []  # challenges that led nowhere are not tried again
         self._offered: tuple[str, ...] = ()  # the schemes of the registry's last challenges, for messages
         self._has_answered = False
         self._has_insisted = False
@@ -131,7 +131,13 @@ class _Visit:
             is_registry = self._endpoint.is_at(reply.request.target.origin)
             following = self._follow_registry(reply) if is_registry else self._follow_elsewhere(reply)
             if following is None:
-                return self._conclude(reply, is_registry=is_registry)
+                # A denial is an error where a login would have helped. Any other is the answer.
+                if is_registry and reply.status in _REFUSALS:
+                    was_sent = self._authorization is not None
+                    raise denied_by_registry(reply, self._credentials, was_sent=was_sent, offered=self._offered)
+                if not is_registry and reply.status == HTTPStatus.UNAUTHORIZED and _challenges(reply):
+                    raise denied_elsewhere(reply)
+                return reply
             reply = self._inner.send(following, self._context)
         return reply
 
@@ -150,15 +156,6 @@ class _Visit:
             self._memory.challenges.pop(self._endpoint.authority, None)
             self._failures.append((known, error))
             return None
-
-    def _conclude(self, reply: Reply, *, is_registry: bool) -> Reply:
-        """The denial as the answer that it is, or as an error where a login would have helped."""
-        if is_registry and reply.status in _REFUSALS:
-            was_sent = self._authorization is not None
-            raise denied_by_registry(reply, self._credentials, was_sent=was_sent, offered=self._offered)
-        if not is_registry and reply.status == HTTPStatus.UNAUTHORIZED and _challenges(reply):
-            raise denied_elsewhere(reply)
-        return reply
 
     # --- the registry itself --------------------------------------------------------------------------------------
 
@@ -213,6 +210,7 @@ class _Visit:
         if is_missing and self._memory.is_open(authority):
             return None
         door = self._knock()
+        # Where /v2/ redirects to another host, the challenge is that host's, and credentials go to the registry alone.
         if not self._endpoint.is_at(door.request.target.origin):
             return None
         challenges = _challenges(door)

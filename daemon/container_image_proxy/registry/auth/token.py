@@ -136,7 +136,12 @@ class Tokens:
         asked = self._clock()  # a life that is counted from the request never ends too late
         reply = self._ask(context, wanted, target)
         if reply.status != HTTPStatus.OK:
-            raise _refusal(context, wanted, reply)
+            error = reply.error(context)
+            # An identity token that was revoked or has expired is answered 400 (RFC 6749 section 5.2, invalid_grant).
+            is_bad_grant = reply.status == HTTPStatus.BAD_REQUEST and reply.request.form is not None
+            if isinstance(error, RegistryAuthError) or (is_bad_grant and not error.retryable):
+                raise denied_by_token_service(reply, wanted)
+            raise error
         body = reply.read_all(context, self._limits.token_size)
         value, life = _parse_token(body, reply)
         return _Token(value, asked + min(max(life, self._limits.minimum_token_lifetime), _LONGEST_LIFE))
@@ -165,16 +170,29 @@ class Tokens:
 
         A service that does not know the OAuth2 form is asked by the other one if there is a password as well.
         """
-        credentials = wanted.credentials
+        credentials, scopes = wanted.credentials, [str(scope) for scope in wanted.scopes]
         if credentials is not None and credentials.identity_token:
-            reply = self._sender.send(self._request(wanted, target, form=_form(wanted, credentials)), context)
+            form = {  # RFC 6749 section 6
+                "grant_type": "refresh_token",
+                "refresh_token": credentials.identity_token,
+                "service": wanted.service,
+                "scope": " ".join(scopes),
+                "client_id": _CLIENT_ID,
+            }
+            form = {name: value for name, value in form.items() if value}
+            reply = self._sender.send(self._request(wanted, target, form=form), context)
             if reply.status not in _WITHOUT_OAUTH2 or not credentials.password:
                 return reply
             reply.discard(context)
+        query = [("service", wanted.service)] if wanted.service else []
+        query += [("scope", scope) for scope in scopes]
+        if credentials is not None and credentials.username:
+            query.append(("account", credentials.username))
+        if query:  # after the realm's own query, which stays as it is
+            separator = "&" if "?" in target.url else "?"
+            target = replace(target, url=target.url + separator + urlencode(query, errors="surrogateescape"))
         authorization = basic_authorization(credentials) if credentials is not None and credentials.password else None
-        return self._sender.send(
-            self._request(wanted, _with_query(wanted, target), authorization=authorization), context
-        )
+        return self._sender.send(self._request(wanted, target, authorization=authorization), context)
 
     def _request(
         self,
@@ -201,38 +219,6 @@ def basic_authorization(credentials: Credentials) -> str:
     """The ``Authorization`` of HTTP Basic (RFC 7617), in UTF-8 or in whatever bytes the file of credentials has."""
     login = f"{credentials.username}:{credentials.password}".encode("utf-8", "surrogateescape")
     return "Basic " + b64encode(login).decode("ascii")
-
-
-def _form(wanted: TokenRequest, credentials: Credentials) -> dict[str, str]:
-    """The OAuth2 form (distribution's oauth specification, RFC 6749 section 6)."""
-    form = {
-        "grant_type": "refresh_token",
-        "refresh_token": credentials.identity_token,
-        "service": wanted.service,
-        "scope": " ".join(map(str, wanted.scopes)),
-        "client_id": _CLIENT_ID,
-    }
-    return {name: value for name, value in form.items() if value}
-
-
-def _with_query(wanted: TokenRequest, target: Target) -> Target:
-    """The realm with what is wanted as its query. A query that the realm has itself stays as it is."""
-    query = [("service", wanted.service)] if wanted.service else []
-    query += [("scope", str(scope)) for scope in wanted.scopes]
-    if wanted.credentials is not None and wanted.credentials.username:
-        query.append(("account", wanted.credentials.username))
-    separator = "&" if "?" in target.url else "?"
-    return replace(target, url=target.url + separator + urlencode(query, errors="surrogateescape")) if query else target
-
-
-def _refusal(context: Context, wanted: TokenRequest, reply: Reply) -> UpstreamError:
-    """The error that an answer other than 200 stands for."""
-    error = reply.error(context)
-    # An identity token that was revoked or has expired is answered 400 (RFC 6749 section 5.2, invalid_grant).
-    is_bad_grant = reply.status == HTTPStatus.BAD_REQUEST and reply.request.form is not None
-    if isinstance(error, RegistryAuthError) or (is_bad_grant and not error.retryable):
-        return denied_by_token_service(reply, wanted)
-    return error
 
 
 class _Answer(Confidential, frozen=True):

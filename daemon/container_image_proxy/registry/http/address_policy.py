@@ -25,6 +25,7 @@ _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: an IPv4 addre
 
 def is_private(address: str) -> bool:
     """Whether ``address`` is in a private network, or is this host's own."""
+    # "Not global" says more than is_private, which leaves out the shared space of carriers (RFC 6598, 100.64.0.0/10).
     return not _parse(address).is_global
 
 
@@ -33,6 +34,7 @@ def verify_address(addresses: AddressPolicy, host: str, address: str) -> None:
     if addresses is AddressPolicy.ANYWHERE:
         return
     parsed = _parse(address)
+    # An unspecified address (0.0.0.0, ::) leads to this host.
     forbidden = parsed in _METADATA or parsed.is_link_local or parsed.is_multicast or parsed.is_unspecified
     if forbidden or (addresses is AddressPolicy.PUBLIC and not parsed.is_global):
         raise RegistryError(f"refused to connect to {host}: the registry named it, and it leads into a private network")
@@ -45,4 +47,4 @@ def _parse(text: str) -> _Address:
         return address
     if address in _NAT64:
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address.sixtofour or address
+    return address.ipv4_mapped or address.sixtofour or address  # RFC 4291 section 2.5.5.2, RFC 3056

@@ -9,6 +9,7 @@ Must never produce more bytes than it is allowed. Spec: RFC 9110 section 8.4, RF
 from __future__ import annotations
 
 import zlib
+from io import BytesIO
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
@@ -122,21 +123,10 @@ class Gunzipped:
 
 def gunzip(data: bytes | bytearray, limit: int) -> bytes | None:
     """The content of the gzip ``data``; None if it is more than ``limit`` bytes. Raises :class:`DamagedGzipError`."""
-    source = Gunzipped(Replayed(data, NOTHING), max(limit, len(data)))
+    source = Gunzipped(BytesIO(data), max(limit, len(data)))
     content, piece = bytearray(), memoryview(bytearray(min(limit, 64 * 1024) + 1))
     while count := source.readinto(piece):
         content += piece[:count]
         if len(content) > limit:
             return None
     return bytes(content)
-
-
-class _Nothing:
-    """An empty source."""
-
-    def readinto(self, _: memoryview) -> int:
-        """Nothing."""
-        return 0
-
-
-NOTHING: Final = _Nothing()

@@ -180,20 +180,17 @@ def diagnose(error: BaseException, phase: str) -> tuple[type[UpstreamError], str
         return _diagnose_proxy(causes)
     tls = next((cause for cause in causes if isinstance(cause, ssl.SSLError)), None)
     if tls is not None and not isinstance(tls, TimeoutError):
-        return _diagnose_tls(tls, in_handshake=phase == "connect")
+        in_handshake = phase == "connect"
+        if in_handshake and is_plain_text(tls):
+            return RegistryError, _PLAIN_HTTP, False
+        if not may_pass(tls, in_handshake=in_handshake):
+            return TlsRefusedError, explain(tls), False
+        return (RegistryUnavailableError if in_handshake else ConnectionLostError), explain(tls), True
     for kind, told, reason, retryable in _KINDS:
         cause = next((cause for cause in causes if isinstance(cause, kind)), None)
         if cause is not None:
             return told, reason.format(_words(causes, cause)), retryable
     return ConnectionLostError, "the connection was lost", True
-
-
-def _diagnose_tls(error: ssl.SSLError, *, in_handshake: bool) -> tuple[type[UpstreamError], str, bool]:
-    if in_handshake and is_plain_text(error):
-        return RegistryError, _PLAIN_HTTP, False
-    if not may_pass(error, in_handshake=in_handshake):
-        return TlsRefusedError, explain(error), False
-    return (RegistryUnavailableError if in_handshake else ConnectionLostError), explain(error), True
 
 
 def _diagnose_proxy(causes: tuple[BaseException, ...]) -> tuple[type[UpstreamError], str, bool]:

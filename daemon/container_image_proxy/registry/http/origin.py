@@ -9,6 +9,7 @@ from typing import Final
 from msgspec import Struct
 
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+# A colon without a port is allowed, and means the scheme's own (RFC 3986 section 3.2.3).
 _AUTHORITY: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{0,5}))?")
 _HIGHEST_PORT: Final = 65535
 

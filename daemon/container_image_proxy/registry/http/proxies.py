@@ -33,9 +33,11 @@ class Proxies(Confidential, frozen=True):
     def proxy_for(self, origin: Origin) -> str | None:
         """The URL of the proxy that leads to ``origin``; None to connect directly."""
         proxy = self.by_scheme.get(origin.scheme)
-        if proxy is None or _is_this_host(origin.host) or any(_covers(rule, origin) for rule in self.exceptions):
+        if proxy is None:
             return None
-        return proxy
+        address = _address(origin.host)
+        is_this_host = origin.host == "localhost" or (address is not None and address.is_loopback)
+        return None if is_this_host or any(_covers(rule, origin) for rule in self.exceptions) else proxy
 
 
 def parse_proxies(environ: Mapping[str, str]) -> Proxies:
@@ -76,11 +78,6 @@ def _parse_proxy(name: str, value: str) -> str:
     return url
 
 
-def _is_this_host(host: str) -> bool:
-    address = _address(host)
-    return host == "localhost" or (address is not None and address.is_loopback)
-
-
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         return ipaddress.ip_address(text.strip("[]"))
@@ -95,6 +92,7 @@ def _covers(rule: str, origin: Origin) -> bool:
     address = _address(origin.host)
     if "/" in rule:
         try:
+            # Bits beyond the mask are ignored, as by Go's ParseCIDR.
             return address is not None and address in ipaddress.ip_network(rule, strict=False)
         except ValueError:
             return False
@@ -103,6 +101,7 @@ def _covers(rule: str, origin: Origin) -> bool:
     name, colon, port = rule.rpartition(":")
     if colon and port.isdecimal():
         return int(port) == origin.port and _covers(name, origin)
+    # A name covers the domains below it as well; with a dot in front, those alone.
     suffix = rule.removeprefix("*")
     is_parent = origin.host.endswith(suffix if suffix.startswith(".") else f".{suffix}")
     return is_parent or origin.host == suffix

@@ -92,9 +92,19 @@ def open_tunnel(connection: socket.socket, proxy: SocksProxy, host: str, port: i
         connection.sendall(_LOGIN_VERSION + bytes([len(user)]) + user + bytes([len(password)]) + password)
         if _receive(connection, 2)[1] != 0:
             raise SocksError("it does not accept the login", may_pass=False)
-    # 3. Name the host (RFC 1928 sections 4 and 6).
+    # 3. Name the host (RFC 1928 section 4); the zero is reserved.
     connection.sendall(_VERSION + _CONNECT + b"\0" + _address(host) + port.to_bytes(2, "big"))
-    _read_reply(connection)
+    # 4. Read the reply whole, with the address that the proxy connects from: what follows is the host's (section 6).
+    version, reply, _, kind = _receive(connection, 4)
+    if bytes([version]) != _VERSION:
+        raise SocksError("it does not speak SOCKS5", may_pass=False)
+    if reply != 0:
+        reason, may_pass = _REPLIES.get(reply, ("it failed for a reason that nobody knows", True))
+        raise SocksError(reason, may_pass=may_pass)
+    size = _receive(connection, 1)[0] if kind == _NAME else _ADDRESS_SIZES.get(kind)
+    if size is None:
+        raise SocksError("it does not speak SOCKS5", may_pass=False)
+    _receive(connection, size + 2)  # two bytes are the port
 
 
 def _address(host: str) -> bytes:
@@ -107,20 +117,6 @@ def _address(host: str) -> bytes:
             raise SocksError("the host's name is too long for it", may_pass=False) from None
         return bytes([_NAME, len(name)]) + name
     return bytes([_IPV4 if isinstance(address, ipaddress.IPv4Address) else _IPV6]) + address.packed
-
-
-def _read_reply(connection: socket.socket) -> None:
-    """Read the reply whole, with the address that the proxy connects from: what follows it is the host's."""
-    version, reply, _, kind = _receive(connection, 4)
-    if bytes([version]) != _VERSION:
-        raise SocksError("it does not speak SOCKS5", may_pass=False)
-    if reply != 0:
-        reason, may_pass = _REPLIES.get(reply, ("it failed for a reason that nobody knows", True))
-        raise SocksError(reason, may_pass=may_pass)
-    size = _receive(connection, 1)[0] if kind == _NAME else _ADDRESS_SIZES.get(kind)
-    if size is None:
-        raise SocksError("it does not speak SOCKS5", may_pass=False)
-    _receive(connection, size + 2)
 
 
 def _receive(connection: socket.socket, size: int) -> bytes:

@@ -17,7 +17,7 @@ from container_image_proxy.registry.http.sockets import PunctualTLSSocket
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from container_image_proxy.config.certificates import ClientCertificate, TlsFiles
+    from container_image_proxy.config.certificates import TlsFiles
 
 _MAX_FILE: Final = 16 << 20  # a system's whole trust store has 0.3 MiB
 _log = logging.getLogger(__name__)
@@ -38,38 +38,31 @@ def client_context(files: TlsFiles, *, verify: bool) -> ssl.SSLContext:
     context.verify_flags &= ~ssl.VerifyFlags.VERIFY_X509_STRICT
     context.set_ciphers(_CIPHERS)
     context.sslsocket_class = cast("type[ssl.SSLSocket]", PunctualTLSSocket)
-    for authority in files.authorities:
-        _load_authority(context, authority)
+    for path in files.authorities:
+        _verify_readable(path)
+        try:
+            context.load_verify_locations(cafile=path)
+        except ssl.SSLError:
+            # A file without any certificate makes nobody trusted. podman ignores it, too.
+            warn_once(_log, f"{path}: holds no usable CA certificate, ignored (PEM is expected)")
+        except OSError as error:
+            raise ConfigurationError(str(path), "holds no usable CA certificate", remedy="PEM is expected") from error
     for client in files.client:
-        _load_client(context, client)
-    if not verify:
+        _verify_readable(client.certificate)
+        _verify_readable(client.key)
+        try:
+            # Without a password OpenSSL would ask for that of an encrypted key on the terminal.
+            context.load_cert_chain(client.certificate, client.key, password="")
+        except OSError as error:
+            raise ConfigurationError(
+                str(client.certificate),
+                f"and {client.key} are no usable client certificate and key",
+                remedy="unencrypted PEM is expected",
+            ) from error
+    if not verify:  # in this order: ssl refuses CERT_NONE as long as names are checked
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
-
-
-def _load_authority(context: ssl.SSLContext, path: Path) -> None:
-    """Trust the certificates in a file. A file without any is ignored, as podman does: it makes nobody trusted."""
-    _verify_readable(path)
-    try:
-        context.load_verify_locations(cafile=path)
-    except ssl.SSLError:
-        warn_once(_log, f"{path}: holds no usable CA certificate, ignored (PEM is expected)")
-    except OSError as error:
-        raise ConfigurationError(str(path), "holds no usable CA certificate", remedy="PEM is expected") from error
-
-
-def _load_client(context: ssl.SSLContext, client: ClientCertificate) -> None:
-    _verify_readable(client.certificate)
-    _verify_readable(client.key)
-    try:
-        context.load_cert_chain(client.certificate, client.key, password="")
-    except OSError as error:
-        raise ConfigurationError(
-            str(client.certificate),
-            f"and {client.key} are no usable client certificate and key",
-            remedy="unencrypted PEM is expected",
-        ) from error
 
 
 def _verify_readable(path: Path) -> None:

@@ -110,7 +110,7 @@ class SignatureStorage(Struct):
             for found in place(context):
                 if isinstance(found, Error):
                     failures.append(found)
-                    budget.spend(0)
+                    budget.spend(0)  # it counts: each failure may have taken a request
                 else:
                     budget.spend(found.size)
                     signatures.append(found)
@@ -137,23 +137,21 @@ class SignatureStorage(Struct):
         base = self.lookaside.lookaside_base_url(reference)
         failed_before = False
         for position in count():
-            found = self._fetch_from_lookaside(context, signature_url(base, digest, position))
-            if found is None:
-                return
+            url = signature_url(base, digest, position)
+            found: UntrustedSignature | Error
+            try:
+                blob = self._load(context, url)
+                if blob is None:
+                    return
+                found = parse_signature_blob(blob, url)
+            except (UpstreamError, IntegrityError) as error:
+                if is_passing(error):
+                    raise
+                found = error
             yield found
             if isinstance(found, Error) and failed_before:
                 return
             failed_before = isinstance(found, Error)
-
-    def _fetch_from_lookaside(self, context: Context, url: str) -> UntrustedSignature | Error | None:
-        """The signature at ``url``, why it cannot be had, or None if there is none. Raises what may pass."""
-        try:
-            blob = self._load(context, url)
-            return parse_signature_blob(blob, url) if blob is not None else None
-        except (UpstreamError, IntegrityError) as error:
-            if is_passing(error):
-                raise
-            return error
 
     def _load(self, context: Context, url: str) -> bytes | None:
         parts = urlsplit(url)
