@@ -91,14 +91,17 @@ def convert_schema1(manifest: Schema1Manifest, unpacked: Mapping[Digest, Unpacke
 
 def _make_configuration(manifest: Schema1Manifest, diff_ids: Sequence[Digest]) -> bytes:
     read = read_record(manifest.configuration, _Configuration, "history[0].v1Compatibility")
-    is_old = _is_before(read.docker_version or "", _BEFORE_COMPLETE_CONFIGURATIONS)
+    # A version that is not told is not old. Digits are cut, because int() refuses a number of thousands of them.
+    version = read.docker_version or ""
+    numbers = tuple(int(part.lstrip("0")[:9] or 0) if part.isdecimal() else 0 for part in version.split("."))
+    is_old = bool(version) and numbers < _BEFORE_COMPLETE_CONFIGURATIONS
     created = _NO_TIME if is_old and not read.created else read.created
     platform = {"architecture": read.architecture or "", "os": read.os or ""}
-    version = {} if is_old else {"os.version": read.os_version, "os.features": read.os_features}
+    os_details = {} if is_old else {"os.version": read.os_version, "os.features": read.os_features}
     document = {
         **_present({"created": created and _time(created), "author": read.author}),
         **platform,
-        **_present({**version, "variant": read.variant}),
+        **_present({**os_details, "variant": read.variant}),
         "config": _runtime(read.config or _ImageConfig()),
         "rootfs": {"type": "layers", "diff_ids": [str(digest) for digest in diff_ids] or None},
         "history": [_history(layer.record) for layer in reversed(manifest.history)],
@@ -147,12 +150,6 @@ def _time(text: str) -> str:
         raise InvalidManifestError(f"the manifest has a time that is not RFC 3339: {shown(text)}")
     fraction = (match[2] or "")[:_NANOSECONDS].rstrip("0")
     return match[1] + (f".{fraction}" if fraction else "") + ("Z" if match[3] == "+00:00" else match[3])
-
-
-def _is_before(version: str, limit: tuple[int, ...]) -> bool:
-    """Whether ``version`` (``1.8.2``) is lower than ``limit``. An unknown version ("") is not."""
-    numbers = tuple(int(part) if part.isdecimal() else 0 for part in version.split("."))
-    return bool(version) and numbers < limit
 
 
 def _as_go_writes(document: object) -> bytes:

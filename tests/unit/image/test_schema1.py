@@ -184,6 +184,15 @@ def test_what_docker_left_out_before_1_8_3_is_added() -> None:
     assert new["os.version"] == "7"
 
 
+def test_a_docker_version_of_thousands_of_digits_is_a_new_one() -> None:
+    # Python's int() refuses a number of more than 4300 digits, and a record is as large as a manifest may be.
+    for version in ("9" * 5000, f"1.{'9' * 5000}.2"):
+        _, config = convert(schema1(LAYERS, docker_version=version, **{"os.version": "7"}))
+        assert config["os.version"] == "7"
+    _, old = convert(schema1(LAYERS, docker_version=f"{'0' * 5000}1.8.2", **{"os.version": "7"}))
+    assert "os.version" not in old
+
+
 @pytest.mark.parametrize(
     ("written", "read"),
     [
