@@ -76,8 +76,7 @@ def load_lookaside(*, directory: Path | None, home: Path | None, uid: int, root:
     :class:`ConfigurationError` names file, key path and reason; a scope in two files is such an error as well.
     """
     # The home of a service with DynamicUser= is "/". It uses the system's storage, as root does.
-    has_no_home = home is None or home == root
-    storage = root / _SYSTEM_STORAGE if home is None or has_no_home or uid == 0 else home / _USER_STORAGE
+    storage = root / _SYSTEM_STORAGE if home is None or home == root or uid == 0 else home / _USER_STORAGE
     merged = LookasideConfiguration(built_in=str(storage))
     if directory is None:
         user = home / ".config/containers/registries.d" if home is not None else None

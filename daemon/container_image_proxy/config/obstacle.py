@@ -122,6 +122,7 @@ def _permission_class(status: os.stat_result) -> str:
 
 def _closed_place(path: Path) -> Path:
     """The first directory on the way to ``path`` that may not be searched, or ``path`` itself."""
+    # lstat() of a name needs the right to search the directory above it, and nothing else.
     for place in (*reversed(path.parents), path):
         try:
             place.lstat()

@@ -96,8 +96,12 @@ def load_storage_conf(*, environ: Mapping[str, str], home: Path, uid: int, root:
 
 
 def _locate(conf: _Storage, environ: Mapping[str, str], home: Path, uid: int) -> StoreLocation:
+    variables = dict(environ) | {"UID": str(uid)}
+
     def place(text: str, default: Path) -> Path:
-        return Path(os.path.realpath(_expand(text, environ, uid))) if text else default
+        # A variable that is not set becomes "".
+        expanded = _VARIABLE.sub(lambda match: variables.get(match[1] or match[2], ""), text)
+        return Path(os.path.realpath(expanded)) if text else default
 
     data, runtime = environ.get("XDG_DATA_HOME"), environ.get("XDG_RUNTIME_DIR")
     graph_root, run_root = _SYSTEM_GRAPH_ROOT, _SYSTEM_RUN_ROOT
@@ -145,9 +149,3 @@ def _parse(raw: bytes, file: str) -> _Storage:
     if any("\0" in path for path in (*paths, *conf.options.additional_image_stores)):
         raise ConfigurationError(file, "a path has a null character", key="storage")
     return conf
-
-
-def _expand(text: str, environ: Mapping[str, str], uid: int) -> str:
-    """``text`` with variables of the environment and ``$UID`` replaced; a variable that is not set becomes ""."""
-    known = dict(environ) | {"UID": str(uid)}
-    return _VARIABLE.sub(lambda match: known.get(match[1] or match[2], ""), text)

@@ -51,9 +51,8 @@ def parse_toml(raw: bytes, file: str) -> dict[str, Any]:
     try:
         return tomllib.loads(raw.decode("utf-8-sig"))  # some editors begin a file with a byte order mark
     except (ValueError, RecursionError) as error:  # ValueError itself: an integer of thousands of digits
-        reason = (
-            str(error) if isinstance(error, tomllib.TOMLDecodeError) else "not UTF-8 text, or values beyond all bounds"
-        )
+        is_syntax = isinstance(error, tomllib.TOMLDecodeError)
+        reason = str(error) if is_syntax else "not UTF-8 text, or values beyond all bounds"
         raise ConfigurationError(file, reason) from error
 
 

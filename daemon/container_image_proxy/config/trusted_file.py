@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _log = logging.getLogger(__name__)
-_OPEN_FLAGS: Final = (
-    os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-)  # O_NONBLOCK: opening a FIFO must not wait for its writer
+# O_NONBLOCK: opening a FIFO must not wait for its writer. O_NOCTTY: a terminal must not become the daemon's.
+_OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 # Errors that are about this process at the moment, and not about the file.
 _PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
 _DEV_NULL: Final = os.makedev(1, 3)
@@ -77,7 +76,7 @@ def _load(path: Path, limit: int, refuse: bool, secret: bool) -> bytes:  # noqa:
     try:
         with open(path, "rb", opener=lambda name, _: os.open(name, _OPEN_FLAGS)) as file:
             _check(path, os.fstat(file.fileno()), refuse=refuse, secret=secret)
-            content = file.read(limit + 1)
+            content = file.read(limit + 1)  # not as much as fstat says: the file may grow meanwhile
     except ValueError as error:
         raise ConfigurationError(str(path), "cannot be read: not a possible file name") from error
     if len(content) > limit:

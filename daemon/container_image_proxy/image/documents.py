@@ -124,7 +124,10 @@ def _convert(value: object, kind: type[_T], notation: Notation) -> _T:
 def _read_custom(notation: Notation, kind: Any, value: object) -> object:
     """A value of a type that msgspec does not know, made from the type in which documents have it."""
     if kind is Path:
-        return _absolute_path(_convert(value, str, notation))
+        text = _convert(value, str, notation)
+        if not text.startswith("/") or "\0" in text:
+            raise MalformedDocumentError("must be an absolute path")
+        return Path(text)
     return kind.read(_convert(value, kind.WRITTEN, notation))
 
 
@@ -249,12 +252,6 @@ def decode_base64(text: str) -> bytes:
     if not _BASE64.fullmatch(joined):  # b64decode allows surplus padding even when it validates
         raise MalformedDocumentError("not base64")
     return base64.b64decode(joined)
-
-
-def _absolute_path(text: str) -> Path:
-    if not text.startswith("/") or "\0" in text:
-        raise MalformedDocumentError("must be an absolute path")
-    return Path(text)
 
 
 # --- what may have any form -------------------------------------------------------------------------------------------

@@ -136,16 +136,14 @@ def choose_manifest(index: Index, platform: Platform) -> IndexEntry:
     ranks = {wanted: rank for rank, wanted in enumerate((*wanted_platforms(platform), *((None,) if is_oci else ())))}
     fitting = [entry for entry in index.manifests if entry.platform in ranks]
     if not fitting:
-        raise UnknownManifestError(f"the index has no image for {platform}{_available(index)}")
+        # The names are the registry's words: what is no plausible platform is not repeated.
+        names = {str(entry.platform) for entry in index.manifests if entry.platform}
+        usual = sorted(name for name in names if name and name.isprintable() and len(name) <= _LONGEST_NAME)
+        others = f", only for {', '.join(usual[:_MAX_NAMES])}" if usual else ""
+        raise UnknownManifestError(f"the index has no image for {platform}{others}")
 
     # min() takes the first of equal ones, and False before True.
     def rank(entry: IndexEntry) -> tuple[int, bool]:
         return ranks[entry.platform], is_oci and entry.annotations.get(_ZSTD_ANNOTATION) != "true"
 
     return min(fitting, key=rank)
-
-
-def _available(index: Index) -> str:
-    names = {str(entry.platform) for entry in index.manifests if entry.platform}
-    usual = sorted(name for name in names if name and name.isprintable() and len(name) <= _LONGEST_NAME)
-    return f", only for {', '.join(usual[:_MAX_NAMES])}" if usual else ""

@@ -100,7 +100,10 @@ def parse_reference(text: str) -> Reference:
     domain, remainder = _split_domain(text)
     match = _REMAINDER.fullmatch(remainder)
     if not match or not _DOMAIN_PATTERN.fullmatch(domain):
-        raise InvalidReferenceError(_complaint(text, remainder))
+        name = remainder.partition("@")[0].partition(":")[0]
+        is_upper = name.lower() != name  # the usual mistake, with a message of its own
+        rule = ": a repository name must be lower case" if is_upper else " is not [registry/]name[:tag][@digest]"
+        raise InvalidReferenceError(f"{shown(text)}{rule}")
     try:
         digest = parse_digest(match["digest"]) if match["digest"] is not None else None
     except InvalidDigestError as error:
@@ -133,13 +136,6 @@ def _split_domain(text: str) -> tuple[str, str]:
     if domain == docker_hub.DOMAIN and "/" not in remainder:
         remainder = f"{docker_hub.OFFICIAL_NAMESPACE}/{remainder}"
     return domain, remainder
-
-
-def _complaint(text: str, remainder: str) -> str:
-    name = remainder.partition("@")[0].partition(":")[0]
-    if name.lower() != name:
-        return f"{shown(text)}: a repository name must be lower case"
-    return f"{shown(text)} is not [registry/]name[:tag][@digest]"
 
 
 def policy_identity(reference: Reference) -> str:

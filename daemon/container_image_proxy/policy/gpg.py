@@ -40,6 +40,8 @@ _BASE_SPACE: Final = 64 << 10
 # gpg is given its home as the current directory: it derives paths of sockets from the home's path, and fails if one has
 # more than the 107 characters of a Unix socket's address.
 _HERE: Final = "/proc/self/cwd"
+# No options of a user's, no agent, no network. The policy names the keys that count, so gpg's own trust in keys does
+# not matter. Nobody else uses the home directory, so that locks in it would only take time.
 _COMMAND: Final = (
     *("gpg", "--homedir", _HERE, "--no-options", "--batch", "--no-tty", "--quiet"),
     *("--no-autostart", "--disable-dirmngr", "--lock-never", "--no-auto-check-trustdb", "--trust-model", "always"),

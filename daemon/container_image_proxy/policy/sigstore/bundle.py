@@ -171,30 +171,20 @@ def parse_bundle(raw: bytes) -> UntrustedBundle:
         if media_type not in _MEDIA_TYPES:
             raise SignatureRejectedError(f"it is not supported: a bundle of type {shown(media_type)}")
         written = convert(value, _Written)
-        return UntrustedBundle(
-            _read_content(written), _read_certificate(written), written.verification_material.tlog_entries
-        )
-
-
-def _read_content(written: _Written) -> UntrustedEnvelope | UntrustedMessageSignature:
-    if (envelope := written.dsse_envelope) is not UNSET:
-        if len(envelope.signatures) != 1:
-            raise SignatureRejectedError(f"it is not supported: an envelope with {len(envelope.signatures)} signatures")
-        return envelope
-    assert written.message_signature is not UNSET  # noqa: S101 - one of the two is there: for mypy
-    algorithm = written.message_signature.message_digest.algorithm
-    if algorithm != _HASH:
-        raise SignatureRejectedError(f"it is not supported: a message digest of algorithm {shown(algorithm)}")
-    return written.message_signature
-
-
-def _read_certificate(written: _Written) -> bytes | None:
-    material = written.verification_material
-    if material.x509_certificate_chain is not UNSET:
-        raise SignatureRejectedError(
-            "it is not supported: a chain of certificates (version 0.3 has the signer's alone)"
-        )
-    if (material.certificate is UNSET) == (material.public_key is UNSET):
-        reason = "exactly one of certificate and publicKey must be given"
-        raise MalformedDocumentError(reason, ("verificationMaterial",))
-    return material.certificate.raw_bytes if material.certificate else None
+        content = written.dsse_envelope or written.message_signature
+        assert content  # noqa: S101 - one of the two is there: for mypy
+        if isinstance(content, UntrustedEnvelope):
+            if (count := len(content.signatures)) != 1:
+                raise SignatureRejectedError(f"it is not supported: an envelope with {count} signatures")
+        elif (algorithm := content.message_digest.algorithm) != _HASH:
+            raise SignatureRejectedError(f"it is not supported: a message digest of algorithm {shown(algorithm)}")
+        material = written.verification_material
+        if material.x509_certificate_chain is not UNSET:
+            raise SignatureRejectedError(
+                "it is not supported: a chain of certificates (version 0.3 has the signer's alone)"
+            )
+        if (material.certificate is UNSET) == (material.public_key is UNSET):
+            reason = "exactly one of certificate and publicKey must be given"
+            raise MalformedDocumentError(reason, ("verificationMaterial",))
+        certificate = material.certificate.raw_bytes if material.certificate else None
+        return UntrustedBundle(content, certificate, material.tlog_entries)

@@ -150,6 +150,7 @@ def _has_issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool
     try:
         if isinstance(certificate.signature_hash_algorithm, MD5 | SHA1):  # both can be forged
             return False
+        # It compares names and verifies the signature, and nothing else: _may_issue looks at the issuer's rights.
         certificate.verify_directly_issued_by(issuer)
     except (InvalidSignature, UnsupportedAlgorithm, TypeError, ValueError):
         return False
@@ -181,6 +182,7 @@ def _has_usable_key(certificate: x509.Certificate) -> bool:
 
 
 def _may_sign_code(certificate: x509.Certificate) -> bool:
+    # An authority's own usages limit those of the certificates below it, as in Go's library.
     usage = find_extension(certificate, x509.ExtendedKeyUsage)
     return not _has_strange_extension(certificate) and (usage is None or not _CODE_SIGNING.isdisjoint(usage))
 
@@ -190,6 +192,7 @@ def _has_strange_extension(certificate: x509.Certificate) -> bool:
 
 
 def _is_valid_at(certificate: x509.Certificate, at: datetime) -> bool:
+    # Both ends belong to the period (RFC 5280, 4.1.2.5).
     return certificate.not_valid_before_utc <= at <= certificate.not_valid_after_utc
 
 
