@@ -82,22 +82,19 @@ def load_lookaside(*, directory: Path | None, home: Path | None, uid: int, root:
         user = home / ".config/containers/registries.d" if home is not None else None
         directory = user if user is not None and exists(user) else root / "etc/containers/registries.d"
     for file in list_files(directory):
-        if file.suffix == ".yaml":
-            merged = _merge(
-                merged, parse_registries_d(load_trusted_file(file, limit=MAX_FILE_SIZE), str(file)), str(file)
-            )
-    return merged
-
-
-def _merge(one: LookasideConfiguration, other: LookasideConfiguration, file: str) -> LookasideConfiguration:
-    twice = sorted(one.docker.keys() & other.docker.keys())
-    if one.default is not None and other.default is not None:
-        twice.append("default-docker")
-    if twice:
-        raise ConfigurationError(
-            file, f"another file in the directory configures {twice[0]!r}, too", remedy="merge them"
+        if file.suffix != ".yaml":
+            continue
+        found = parse_registries_d(load_trusted_file(file, limit=MAX_FILE_SIZE), str(file))
+        twice = sorted(merged.docker.keys() & found.docker.keys())
+        if merged.default is not None and found.default is not None:
+            twice.append("default-docker")
+        if twice:
+            reason = f"another file in the directory configures {twice[0]!r}, too"
+            raise ConfigurationError(str(file), reason, remedy="merge them")
+        merged = LookasideConfiguration(
+            merged.built_in, merged.default or found.default, {**merged.docker, **found.docker}
         )
-    return LookasideConfiguration(one.built_in, one.default or other.default, {**one.docker, **other.docker})
+    return merged
 
 
 class _WrittenSection(Struct, frozen=True, rename="kebab"):

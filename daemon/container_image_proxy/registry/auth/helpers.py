@@ -48,6 +48,11 @@ _KEPT_PREFIXES: Final = ("LC_", "XDG_", "DBUS_SESSION_", "AWS_", "AZURE_", "GOOG
 _KEPT_SUFFIX: Final = "_proxy"
 
 
+class _Answer(Confidential, frozen=True, rename="pascal"):
+    username: str = ""
+    secret: str = ""
+
+
 class HelperAnswer(Confidential, frozen=True):
     """What a helper said: user and password, or an ``identity_token`` and neither."""
 
@@ -94,7 +99,13 @@ class CredentialHelpers(Confidential, frozen=True):
             )
         _log.debug("asking %s for the credentials of %s", program, server)
         output = self._run(context, program, server)
-        return None if output is None else _parse_answer(output, program)
+        if output is None:
+            return None
+        with blamed_on(program):
+            answer = convert(fold_keys(parse_json(output, "its answer"), _Answer), _Answer)
+        if answer.username == _IDENTITY_TOKEN_USER:
+            return HelperAnswer(identity_token=answer.secret)
+        return HelperAnswer(answer.username, answer.secret) if answer.username or answer.secret else None
 
     def _run(self, context: Context, program: str, server: str) -> bytes | None:
         """What the helper wrote; None if it says that it has nothing."""
@@ -167,18 +178,3 @@ def _wait(process: subprocess.Popen[bytes], context: Context) -> int:
             return process.wait(max(0.0, min(context.deadline.left, SLICE)))
         except TimeoutExpired:
             context.check()
-
-
-class _Answer(Confidential, frozen=True, rename="pascal"):
-    username: str = ""
-    secret: str = ""
-
-
-def _parse_answer(raw: bytes, program: str) -> HelperAnswer | None:
-    with blamed_on(program):
-        answer = convert(fold_keys(parse_json(raw, "its answer"), _Answer), _Answer)
-    if not (answer.username or answer.secret):
-        return None
-    if answer.username == _IDENTITY_TOKEN_USER:
-        return HelperAnswer(identity_token=answer.secret)
-    return HelperAnswer(answer.username, answer.secret)

@@ -123,15 +123,6 @@ class Tokens:
         token = self._find(wanted, rejected)
         if token is not None:
             return token
-        token = self._fetch(context, wanted)
-        now = self._clock()
-        with self._lock:
-            self._tokens.pop(wanted, None)  # so that the new one comes last, as the youngest
-            good = [(known, kept) for known, kept in self._tokens.items() if kept.expires > now]
-            self._tokens = dict([*good, (wanted, token)][-_MOST_TOKENS:])
-        return token
-
-    def _fetch(self, context: Context, wanted: TokenRequest) -> _Token:
         target = self._verify_realm(wanted)
         asked = self._clock()  # a life that is counted from the request never ends too late
         reply = self._ask(context, wanted, target)
@@ -142,9 +133,14 @@ class Tokens:
             if isinstance(error, RegistryAuthError) or (is_bad_grant and not error.retryable):
                 raise denied_by_token_service(reply, wanted)
             raise error
-        body = reply.read_all(context, self._limits.token_size)
-        value, life = _parse_token(body, reply)
-        return _Token(value, asked + min(max(life, self._limits.minimum_token_lifetime), _LONGEST_LIFE))
+        value, life = _parse_token(reply.read_all(context, self._limits.token_size), reply)
+        token = _Token(value, asked + min(max(life, self._limits.minimum_token_lifetime), _LONGEST_LIFE))
+        now = self._clock()
+        with self._lock:
+            self._tokens.pop(wanted, None)  # so that the new one comes last, as the youngest
+            good = [(known, kept) for known, kept in self._tokens.items() if kept.expires > now]
+            self._tokens = dict([*good, (wanted, token)][-_MOST_TOKENS:])
+        return token
 
     def _verify_realm(self, wanted: TokenRequest) -> Target:
         """The URL of the token service. Raises :class:`RegistryAuthError` unless it may be asked (contrib/adr/0018)."""

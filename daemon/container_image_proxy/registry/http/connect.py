@@ -82,7 +82,13 @@ def _race(addresses: Sequence[Address], context: Context) -> PunctualSocket:
         while waiting or selector.get_map():
             if waiting:
                 failure = _start(waiting.pop(0), contenders, selector) or failure
-            for contender in _settled(selector, context):
+            context.check()
+            # Those that have succeeded or failed by now; waits a moment for one. Without any, the next one starts now.
+            is_waiting = bool(selector.get_map())
+            patience = max(0.0, min(context.deadline.left, _STAGGER))
+            for key, _ in selector.select(patience) if is_waiting else ():
+                contender = cast("PunctualSocket", key.fileobj)
+                selector.unregister(contender)
                 code = contender.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if code == 0:
                     # The stack closes every contender: the winner's descriptor moves to a socket that it does not know.
@@ -106,17 +112,3 @@ def _start(address: Address, contenders: contextlib.ExitStack, selector: selecto
         return OSError(code, os.strerror(code))
     selector.register(contender, selectors.EVENT_WRITE)
     return None
-
-
-def _settled(selector: selectors.BaseSelector, context: Context) -> list[PunctualSocket]:
-    """The contenders that have succeeded or failed by now. They are no longer watched. Waits a moment for one."""
-    context.check()
-    if not selector.get_map():
-        return []
-    settled = [
-        cast("PunctualSocket", key.fileobj)
-        for key, _ in selector.select(max(0.0, min(context.deadline.left, _STAGGER)))
-    ]
-    for contender in settled:
-        selector.unregister(contender)
-    return settled

@@ -72,29 +72,22 @@ def read_head(stream: Lines) -> ResponseHead:
     """
     left = MAX_HEAD_SIZE
     for _ in range(MAX_INTERIM_ANSWERS + 1):
-        lines = _read_lines(stream, left)
-        left -= sum(map(len, lines))
+        lines: list[bytes] = []
+        while not lines or lines[-1] not in {b"\r\n", b"\n"}:
+            line = stream.readline(left + 1)
+            left -= len(line)
+            if left < 0:
+                raise FramingError(f"its head is larger than {MAX_HEAD_SIZE} bytes")
+            if not line.endswith(b"\n"):
+                # The stream ended within a line. Frames of HTTP/2 have no line ends, and deserve a better reason.
+                if not lines and not _HTTP.startswith(line[: len(_HTTP)]):
+                    raise FramingError(_NO_HTTP)
+                raise http.client.IncompleteRead(b"")
+            lines.append(line)
         head = parse_head(lines)
         if head.status >= HTTPStatus.OK or head.status == HTTPStatus.SWITCHING_PROTOCOLS:
             return head
     raise FramingError(f"it sent more than {MAX_INTERIM_ANSWERS} interim answers")
-
-
-def _read_lines(stream: Lines, left: int) -> list[bytes]:
-    """The lines of one head with their ends, the empty last one included, if they have no more than ``left`` bytes."""
-    lines: list[bytes] = []
-    while not lines or lines[-1] not in {b"\r\n", b"\n"}:
-        line = stream.readline(left + 1)
-        left -= len(line)
-        if left < 0:
-            raise FramingError(f"its head is larger than {MAX_HEAD_SIZE} bytes")
-        if not line.endswith(b"\n"):
-            # The stream ended within a line. Frames of HTTP/2 have no line ends, and deserve a better reason.
-            if not lines and not _HTTP.startswith(line[: len(_HTTP)]):
-                raise FramingError(_NO_HTTP)
-            raise http.client.IncompleteRead(b"")
-        lines.append(line)
-    return lines
 
 
 def parse_head(lines: Iterable[bytes]) -> ResponseHead:
