@@ -82,6 +82,7 @@ def find_tls_files(directory: Path) -> TlsFiles:
     files = list_files(directory)
     for file in files:
         partner = {_CERTIFICATE: _KEY, _KEY: _CERTIFICATE}.get(file.suffix)
+        # Without its other half no client certificate would be sent, and the registry's refusal would not say why.
         if partner and file.with_suffix(partner) not in files:
             missing = file.with_suffix(partner).name
             raise ConfigurationError(str(file), f"{missing} is missing beside it", remedy="authorities are named *.crt")

@@ -72,6 +72,7 @@ def resolve_short_name(registries: Registries, text: str) -> tuple[Reference, ..
         raise InvalidReferenceError(
             f"{text!r} has no alias and there are no unqualified-search-registries: say the registry"
         )
+    # In the first registry that has the name, it may belong to a stranger: which one is meant is not guessed.
     if len(searched) > 1 and registries.short_name_mode != "disabled":
         choices = ", ".join(str(candidate) for candidate in _search(searched, text))
         raise InvalidReferenceError(f"{text!r} is ambiguous: say the registry, or add an alias; it may be {choices}")

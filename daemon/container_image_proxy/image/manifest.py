@@ -105,6 +105,7 @@ def parse_manifest(untrusted: UntrustedManifest) -> ImageManifest | Index:
     try:
         value = parse_tolerant_json(raw, "the manifest")
         document = convert(value, dict[str, Any])
+        # Of the members that decide what kind it is, and of those alone: others may be repeated (contrib/adr/0017).
         verify_keys(value, _KEYS)
         media_type = verify_supported(determine_media_type(document, untrusted.media_type))
         if media_type in INDEX_TYPES:

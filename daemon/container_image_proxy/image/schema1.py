@@ -181,7 +181,7 @@ def parse_schema1(raw: bytes, document: Mapping[str, object], media_type: str) -
         for position, (layer, text) in enumerate(zip(layers, texts, strict=True))
     ]
     kept = _linked(read)
-    newest = read.index(kept[0])
+    newest = read.index(kept[0])  # of several layers with its id it is the lowest
     return Schema1Manifest(raw, media_type, digest_of(raw), kept, texts[newest])
 
 

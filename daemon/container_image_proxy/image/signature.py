@@ -88,6 +88,7 @@ def parse_signature_blob(blob: bytes, source: str) -> UntrustedSignature:
     """
     if len(blob) > MAX_SIGNATURE_SIZE:
         raise UnreadableSignatureError(f"{source} is larger than {MAX_SIGNATURE_SIZE} bytes, so it is no signature")
+    # Signatures of OpenPGP came first and have no header. Every other format begins with a null byte and its name.
     if is_openpgp_message(blob):
         return UntrustedSignature("simple", blob, source=source)
     name, newline, content = blob.partition(b"\n")

@@ -71,6 +71,7 @@ class Budget:
 
         Errors as :meth:`check`, if the budget ends before the lock is free.
         """
+        # In slices: nothing wakes a thread that waits for a lock, and its client may leave.
         while not lock.acquire(timeout=self.patience):
             self.check()
         try:

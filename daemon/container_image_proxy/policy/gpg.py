@@ -240,6 +240,8 @@ def _run(command: tuple[str, ...], home: Path, stdin: FileIO, status: FileIO, bu
 
 def _parse_status(raw: bytes) -> tuple[tuple[str, str], ...]:
     """The lines of gpg's status descriptor as (keyword, rest); format: GnuPG doc/DETAILS."""
+    # "\n" alone ends a line: splitlines() also knows characters that the file name in a message may have, which could
+    # then begin a line of its own (CVE-2018-12020, of gpg itself).
     lines = (line.removeprefix("[GNUPG:] ") for line in raw.decode("utf-8", "replace").split("\n"))
     return tuple((keyword, rest) for keyword, _, rest in (line.partition(" ") for line in lines) if keyword)
 

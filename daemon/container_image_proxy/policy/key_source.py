@@ -76,6 +76,7 @@ def load_keys(source: KeySource) -> tuple[bytes, ...]:
     """
     if not source.paths and not source.datas:
         raise SignatureRejectedError("it is empty")
+    # Whoever can write a key file decides which images are trusted, as by writing policy.json itself.
     files = (
         load_trusted_file(Path(path), limit=MAX_KEY_FILE_SIZE, refuse_writable_by_others=True) for path in source.paths
     )

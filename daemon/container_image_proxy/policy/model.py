@@ -127,6 +127,7 @@ def load_policy(configured: str | None, *, home: str | None, system: str = SYSTE
     :class:`ConfigurationError` if that file is missing, malformed, or writable by other users. The caller must not fall
     back to another policy: without one, nothing may be served (contrib/adr/0007).
     """
+    # A policy that somebody named is never replaced by another one, which might allow more.
     user = [f"{home}/{USER_POLICY}"] if home else []
     paths = [configured] if configured is not None else [*user, system]
     for path in paths:

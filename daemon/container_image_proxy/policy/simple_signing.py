@@ -104,6 +104,7 @@ def verify_claim(attestation: Attestation, identity: SignedIdentity, image: Refe
 
     ``raw`` are the bytes of an index or manifest; ``image`` is its configured name, None if it has none.
     """
+    # A good signature of test:latest must not vouch for production:latest, so the name is compared as well.
     claim = attestation.claim
     if not identity.matches(image, claim.docker_reference):
         wanted = identity.wanted(image)

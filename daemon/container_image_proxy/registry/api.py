@@ -73,6 +73,7 @@ class DistributionApi:
         reply = self._sender.send(request, context)
         for line in reply.header_lines("Warning"):
             if warning := parse_warning(line):
+                # %r: a registry's text must not look like lines of the log.
                 _log.warning("%s warns: %r", repository.domain, warning[:_SHOWN_WARNING])
         if reply.status not in expected:
             raise _unwanted(reply, repository, context)

@@ -222,6 +222,7 @@ class RegistryClient:
         Nothing is asked for before the reader is read. It raises :class:`UnknownBlobError`, :class:`UpstreamError` or
         :class:`IntegrityError`. The ``urls`` of the descriptor are never fetched.
         """
+        # A host in ``urls`` could ask for a login and get the registry's credentials (CVE-2020-15157, of containerd).
         end = descriptor.size if stop is None else stop
 
         def open_at(place: Repository, offset: int | None) -> Reply:

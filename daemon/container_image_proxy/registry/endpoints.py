@@ -116,7 +116,9 @@ class Health:
 
     def note(self, endpoint: Endpoint, error: Error) -> None:
         """Remember that ``endpoint`` failed with ``error``, if that says something about its next request."""
+        # Of the origin, another size than the manifest says may be the author's mistake.
         is_wrong_copy = endpoint.is_mirror and isinstance(error, SizeMismatchError)
+        # Whoever answers, be it by an error, is alive: to ask again costs no time-out.
         is_dead = isinstance(error, RegistryUnavailableError | UpstreamTimeoutError) and error.upstream_status is None
         if isinstance(error, DigestMismatchError) or is_wrong_copy:
             seconds = self._distrust

@@ -49,6 +49,7 @@ class Places:
         self, context: Context, where: Reference | Repository, *, first: Repository | None = None
     ) -> Attempts[Repository]:
         """The places to ask: ``where`` alone if it is one, else all that may have it, ``first`` before the others."""
+        # A place that is named is asked alone: what belongs to a manifest is wanted from where the manifest came from.
         places = [where] if isinstance(where, Repository) else self.of(where)
         return Attempts(context, places, self._health, self._limits, self._clock, first=first)
 

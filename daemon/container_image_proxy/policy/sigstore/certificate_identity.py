@@ -119,6 +119,7 @@ def find_oidc_issuer(certificate: x509.Certificate) -> str | None:
         found.append(raw.value)
     if isinstance(der, x509.UnrecognizedExtension):
         found.append(_parse_utf8_string(der.value))
+    # Of two different ones each reader could take another, and so believe another signer.
     if len(set(found)) > 1:
         raise SignatureRejectedError("the certificate names two different OIDC issuers")
     return found[0].decode("utf-8", "replace") if found else None

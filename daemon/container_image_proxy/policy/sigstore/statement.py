@@ -57,6 +57,7 @@ def parse_signing_statement(raw: bytes) -> tuple[StatementSubject, ...]:
         statement = parse_strict(raw, _Statement, "the statement")
         if statement.type != STATEMENT_TYPE:
             raise MalformedDocumentError(f"is {shown(statement.type)}, not {STATEMENT_TYPE}", ("_type",))
+        # Other statements are signed as well, such as what an image was built from. They do not say that it is good.
         if (predicate := statement.predicate_type) != SIGN_PREDICATE:
             raise MalformedDocumentError(f"is {shown(predicate)}, not {SIGN_PREDICATE}", ("predicateType",))
         if len(statement.subject) > MAX_SUBJECTS:

@@ -144,6 +144,7 @@ class Keychain(Struct, frozen=True):
         found = _decode(file, content, name)
         if found or not content.store:
             return found
+        # For Docker Hub, docker login hands its helper this URL.
         server = docker_hub.SERVER_URL if docker_hub.is_docker_hub(registry) else registry
         try:
             return self._ask(context, content.store, server, f"credsStore in {file.path}")

@@ -62,6 +62,8 @@ _E = TypeVar("_E", bound=UpstreamError)
 class TokenRequest(Struct, frozen=True):
     """All that a token depends on: equal requests may share one token. Without ``credentials`` it is anonymous."""
 
+    # The credentials are among it, so that nobody gets a token that was given to somebody else.
+
     endpoint: Endpoint
     realm: str
     service: str
@@ -106,6 +108,7 @@ class Tokens:
         token = self._find(wanted, rejected)
         if token is None:
             try:
+                # With the rejected one in the key: a request that others began before might bring that one again.
                 key = (wanted, rejected)
                 token = self._fetches.run(context, key, lambda context: self._renew(context, wanted, rejected))
             except TimeoutError:
@@ -180,6 +183,7 @@ class Tokens:
             if reply.status not in _WITHOUT_OAUTH2 or not credentials.password:
                 return reply
             reply.discard(context)
+        # Service and scopes are the registry's words. Encoded, they end neither a parameter nor the request line.
         query = [("service", wanted.service)] if wanted.service else []
         query += [("scope", scope) for scope in scopes]
         if credentials is not None and credentials.username:

@@ -99,6 +99,7 @@ class Connections:
         except TimeoutError as error:
             # Here and not by the connection: its failure has the phase "connect", which is a reason to speak http.
             raise error_for_exception(request, error) from None
+        # Lengths, ranges and digests are those of the bytes as they are stored (contrib/adr/0021).
         own = {"Host": target.host_header, "User-Agent": self._user_agent, "Accept-Encoding": "identity"}
         login = {"Authorization": request.authorization} if request.authorization is not None else {}
         try:
@@ -121,6 +122,7 @@ class Connections:
         origin, endpoint = request.target.origin, request.endpoint
         return _Profile(
             files=self._tls_files(request),
+            # "insecure" is an exception for one host. Where it redirects to has to prove itself.
             verify=not (endpoint.insecure and origin.host == endpoint.host),
             addresses=addresses,
             socks=parse_socks_proxy(self._proxies.proxy_for(origin) or ""),
@@ -165,6 +167,7 @@ class Connections:
         return TlsFiles()
 
     def _adapter(self, profile: _Profile) -> Adapter:
+        # Under the lock, so that many first requests load the trust store once.
         with self._lock:
             if profile not in self._adapters:
                 context = client_context(profile.files, verify=profile.verify)

@@ -65,6 +65,7 @@ def _follow(request: Request, location: str) -> Request:
             return replace(request, target=there)
         # Storage within the registry's origin: it refuses a signed link that comes with another login.
         return replace(request, target=there, authorization=None, withheld=request.authorization)
+    # The form of a request for a token holds the identity token itself.
     if not request.may_leave_origin:
         raise _refused(request, "redirects to another host, where requests for tokens do not go")
     if here.origin.scheme == "https" and there.origin.scheme == "http" and not request.endpoint.insecure:

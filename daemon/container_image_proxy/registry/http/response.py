@@ -138,6 +138,7 @@ def parse_content_length(values: Sequence[str]) -> int | None:
 
     Raises :class:`FramingError` if they contradict each other, or one is no number.
     """
+    # Lines and list elements that agree are allowed (RFC 9110 section 8.6).
     lengths = {length.strip(" \t") for value in values for length in value.split(",")}
     if lengths <= {""}:
         return None
@@ -167,6 +168,7 @@ class FramedResponse(http.client.HTTPResponse):
             self.headers[name] = value
         self.chunked = is_chunked(head.values("transfer-encoding"))
         self.chunk_left = None
+        # Chunks win over a length beside them (RFC 9112 section 6.3).
         self.length = None if self.chunked else parse_content_length(head.values("content-length"))
         if self._method == "HEAD" or head.status < HTTPStatus.OK or head.status in _BODILESS:
             self.length = 0

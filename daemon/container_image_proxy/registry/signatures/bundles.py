@@ -33,6 +33,7 @@ def fetch_bundles(
     """
     for referrer in registry.fetch_referrers(context, repository, digest, BUNDLE_MEDIA_TYPE):
         predicate = referrer.annotations.get(_PREDICATE, SIGN_PREDICATE)
+        # An artifact that does not tell its predicate may be a signature. What it really says is verified later.
         if referrer.media_type != OCI_MANIFEST or predicate != SIGN_PREDICATE:
             continue
         try:
