@@ -30,19 +30,17 @@ def to_oci(manifest: Manifest) -> Manifest:
     # The configuration's own media type is not checked: tools write any, even none. In a Docker manifest it can only be
     # an image's configuration.
     config = replace(manifest.config, media_type=OCI_CONFIG, annotations={})
-    layers = tuple(_converted_layer(layer, f"layers[{position}]") for position, layer in enumerate(manifest.layers))
+    layers = []
+    for position, layer in enumerate(manifest.layers):
+        media_type = OCI_LAYER_OF.get(layer.media_type)
+        if media_type is None:
+            raise InvalidManifestError(
+                f"layers[{position}] has the media type {shown(layer.media_type)}, which has no OCI counterpart"
+            )
+        # Docker's descriptors have no annotations, so that any here have no meaning. They are left out.
+        layers.append(replace(layer, media_type=media_type, annotations={}))
     raw = serialise(config, layers)
-    return Manifest(raw, OCI_MANIFEST, digest_of(raw), config, layers)
-
-
-def _converted_layer(layer: Descriptor, where: str) -> Descriptor:
-    # Docker's descriptors have no annotations, so that any here have no meaning. They are left out.
-    media_type = OCI_LAYER_OF.get(layer.media_type)
-    if media_type is None:
-        raise InvalidManifestError(
-            f"{where} has the media type {shown(layer.media_type)}, which has no OCI counterpart"
-        )
-    return replace(layer, media_type=media_type, annotations={})
+    return Manifest(raw, OCI_MANIFEST, digest_of(raw), config, tuple(layers))
 
 
 def serialise(config: Descriptor, layers: Iterable[Descriptor]) -> bytes:

@@ -63,7 +63,17 @@ def determine_media_type(document: Mapping[str, object], label: str = "") -> str
             return told
     if kinds == IMAGE_TYPES:
         return OCI_MANIFEST  # an artifact's configuration may be of any type
-    return OCI_INDEX if kinds == INDEX_TYPES else _guess_by_version(document)
+    if kinds == INDEX_TYPES:
+        return OCI_INDEX
+    # A document without the members of any kind.
+    match document.get("schemaVersion"):
+        case 1:
+            return DOCKER_SCHEMA1 if document.get("signatures") is None else DOCKER_SCHEMA1_SIGNED
+        case 2:
+            return OCI_MANIFEST
+    raise InvalidManifestError(
+        "the document is no image manifest: it has neither the members of one nor a known mediaType or schemaVersion"
+    )
 
 
 def _kinds_by_shape(document: Mapping[str, object]) -> tuple[frozenset[str], str]:
@@ -79,18 +89,6 @@ def _kinds_by_shape(document: Mapping[str, object]) -> tuple[frozenset[str], str
     if document.get("fsLayers") is not None:
         return SCHEMA1_TYPES, DOCKER_SCHEMA1 if document.get("signatures") is None else DOCKER_SCHEMA1_SIGNED
     return IMAGE_TYPES | INDEX_TYPES | SCHEMA1_TYPES, ""
-
-
-def _guess_by_version(document: Mapping[str, object]) -> str:
-    """The type of a document without the members of any kind, by its ``schemaVersion``."""
-    match document.get("schemaVersion"):
-        case 1:
-            return DOCKER_SCHEMA1 if document.get("signatures") is None else DOCKER_SCHEMA1_SIGNED
-        case 2:
-            return OCI_MANIFEST
-    raise InvalidManifestError(
-        "the document is no image manifest: it has neither the members of one nor a known mediaType or schemaVersion"
-    )
 
 
 def verify_supported(media_type: str) -> str:

@@ -119,26 +119,27 @@ class Gpg(Struct, frozen=True):
 
     @contextlib.contextmanager
     def _make_home(self, space: int) -> Iterator[Path]:
-        """A block that has a new directory, which no other user can read or write."""
-        path, lock = self._make_locked_directory(space)
-        try:
-            yield path
-        finally:
-            shutil.rmtree(path, ignore_errors=True)
-            os.close(lock)
+        """A block that has a new directory, which no other user can read or write, in the first place that will do.
 
-    def _make_locked_directory(self, space: int) -> tuple[Path, int]:
-        """See :func:`_make_locked_directory`; in the first place that will do. ``OSError`` if there is none."""
+        ``OSError`` if there is no such place.
+        """
         objections = []
         for place in self._candidates():
             try:
                 _verify_safe(place)
                 _verify_space(place, space)
-                return _make_locked_directory(place)
+                path, lock = _make_locked_directory(place)
+                break
             except OSError as error:
                 _log.warning("%s cannot hold gpg's home directory: %s", place, _reason(error))
                 objections.append(f"{place}: {_reason(error)}")
-        raise OSError(f"there is no place for its home directory ({'; '.join(objections)})")
+        else:
+            raise OSError(f"there is no place for its home directory ({'; '.join(objections)})")
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(lock)
 
 
 def _verify_safe(place: Path) -> None:

@@ -106,19 +106,17 @@ def parse_policy(raw: bytes, file: str) -> Policy:
     """
     with remedied_by("see containers-policy.json(5)"), blamed_on(file):
         written = parse_strict(raw, _Written, "policy")
-        return Policy(
-            file=file,
-            default=parse_requirements(written.default, ("default",)),
-            transports={name: _parse_scopes(name, scopes) for name, scopes in written.transports.items()},
-        )
-
-
-def _parse_scopes(transport: str, value: object) -> dict[str, tuple[Requirement, ...]]:
-    path = ("transports", transport)
-    scopes = convert(value, dict[str, Any], path)
-    for scope in scopes:
-        verify_scope(transport, scope)
-    return {scope: parse_requirements(requirements, (*path, scope)) for scope, requirements in scopes.items()}
+        default = parse_requirements(written.default, ("default",))
+        transports = {}
+        for transport, value in written.transports.items():
+            path = ("transports", transport)
+            scopes = convert(value, dict[str, Any], path)
+            for scope in scopes:
+                verify_scope(transport, scope)
+            transports[transport] = {
+                scope: parse_requirements(requirements, (*path, scope)) for scope, requirements in scopes.items()
+            }
+        return Policy(file, default, transports)
 
 
 def load_policy(configured: str | None, *, home: str | None, system: str = SYSTEM_POLICY) -> Policy:

@@ -37,10 +37,6 @@ def _check_ostree(scope: str) -> str | None:
     return _check_path(path) if colon else "must be a repository's path, a colon, and a branch or its beginning"
 
 
-def _check_daemon(scope: str) -> str | None:
-    return "a bare digest is no namespace" if _ALGORITHM_AND_DIGEST.fullmatch(scope) else None
-
-
 def _refuse(scope: str) -> str | None:  # noqa: ARG001 - whatever the scope is
     return 'the transport knows only its default scope ""'
 
@@ -51,7 +47,7 @@ _CHECKS: Final[dict[str, Callable[[str], str | None]]] = {
     "containers-storage": lambda scope: None if _STORAGE.fullmatch(scope) else "must begin with [driver@/graph/root]",
     "dir": _check_path,
     "docker-archive": _refuse,
-    "docker-daemon": _check_daemon,
+    "docker-daemon": lambda scope: "a bare digest is no namespace" if _ALGORITHM_AND_DIGEST.fullmatch(scope) else None,
     "oci": _check_path,
     "oci-archive": _check_path,
     "ostree": _check_ostree,
