@@ -154,7 +154,7 @@ def _verify_safe(place: Path) -> None:
 def _verify_space(place: Path, space: int) -> None:
     """Raise ``OSError`` (ENOSPC) unless ``place`` has room for so many bytes.
 
-    Without this check, gpg on a full disk reports the keys as malformed, which sends the administrator astray.
+    Without this check, gpg on a full disk reports the keys as malformed, and the cause would not be found.
     """
     status = os.statvfs(place)
     if status.f_blocks and status.f_bavail * status.f_frsize < space:  # f_blocks is 0 on file systems without a size

@@ -33,7 +33,7 @@ MAX_PAGES: Final = 16
 _TAG_DIGITS: Final = 64  # the specification cuts the digest's hex digits there, so that sha512 fits into a tag
 _NO_API: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_ACCEPTABLE})
 # Some clients enter the type of the artifact's configuration instead of its own, which for most is that of nothing.
-_UNTOLD: Final = frozenset({"", "application/vnd.oci.empty.v1+json"})
+_UNSPECIFIED: Final = frozenset({"", "application/vnd.oci.empty.v1+json"})
 
 
 def first_page(digest: Digest, artifact_type: str) -> str:
@@ -95,7 +95,7 @@ def select_referrers(found: Iterable[IndexEntry], artifact_type: str) -> tuple[I
 
     Raises :class:`InvalidManifestError` for more than ``MAX_REFERRERS``.
     """
-    wanted = tuple(one for one in found if one.artifact_type in _UNTOLD | {artifact_type})
+    wanted = tuple(one for one in found if one.artifact_type in _UNSPECIFIED | {artifact_type})
     if len(wanted) > MAX_REFERRERS:
         raise InvalidManifestError(f"the image has more than {MAX_REFERRERS} referrers of type {artifact_type}")
     return wanted

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _REFUSALS: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
-# Some registries deny the existence of what a stranger may not see.
+# Some registries answer 404 for what exists and takes a login.
 _DISGUISES: Final = _REFUSALS | {HTTPStatus.NOT_FOUND}
 _OPEN_FOR: Final = 600.0
 """Seconds for which a registry whose /v2/ wants no login is believed when it answers 404. Otherwise each request for
@@ -65,7 +65,7 @@ class Login:
         it comes, and :class:`ConfigurationError` if the credentials cannot be read.
         """
         credentials = self._keychain.find(context, f"{request.endpoint.domain}/{request.repository}")
-        return _Visit(request, context, credentials, self._inner, self._tokens, self._memory).send()
+        return _Conversation(request, context, credentials, self._inner, self._tokens, self._memory).send()
 
 
 class _Memory:
@@ -89,7 +89,7 @@ class _Memory:
         self._open_until[authority] = self._clock() + _OPEN_FOR
 
 
-class _Visit:
+class _Conversation:
     """The conversation about one request.
 
     Each kind of second attempt is made once (``_has_...``), so that no registry can keep a request going for ever.
@@ -195,25 +195,25 @@ class _Visit:
                 if error.retryable:
                     raise
         try:
-            challenge = self._choose_at_door(reply) or challenge
+            challenge = self._choose_by_ping(reply) or challenge
             return self._answer(challenge) if challenge is not None else None
         except UpstreamError as error:
-            # A stranger asked for something that is not there, and gets no token either: not there is the answer.
+            # Without credentials there is no token for what does not exist. That it does not exist is the answer.
             if self._credentials is None and reply.status not in _REFUSALS and not error.retryable:
                 return None
             raise
 
-    def _choose_at_door(self, reply: Reply) -> Challenge | None:
-        """The challenge of ``/v2/`` that can be answered (distribution-spec, end-1)."""
+    def _choose_by_ping(self, reply: Reply) -> Challenge | None:
+        """The challenge of ``/v2/`` that can be answered; None if there is none."""
         authority = self._endpoint.authority
         is_missing = reply.status not in _REFUSALS
         if is_missing and self._memory.is_open(authority):
             return None
-        door = self._knock()
+        ping = self._ping()
         # Where /v2/ redirects to another host, the challenge is that host's, and credentials go to the registry alone.
-        if not self._endpoint.is_at(door.request.target.origin):
+        if not self._endpoint.is_at(ping.request.target.origin):
             return None
-        challenges = _challenges(door)
+        challenges = _challenges(ping)
         if is_missing and not challenges:
             self._memory.note_open(authority)
         return self._choose(challenges)
@@ -262,10 +262,10 @@ class _Visit:
             # The challenge may stand at that place's /v2/ alone. It is asked by way of the registry's own.
             if self._authorization is not None or sent is not None or reply.status not in _DISGUISES:
                 return None
-            door = self._knock()
-            if door.request.target.origin != reply.request.target.origin:
+            ping = self._ping()
+            if ping.request.target.origin != reply.request.target.origin:
                 return None
-            challenges = _challenges(door)
+            challenges = _challenges(ping)
         challenge = next((challenge for challenge in challenges if _can_answer(challenge, None)), None)
         if challenge is None:
             return None
@@ -278,15 +278,15 @@ class _Visit:
 
     # --- both -----------------------------------------------------------------------------------------------------
 
-    def _knock(self) -> Reply:
-        """The answer of ``/v2/`` to a stranger, read."""
+    def _ping(self) -> Reply:
+        """The answer of ``/v2/`` to a request without a login, its body discarded (distribution-spec, end-1)."""
         origin = self._request.target.origin
         target = parse_target(f"{origin.scheme}://{origin.authority}/v2/")
-        door = self._inner.send(
+        ping = self._inner.send(
             Request(target=target, endpoint=self._endpoint, phase=self._request.phase), self._context
         )
-        door.discard(self._context)
-        return door
+        ping.discard(self._context)
+        return ping
 
     def _bearer(
         self,

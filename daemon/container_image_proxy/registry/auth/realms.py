@@ -60,7 +60,7 @@ def is_same_site(registry_host: str, host: str) -> bool:
     suffixes = _public_suffixes()
     own, other = suffixes.get_sld(registry_host, strict=True), suffixes.get_sld(host, strict=True)
     if own is None and other is None:
-        # A private domain (registry.corp, registry.apps.cluster.local) ends nobody knows where. Whoever has a name
+        # It is not known where a private domain (registry.corp, registry.apps.cluster.local) ends. Whoever has a name
         # decides about the names below it, so one of the two has to be below the other.
         upper, lower = sorted((registry_host, host), key=len)
         return "." in upper and lower.endswith(f".{upper}")

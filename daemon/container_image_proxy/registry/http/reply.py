@@ -64,15 +64,15 @@ class Reply:
 
     @property
     def codings(self) -> tuple[str, ...]:
-        """What the body went through on the way, as far as its label can be believed."""
+        """The content codings that the label names. It may be wrong (contrib/adr/0021)."""
         return parse_codings(self.header_lines("Content-Encoding"))
 
     def read(self, context: Context, size: int) -> bytes:
         """At most ``size`` bytes: fewer at the end of the body or of what came before a failure, none only at the end.
 
-        Raises :class:`UpstreamError` when the connection fails, stalls or drips.
+        Raises :class:`UpstreamError` when the connection fails, stalls or is too slow.
         """
-        if self._framed.isclosed():  # at its end the connection is somebody else's
+        if self._framed.isclosed():  # after the end of the body another request may have the connection
             return b""
         limits = self._limits
         context = context.within(limits.idle_timeout + size / limits.minimum_rate)
@@ -100,8 +100,8 @@ class Reply:
     def read_all(self, context: Context, limit: int, take: Callable[[int], object] = unmetered) -> bytes | None:
         """The whole body, and the reply is closed; None if it is longer than ``limit``.
 
-        A document that begins as a gzip does, and is said to be one, was made one on the way: that is undone. ``take``
-        is asked for the memory.
+        A document that begins as a gzip does, and is labelled as one, was compressed on the way, and is decompressed.
+        ``take`` is called with the size in bytes of what is held in memory.
         """
         body = self._read_encoded(context, limit, take)
         if body is None or not body.startswith(GZIP_MAGIC) or not may_be_gzip(self.codings):
@@ -151,10 +151,10 @@ class Reply:
 
 
 class Body:
-    """The body of an answer, as it comes. Who takes long to ask for more does not count as slow, who sends does.
+    """The body of an answer, as it comes. Only the time during which the sender is waited for counts as slow.
 
-    The time that is left for the next byte is bounded by ``patience`` seconds: waiting uses them up, and what arrives
-    renews them at ``minimum_rate``.
+    There are ``Limits.idle_timeout`` seconds for the next byte. Waiting uses them up, and what arrives renews them at
+    ``minimum_rate``.
     """
 
     def __init__(
@@ -171,10 +171,10 @@ class Body:
     def readinto(self, buffer: memoryview) -> int:
         """Receive into the beginning of ``buffer`` what is there: how many bytes, none only at the end.
 
-        Raises :class:`UpstreamError` when the connection fails, stalls or drips.
+        Raises :class:`UpstreamError` when the connection fails, stalls or is too slow.
         """
         limits, framed, began = self._limits, self._framed, monotonic()
-        if framed.isclosed():  # at its end the connection is somebody else's
+        if framed.isclosed():  # after the end of the body another request may have the connection
             return 0
         wait = framed.socket.wait = self._wait
         wait.end = min(self._end, began + self._patience)

@@ -79,7 +79,7 @@ def read_head(stream: Lines) -> ResponseHead:
             if left < 0:
                 raise FramingError(f"its head is larger than {MAX_HEAD_SIZE} bytes")
             if not line.endswith(b"\n"):
-                # The stream ended within a line. Frames of HTTP/2 have no line ends, and deserve a better reason.
+                # The stream ended within a line. Frames of HTTP/2 have no line ends: that is another reason.
                 if not lines and not _HTTP.startswith(line[: len(_HTTP)]):
                     raise FramingError(_NO_HTTP)
                 raise http.client.IncompleteRead(b"")

@@ -140,25 +140,19 @@ def get(service: Service, target: str, context: Context, *, patience: float, con
 
 
 def _connect(service: Service, context: Context) -> PunctualSocket | PunctualTLSSocket:
-    if service.path is not None:
-        local = PunctualSocket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            local.settimeout(max(0.0, context.deadline.left))
-            local.connect(service.path)
-        except BaseException:
-            local.close()
-            raise
-        return local
-    connection = connect(service.host, service.port, context)
-    if service.tls is None:
-        return connection
+    is_local = service.path is not None
+    connection = PunctualSocket(socket.AF_UNIX) if is_local else connect(service.host, service.port, context)
     try:
         connection.settimeout(max(0.0, context.deadline.left))
-        tls = client_context(service.tls, verify=service.verify)
-        return cast("PunctualTLSSocket", tls.wrap_socket(connection, server_hostname=service.host))
+        if service.path is not None:
+            connection.connect(service.path)
+        elif service.tls is not None:
+            tls = client_context(service.tls, verify=service.verify)
+            return cast("PunctualTLSSocket", tls.wrap_socket(connection, server_hostname=service.host))
     except BaseException:
         connection.close()
         raise
+    return connection
 
 
 def _failure(error: BaseException) -> ServiceFailure:
