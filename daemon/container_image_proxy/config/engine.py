@@ -57,6 +57,7 @@ def parse_engine_host(text: str, certificates: Path | None = None) -> EngineAddr
     host, colon, port = authority.rpartition(":") if not authority.endswith("]") else (authority, "", "")
     if not colon:
         host, port = authority, str(_PORTS[scheme])
+    # Six digits are too many already, and int() refuses thousands.
     if not 0 < int(port[:6]) < 1 << 16:
         raise InvalidReferenceError(f"{shown(text)}: {port[:20]} is no port")
     return EngineAddress(

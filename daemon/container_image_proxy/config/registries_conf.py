@@ -80,6 +80,7 @@ def load_registries(
                 parse_registries(load_trusted_file(file, limit=_MAX_FILE), str(file), is_drop_in=True)
                 for file in files.drop_ins
             ),
+            # Of this file, which podman writes, nothing else counts.
             RegistriesConf(aliases=parse_registries(learned or b"", str(files.short_name_aliases)).aliases),
         )
     )

@@ -109,6 +109,7 @@ def _locate(conf: _Storage, environ: Mapping[str, str], home: Path, uid: int) ->
         graph_root = place(conf.rootless_storage_path, Path(data or home / ".local/share", "containers/storage"))
         run_root = Path(runtime or f"/run/user/{uid}", "containers")
     graph_root = place(conf.graph_root, graph_root)
+    # STORAGE_OPTS replaces the additional stores of the file, even if it names none.
     options = environ.get("STORAGE_OPTS")
     from_options = find_additional_stores(options.split(",")) if options is not None else None
     named = tuple(Path(path) for path in conf.options.additional_image_stores)

@@ -87,6 +87,7 @@ def _parse(
         )
         if _SURROGATE_ESCAPE.search(text):
             json.dumps(value, ensure_ascii=False).encode("utf-8")  # fails if there is half a surrogate pair
+    # UnicodeError and JSONDecodeError are ValueErrors, so they come before it.
     except RecursionError as error:
         raise MalformedDocumentError(f"{what} is nested too deeply") from error
     except UnicodeError as error:
@@ -126,6 +127,7 @@ def _int(text: str) -> int:
 
 
 def _finite(text: str) -> float:
+    # float() also reads NaN and Infinity, and makes infinity of a number that is too large.
     number = float(text)
     if not math.isfinite(number):
         raise ValueError(_OUT_OF_RANGE)

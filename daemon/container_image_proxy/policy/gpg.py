@@ -100,6 +100,7 @@ class Gpg(Struct, frozen=True):
                 stdin.seek(0)
                 command = (*_COMMAND, "--status-fd", str(status.fileno()), *job.arguments)
                 returncode, output = _run(command, home, stdin, status, budget)
+                # From the beginning: the file has one position, which gpg's writing has moved.
                 said = os.pread(status.fileno(), job.most_status + 1, 0)
                 if len(said) > job.most_status:
                     raise SignatureRejectedError("it makes gpg say more than a signature is worth")

@@ -120,6 +120,7 @@ class Keyrings:
 
         Threads that ask for the same keys meanwhile wait for one import. If it fails, the next of them tries again.
         """
+        # Of digests, not of the keys: joined, two other keys could be the same bytes.
         name = hashlib.sha256(b"".join(hashlib.sha256(key).digest() for key in keys)).digest()
         with self._lock:
             slot = self._slots[name] = self._slots.pop(name, _Slot())
@@ -137,6 +138,7 @@ def _read_verdict(ran: Run) -> str:
     for keyword, complaint in _COMPLAINTS.items():
         if keyword in keywords:
             key = next(rest for found, rest in ran.status if found == keyword).partition(" ")[0]
+            # The signature tells the key's id, and nothing vouches for it yet: only what looks like one is shown.
             who = f" (key 0x{key})" if len(key) in {16, 40} and key.isalnum() else ""
             raise SignatureRejectedError(complaint + who)
     if ran.returncode != 0 or any(keywords.count(keyword) != 1 for keyword in _EXACTLY_ONE):

@@ -92,6 +92,7 @@ class Gunzipped:
             except zlib.error:
                 raise DamagedGzipError from None
             self._input = self._decoder.unused_data if self._decoder.eof else self._decoder.unconsumed_tail
+            # Input may give no content, such as the header of the gzip or an empty block.
             if content:
                 buffer[: len(content)] = content
                 return len(content)

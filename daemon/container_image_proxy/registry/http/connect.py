@@ -38,6 +38,7 @@ def connect(host: str, port: int, context: Context) -> PunctualSocket:
     for _, address in addresses:
         verify_address(context.addresses, host, address[0])
     winner = _race(addresses, context)
+    # Otherwise the last piece of a request could wait for an acknowledgement of the one before (Nagle's algorithm).
     winner.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return winner
 

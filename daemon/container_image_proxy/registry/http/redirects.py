@@ -42,6 +42,7 @@ class Redirects:
         """The first answer that is no redirect. Raises :class:`RegistryError` for a redirect that must not be followed,
         and what the sender below raises.
         """
+        # Connecting and the TLS handshake have a connect_timeout each.
         context = context.within(2 * self._limits.connect_timeout + self._limits.first_byte_timeout)
         for _ in range(self._limits.redirects + 1):
             reply = self._inner.send(request, context)

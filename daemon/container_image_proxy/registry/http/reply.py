@@ -75,6 +75,7 @@ class Reply:
         if self._framed.isclosed():  # after the end of the body another request may have the connection
             return b""
         limits = self._limits
+        # The time that the slowest transfer of so many bytes takes that is allowed.
         context = context.within(limits.idle_timeout + size / limits.minimum_rate)
         wait = self._framed.socket.wait_under(context, idle=limits.idle_timeout)
         try:

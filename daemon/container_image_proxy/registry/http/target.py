@@ -86,6 +86,7 @@ def parse_target(url: str, base: Target | None = None) -> Target:
     # whoever connects.
     if not _USERINFO.fullmatch(userinfo):
         raise RegistryError("its user information is malformed")
+    # A colon without a port says nothing, and is left out (RFC 3986 section 6.2.3).
     origin = Origin(scheme, host, DEFAULT_PORTS[scheme] if port is None else port)
     return Target(origin, f"{scheme}://{written.removesuffix(':')}{path or '/'}{query or ''}", userinfo)
 
