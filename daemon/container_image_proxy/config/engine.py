@@ -57,12 +57,12 @@ def parse_engine_host(text: str, certificates: Path | None = None) -> EngineAddr
     host, colon, port = authority.rpartition(":") if not authority.endswith("]") else (authority, "", "")
     if not colon:
         host, port = authority, str(_PORTS[scheme])
-    # Six digits are too many already, and int() refuses thousands.
-    if not 0 < int(port[:6]) < 1 << 16:
+    # Six digits that count are too many already, and int() refuses thousands.
+    number = int(port.lstrip("0")[:6] or 0)
+    if not 0 < number < 1 << 16:
         raise InvalidReferenceError(f"{shown(text)}: {port[:20]} is no port")
-    return EngineAddress(
-        text, host=host.strip("[]"), port=int(port), tls=None if scheme == "http" else _find_files(certificates)
-    )
+    tls = None if scheme == "http" else _find_files(certificates)
+    return EngineAddress(text, host=host.strip("[]"), port=number, tls=tls)
 
 
 def load_engine_address(

@@ -47,6 +47,7 @@ def test_what_a_cgi_server_calls_http_proxy_is_a_request_header() -> None:
         ("*.example.com", "https://example.com/", False),
         ("example.com:443", "https://example.com/", True),
         ("example.com:8443", "https://example.com/", False),
+        pytest.param("example.com:" + "9" * 5000, "https://example.com/", False, id="a port of thousands of digits"),
         ("a.example, b.example", "https://b.example/", True),
         ("*", "https://anything.example/", True),
         ("192.0.2.0/24", "https://192.0.2.7/", True),

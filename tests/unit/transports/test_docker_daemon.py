@@ -61,7 +61,8 @@ def test_where_an_engine_can_be(text: str, path: str | None, host: str, port: in
 @pytest.mark.parametrize(
     "text",
     ["", "unix://", "unix://run/x", "/run/x", "ssh://host", "npipe:////./pipe/x", "fd://", "tcp://", "tcp://host:0",
-     "tcp://host:70000", "tcp://user@host", "tcp://host/path", "unix:///" + "x" * 110],
+     "tcp://host:70000", "tcp://host:00000170000", "tcp://host:000001" + "9" * 5000,
+     "tcp://user@host", "tcp://host/path", "unix:///" + "x" * 110],
 )  # fmt: skip
 def test_where_it_cannot_be(text: str) -> None:
     with pytest.raises(InvalidReferenceError):

@@ -100,7 +100,7 @@ def _covers(rule: str, origin: Origin) -> bool:
         return _address(rule) == address
     name, colon, port = rule.rpartition(":")
     if colon and port.isdecimal():
-        return int(port) == origin.port and _covers(name, origin)
+        return port.lstrip("0") == str(origin.port) and _covers(name, origin)
     # A name covers the domains below it as well; with a dot in front, those alone.
     suffix = rule.removeprefix("*")
     is_parent = origin.host.endswith(suffix if suffix.startswith(".") else f".{suffix}")
