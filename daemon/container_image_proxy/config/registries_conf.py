@@ -263,18 +263,7 @@ def _read_version_1(lists: _Lists, file: str) -> RegistriesConf:
 
 def _read_version_2(written: _File, file: str) -> RegistriesConf:
     registries = tuple(replace(table.read(), file=file) for table in written.registry)
-    _refuse_conflicts(registries)
-    return RegistriesConf(
-        registries=registries,
-        unqualified_search_registries=written.unqualified_search_registries,
-        credential_helpers=written.credential_helpers,
-        short_name_mode=written.short_name_mode or None,
-        aliases=_read_aliases(written.aliases),
-    )
-
-
-def _refuse_conflicts(registries: tuple[Registry, ...]) -> None:
-    """Raise :class:`MalformedDocumentError` if two tables of a file disagree about ``blocked`` or ``insecure``."""
+    # Tables of one place must agree about these two, as in containers/image.
     first: dict[str, Registry] = {}
     for registry in registries:
         place = registry.location or registry.prefix
@@ -283,15 +272,18 @@ def _refuse_conflicts(registries: tuple[Registry, ...]) -> None:
             if getattr(registry, key) != getattr(other, key):
                 reason = f"{place!r} is defined several times with different values of {key!r}"
                 raise MalformedDocumentError(reason, ("registry",))
-
-
-def _read_aliases(written: dict[str, Any]) -> Mapping[str, Reference | None]:
     aliases: dict[str, Reference | None] = {}
-    for name, value in written.items():
+    for name, value in written.aliases.items():
         path = ("aliases", name)
         target = convert(value, str, path, TOML)
         try:
             aliases[parse_short_name(name)] = parse_alias_target(target) if target else None
         except InvalidReferenceError as error:
             raise MalformedDocumentError(str(error), path) from error
-    return MappingProxyType(aliases)
+    return RegistriesConf(
+        registries=registries,
+        unqualified_search_registries=written.unqualified_search_registries,
+        credential_helpers=written.credential_helpers,
+        short_name_mode=written.short_name_mode or None,
+        aliases=MappingProxyType(aliases),
+    )

@@ -102,8 +102,13 @@ def evaluate(
     (index, of_index), (_, of_manifest) = rejected[0], rejected[-1]
     if not index.signatures and not index.failures:
         of_index = of_manifest  # "no signature was found" is said once, not for each of the two documents
-    pairs = zip(of_manifest, of_index, strict=True)
-    reasons = tuple(_explain(verdict, other) for verdict, other in pairs if not verdict.accepted)
+    reasons = tuple(
+        f"{verdict.requirement}: {verdict.reason}"
+        if other.accepted or other.reason == verdict.reason
+        else f"{verdict.requirement}: of the manifest: {verdict.reason}; of the index: {other.reason}"
+        for verdict, other in zip(of_manifest, of_index, strict=True)
+        if not verdict.accepted
+    )
     raise PolicyRejectedError(f"{refusal}: {'; '.join(reasons)}", reasons)
 
 
@@ -128,10 +133,3 @@ def signed_documents(image: UnverifiedImage, *, require_instance_signature: bool
     if image.index is None or require_instance_signature:
         return (image.manifest,)
     return (image.index, image.manifest)
-
-
-def _explain(of_manifest: Verdict, of_index: Verdict) -> str:
-    """Why a requirement failed: for the manifest, and for the index if that reason differs."""
-    if of_index.accepted or of_index.reason == of_manifest.reason:
-        return f"{of_manifest.requirement}: {of_manifest.reason}"
-    return f"{of_manifest.requirement}: of the manifest: {of_manifest.reason}; of the index: {of_index.reason}"
