@@ -27,9 +27,8 @@ _SETTINGS: Final = frozenset({
     "LoadCredential", "LoadCredentialEncrypted", "SetCredential", "SetCredentialEncrypted",
     "ProtectHome", "PrivateTmp", "BindPaths", "BindReadOnlyPaths", "TemporaryFileSystem", "InaccessiblePaths",
 })  # fmt: skip
-_FIRST_OF_SYSTEMD: Final = (
-    200  # from here on, the status says that systemd could not start the command (systemd.exec(5))
-)
+_FIRST_OF_SYSTEMD: Final = 200
+"""From this status on, systemd could not start the command (systemd.exec(5), "Process Exit Codes")."""
 _STATUSES: Final = {
     203: "EXEC, the program cannot be run",
     216: "GROUP, there is no such group",
@@ -54,8 +53,8 @@ class NoServiceError(Error):
 def run_as_service(instance: str, command: Sequence[str]) -> Outcome:
     """Run ``command`` as the service of ``instance``.
 
-    :class:`NoServiceError` if that is impossible on this host, :class:`ConfigurationError` if systemd cannot start a
-    command with these settings, and thus not the service either.
+    Raises :class:`NoServiceError` if that is impossible on this host, and :class:`ConfigurationError` if systemd cannot
+    start a command with these settings, and thus not the service either.
     """
     service = _SERVICE.format(instance)
     unit = f"container-image-proxy-check-{os.getpid()}.service"

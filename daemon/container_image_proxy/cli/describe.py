@@ -110,7 +110,7 @@ def _describe_access(access: AccessRule, door: Door | str) -> list[str]:
 
 
 def _value(value: object) -> str:
-    """The value as an instance file has it."""
+    """The value as an instance file (TOML) has it, which has these values as JSON does."""
     return json.dumps(value if isinstance(value, bool | float | tuple) else str(value), ensure_ascii=False)
 
 

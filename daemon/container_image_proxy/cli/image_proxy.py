@@ -133,9 +133,10 @@ def own_home(home: str, uid: int) -> Path:
 
 
 def parse_options(arguments: Sequence[str]) -> ImageProxyOptions:
-    """The meaning of the arguments; :class:`UsageError` if they are wrong, or an option is not supported.
+    """The meaning of the arguments.
 
-    :class:`ConfigurationError` if an inherited ``--authfile`` cannot be read.
+    Raises :class:`UsageError` if they are wrong or an option is not supported, and :class:`ConfigurationError` if an
+    inherited ``--authfile`` cannot be read.
     """
     # A flag has a value only by "=". argparse would take the next word for the value, so each flag gets one here.
     spelled = [f"{one}=true" if one in IMAGE_PROXY_FLAGS and one not in {"-h", "--help"} else one for one in arguments]
@@ -181,7 +182,7 @@ def _settings(options: argparse.Namespace) -> InstanceSettings:
 
 
 def _credentials(options: argparse.Namespace) -> Credentials | None:
-    """The credentials of the command line, None if it has none; :class:`UsageError` if it has several."""
+    """The credentials of the command line; None if it has none. Raises :class:`UsageError` if it has several."""
     if (options.username is None) != (options.password is None):
         raise UsageError("--username and --password belong together")
     given = {

@@ -269,7 +269,7 @@ def parse_creds(text: str) -> Credentials:
 def load_settings(options: argparse.Namespace, uid: int) -> InstanceSettings:
     """The settings of the instance file, or of IMAGE, with the options that take precedence over them.
 
-    ``uid`` is the daemon's own. :class:`ConfigurationError` if the file or an option is wrong.
+    ``uid`` is the daemon's own. Raises :class:`ConfigurationError` if the file or an option is wrong.
     """
     if options.instance is not None:
         settings = load_instance(options.instance, instance_directories(options), uid=uid)
@@ -303,9 +303,9 @@ def _override(settings: _T, options: argparse.Namespace, *names: str) -> _T:
 
 
 def override_platform(platform: Platform, options: argparse.Namespace) -> Platform:
-    """The platform with the values of ``--override-*``; :class:`ConfigurationError` if the result is none."""
+    """The platform with the values of ``--override-*``. Raises :class:`ConfigurationError` if the result is none."""
     if options.override_arch is not None:
-        # The variant belongs to the old architecture.
+        # The variant belongs to the architecture that is replaced.
         platform = replace(platform, architecture=options.override_arch, variant="")
     if options.override_variant is not None:
         platform = replace(platform, variant=options.override_variant)

@@ -81,7 +81,7 @@ class Context(Struct, frozen=True):
             raise TimeoutError("the time is over")
 
     def sleep(self, seconds: float) -> None:
-        """Wait for ``seconds``, or until the deadline or a cancellation if that is earlier; errors as :meth:`check`."""
+        """Wait for ``seconds``, or until the deadline or a cancellation if that is earlier. Raises as :meth:`check`."""
         woken = threading.Event()
         with self.cancellation.calling(woken.set):
             woken.wait(max(0.0, min(seconds, self.deadline.left)))

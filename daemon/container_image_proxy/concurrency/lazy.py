@@ -25,7 +25,7 @@ class Lazy(Generic[T]):
         return bool(self._made)
 
     def __call__(self) -> T:
-        """The value; any error of ``make``, which the next call then tries again."""
+        """The value. Raises what ``make`` raises; the next call then tries again."""
         with self._lock:
             if not self._made:
                 self._made.append(self._make())

@@ -1,4 +1,4 @@
-"""Locks that are waited for as long as somebody else's work takes, and no longer than anybody waits for ours."""
+"""Locks that are held during long work. A thread waits for one no longer than its context lasts."""
 
 from __future__ import annotations
 

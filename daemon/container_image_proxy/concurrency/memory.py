@@ -54,17 +54,17 @@ class Memory:
                     self._changed.notify_all()
 
     def enter(self, context: Context, image: str) -> None:
-        """Wait for a place for ``image``; :class:`OverloadedError` if there is none for too long."""
+        """Wait for a place for ``image``. Raises :class:`OverloadedError` if there is none within the patience."""
         token = context.cancellation
         with token.calling(self._wake), self._changed:
-            is_free = self._changed.wait_for(lambda: token.is_cancelled or self._is_free(image), self._patience)
+            is_free = self._changed.wait_for(
+                lambda: token.is_cancelled or (image not in self._holders and len(self._holders) < self._places),
+                self._patience,
+            )
             context.check()
             if not is_free:
                 raise OverloadedError("too many large images are being resolved at the moment")
             self._holders.add(image)
-
-    def _is_free(self, image: str) -> bool:
-        return image not in self._holders and len(self._holders) < self._places
 
     def _wake(self) -> None:
         with self._changed:
@@ -84,8 +84,8 @@ class Share:
     def take(self, size: int) -> None:
         """Count ``size`` more bytes of the image, and wait for a place if they need one.
 
-        :class:`OverloadedError` if there is none for too long, :class:`InvalidManifestError` if the image has more than
-        ``LARGE`` bytes.
+        Raises :class:`OverloadedError` if there is no place within the patience, and :class:`InvalidManifestError` if
+        the image has more than ``LARGE`` bytes.
         """
         self._taken += size
         if self._taken > LARGE:

@@ -65,7 +65,10 @@ class SingleFlight(Generic[T]):
         try:
             flight.outcome.set_result(call(context.under(flight.cancellation)))
         except Error as error:
-            flight.outcome.set_exception(_bare(error))
+            # The text tells all that is needed. The frames of the traceback, and of the errors that led to this one,
+            # would keep documents of megabytes until the last caller has answered, or the collector of cycles runs.
+            error.__cause__ = error.__context__ = None
+            flight.outcome.set_exception(error.with_traceback(None))
         except BaseException as error:  # noqa: BLE001 - result() raises it, here and wherever else it is awaited
             flight.outcome.set_exception(error)
         finally:
@@ -96,13 +99,3 @@ class SingleFlight(Generic[T]):
     def _remove(self, key: Hashable, flight: _Flight[T]) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
-
-
-def _bare(error: Error) -> Error:
-    """The error without its traceback and without the errors that led to it.
-
-    Their frames would keep documents of megabytes in memory, until the last caller has answered its client or the
-    collector of cycles runs. The text of the error tells all that is needed.
-    """
-    error.__cause__ = error.__context__ = None
-    return error.with_traceback(None)

@@ -54,11 +54,7 @@ def _inherited(descriptor: int, name: str) -> socket.socket:
     what = f"socket {one_line(name)!r} from systemd"
     remedy = "in the socket unit, ListenStream= or ListenSequentialPacket= with a path, and Accept=no"
     wrong = ConfigurationError(what, "it is not a listening Unix socket of streams or packets", remedy=remedy)
-    sock = _adopt(descriptor, what, {socket.SOCK_STREAM, socket.SOCK_SEQPACKET}, wrong)
-    if sock.family != socket.AF_UNIX or not is_listening(sock):
-        sock.close()
-        raise wrong
-    return sock
+    return _adopt(descriptor, what, {socket.SOCK_STREAM, socket.SOCK_SEQPACKET}, wrong, unix_listens=True)
 
 
 def from_descriptor(descriptor: int) -> socket.socket:
@@ -78,21 +74,28 @@ def packets_from_descriptor(descriptor: int) -> socket.socket:
     """
     what, remedy = f"--sockfd {descriptor}", "pass one end of socketpair(AF_UNIX, SOCK_SEQPACKET)"
     wrong = ConfigurationError(what, "it is not a connected Unix socket of packets", remedy=remedy)
-    sock = _adopt(descriptor, what, {socket.SOCK_SEQPACKET}, wrong)
-    if sock.family != socket.AF_UNIX or is_listening(sock):
-        sock.close()
-        raise wrong
-    return sock
+    return _adopt(descriptor, what, {socket.SOCK_SEQPACKET}, wrong, unix_listens=False)
 
 
-def _adopt(descriptor: int, what: str, types: Collection[int], wrong: ConfigurationError) -> socket.socket:
-    """The socket with that descriptor, which children will not inherit. Raises ``wrong`` unless it is of ``types``."""
+def _adopt(
+    descriptor: int,
+    what: str,
+    types: Collection[int],
+    wrong: ConfigurationError,
+    *,
+    unix_listens: bool | None = None,
+) -> socket.socket:
+    """The socket with that descriptor, which children will not inherit. Raises ``wrong`` unless it is of ``types``.
+
+    If ``unix_listens`` is given, it must also be a Unix socket that listens, or does not.
+    """
     try:
         sock = socket.socket(fileno=descriptor)
     except (OSError, ValueError, OverflowError) as error:
         remedy = "pass the number of an open socket"
         raise ConfigurationError(what, f"it is not a socket: {_reason(error)}", remedy=remedy) from error
-    if sock.type not in types:
+    is_meant = unix_listens is None or (sock.family == socket.AF_UNIX and is_listening(sock) == unix_listens)
+    if sock.type not in types or not is_meant:
         sock.close()
         raise wrong
     sock.set_inheritable(False)

@@ -2,7 +2,7 @@
 
 glibc gives threads arenas of their own, up to eight for each processor. A large document that one arena freed leaves
 room that no other arena can use. Two arenas are enough, because threads of Python take turns. After sixty clients, each
-with an image of 4 MiB, two leave a third of the memory behind that the default number does. Spec: mallopt(3).
+with an image of 4 MiB, two arenas keep a third of the memory that the default number keeps. Spec: mallopt(3).
 """
 
 from __future__ import annotations

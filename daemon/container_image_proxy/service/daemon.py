@@ -44,12 +44,6 @@ processor time that it took: however often it connects, it gets less than a tent
 """
 
 
-def _face_of_packets(serving: Callable[[], Serving]) -> Face:
-    from container_image_proxy.faces.image_proxy.face import ImageProxyFace  # noqa: PLC0415 - few daemons have such a socket
-
-    return ImageProxyFace(lambda: NamedImages(serving()))
-
-
 class Daemon:
     """Serves one instance.
 
@@ -80,8 +74,11 @@ class Daemon:
         stop = None if owner is None else self._stop
         application = Application(self._serving, stop=stop, owner=owner or 0)
         timers = (notifier, Watchdog(notifier), health, self._rereading)
-        has_packets = any(listener.type == socket.SOCK_SEQPACKET for listener in listeners)
-        packets = _face_of_packets(self._serving) if has_packets else None
+        packets: Face | None = None
+        if any(listener.type == socket.SOCK_SEQPACKET for listener in listeners):
+            from container_image_proxy.faces.image_proxy.face import ImageProxyFace  # noqa: PLC0415 - few have such a socket
+
+            packets = ImageProxyFace(lambda: NamedImages(self._serving()))
         self._server = Server(listeners, application, limits, self._admits, timers, packets)
         self._server.idle_exit_seconds = state.idle_exit
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.service.journal import one_line
@@ -30,7 +31,10 @@ class Health:
 
     def __init__(self, directory: Path | None) -> None:
         self._path = directory / _NAME if directory else None
-        last = self._read()
+        last = None
+        if self._path is not None:
+            with suppress(OSError, ValueError):  # there is none yet, or it is none of ours
+                last = self._path.read_text()
         self._said = last or ""
         # If the process before this one wrote the file, that may have been a moment ago.
         self._settled_at = 0.0 if last is None else time.monotonic() + _SETTLED_SECONDS
@@ -56,16 +60,10 @@ class Health:
             self._repeat_at = None
             self._write()
 
-    def _read(self) -> str | None:
-        try:
-            return self._path.read_text() if self._path else None
-        except (OSError, ValueError):  # there is none yet, or it is none of ours
-            return None
-
     def _write(self) -> None:
         if self._path is None:
             return
-        new = self._path.with_name(f"{_NAME}.new")
+        new = self._path.with_name(f"{_NAME}.new")  # renamed when it is complete: the unit must not see half of it
         try:
             new.write_text(self._said)
             new.replace(self._path)

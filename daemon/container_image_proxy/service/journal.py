@@ -22,6 +22,8 @@ PROGRAM: Final = "container-image-proxy"
 """The identifier of all records: ``journalctl -t``. Lines on stderr get it from the unit's SyslogIdentifier=."""
 _LONGEST: Final = 4096  # characters of a message or a field
 _LONGEST_TRACEBACK: Final = 32 * 1024
+_SEVERITIES: Final = ((logging.CRITICAL, "2"), (logging.ERROR, "3"), (logging.WARNING, "4"), (logging.INFO, "6"))
+"""The severities of syslog (RFC 5424 section 6.2.1), each from a level of logging on."""
 _PLAIN: Final = re.compile(r"[!#-&(-<>-~]{1,256}")  # a value that needs no quotes: no space, quote or "="
 
 
@@ -47,7 +49,12 @@ def set_up_logging(level: int = logging.INFO, instance: str | None = None) -> No
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
-    root.addHandler(_journal_handler(instance) if is_journal(sys.stderr) else LineHandler(sys.stderr))
+    if is_journal(sys.stderr):
+        import systemd.journal  # noqa: PLC0415 - 10 ms that only the journal is worth
+
+        root.addHandler(JournalHandler(systemd.journal.send, {"INSTANCE": instance} if instance else {}))
+    else:
+        root.addHandler(LineHandler(sys.stderr))
     root.setLevel(logging.WARNING)
     logging.getLogger(PACKAGE).setLevel(level)
 
@@ -59,12 +66,6 @@ def is_journal(stream: TextIO) -> bool:
     except (OSError, ValueError, AttributeError):
         return False
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
-
-
-def _journal_handler(instance: str | None) -> logging.Handler:
-    import systemd.journal  # noqa: PLC0415 - 10 ms that only the journal is worth
-
-    return JournalHandler(systemd.journal.send, {"INSTANCE": instance} if instance else {})
 
 
 class JournalHandler(logging.Handler):
@@ -84,12 +85,12 @@ class JournalHandler(logging.Handler):
 
     def _entry(self, record: logging.LogRecord) -> dict[str, object]:
         entry: dict[str, object] = {name: one_line(str(value)) for name, value in _fields(record).items()}
-        entry.pop("MESSAGE", None)
+        entry.pop("MESSAGE", None)  # a field of that name would replace the message
         if record.exc_info:
             entry["TRACEBACK"] = "\n".join(_traceback_lines(record))
         return entry | {
             "SYSLOG_IDENTIFIER": PROGRAM,
-            "PRIORITY": str(_priority(record.levelno)),
+            "PRIORITY": next((severity for least, severity in _SEVERITIES if record.levelno >= least), "7"),
             "LOGGER": record.name,
             "CODE_FILE": record.pathname,
             "CODE_LINE": record.lineno,
@@ -129,9 +130,3 @@ def _quoted(value: str) -> str:
     if _PLAIN.fullmatch(value):
         return value
     return '"' + one_line(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _priority(level: int) -> int:
-    """The syslog severity (RFC 5424 section 6.2.1) of a level of logging."""
-    severities = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
-    return next((severity for least, severity in severities if level >= least), 7)

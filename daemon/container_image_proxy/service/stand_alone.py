@@ -33,7 +33,12 @@ def serve_parent(sock: socket.socket, load: Callable[[], AnyImages]) -> None:
     except ConfigurationError as error:
         loaded = error
 
-    warming = threading.Thread(target=_warm_up, args=(loaded,), name="warm-up", daemon=True)
+    def warm_up() -> None:
+        if not isinstance(loaded, ConfigurationError):
+            loaded.warm_up()
+        gc.enable()  # the start did without, see __main__
+
+    warming = threading.Thread(target=warm_up, name="warm-up", daemon=True)
 
     def usable() -> AnyImages:
         if isinstance(loaded, ConfigurationError):
@@ -51,9 +56,3 @@ def serve_parent(sock: socket.socket, load: Callable[[], AnyImages]) -> None:
     finally:
         if not isinstance(loaded, ConfigurationError):
             loaded.close()
-
-
-def _warm_up(loaded: AnyImages | ConfigurationError) -> None:
-    if not isinstance(loaded, ConfigurationError):
-        loaded.warm_up()
-    gc.enable()  # the start did without, see __main__
