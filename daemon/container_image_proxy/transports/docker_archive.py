@@ -207,6 +207,7 @@ class DockerArchiveSource(Unsigned):
 
     def _read_image(self, context: Context, take: Callable[[int], object]) -> tuple[bytes, _Image]:
         """The manifest, and the members that its blobs are. Raises :class:`Error` for an archive that has none."""
+        # A compressed layer is unpacked here already, because the manifest has the size of its tar.
         with naming(self._place):
             images = parse_images(self._read(context, MANIFEST, MAX_MANIFEST_SIZE, take))
             chosen = choose_image(images, self._wanted)

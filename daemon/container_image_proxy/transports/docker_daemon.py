@@ -194,6 +194,7 @@ class DockerDaemonSource(Unsigned):
     ) -> UntrustedManifest | None:
         """See :class:`ImageSource`. The manifest is made here."""
         image_id = self._engine.find(context, self._name)
+        # The ID says that the image is the same, so that nothing need be exported (contrib/adr/0036).
         if digest is None and unless is not None and self._known == _State(image_id, str(unless)):
             return None
         exported = self._exported(image_id)
@@ -205,7 +206,7 @@ class DockerDaemonSource(Unsigned):
         return manifest
 
     def open_blob(self, context: Context, descriptor: Descriptor, offset: int = 0) -> RegionReader:
-        """See :class:`ImageSource`. An image that was known before is exported by its ID, whatever its name is now."""
+        """See :class:`ImageSource`. An image that was known before is exported by its ID: its name may have moved."""
         with self._lock:
             export = self._export
         if export is not None:

@@ -102,7 +102,7 @@ def choose_entry(index: Index, image: str) -> IndexEntry:
     Raises :class:`UnknownManifestError`, which lists the images, or :class:`AmbiguousImageError`.
     """
     if position := _POSITION.fullmatch(image):
-        matches = index.manifests[int(position[1]) : int(position[1]) + 1]
+        matches = index.manifests[int(position[1]) : int(position[1]) + 1]  # empty if there are fewer
     elif image:
         matches = tuple(entry for entry in index.manifests if entry.annotations.get(_REF_NAME) == image)
     else:
@@ -113,7 +113,7 @@ def choose_entry(index: Index, image: str) -> IndexEntry:
         raise UnknownManifestError(f"the layout has no image {image!r}; it has {_names(index)}")
     if len(matches) > 1 and not image:
         raise AmbiguousImageError(f"the layout has {len(matches)} images: name one of them: {_names(index)}")
-    return matches[0]
+    return matches[0]  # of several with one name the first counts, as in containers/image
 
 
 def _names(index: Index) -> str:

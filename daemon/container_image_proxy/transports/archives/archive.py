@@ -124,7 +124,7 @@ class Archive:
                     self._spool = self._spools.create(self.place)
                 began = self._spool.size
                 size = unpack(context, found, compression, self._spool, self._place_of(name))
-                self._input.verify_unchanged()
+                self._input.verify_unchanged()  # before it counts: it may hold parts of two files
                 self._unpacked[name] = Region(self._spool.number, began, size)
             return self._unpacked[name]
 
@@ -137,7 +137,7 @@ class Archive:
     def open_reader(self, region: Region, name: str, offset: int = 0) -> RegionReader:
         """A reader of the region from ``offset`` on. It keeps the region valid. ``name`` is the member's."""
         self._verify(region.number)
-        self._begin_use()
+        self._begin_use()  # ended by the reader
         place, verify = self._place_of(name), lambda: self._verify(region.number)
         return RegionReader(region, place, offset, verify=verify, end=self._end_use)
 

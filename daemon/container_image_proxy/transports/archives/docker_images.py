@@ -114,7 +114,7 @@ def layers_of(image: ArchivedImage, config: bytes) -> tuple[tuple[Digest, str], 
     found: dict[Digest, str] = {}
     for diff_id, member in zip(diff_ids, members, strict=True):
         found.setdefault(diff_id, posixpath.normpath(member))
-    if len(set(found.values())) != len(found):
+    if len(set(found.values())) != len(found):  # the digests of both cannot be right
         raise InvalidManifestError(f"{MANIFEST} has one member for two layers that differ")
     return tuple((diff_id, found[diff_id]) for diff_id in diff_ids)
 

@@ -37,6 +37,7 @@ _ZEROS: Final = bytes(BLOCK)
 _OCTAL: Final = re.compile(rb"[0-7]+")
 _DECIMAL: Final = re.compile(rb"[0-9]{1,20}")
 _MAX_SIZE: Final = 2**63 - 1
+# NUL is a file of before POSIX.1-1988, and 7 a contiguous file, which is read as any other.
 _KINDS: Final[Mapping[bytes, Kind]] = {
     b"0": "file", b"\0": "file", b"7": "file", b"1": "hard link", b"2": "symbolic link", b"5": "directory",
     b"S": "sparse file",
@@ -117,6 +118,7 @@ class _HeaderReader:
         if not block:  # some writers leave the end marker out
             return None
         if block == _ZEROS:
+            # A reader that goes on behind one block of zeros would see another archive than one that stops.
             if self._read_at(self._offset, BLOCK) not in (_ZEROS, b""):
                 raise self._failure("a block of zeros is followed by other content, where two mark the end")
             return None
@@ -162,7 +164,7 @@ class _HeaderReader:
             key, equals, value = record[:-1].partition(b"=")
             if position + length > len(data) or record[-1:] != b"\n" or not equals or not key:
                 raise self._failure("a pax header is malformed: 'length key=value' was expected")
-            records[key] = value
+            records[key] = value  # of one key twice the last one counts, as in Go
             position += length
             self._records += 1
             if self._records > MAX_RECORDS:

@@ -35,6 +35,7 @@ class TarIndex:
         kept = 0
         for member in read_members(read_at, size, place):
             name = normalise(member.name)
+            # Paths are resolved by names alone, so that a directory's own member is not needed.
             if member.kind == "directory" or not name or (first_counts and name in self._members):
                 continue
             kept += len(name) + len(member.target)
@@ -61,6 +62,7 @@ class TarIndex:
         while pending:
             component = pending.popleft()
             if component == b"..":
+                # Programs that extract have written outside of their directory by such names (contrib/adr/0031).
                 if not passed:
                     raise self._failure(name, "leads out of the archive")
                 passed.pop()

@@ -30,7 +30,7 @@ class OpenArchives:
 
         ``place`` is where ``path`` led when the reference was read. ``first_counts`` is as in :class:`TarIndex`.
         """
-        key = path, place, first_counts
+        key = path, place, first_counts  # which of two members of one name counts differs between the formats
         with self._lock:
             newest = self._newest.get(key)
             if newest is not None and newest.share():

@@ -207,6 +207,7 @@ class StorageSource:
         for key in keys:
             for image in images:
                 raw = self._store.read_data(image, key, MAX_MANIFEST_SIZE, take)
+                # Several images fit the digest of an index; one of them has the manifest of the platform.
                 if raw is not None and (digest is None or digest.matches(without_signatures(raw))):
                     return image, raw
         remedy = "" if is_top else ": an image is stored for the platforms that were pulled (podman pull --platform)"
@@ -230,6 +231,7 @@ class StorageSource:
         if [layer.diff_digest for layer in layers] != [str(one) for one in diff_ids]:
             raise self._other_layers(image, len(layers), f"{len(diff_ids)} that its configuration names")
         found = TarLayers(config, tuple(self._store.measure(layer) for layer in layers))
+        # Without its state the manifest that is served could not be made.
         if not decode_state(encode_state({digest: found})):
             raise self._fault(image, "its configuration is too large to be kept")
         with self._lock:
@@ -250,6 +252,7 @@ class StorageSource:
                 known = {one.id: one for one in reversed(more)} | known  # the first that is recorded counts
             layer = known.get(following)
             refusal = "is not in the store" if layer is None else self._store.find_refusal(layer)
+            # A chain of parents that goes in a circle ends at MAX_LAYERS.
             if layer is None or refusal or len(layers) == MAX_LAYERS:
                 raise self._fault(image, f"layer {following[:_ID_LENGTH]} {refusal or 'has too many below it'}")
             layers.append(layer)

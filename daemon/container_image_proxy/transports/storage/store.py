@@ -144,6 +144,7 @@ class Store:
 
     def open_layer(self, layer: LayerRecord, offset: int = 0) -> LayerReader:
         """A reader of the layer's tar from ``offset`` on. Raises :class:`UnknownBlobError` if the layer is gone."""
+        # Without a lock: the files of a layer never change, and one that is removed meanwhile ends the transfer.
         tar_split = self._open_anywhere(layer, self._tar_split(layer), FILE)
         try:
             files = LayerFiles(self._open_anywhere(layer, self._files(layer), DIRECTORY))
@@ -187,7 +188,7 @@ class Store:
         try:
             lock = self._open(locked_at, (directory, f"{kind}.lock"), FILE)
         except FileNotFoundError:
-            lock = None  # on a medium that nobody writes to
+            lock = None  # on a medium that nobody writes to; it is not made, because the store is only read
         with locked(lock, locked_at / directory / f"{kind}.lock", context), _reading:
             try:
                 raw = self._read(root, (directory, name), MAX_LIST_SIZE, lambda _: None)
