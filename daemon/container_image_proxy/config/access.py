@@ -63,6 +63,8 @@ def _resolve(entry: str | int, kind: str, look_up: Callable[[str], int], file: s
         remedy = f"create the {kind}, or write its number"
         raise ConfigurationError(file, f"there is no {kind} {entry!r}", key=key, remedy=remedy) from None
     identifier = "uid" if kind == "user" else "gid"
+    if not 0 <= number < _ALL_IDS:
+        raise ConfigurationError(file, f"{number} is no {identifier}", key=key, remedy=f"from 0 to {_ALL_IDS - 1}")
     if number == overflow_id(identifier):
         reason = f"{kind} {entry!r} is the overflow {identifier}, which stands for every {kind} unknown here"
         raise ConfigurationError(file, reason, key=key, remedy=f"allow a {kind} of its own")

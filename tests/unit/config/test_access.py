@@ -67,7 +67,7 @@ def test_an_unknown_name_is_an_error_that_says_where(name: str) -> None:
 
 @pytest.mark.parametrize("number", [-1, 2**32 - 1, 2**40])
 def test_a_number_that_is_no_id_is_an_error(number: int) -> None:
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(ConfigurationError, match=f"f: k: {number} is no uid"):
         resolve_users([number], "f", "k")
 
 
