@@ -254,3 +254,35 @@ def test_a_certificate_that_cannot_be_read_says_so(machine: Machine, make_instan
     answer = instance.get("/manifest")
     assert (answer.status, answer.json()["code"]) == (500, "CONFIGURATION")
     assert f"{file}: cannot be read: Permission denied: {file} (mode 0600, of uid 0)" in answer.json()["detail"]
+
+
+def test_a_secret_that_cannot_be_read_is_not_to_be_opened_to_everybody(
+    machine: Machine, make_instance: MakeInstance
+) -> None:
+    instance = served(make_instance, "secret-remedy")
+    instance.configure('[registry]\nauthfile = "/etc/secret-remedy.json"\n')
+    machine.write("/etc/secret-remedy.json", AUTH, mode=0o600)
+    instance.start()
+    remedy = instance.get("/manifest").json()["remedy"]
+    assert "chmod" not in remedy
+    instance.configure()
+    (setting,) = re.findall(r"LoadCredential=\S+", remedy)
+    instance.drop_in(f"[Service]\n{setting}\n")
+    machine.systemctl("restart", instance.service)
+    assert instance.get("/manifest").status == 200
+    assert warnings(instance, "counts as absent") == []
+
+
+def test_what_an_editor_leaves_beside_a_file_does_no_harm(machine: Machine, make_instance: MakeInstance) -> None:
+    instance = served(make_instance, "edited")
+    instance.drop_in("")
+    places = ["/etc/containers/registries.d", "/etc/containers/registries.conf.d", f"{instance.file}.d"]
+    try:
+        for place, ending in zip(places, ("yaml", "conf", "toml"), strict=True):
+            left = f"ln -s root@host.1:2 .#tests.{ending} && touch tests.{ending}~ && chmod 0 tests.{ending}~"
+            machine.run("sh", "-c", f"mkdir -p {place} && cd {place} && {left} && ln -s /root/a/b tests.notes")
+        instance.start()
+        assert instance.get("/manifest").status == 200
+    finally:
+        machine.run("sh", "-c", f"cd / && rm -f {' '.join(f'{place}/*tests.*' for place in places)}")
+        machine.run("sh", "-c", f"cd / && rm -f {' '.join(f'{place}/.#tests.*' for place in places)}")

@@ -6,12 +6,13 @@ The environment and the home directory are arguments, because only ``__main__`` 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from container_image_proxy.config.obstacle import unreadable
+from container_image_proxy.config.obstacle import ABSENT, find_dangling_link, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,21 +85,34 @@ def _named_by(environ: Mapping[str, str], variable: str) -> Path | None:
 
 
 def exists(path: Path) -> bool:
-    """Whether ``path`` exists. :class:`UnreadableFileError` if that cannot be found out (contrib/adr/0016)."""
+    """Whether ``path`` exists.
+
+    :class:`UnreadableFileError` if that cannot be found out (contrib/adr/0016), or if a link leads nowhere.
+    """
     try:
         path.stat()
-    except FileNotFoundError:
-        return False
     except OSError as error:
+        if isinstance(error, ABSENT) and find_dangling_link(path) is None:
+            return False
         raise unreadable(path, error) from error
     return True
 
 
 def list_files(directory: Path) -> list[Path]:
-    """The files in ``directory``, sorted; none if it is absent. :class:`UnreadableFileError` if it cannot be listed."""
+    """The files in ``directory``, sorted; none if it is absent. :class:`UnreadableFileError` if it cannot be listed.
+
+    A link counts as a file if it is not known where it leads. Callers read only those files whose names they know.
+    """
     try:
-        return sorted(path for path in directory.iterdir() if not path.is_dir())
-    except FileNotFoundError:
-        return []
+        # Path.is_dir raises for a link into a closed directory, be it one to notes that nobody reads.
+        paths = [path for path in directory.iterdir() if not os.path.isdir(path)]  # noqa: PTH112 - as said above
+        return sorted(path for path in paths if not _is_lock(path))
     except OSError as error:
+        if isinstance(error, ABSENT) and not exists(directory):
+            return []
         raise unreadable(directory, error) from error
+
+
+def _is_lock(path: Path) -> bool:
+    """Whether Emacs made this link, which has the name of the file that somebody edits, and leads nowhere."""
+    return path.name.startswith(".#") and find_dangling_link(path) == path

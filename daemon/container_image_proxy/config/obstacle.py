@@ -20,11 +20,14 @@ from msgspec import Struct
 
 from container_image_proxy.errors import UnreadableFileError
 
+ABSENT: Final = (FileNotFoundError, NotADirectoryError)
+"""What says that there is no such file. Below what is no directory there cannot be one, as where HOME is /dev/null."""
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 _HOMES: Final = frozenset({"/home", "/root", "/run/user"})  # hidden by ProtectHome=
 _TEMPORARY: Final = frozenset({"/tmp", "/var/tmp"})  # noqa: S108 - hidden by PrivateTmp=
 # PrivateTmp=yes mounts a directory of the host's /tmp with this name; PrivateTmp=disconnected mounts a tmpfs.
 _PRIVATE_TMP: Final = "/systemd-private-"
+_APART: Final = frozenset(" \t\n:\\\"'")  # what would end a path in a unit file, or mean something else
 _BITS: Final = {
     "ur": stat.S_IRUSR, "ux": stat.S_IXUSR, "gr": stat.S_IRGRP, "gx": stat.S_IXGRP, "or": stat.S_IROTH,
     "ox": stat.S_IXOTH,
@@ -68,7 +71,26 @@ def find_obstacle(path: Path, error: OSError) -> Obstacle:
     reason = error.strerror or str(error)
     if error.errno == errno.ENOENT and (hidden := _explain_absence(path)):
         return Obstacle(f"{reason}: {hidden.reason}", hidden.remedy)
+    if error.errno == errno.ENOENT and (link := find_dangling_link(path)):
+        return Obstacle(f"{reason}: {link} is a link that leads nowhere", f"rm {shlex.quote(str(link))}, or mend it")
     return Obstacle(reason)
+
+
+def find_dangling_link(path: Path) -> Path | None:
+    """The link on the way to ``path`` that leads nowhere; None if there is none.
+
+    Such a link does not make a file absent that restricts: somebody wants the file to count, and what it would say is
+    not known.
+    """
+    for place in (*reversed(path.parents), path):
+        try:
+            if place.is_symlink():
+                place.stat()
+        except ABSENT:
+            return place
+        except OSError:  # a closed directory, a loop: it is not known where it leads
+            return None
+    return None
 
 
 def file_system_of(path: Path) -> str:
@@ -110,7 +132,15 @@ def _explain_denial(path: Path, reason: str) -> Obstacle:
 def _show_home(path: Path, home: str) -> str:
     # Since systemd 255 the empty /root that ProtectHome=tmpfs mounts is closed to other users, as the real one is.
     passable = "TemporaryFileSystem=/root:ro, " if home == "/root" else ""
-    return f"a drop-in with ProtectHome=tmpfs, {passable}BindReadOnlyPaths=-{path} shows it"
+    return f"a drop-in with ProtectHome=tmpfs, {passable}{_bind(path)} shows it"
+
+
+def _bind(path: Path) -> str:
+    """The setting that shows ``path`` in a unit's sandbox, as a unit file has it (systemd.syntax(7))."""
+    value = f"-{path}".replace("%", "%%")
+    if set(value) & _APART:
+        value = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return f"BindReadOnlyPaths={value}"
 
 
 def _permission_class(status: os.stat_result) -> str:
@@ -143,7 +173,7 @@ def _explain_absence(path: Path) -> Obstacle | None:
         reason = f"{mount.point} is an empty file system, as ProtectHome=tmpfs mounts it"
         return Obstacle(reason, _show_home(path, mount.point))
     if _PRIVATE_TMP in mount.root or (mount.point in _TEMPORARY and mount.root != "/" and mount.kind == "tmpfs"):
-        remedy = f"keep it elsewhere, or show it by a drop-in with BindReadOnlyPaths=-{path}"
+        remedy = f"keep it elsewhere, or show it by a drop-in with {_bind(path)}"
         return Obstacle(f"PrivateTmp= of the unit hides the host's {mount.point}", remedy)
     return None
 

@@ -70,9 +70,13 @@ def load_registries(
     file may be unreadable (contrib/adr/0016). :class:`ConfigurationError` about the first mistake.
     """
     files = find_registries_files(path=path, directory=directory, environ=environ, home=home, uid=uid, root=root)
-    load_main = load_trusted_file if files.main_is_required else load_trusted_file_if_present
-    main = load_main(files.main, limit=_MAX_FILE) or b""
-    learned = load_trusted_file_if_present(files.short_name_aliases, limit=_MAX_FILE) if learned_aliases else None
+    if files.main_is_required:
+        main = load_trusted_file(files.main, limit=_MAX_FILE)
+    else:
+        main = load_trusted_file_if_present(files.main, limit=_MAX_FILE, restricts=True) or b""
+    learned = None
+    if learned_aliases:
+        learned = load_trusted_file_if_present(files.short_name_aliases, limit=_MAX_FILE, restricts=True)
     return merge_registries(
         (
             parse_registries(main, str(files.main)),

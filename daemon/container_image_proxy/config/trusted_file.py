@@ -12,7 +12,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final
 
-from container_image_proxy.config.obstacle import unreadable
+from container_image_proxy.config.obstacle import ABSENT, find_dangling_link, unreadable
 from container_image_proxy.config.once import warn_once
 from container_image_proxy.errors import ConfigurationError, UnreadableFileError
 
@@ -30,31 +30,40 @@ _READABLE_BY_OTHERS: Final = stat.S_IRGRP | stat.S_IROTH
 
 
 def load_trusted_file(
-    path: Path, *, limit: int, refuse_writable_by_others: bool = False, secret: bool = False
+    path: Path, *, limit: int, refuse_writable_by_others: bool = False, secret: bool = False, if_denied: str = ""
 ) -> bytes:
     """The whole content of a regular file, or of /dev/null, of at most ``limit`` bytes.
 
     A file that other users can write (by its mode, or because it belongs neither to root nor to the daemon's user) is
     refused with ``refuse_writable_by_others``, and otherwise causes a warning. So does a ``secret`` that others can
     read. :class:`ConfigurationError` if the file is refused or too large, :class:`UnreadableFileError` if it is absent
-    or cannot be read.
+    or cannot be read. ``if_denied`` is the remedy for a secret that this process may not read: to open it to everybody
+    is none.
     """
     try:
         return _load(path, limit, refuse_writable_by_others, secret)
+    except PermissionError as error:
+        explained = _explained(path, error)
+        raise type(explained)(str(path), explained.reason, remedy=if_denied or explained.remedy) from error
     except OSError as error:
         raise _explained(path, error) from error
 
 
 def load_trusted_file_if_present(
-    path: Path, *, limit: int, refuse_writable_by_others: bool = False, secret: bool = False
+    path: Path, *, limit: int, refuse_writable_by_others: bool = False, secret: bool = False, restricts: bool = False
 ) -> bytes | None:
-    """As :func:`load_trusted_file`, but None if there is no such file."""
+    """As :func:`load_trusted_file`, but None if there is no such file.
+
+    A file that ``restricts`` is absent below what is no directory, too; a link that leads nowhere is an error.
+    """
     try:
         return _load(path, limit, refuse_writable_by_others, secret)
-    # Most hosts lack most of these files. To find out whether a sandbox hides one would take a millisecond for each.
-    except FileNotFoundError:
-        return None
     except OSError as error:
+        # Most hosts lack most of these files. To find out whether a sandbox hides one would take a millisecond each.
+        if isinstance(error, ABSENT if restricts else FileNotFoundError) and not (
+            restricts and find_dangling_link(path)
+        ):
+            return None
         raise _explained(path, error) from error
 
 

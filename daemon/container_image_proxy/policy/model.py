@@ -129,7 +129,9 @@ def load_policy(configured: str | None, *, home: str | None, system: str = SYSTE
     user = [f"{home}/{USER_POLICY}"] if home else []
     paths = [configured] if configured is not None else [*user, system]
     for path in paths:
-        raw = load_trusted_file_if_present(Path(path), limit=MAX_POLICY_SIZE, refuse_writable_by_others=True)
+        raw = load_trusted_file_if_present(
+            Path(path), limit=MAX_POLICY_SIZE, refuse_writable_by_others=True, restricts=True
+        )
         if raw is not None:
             return parse_policy(raw, path)
     raise ConfigurationError(paths[-1], "there is no signature policy", remedy=_NO_POLICY)

@@ -247,9 +247,12 @@ def test_what_somebody_named_has_to_be_readable(named_by):
         authfile = file if named_by == "option" else None
         with (
             ordinary_user(),
-            pytest.raises(ConfigurationError, match=r"named/auth\.json: cannot be read: Permission denied"),
+            pytest.raises(ConfigurationError, match=r"named/auth\.json: cannot be read: Permission denied") as caught,
         ):
-            load(root, authfile=authfile, environ=environ.get(named_by, {}))
+            load(root, authfile=authfile, environ=environ.get(named_by, {}), instance="os")
+        if named_by != "credential":  # no remedy shows a secret to everybody
+            handed = f"instead of naming it, a drop-in of the unit with LoadCredential=auth.json:{file} hands it over"
+            assert caught.value.remedy == handed
 
 
 def test_what_somebody_named_stays_named_when_it_is_broken_or_closed_later(tmp_path):

@@ -130,6 +130,21 @@ def test_what_is_below_root_s_home_needs_it_to_be_passable() -> None:
     assert obstacle._show_home(Path("/root/x"), "/root") == f"a drop-in with {shown} shows it"
 
 
+@pytest.mark.parametrize(
+    ("path", "setting"),
+    [("/home/my image", '"-/home/my image"'), ("/home/a:b", '"-/home/a:b"'), ("/home/100%", "-/home/100%%")],
+)
+def test_a_path_in_a_remedy_is_written_as_a_unit_file_has_it(path: str, setting: str) -> None:
+    assert f" BindReadOnlyPaths={setting} " in obstacle._show_home(Path(path), "/home")
+
+
+def test_a_link_that_leads_nowhere_is_named(public: Path) -> None:
+    (public / "link").symlink_to("nowhere")
+    reason = f"No such file or directory: {public}/link is a link that leads nowhere"
+    assert obstacle_to(public / "link") == Obstacle(reason, f"rm {public}/link, or mend it")
+    assert obstacle_to(public / "link/file").reason == reason
+
+
 def test_a_temporary_directory_of_the_unit_s_own_is_told_of_where_something_is_missing(
     public: Path, mounts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ from container_image_proxy.config import registries_conf
 from container_image_proxy.config.registries import Registries
 from container_image_proxy.config.registries_conf import load_registries, parse_registries
 from container_image_proxy.errors import ConfigurationError
+from tests.support.privilege import needs_root, ordinary_user, public_directory
 
 SYSTEM = "etc/containers"
 USER = "home/.config/containers"
@@ -94,6 +95,57 @@ def test_a_file_that_cannot_be_read_is_not_taken_for_absent(tmp_path, place):
     path.symlink_to(path)
     with pytest.raises(ConfigurationError, match="Too many levels"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "place", [f"{SYSTEM}/registries.conf", f"{USER}/registries.conf", f"{SYSTEM}/registries.conf.d"]
+)
+def test_a_link_that_leads_nowhere_is_not_taken_for_absent(tmp_path, place):
+    """What it would say may block a registry."""
+    path = tmp_path / place
+    path.parent.mkdir(parents=True)
+    path.symlink_to("/nonexistent/file")
+    with pytest.raises(ConfigurationError, match=f"{path} is a link that leads nowhere"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["10.conf", ".#10.conf.orig"])
+def test_a_drop_in_that_is_a_link_that_leads_nowhere_counts_by_its_name(tmp_path, name):
+    path = write(tmp_path / SYSTEM / "registries.conf.d/20.conf", searching("a.example")).with_name(name)
+    path.symlink_to("/nonexistent/file")
+    if name.endswith(".conf"):
+        with pytest.raises(ConfigurationError, match=f"{path} is a link that leads nowhere"):
+            load(tmp_path)
+    else:
+        assert searched(tmp_path) == ("a.example",)
+
+
+def test_the_lock_that_an_editor_makes_beside_a_drop_in_is_none(tmp_path):
+    path = write(tmp_path / SYSTEM / "registries.conf.d/10.conf", searching("a.example"))
+    path.with_name(".#10.conf").symlink_to("root@host.example.4711:1764000000")
+    assert searched(tmp_path) == ("a.example",)
+
+
+@pytest.mark.parametrize("home", ["file", "device"])
+def test_where_the_home_is_no_directory_there_is_no_file_in_it(tmp_path, home):
+    write(tmp_path / SYSTEM / "registries.conf", searching("system.example"))
+    place = Path("/dev/null") if home == "device" else write(tmp_path / "home", "")
+    found = load_registries(environ={}, home=place, uid=1, root=tmp_path)
+    assert found.unqualified_search_registries == ("system.example",)
+
+
+@needs_root
+def test_a_link_into_a_closed_directory_is_told_only_if_its_name_is_one_of_a_drop_in():
+    with public_directory() as root:
+        path = write(root / SYSTEM / "registries.conf.d/10.conf", searching("a.example"))
+        (root / "closed/below").mkdir(parents=True)
+        (root / "closed").chmod(0o700)
+        path.with_name("notes").symlink_to(root / "closed/below/notes")
+        with ordinary_user():
+            assert searched(root) == ("a.example",)
+        path.with_name("20.conf").symlink_to(root / "closed/below/20.conf")
+        with ordinary_user(), pytest.raises(ConfigurationError, match=f"20.conf: cannot be read: .*: {root}/closed "):
+            load(root)
 
 
 def test_a_drop_in_directory_that_is_none_is_an_error(tmp_path):

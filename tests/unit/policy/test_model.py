@@ -73,6 +73,15 @@ def test_an_empty_or_invalid_policy_is_an_error(tmp_path: Path, text: str) -> No
 
 
 @pytest.mark.demand("POL-missing")
+def test_a_link_that_leads_nowhere_does_not_give_way_to_another_policy(tmp_path: Path) -> None:
+    (tmp_path / ".config/containers").mkdir(parents=True)
+    (tmp_path / ".config/containers/policy.json").symlink_to("nowhere")
+    system = tmp_path / "policy.json"
+    system.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
+    with pytest.raises(ConfigurationError, match=r"policy\.json is a link that leads nowhere"):
+        load_policy(None, home=str(tmp_path), system=str(system))
+
+
 def test_a_policy_that_cannot_be_read_is_an_error_even_if_another_could(tmp_path: Path) -> None:
     (tmp_path / ".config/containers/policy.json").mkdir(parents=True)
     with pytest.raises(ConfigurationError, match="directory"):

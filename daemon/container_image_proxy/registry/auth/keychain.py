@@ -66,7 +66,7 @@ class AuthFile(Confidential, frozen=True):
     """A file to search. Unless ``content`` is set it is read for each lookup: rotated credentials count at once.
 
     A file that ``is_required`` was named by somebody. Any other need not exist, nor be meant for us: what it could
-    grant is then missing, and nothing else (contrib/adr/0016). ``remedy`` says what to do if such a file is wanted and
+    grant is then missing, and nothing else (contrib/adr/0016). ``remedy`` says what to do if the file is wanted and
     cannot be read.
     """
 
@@ -83,7 +83,7 @@ class AuthFile(Confidential, frozen=True):
         """
         raw = self.content
         if raw is None and self.is_required:
-            raw = load_trusted_file(self.path, limit=_MAX_FILE, secret=True)
+            raw = load_trusted_file(self.path, limit=_MAX_FILE, secret=True, if_denied=self.remedy)
         elif raw is None:
             raw = load_trusted_file_if_readable(self.path, limit=_MAX_FILE, secret=True, remedy=self.remedy)
         return None if raw is None else parse_auth_file(raw, str(self.path), is_legacy=self.is_legacy)
@@ -225,7 +225,8 @@ def find_auth_files(
     """The files to search, in order. A file that somebody named, or that systemd handed over, is the only one."""
     named = authfile or find_named_auth_file(environ)
     if named:
-        return (AuthFile(named, is_required=True),)
+        handed = f"instead of naming it, a drop-in of the unit with LoadCredential=auth.json:{named} hands it over"
+        return (AuthFile(named, is_required=True, remedy=handed if instance else "name a file of this user's own"),)
     credential = find_auth_credential(environ)
     content = load_trusted_file_if_present(credential, limit=_MAX_FILE) if credential else None
     if credential and content is not None:

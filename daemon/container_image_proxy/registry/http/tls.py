@@ -49,7 +49,8 @@ def client_context(files: TlsFiles, *, verify: bool) -> ssl.SSLContext:
             raise ConfigurationError(str(path), "holds no usable CA certificate", remedy="PEM is expected") from error
     for client in files.client:
         _verify_readable(client.certificate)
-        _verify_readable(client.key)
+        grant = f"chgrp GROUP {client.key} && chmod g+r {client.key}"  # not to everybody
+        _verify_readable(client.key, f"{grant}, with SupplementaryGroups=GROUP in a drop-in if a unit runs this")
         try:
             # Without a password OpenSSL would ask for that of an encrypted key on the terminal.
             context.load_cert_chain(client.certificate, client.key, password="")
@@ -65,8 +66,8 @@ def client_context(files: TlsFiles, *, verify: bool) -> ssl.SSLContext:
     return context
 
 
-def _verify_readable(path: Path) -> None:
+def _verify_readable(path: Path, if_denied: str = "") -> None:
     """Raise unless the file can be read. OpenSSL, which opens it once more, would wait for the writer of a FIFO, and
     does not say which of two files it could not read.
     """
-    load_trusted_file(path, limit=_MAX_FILE)
+    load_trusted_file(path, limit=_MAX_FILE, if_denied=if_denied)
