@@ -218,3 +218,10 @@ def test_without_a_unit_the_rights_are_root_s_and_it_says_so(machine: Machine, m
     assert (
         "warning instance unit-less is checked with the rights of root: systemd has no container-image-" in done.stderr
     )
+
+
+def test_a_name_that_no_instance_can_have_is_told_and_leaves_nothing_behind(machine: Machine) -> None:
+    done = machine.run("container-image-proxy", "--check", "--instance", "a.b", check=False)
+    assert done.returncode == 78
+    assert done.stderr.startswith("error instance 'a.b': not an instance name (1 to 27 letters")
+    assert "container-image-proxy-check" not in machine.systemctl("--failed", "--no-legend", "--plain")

@@ -38,3 +38,27 @@ def test_a_socket_is_never_given_up(machine: Machine) -> None:
     assert machine.show(UNITS[0], "TriggerLimitIntervalUSec") == "0"
     assert machine.show(PACKETS, "TriggerLimitIntervalUSec") == "0"
     assert machine.show(UNITS[1], "StartLimitIntervalUSec") == "0"
+
+
+@pytest.mark.parametrize("unit", ["container-image-proxy", "container-image-proxy-skopeo"])
+@pytest.mark.parametrize("name", ["a.b", "_a", r"a\x20b", r"a\x2db", "a" * 28])
+def test_no_client_waits_at_the_socket_of_a_name_that_no_instance_can_have(
+    machine: Machine, unit: str, name: str
+) -> None:
+    socket = f"{unit}@{name}.socket"
+    try:
+        assert machine.run("systemctl", "start", socket, check=False).returncode != 0
+        assert machine.show(socket, "ActiveState") == "failed"
+        (told,) = [one for one in machine.journal(socket) if "not an instance name" in one["MESSAGE"]]
+        assert told["SYSLOG_IDENTIFIER"] == "container-image-proxy"
+    finally:
+        machine.run("systemctl", "stop", socket, check=False)
+        machine.run("systemctl", "reset-failed", socket, check=False)
+
+
+@pytest.mark.parametrize("name", ["A-z_9", "a" * 27])
+def test_the_socket_of_a_name_that_an_instance_can_have_opens(machine: Machine, name: str) -> None:
+    socket = f"container-image-proxy@{name}.socket"
+    machine.systemctl("start", socket)
+    assert machine.show(socket, "ActiveState") == "active"
+    machine.systemctl("stop", socket)

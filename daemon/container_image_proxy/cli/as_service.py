@@ -66,9 +66,9 @@ def run_as_service(instance: str, command: Sequence[str]) -> Outcome:
         how = ["systemd-run", "--quiet", "--service-type=oneshot", f"--unit={unit}"]
         started = _run(*how, *properties, "--", *command)
         status = int(_run("systemctl", "show", "--property=ExecMainStatus", "--value", unit).stdout)
+        _run("systemctl", "reset-failed", unit)  # else a failed check would be listed by systemctl --failed
         if started.returncode != 0 and status == 0:  # systemd-run itself failed: the command has no status
             raise NoServiceError(f"systemd-run failed: {started.stderr.strip()}")
-        _run("systemctl", "reset-failed", unit)  # else a failed check would be listed by systemctl --failed
         output, errors = (file.read_text(errors="replace") if file.exists() else "" for file in (out, err))
     if status >= _FIRST_OF_SYSTEMD:
         reason = f"cannot be started: status {status}/{_STATUSES.get(status, 'the journal says why')}"

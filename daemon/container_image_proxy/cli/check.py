@@ -18,7 +18,7 @@ from container_image_proxy.cli.describe import EVERYBODY_HERE, WHOEVER_HOLDS_IT,
 from container_image_proxy.cli.exit_codes import EX_CONFIG, exit_code
 from container_image_proxy.cli.options import instance_directories, load_settings, socket_mode
 from container_image_proxy.concurrency.context import Context
-from container_image_proxy.config.instances import find_instances
+from container_image_proxy.config.instances import find_instances, verify_instance_name
 from container_image_proxy.core.assembly import Surroundings, assemble
 from container_image_proxy.core.snapshot_store import SnapshotStore
 from container_image_proxy.errors import ConfigurationError, Error, UnknownManifestError
@@ -62,6 +62,7 @@ def _check_instance(options: argparse.Namespace, surroundings: Surroundings, com
     is_service = surroundings.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
     if surroundings.uid == 0 and options.config_dir is None and not is_service:
         try:
+            verify_instance_name(options.instance)  # systemd has no service of another name, and does not say why
             outcome = run_as_service(options.instance, command)
         except NoServiceError as error:
             _log.warning("instance %s is checked with the rights of root: %s", options.instance, error)

@@ -213,10 +213,15 @@ def load_instance(name: str, directories: Sequence[Path] = DIRECTORIES, *, uid: 
 
     ``uid`` is the daemon's own user, who may connect by default. :class:`ConfigurationError` if anything is wrong.
     """
-    if not _INSTANCE_NAME.fullmatch(name):
-        raise ConfigurationError(f"instance {shown(name)}", "not an instance name", remedy=_INSTANCE_NAME_RULE)
+    verify_instance_name(name)
     with remedied_by("see container-image-proxy.toml(5)"):
         return parse_instance(name, _load_document(name, directories), uid=uid)
+
+
+def verify_instance_name(name: str) -> None:
+    """Raise :class:`ConfigurationError` if no instance can have this name."""
+    if not _INSTANCE_NAME.fullmatch(name):
+        raise ConfigurationError(f"instance {shown(name)}", "not an instance name", remedy=_INSTANCE_NAME_RULE)
 
 
 def find_instances(directories: Sequence[Path] = DIRECTORIES) -> tuple[str, ...]:
