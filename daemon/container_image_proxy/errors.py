@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 MAX_SHOWN: Final = 200
 """Characters of an untrusted text that a message repeats. A digest of sha512 and most references fit; a text that fills
 the log does not.
 """
+_MAX_NAMES: Final = 20
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 """The path to a value in a document: keys of mappings, and positions in arrays."""
@@ -26,6 +27,11 @@ KeyPath: TypeAlias = tuple[str | int, ...]
 def shown(text: str) -> str:
     """An untrusted text for a message: quoted, with control characters escaped, and cut if it is long."""
     return repr(text) if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]!r}..."
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for a message, which is a readable line: the first ones, if there are many."""
+    return ", ".join(names[:_MAX_NAMES]) + (", ..." if len(names) > _MAX_NAMES else "")
 
 
 class Error(Exception):

@@ -59,6 +59,7 @@ def check(options: argparse.Namespace, surroundings: Surroundings, command: Sequ
 def _check_instance(options: argparse.Namespace, surroundings: Surroundings, command: Sequence[str]) -> int:
     # The service's user may be able to read less than root, so the check runs as the service (contrib/adr/0022). With
     # --config-dir it does not, because the packaged unit has no such option: that is not the instance's service.
+    # systemd sets the variable for what it starts (systemd.exec(5)): this process is then that check.
     is_service = surroundings.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
     if surroundings.uid == 0 and options.config_dir is None and not is_service:
         try:

@@ -216,6 +216,7 @@ def _read_inherited(authfile: Path | None) -> bytes | None:
         descriptor = int(str(authfile).removeprefix(prefix))
         os.set_inheritable(descriptor, False)  # noqa: FBT003 - its one parameter
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            # From the beginning: the parent has the same file position, and may have moved it.
             content = os.pread(descriptor, _MAX_AUTH_FILE + 1, 0)
         else:
             with os.fdopen(os.dup(descriptor), "rb") as file:

@@ -52,5 +52,5 @@ class Cancellation:
         try:
             yield
         finally:
-            with self._lock, contextlib.suppress(ValueError):
+            with self._lock, contextlib.suppress(ValueError):  # it is gone if the token was cancelled
                 self._callbacks.remove(callback)

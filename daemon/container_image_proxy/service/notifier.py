@@ -43,6 +43,7 @@ class Notifier:
 
     def reloading(self) -> None:
         """Tell that the configuration is being read anew. :meth:`ready` ends that."""
+        # Type=notify-reload wants the time, to tell this reload from an earlier one (sd_notify(3)).
         self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:

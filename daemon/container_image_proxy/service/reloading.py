@@ -66,10 +66,10 @@ def ask_for_reload(pid: int, directory: Path) -> str:
     place = directory / f"{_PREFIX}{os.getpid()}"
     with contextlib.ExitStack() as stack:
         try:
-            daemon = os.pidfd_open(pid)
+            daemon = os.pidfd_open(pid)  # so that no signal reaches a later process with the same number
             stack.callback(os.close, daemon)
             answers = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
-            place.unlink(missing_ok=True)
+            place.unlink(missing_ok=True)  # a process that was killed may have left a socket with our number
             answers.bind(os.fspath(place))
             stack.callback(place.unlink, missing_ok=True)
             signal.pidfd_send_signal(daemon, signal.SIGHUP)

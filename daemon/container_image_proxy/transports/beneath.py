@@ -11,10 +11,13 @@ import errno
 import os
 import stat
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.config.obstacle import find_obstacle
 from container_image_proxy.errors import SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 FILE: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # O_NONBLOCK: opening a FIFO must not wait for its writer
@@ -66,6 +69,23 @@ def open_beneath(root: int, components: tuple[str, ...], flags: int = FILE) -> i
         os.close(number)
         raise OSError(errno.EINVAL, "is not a regular file")
     return number
+
+
+def read_bounded(
+    number: int, limit: int, take: Callable[[int], object], failure: Callable[[OSError], SourceError]
+) -> bytes:
+    """The content of a file. Of a larger one a byte more than ``limit`` is returned, so that its parser refuses it.
+
+    ``take`` is called with the number of bytes before they are read. ``failure`` makes our error of an ``OSError``. The
+    descriptor is closed.
+    """
+    with os.fdopen(number, "rb") as file:
+        size = min(os.fstat(number).st_size, limit) + 1
+        take(size)  # not in the block below: it may raise TimeoutError, which is an OSError, and not the file's
+        try:
+            return file.read(size)
+        except OSError as error:
+            raise failure(error) from error
 
 
 def explain(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,11 +15,11 @@ from msgspec import Struct
 from container_image_proxy.errors import InvalidReferenceError
 from container_image_proxy.image.convert import to_oci
 from container_image_proxy.image.manifest import MAX_MANIFEST_SIZE
-from container_image_proxy.transports.beneath import DIRECTORY, FILE, explain, open_beneath, open_place
+from container_image_proxy.transports.beneath import DIRECTORY, FILE, explain, open_beneath, open_place, read_bounded
 from container_image_proxy.transports.readers import Region, RegionReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from container_image_proxy.concurrency.context import Context
     from container_image_proxy.errors import SourceError
@@ -69,7 +68,7 @@ class PathReference(Struct, frozen=True):
         """Nothing takes long here."""
 
     def to_oci(self, manifest: Manifest, state: bytes) -> Manifest:  # noqa: ARG002 - the blobs are those it names
-        """As :class:`SourceReference` has it."""
+        """See :class:`SourceReference`."""
         return to_oci(manifest)
 
 
@@ -120,11 +119,8 @@ class Directory:
         take: Callable[[int], object],
         limit: int = MAX_MANIFEST_SIZE,
     ) -> bytes:
-        """A whole document. Of a larger one a byte more than ``limit`` is returned, so that its parser refuses it."""
-        with self._open(components) as number, os.fdopen(os.dup(number), "rb") as file:
-            size = min(os.fstat(number).st_size, limit) + 1
-            take(size)
-            return file.read(size)
+        """A whole document, as :func:`read_bounded` has it."""
+        return read_bounded(self._open(components), limit, take, lambda error: self._failure(components, error))
 
     def has(self, components: tuple[str, ...]) -> bool:
         """Whether there is such a file. If that cannot be told, it counts as there, so that opening it says why."""
@@ -141,15 +137,14 @@ class Directory:
         offset: int = 0,
     ) -> RegionReader:
         """A reader of the file's content from ``offset`` on."""
-        with self._open(components) as number:
-            own = os.dup(number)
-            return RegionReader(
-                Region(own, 0, os.fstat(own).st_size),
-                str(Path(self.path, *components)),
-                offset,
-                failure=lambda error: self._failure(components, error),
-                end=lambda: os.close(own),
-            )
+        number = self._open(components)
+        return RegionReader(
+            Region(number, 0, os.fstat(number).st_size),
+            str(Path(self.path, *components)),
+            offset,
+            failure=lambda error: self._failure(components, error),
+            end=lambda: os.close(number),
+        )
 
     def close(self) -> None:
         """Close the directory. It is opened again when it is needed."""
@@ -161,22 +156,17 @@ class Directory:
     def _open_place(self) -> int:
         return open_place(self._given, self.path, DIRECTORY, self._what)
 
-    @contextmanager
-    def _open(self, components: tuple[str, ...]) -> Iterator[int]:
+    def _open(self, components: tuple[str, ...]) -> int:
         """A descriptor of the regular file, reached without following a link below the directory."""
         try:
             try:
-                number = self._open_beneath(components)
+                return self._open_beneath(components)
             except FileNotFoundError:
                 if self.is_current:
                     raise
                 # The directory was replaced or deleted. The new one may have the file: blobs are found by digest.
                 self.close()
-                number = self._open_beneath(components)
-            try:
-                yield number
-            finally:
-                os.close(number)
+                return self._open_beneath(components)
         except OSError as error:
             raise self._failure(components, error) from error
 

@@ -62,7 +62,7 @@ class DirectoryReference(PathReference, frozen=True):
         return super().policy_namespaces[1:]
 
     def verify_place(self) -> None:
-        """As :class:`SourceReference` has it."""
+        """See :class:`SourceReference`."""
         Directory(self, _WHAT).verify()
 
     def open_source(
@@ -71,7 +71,7 @@ class DirectoryReference(PathReference, frozen=True):
         earlier: ImageSource | None = None,
         state: bytes = b"",  # noqa: ARG002 - there is none
     ) -> ImageSource:
-        """As :class:`SourceReference` has it."""
+        """See :class:`SourceReference`."""
         return earlier if isinstance(earlier, DirectorySource) and earlier.is_current else DirectorySource(self)
 
 
@@ -96,7 +96,7 @@ class DirectorySource:
         unless: Digest | None = None,
         take: Callable[[int], object] = unmetered,
     ) -> UntrustedManifest | None:
-        """As in :class:`ImageSource`. The format has no media types but a document's own."""
+        """See :class:`ImageSource`. The format has no media types but a document's own."""
         if digest is not None:
             name = f"{digest.hex}.{_MANIFEST}"
             if not self._directory.has((name,)):
@@ -106,11 +106,11 @@ class DirectorySource:
         return None if unless is not None and unless.matches(raw) else UntrustedManifest(raw, "")
 
     def open_blob(self, context: Context, descriptor: Descriptor, offset: int = 0) -> RegionReader:
-        """As in :class:`ImageSource`."""
+        """See :class:`ImageSource`."""
         return self._directory.open_reader(context, self._blob_file(descriptor.digest), offset)
 
     def measure_blob(self, context: Context, digest: Digest) -> int:
-        """As in :class:`MeasuringSource`."""
+        """See :class:`MeasuringSource`."""
         with closing(self._directory.open_reader(context, self._blob_file(digest))) as reader:
             return reader.size
 
@@ -128,7 +128,7 @@ class DirectorySource:
         *,
         take: Callable[[int], object] = unmetered,
     ) -> Iterator[Findings]:
-        """As in :class:`ImageSource`. The directory is one place. A signature that cannot be had hides no other."""
+        """See :class:`ImageSource`. The directory is one place. A signature that cannot be had hides no other."""
         if not kinds:
             return
         # skopeo copy --all writes the signatures of an index's manifests under the manifests' digests.

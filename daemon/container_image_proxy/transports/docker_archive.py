@@ -91,7 +91,7 @@ class DockerArchiveReference(PathReference, frozen=True):
         return ()
 
     def verify_place(self) -> None:
-        """As :class:`SourceReference` has it."""
+        """See :class:`SourceReference`."""
         ArchiveFile(self.path, self.place).verify_place()
 
     def open_source(

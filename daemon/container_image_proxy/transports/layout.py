@@ -16,6 +16,7 @@ from container_image_proxy.errors import (
     InvalidManifestError,
     InvalidReferenceError,
     UnknownManifestError,
+    listed,
     naming,
     shown,
 )
@@ -58,7 +59,7 @@ class LayoutReference(PathReference, frozen=True):
         return f"{self.transport}:{self.path}:{self.image}"
 
     def verify_place(self) -> None:
-        """As :class:`SourceReference` has it."""
+        """See :class:`SourceReference`."""
         Directory(self, _WHAT).verify()
 
     def open_source(
@@ -67,7 +68,7 @@ class LayoutReference(PathReference, frozen=True):
         earlier: ImageSource | None = None,
         state: bytes = b"",  # noqa: ARG002 - there is none
     ) -> ImageSource:
-        """As :class:`SourceReference` has it."""
+        """See :class:`SourceReference`."""
         if isinstance(earlier, LayoutSource) and earlier.is_current:
             return earlier
         return LayoutSource(self, WithSharedBlobs(self, access.shared_blobs) if access.shared_blobs else None)
@@ -117,8 +118,7 @@ def choose_entry(index: Index, image: str) -> IndexEntry:
 
 
 def _names(index: Index) -> str:
-    names = [entry.annotations.get(_REF_NAME) or f"@{position}" for position, entry in enumerate(index.manifests)]
-    return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")  # noqa: PLR2004 - a readable line
+    return listed([entry.annotations.get(_REF_NAME) or f"@{number}" for number, entry in enumerate(index.manifests)])
 
 
 class Files(Protocol):
@@ -150,21 +150,21 @@ class WithSharedBlobs:
 
     @property
     def is_current(self) -> bool:
-        """As in :class:`Files`."""
+        """See :class:`Files`."""
         return self._own.is_current
 
     def read(self, context: Context, components: tuple[str, ...], take: Callable[[int], object]) -> bytes:
-        """As in :class:`Files`."""
+        """See :class:`Files`."""
         directory, below = self._find(components)
         return directory.read(context, below, take)
 
     def open_reader(self, context: Context, components: tuple[str, ...], offset: int = 0) -> BlobReader:
-        """As in :class:`Files`."""
+        """See :class:`Files`."""
         directory, below = self._find(components)
         return directory.open_reader(context, below, offset)
 
     def close(self) -> None:
-        """As in :class:`Files`."""
+        """See :class:`Files`."""
         self._own.close()
         self._shared.close()
 
@@ -195,7 +195,7 @@ class LayoutSource(Unsigned):
         unless: Digest | None = None,
         take: Callable[[int], object] = unmetered,
     ) -> UntrustedManifest | None:
-        """As in :class:`ImageSource`. A manifest that is asked for by digest has no media type but its own."""
+        """See :class:`ImageSource`. A manifest that is asked for by digest has no media type but its own."""
         if digest is not None:
             return UntrustedManifest(self._files.read(context, blob_path(digest), take), "")
         index_json = self._files.read(context, ("index.json",), take)
@@ -212,7 +212,7 @@ class LayoutSource(Unsigned):
         return UntrustedManifest(raw, entry.media_type)
 
     def open_blob(self, context: Context, descriptor: Descriptor, offset: int = 0) -> BlobReader:
-        """As in :class:`ImageSource`."""
+        """See :class:`ImageSource`."""
         return self._files.open_reader(context, blob_path(descriptor.digest), offset)
 
     def close(self) -> None:

@@ -28,7 +28,7 @@ class OciArchiveReference(LayoutReference, frozen=True):
     transport: ClassVar[str] = "oci-archive"
 
     def verify_place(self) -> None:
-        """As :class:`SourceReference` has it."""
+        """See :class:`SourceReference`."""
         ArchiveFile(self.path, self.place).verify_place()
 
     def open_source(
@@ -52,11 +52,11 @@ class ArchivedFiles:
 
     @property
     def is_current(self) -> bool:
-        """As in :class:`Files`."""
+        """See :class:`Files`."""
         return self._archive.is_current
 
     def read(self, context: Context, components: tuple[str, ...], take: Callable[[int], object]) -> bytes:
-        """As in :class:`Files`."""
+        """See :class:`Files`."""
         with self._archive.in_use():
             region = self._find(context, components)
             if region.size > MAX_MANIFEST_SIZE:
@@ -67,7 +67,7 @@ class ArchivedFiles:
             return self._archive.read(region)
 
     def open_reader(self, context: Context, components: tuple[str, ...], offset: int = 0) -> RegionReader:
-        """As in :class:`Files`."""
+        """See :class:`Files`."""
         with self._archive.in_use():
             return self._archive.open_reader(self._find(context, components), "/".join(components), offset)
 

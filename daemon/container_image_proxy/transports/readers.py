@@ -48,7 +48,7 @@ class RegionReader:
         self.offset = offset
 
     def readinto(self, buffer: memoryview) -> int:
-        """As in :class:`BlobReader`."""
+        """See :class:`BlobReader`."""
         left = self.size - self.offset
         if left <= 0 or self._end is None:
             return 0
@@ -65,7 +65,7 @@ class RegionReader:
         """There is nobody else to ask."""
 
     def close(self) -> None:
-        """As in :class:`BlobReader`."""
+        """See :class:`BlobReader`."""
         end, self._end = self._end, None
         if end is not None:
             end()
@@ -81,7 +81,7 @@ class BytesReader:
         self.offset = offset
 
     def readinto(self, buffer: memoryview) -> int:
-        """As in :class:`BlobReader`."""
+        """See :class:`BlobReader`."""
         piece = self._content[self.offset : self.offset + len(buffer)]
         buffer[: len(piece)] = piece
         self.offset += len(piece)

@@ -97,7 +97,7 @@ class TarballReference(Struct, frozen=True):
         return not all(path.startswith("/") for path in self.paths)
 
     def verify_place(self) -> None:
-        """As :class:`SourceReference` has it."""
+        """See :class:`SourceReference`."""
         for file in self.files():
             file.verify_place()
 
@@ -105,12 +105,12 @@ class TarballReference(Struct, frozen=True):
         """Nothing is prepared: all work is reading the files."""
 
     def open_source(self, access: Access, earlier: ImageSource | None = None, state: bytes = b"") -> ImageSource:
-        """As :class:`SourceReference` has it."""
+        """See :class:`SourceReference`."""
         is_current = isinstance(earlier, TarballSource) and earlier.is_current
         return earlier if earlier is not None and is_current else TarballSource(self, access.spools, state)
 
     def to_oci(self, manifest: Manifest, state: bytes) -> Manifest:  # noqa: ARG002 - the blobs are those it names
-        """As :class:`SourceReference` has it."""
+        """See :class:`SourceReference`."""
         return to_oci(manifest)
 
     def files(self) -> tuple[ArchiveFile, ...]:
@@ -158,14 +158,14 @@ class TarballSource(Unsigned):
         unless: Digest | None = None,
         take: Callable[[int], object] = unmetered,  # noqa: ARG002 - a few kilobytes
     ) -> UntrustedManifest | None:
-        """As in :class:`ImageSource`."""
+        """See :class:`ImageSource`."""
         if digest is not None:
             raise UnknownManifestError(f"there is no manifest {digest}: tar files have one image, and no index")
         raw, _ = self._make_image(context)
         return None if digest_of(raw) == unless else UntrustedManifest(raw, OCI_MANIFEST)
 
     def open_blob(self, context: Context, descriptor: Descriptor, offset: int = 0) -> RegionReader | BytesReader:
-        """As in :class:`ImageSource`."""
+        """See :class:`ImageSource`."""
         _, config = self._make_image(context)
         if digest_of(config) == descriptor.digest:
             return BytesReader(config, offset)

@@ -305,6 +305,16 @@ def test_a_blob_is_opened_at_an_offset(tmp_path: Path, offset: int) -> None:
     assert read_all(source(tmp_path).open_blob(CONTEXT, layer_of(image), len(image.layers[0]))) == b""
 
 
+def test_waiting_too_long_for_memory_is_not_the_layout_s_fault(tmp_path: Path) -> None:
+    single_image(tmp_path)
+
+    def take(_size: int) -> None:
+        raise TimeoutError("the time is over")
+
+    with pytest.raises(TimeoutError, match="the time is over"):
+        source(tmp_path).fetch_manifest(CONTEXT, take=take)
+
+
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ESTALE])
 def test_what_passes_is_not_the_layout_s_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     image = single_image(tmp_path)

@@ -113,12 +113,6 @@ class _Parts:
         self._is_first = True
 
     def readinto(self, buffer: memoryview) -> int:
-        try:
-            return self._fill(buffer)
-        except self._errors as error:
-            raise _damaged(self._place, self._source, self._compression, error) from error
-
-    def _fill(self, buffer: memoryview) -> int:
         while True:
             if self._part is None and not self._begin_part():
                 return 0
@@ -128,8 +122,11 @@ class _Parts:
             if not self._input and is_hungry:
                 self._input = self._source.read(_PIECE)
                 if not self._input:
-                    raise EOFError("the data ends early")
-            piece = part.decompress(self._input, len(buffer))
+                    raise _damaged(self._place, self._source, self._compression, "the data ends early")
+            try:  # around this alone: bz2 raises OSError, which the TimeoutError of a read is, too
+                piece = part.decompress(self._input, len(buffer))
+            except self._errors as error:
+                raise _damaged(self._place, self._source, self._compression, error) from error
             self._input = getattr(part, "unconsumed_tail", b"")
             if part.eof:
                 self._input, self._part = part.unused_data, None

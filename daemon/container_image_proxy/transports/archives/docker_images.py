@@ -18,6 +18,7 @@ from container_image_proxy.errors import (
     InvalidManifestError,
     MalformedDocumentError,
     UnknownManifestError,
+    listed,
     shown,
 )
 from container_image_proxy.image.convert import serialise
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 MANIFEST: Final = "manifest.json"
 MAX_MANIFEST_SIZE: Final = 1 << 20
 """Bytes of manifest.json, as in containers/image."""
-_MAX_NAMES: Final = 20
-"""Names that a message lists: a readable line."""
 
 
 class ArchivedImage(Struct, frozen=True):
@@ -91,8 +90,7 @@ def _reference(name: str) -> Reference | None:
 
 
 def _names(images: Sequence[ArchivedImage]) -> str:
-    names = [(image.names or (f"@{position}",))[0][:100] for position, image in enumerate(images)]
-    return ", ".join(names[:_MAX_NAMES]) + (", ..." if len(names) > _MAX_NAMES else "")
+    return listed([(image.names or (f"@{position}",))[0][:100] for position, image in enumerate(images)])
 
 
 def layers_of(image: ArchivedImage, config: bytes) -> tuple[tuple[Digest, str], ...]:

@@ -35,7 +35,7 @@ class LayerReader:
         self.offset = offset
 
     def readinto(self, buffer: memoryview) -> int:
-        """As in :class:`BlobReader`. Fills the buffer as far as the layer goes: most entries are small."""
+        """See :class:`BlobReader`. Fills the buffer as far as the layer goes: most entries are small."""
         filled = 0
         try:
             while filled < len(buffer):

@@ -128,7 +128,7 @@ class StorageReference(Struct, frozen=True):
         return StorageSource(Store(self.location), self, state, known)
 
     def to_oci(self, manifest: Manifest, state: bytes) -> Manifest:
-        """As :class:`SourceReference` has it. The layers are tars: a store keeps no compressed ones."""
+        """See :class:`SourceReference`. The layers are tars: a store keeps no compressed ones."""
         return to_oci(manifest, state)
 
 

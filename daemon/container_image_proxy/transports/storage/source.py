@@ -109,7 +109,7 @@ class StorageSource:
         unless: Digest | None = None,
         take: Callable[[int], object] = unmetered,
     ) -> UntrustedManifest | None:
-        """As in :class:`ImageSource`. A store has no media types but a manifest's own."""
+        """See :class:`ImageSource`. A store has no media types but a manifest's own."""
         is_top = digest in (None, self._reference.pinned_digest)
         digest = digest or self._reference.pinned_digest
         image, raw = self._find_manifest(context, digest, take, is_top=is_top)
@@ -119,7 +119,7 @@ class StorageSource:
         return UntrustedManifest(raw, "")
 
     def open_blob(self, context: Context, descriptor: Descriptor, offset: int = 0) -> BlobReader:
-        """As in :class:`ImageSource`."""
+        """See :class:`ImageSource`."""
         wanted = str(descriptor.digest)
         if known := self._known.get(wanted):
             return BytesReader(known.config, offset)
@@ -132,7 +132,7 @@ class StorageSource:
         raise UnknownBlobError(f"{self._reference}: the store has no layer with the digest {wanted} any more")
 
     def find_tars(self, context: Context, manifest: Schema1Manifest) -> dict[Digest, UnpackedLayer]:
-        """As in :class:`UnpackedSource`. Only the store's list says which tar is which layer of the manifest."""
+        """See :class:`UnpackedSource`. Only the store's list says which tar is which layer of the manifest."""
         image, _ = self._find_manifest(context, manifest.digest, unmetered, is_top=True)
         layers = self._find_layers(context, image)
         if len(layers) != len(manifest.layers):
@@ -153,7 +153,7 @@ class StorageSource:
         *,
         take: Callable[[int], object] = unmetered,
     ) -> Iterator[Findings]:
-        """As in :class:`ImageSource`. The signatures are those that were pulled with the image.
+        """See :class:`ImageSource`. The signatures are those that were pulled with the image.
 
         None counts for a manifest of schema 1. It names the compressed layers alone, so that a signature of it says
         nothing about the tars (contrib/adr/0045).

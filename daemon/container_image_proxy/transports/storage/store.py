@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from container_image_proxy.config.obstacle import find_obstacle
 from container_image_proxy.errors import SourceError, UnknownBlobError, shown
-from container_image_proxy.transports.beneath import DIRECTORY, FILE, explain, open_beneath
+from container_image_proxy.transports.beneath import DIRECTORY, FILE, explain, open_beneath, read_bounded
 from container_image_proxy.transports.storage.layer_files import LayerFiles
 from container_image_proxy.transports.storage.layer_reader import LayerReader
 from container_image_proxy.transports.storage.lock import locked
@@ -217,14 +217,9 @@ class Store:
         raise UnknownBlobError(f"{self._location.graph_root}: layer {layer.id} is not there any more")
 
     def _read(self, root: Path, components: tuple[str, ...], limit: int, take: Callable[[int], object]) -> bytes:
-        """A whole file; of a larger one, a byte more than ``limit``. Raises as :meth:`_open`."""
-        with os.fdopen(self._open(root, components, FILE), "rb") as file:
-            size = min(os.fstat(file.fileno()).st_size, limit) + 1
-            take(size)
-            try:
-                return file.read(size)
-            except OSError as error:
-                raise self._failure(root, components, error) from error
+        """A whole file, as :func:`read_bounded` has it. Raises as :meth:`_open`."""
+        number = self._open(root, components, FILE)
+        return read_bounded(number, limit, take, lambda error: self._failure(root, components, error))
 
     def _open(self, root: Path, components: tuple[str, ...], flags: int) -> int:
         """A descriptor of what is there, reached without following a link below ``root``.

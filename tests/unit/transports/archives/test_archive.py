@@ -88,6 +88,13 @@ def test_an_archive_is_read_whatever_it_is_compressed_with(
     assert list(disk.glob("*")) == []
 
 
+@pytest.mark.parametrize("compression", COMPRESSORS)
+def test_unpacking_for_too_long_is_no_damage(tmp_path: Path, spools: SpoolDirectory, compression: str) -> None:
+    path = write_tar(tmp_path / "x", {"a": CONTENT}, COMPRESSORS[compression])
+    with opened(path, spools) as archive, pytest.raises(TimeoutError):
+        archive.find(CONTEXT.within(0), "a")
+
+
 def test_an_error_s_endpoint_is_the_archive(tmp_path: Path, spools: SpoolDirectory) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"no archive")
