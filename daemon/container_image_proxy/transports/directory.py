@@ -16,7 +16,7 @@ from container_image_proxy.errors import InvalidReferenceError
 from container_image_proxy.image.convert import to_oci
 from container_image_proxy.image.manifest import MAX_MANIFEST_SIZE
 from container_image_proxy.transports.beneath import DIRECTORY, FILE, explain, open_beneath, open_place, read_bounded
-from container_image_proxy.transports.readers import Region, RegionReader
+from container_image_proxy.transports.regions import Region, RegionReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable

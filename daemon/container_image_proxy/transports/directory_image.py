@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from container_image_proxy.image.digest import Digest
     from container_image_proxy.image.manifest import Descriptor
     from container_image_proxy.image.signature import SignatureKind
-    from container_image_proxy.transports.readers import RegionReader
+    from container_image_proxy.transports.regions import RegionReader
     from container_image_proxy.transports.source import Access, ImageSource
 
 _WHAT: Final = "image directory"

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from container_image_proxy.concurrency.context import Context
     from container_image_proxy.image.manifest import Descriptor
     from container_image_proxy.transports.archives.archive import Archive
-    from container_image_proxy.transports.readers import Region, RegionReader
+    from container_image_proxy.transports.regions import Region, RegionReader
     from container_image_proxy.transports.source import Access, ImageSource
 
 _INDEX: Final = "index.json"

@@ -21,7 +21,7 @@ from container_image_proxy.image.reference import Reference, parse_reference, po
 from container_image_proxy.transports.archives.archive import Archive
 from container_image_proxy.transports.docker_archive import DockerArchiveSource
 from container_image_proxy.transports.engine import IMAGE_ID, Engine
-from container_image_proxy.transports.readers import Region
+from container_image_proxy.transports.regions import Region
 from container_image_proxy.transports.source import Unsigned
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from container_image_proxy.concurrency.context import Context
     from container_image_proxy.image.manifest import Descriptor, Manifest, UntrustedManifest
     from container_image_proxy.transports.archives.spool import Spool, SpoolDirectory
-    from container_image_proxy.transports.readers import RegionReader
+    from container_image_proxy.transports.regions import RegionReader
     from container_image_proxy.transports.source import Access, ImageSource
 
 _OTHER_DIGEST: Final = re.compile(r"sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}")

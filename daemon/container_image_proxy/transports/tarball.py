@@ -40,8 +40,9 @@ from container_image_proxy.transports.archives.decompression import (
     memory_for,
 )
 from container_image_proxy.transports.archives.file import ArchiveFile, Identity
-from container_image_proxy.transports.archives.regions import pieces_of, read_fully, unpack
-from container_image_proxy.transports.readers import BytesReader, Region, RegionReader
+from container_image_proxy.transports.archives.unpacking import pieces_of, read_fully, unpack
+from container_image_proxy.transports.readers import BytesReader
+from container_image_proxy.transports.regions import Region, RegionReader
 from container_image_proxy.transports.source import Unsigned
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from container_image_proxy.errors import located
 from container_image_proxy.transports.archives.decompression import MAGIC_SIZE, detect_compression
 from container_image_proxy.transports.archives.headers import shown
 from container_image_proxy.transports.archives.index import TarIndex
-from container_image_proxy.transports.archives.regions import read_fully, unpack
-from container_image_proxy.transports.readers import Region, RegionReader
+from container_image_proxy.transports.archives.unpacking import read_fully, unpack
+from container_image_proxy.transports.regions import Region, RegionReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,9 +10,9 @@ from msgspec import Struct
 
 from container_image_proxy.errors import SourceError
 from container_image_proxy.transports.archives.decompression import MAGIC_SIZE, detect_compression
-from container_image_proxy.transports.archives.regions import read_fully, unpack
+from container_image_proxy.transports.archives.unpacking import read_fully, unpack
 from container_image_proxy.transports.beneath import FILE, open_place
-from container_image_proxy.transports.readers import Region
+from container_image_proxy.transports.regions import Region
 
 if TYPE_CHECKING:
     from container_image_proxy.concurrency.context import Context

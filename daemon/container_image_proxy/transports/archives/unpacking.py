@@ -1,4 +1,7 @@
-"""Regions of open files, read as a whole and unpacked into a spool file. Must not know archives."""
+"""What an archive is unpacked by: regions of open files, read as a whole or decompressed into a spool file.
+
+Must not know archives.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,14 @@ import os
 from typing import TYPE_CHECKING
 
 from container_image_proxy.transports.archives.decompression import decompress, memory_for
-from container_image_proxy.transports.readers import unreadable
+from container_image_proxy.transports.regions import unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from container_image_proxy.concurrency.context import Context
     from container_image_proxy.transports.archives.spool import Spool
-    from container_image_proxy.transports.readers import Region
+    from container_image_proxy.transports.regions import Region
 
 
 def unpack(context: Context, region: Region, compression: str, spool: Spool, place: str) -> int:
