@@ -1,6 +1,6 @@
 """Where sockets come from: inherited from systemd, made at a path or a port, or passed as a descriptor.
 
-With ``journal.py`` the only module that needs systemd's library. Must not accept connections.
+With ``journal.py`` the only module that uses systemd's library. Must not accept connections.
 Spec: sd_listen_fds_with_names(3), systemd.socket(5), unix(7).
 """
 
@@ -15,9 +15,7 @@ import socket
 import stat
 from typing import TYPE_CHECKING, Final
 
-import systemd.daemon
-
-from container_image_proxy.errors import ConfigurationError
+from container_image_proxy.errors import ConfigurationError, Error
 from container_image_proxy.service.journal import one_line
 
 if TYPE_CHECKING:
@@ -34,8 +32,12 @@ def inherited_sockets() -> tuple[list[socket.socket], ConfigurationError | None]
     """The listening Unix sockets that systemd opened for us, of streams and of packets; none without activation.
 
     And what is wrong with the first socket that is of another kind; None if there is none. The variables are removed
-    from the environment, so that no child takes the sockets for its own.
+    from the environment, so that no child takes the sockets for its own. :class:`Error` without systemd's library.
     """
+    try:
+        import systemd.daemon  # noqa: PLC0415 - stand-alone use does without, in containers for one
+    except ImportError as error:
+        raise Error("systemd-python is not installed, which an instance needs (Debian's python3-systemd)") from error
     names = systemd.daemon.listen_fds_with_names(unset_environment=True)
     # The library removes them from the process's environment, of which os.environ is a copy.
     for variable in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):

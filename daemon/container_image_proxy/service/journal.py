@@ -8,6 +8,7 @@ Spec: systemd.journal-fields(7), systemd.exec(5) for JOURNAL_STREAM.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -49,12 +50,14 @@ def set_up_logging(level: int = logging.INFO, instance: str | None = None) -> No
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
+    handler: logging.Handler = LineHandler(sys.stderr)
     if is_journal(sys.stderr):
-        import systemd.journal  # noqa: PLC0415 - 10 ms that only the journal is worth
+        # Without the library, which stand-alone use can do without, the journal gets lines.
+        with contextlib.suppress(ImportError):
+            import systemd.journal  # noqa: PLC0415 - 10 ms that only the journal is worth
 
-        root.addHandler(JournalHandler(systemd.journal.send, {"INSTANCE": instance} if instance else {}))
-    else:
-        root.addHandler(LineHandler(sys.stderr))
+            handler = JournalHandler(systemd.journal.send, {"INSTANCE": instance} if instance else {})
+    root.addHandler(handler)
     root.setLevel(logging.WARNING)
     logging.getLogger(PACKAGE).setLevel(level)
 

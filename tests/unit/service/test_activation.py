@@ -39,6 +39,7 @@ print([(s.fileno(), s.getsockname(), s.get_inheritable()) for s in sockets], "LI
 
 
 def activated(names: str, *sockets: socket.socket) -> str:
+    pytest.importorskip("systemd.daemon")
     descriptors = [sock.fileno() for sock in sockets]
     command = [sys.executable, "-c", _EXEC, names, importing_project(_REPORT), *map(str, descriptors)]
     return subprocess.run(command, pass_fds=descriptors, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
