@@ -225,3 +225,16 @@ def test_a_name_that_no_instance_can_have_is_told_and_leaves_nothing_behind(mach
     assert done.returncode == 78
     assert done.stderr.startswith("error instance 'a.b': not an instance name (1 to 27 letters")
     assert "container-image-proxy-check" not in machine.systemctl("--failed", "--no-legend", "--plain")
+
+
+def test_who_is_not_root_is_told_that_the_instance_s_user_is_another(
+    machine: Machine, make_instance: MakeInstance
+) -> None:
+    instance = make_instance("not-root")
+    instance.add_image()
+    instance.configure()
+    machine.add_user("onlooker")
+    done = machine.run("container-image-proxy", "--check", "--instance", instance.name, user="onlooker")
+    uid = machine.run("id", "-u", "onlooker").stdout.strip()
+    told = f"warning instance not-root is checked as uid {uid} (onlooker): only root can check it as its own user"
+    assert told in done.stderr.splitlines()

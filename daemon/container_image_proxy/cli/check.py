@@ -19,6 +19,7 @@ from container_image_proxy.cli.exit_codes import EX_CONFIG, exit_code
 from container_image_proxy.cli.options import instance_directories, load_settings, socket_mode
 from container_image_proxy.concurrency.context import Context
 from container_image_proxy.config.instances import find_instances, verify_instance_name
+from container_image_proxy.config.obstacle import describe_user
 from container_image_proxy.core.assembly import Surroundings, assemble
 from container_image_proxy.core.snapshot_store import SnapshotStore
 from container_image_proxy.errors import ConfigurationError, Error, UnknownManifestError
@@ -73,6 +74,9 @@ def _check_instance(options: argparse.Namespace, surroundings: Surroundings, com
             print(outcome.output, end="", flush=True)
             print(outcome.errors, end="", file=sys.stderr)
             return outcome.status
+    elif options.config_dir is None and not is_service:
+        who = describe_user(surroundings.uid)
+        _log.warning("instance %s is checked as %s: only root can check it as its own user", options.instance, who)
     return _check_one(options, surroundings)
 
 
