@@ -40,7 +40,7 @@ def test_the_start_does_not_wait_for_a_room_that_it_may_not_need(loaded: set[str
 
 def test_a_transport_is_loaded_for_an_image_of_it(loaded: set[str]) -> None:
     prefix = "container_image_proxy.transports."
-    always = {"source", "table", "readers", "beneath", "archives", "archives.spool"}
+    always = {"source", "table", "readers", "archives", "archives.spool"}
     assert {name.removeprefix(prefix) for name in loaded if name.startswith(prefix)} <= always
 
 
