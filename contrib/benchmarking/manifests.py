@@ -69,11 +69,24 @@ def _first_answer(bench: Bench) -> Probes:
     """From the start of the program to the whole manifest; our client is connected before that, as when systemd
     activates.
     """
+    reference = bench.http.reference
     yield {
-        OURS: lambda: _first_of_ours(bench),
-        SKOPEO: lambda: _first_of_skopeo(bench),
+        OURS: lambda: _first_of_ours(bench, reference),
+        SKOPEO: lambda: _first_of_skopeo(bench, reference),
         DIRECT: lambda: _first_of_curl(bench.http),
     }
+
+
+@measurement(
+    "start-oci",
+    "first manifest of a layout after activation",
+    Figure("time", "ms", (Bound(SKOPEO, at_most=5),)),
+    Figure("CPU", "ms"),
+)
+def _first_answer_of_a_layout(bench: Bench) -> Probes:
+    """The same without a registry."""
+    reference = f"oci:{bench.small.layout}:latest"
+    yield {OURS: lambda: _first_of_ours(bench, reference), SKOPEO: lambda: _first_of_skopeo(bench, reference)}
 
 
 @measurement("gpg", "signed by GPG", Figure("first manifest", "ms"), Figure("added", "ms", limit=60), _LATER)
@@ -164,16 +177,16 @@ def _direct_manifest(registry: Registry) -> Iterator[Callable[[], int]]:
         yield KeepAliveClient(connection, registry.path("manifests", "latest")).get
 
 
-def _first_of_ours(bench: Bench) -> tuple[float, float]:
-    with serving_daemon(bench.http.reference, bench.policy) as daemon, closing(daemon.connect()) as connection:
+def _first_of_ours(bench: Bench, reference: str) -> tuple[float, float]:
+    with serving_daemon(reference, bench.policy) as daemon, closing(daemon.connect()) as connection:
         KeepAliveClient(connection, "/manifest").get()
         return (time.perf_counter() - daemon.started) * 1e3, cpu_seconds(daemon.pid) * 1e3
 
 
-def _first_of_skopeo(bench: Bench) -> tuple[float, float]:
+def _first_of_skopeo(bench: Bench, reference: str) -> tuple[float, float]:
     start = time.perf_counter()
     with serving_skopeo(bench.skopeo, bench.policy, None) as skopeo:
-        skopeo.fetch_manifest(skopeo.open_image(bench.http.reference))
+        skopeo.fetch_manifest(skopeo.open_image(reference))
         return (time.perf_counter() - start) * 1e3, cpu_seconds(skopeo.pid) * 1e3
 
 
