@@ -53,6 +53,7 @@ def test_one_small_run_measures_every_row_for_every_contender(tmp_path: Path) ->
         "oci": {"proxy", "skopeo", "sha256"},
         "dir": {"proxy", "skopeo", "sha256"},
         "second": {"proxy", "skopeo"},
+        "start-oci": {"proxy", "skopeo"},
         "sigstore": {"proxy"},  # Debian 12 builds skopeo without sigstore
     } | ({"store": {"proxy", "skopeo"}, "store-files": {"proxy", "skopeo"}} if os.geteuid() == 0 else {})
     assert {row["measurement"] for row in rows} == {"manifest", "resolve", "start", *SOMETIMES, *contenders}
