@@ -1,8 +1,9 @@
 """Bytes to and from one client, each wait bounded.
 
-Owns the descriptors of a connection, and knows nothing of HTTP. A read waits by poll(2). A write to a socket waits in
-the kernel, for as long as SO_SNDTIMEO says (socket(7)): a large piece is then one system call, however often the client
-makes room. A pipe has no such timeout; it is non-blocking, and waits by poll(2). No payload is copied.
+Owns the descriptors of a connection, and knows nothing of HTTP. A socket waits in the kernel, for as long as
+SO_RCVTIMEO and SO_SNDTIMEO say (socket(7)): a read is then one system call, and so is the write of a large piece,
+however often the client makes room. A pipe has no such timeouts; it is non-blocking, and waits by poll(2). No payload
+is copied.
 """
 
 from __future__ import annotations
@@ -41,28 +42,15 @@ class Channel(abc.ABC):
     def __init__(self, reading: int, writing: int) -> None:
         self._reading = reading
         self._writing = writing
-        self._readable = select.poll()
-        self._readable.register(reading, select.POLLIN)
-        self._writable: select.poll | None = None
-        self._stopped = False
 
     @property
     def descriptor(self) -> int:
         """The one that hangs up (poll(2)) when the client has left."""
         return self._writing
 
+    @abc.abstractmethod
     def receive(self, seconds: float) -> bytes:
         """What the client sent next, 64 KiB at most, ``b""`` at its end; :class:`PeerStalledError` after that time."""
-        deadline = time.monotonic() + seconds
-        while self._readable.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            try:
-                return self._read()
-            except BlockingIOError:
-                if self._stopped:
-                    return b""
-            except OSError as error:
-                raise PeerGoneError(f"the client is gone: {error.strerror}") from error
-        raise PeerStalledError(f"the client sent nothing within {seconds:g} s")
 
     def send(self, buffers: Sequence[bytes | memoryview], seconds: float) -> None:
         """Send all of ``buffers``; :class:`PeerStalledError` when the client takes nothing for ``seconds``."""
@@ -72,18 +60,11 @@ class Channel(abc.ABC):
             except BlockingIOError:
                 self._wait_until_writable(seconds)
             except OSError as error:
-                raise PeerGoneError(f"the client is gone: {error.strerror}") from error
+                raise _gone(error) from error
 
-    def _read(self) -> bytes:
-        """What is there; ``BlockingIOError`` if it is nothing after all."""
-        return os.read(self._reading, _RECEIVE_SIZE)
-
+    @abc.abstractmethod
     def _wait_until_writable(self, seconds: float) -> None:
-        if self._writable is None:
-            self._writable = select.poll()
-            self._writable.register(self._writing, select.POLLOUT)
-        if not self._writable.poll(seconds * 1000):
-            raise PeerStalledError(f"the client took nothing for {seconds:g} s")
+        """Return when a write that found no room can be tried again; :class:`PeerStalledError` after that time."""
 
     @abc.abstractmethod
     def stop_reading(self) -> None:
@@ -109,20 +90,30 @@ class SocketChannel(Channel):
         sock.settimeout(None)
         super().__init__(sock.fileno(), sock.fileno())
         self._socket = sock
-        self._patience: float | None = None
+        self._patience: dict[int, float] = {}  # seconds, as the options have them
+
+    def receive(self, seconds: float) -> bytes:
+        """As for every channel."""
+        self._bound(socket.SO_RCVTIMEO, seconds)
+        try:
+            return self._socket.recv(_RECEIVE_SIZE)
+        except BlockingIOError:
+            raise _silent_for(seconds) from None
+        except OSError as error:
+            raise _gone(error) from error
 
     def send(self, buffers: Sequence[bytes | memoryview], seconds: float) -> None:
         """As for every channel. What was taken in part before the client stopped counts as taken just now."""
-        if seconds != self._patience:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval(seconds))
-            self._patience = seconds
+        self._bound(socket.SO_SNDTIMEO, seconds)
         super().send(buffers, seconds)
 
-    def _read(self) -> bytes:
-        return self._socket.recv(_RECEIVE_SIZE, socket.MSG_DONTWAIT)
+    def _bound(self, option: int, seconds: float) -> None:
+        if self._patience.get(option) != seconds:
+            self._socket.setsockopt(socket.SOL_SOCKET, option, timeval(seconds))
+            self._patience[option] = seconds
 
     def _wait_until_writable(self, seconds: float) -> None:
-        raise PeerStalledError(f"the client took nothing for {seconds:g} s")
+        raise _took_nothing(seconds)
 
     def stop_reading(self) -> None:
         """Shut down for reading: the client's next write fails, what it wrote before is still here."""
@@ -163,7 +154,28 @@ class StdioChannel(Channel):
         for descriptor in self._blocking:
             os.set_blocking(descriptor, False)
         self._stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._stopped = False
+        self._readable, self._writable = select.poll(), select.poll()
+        self._readable.register(reading, select.POLLIN)
         self._readable.register(self._stop, select.POLLIN)
+        self._writable.register(writing, select.POLLOUT)
+
+    def receive(self, seconds: float) -> bytes:
+        """As for every channel."""
+        deadline = time.monotonic() + seconds
+        while self._readable.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            try:
+                return os.read(self._reading, _RECEIVE_SIZE)
+            except BlockingIOError:
+                if self._stopped:
+                    return b""
+            except OSError as error:
+                raise _gone(error) from error
+        raise _silent_for(seconds)
+
+    def _wait_until_writable(self, seconds: float) -> None:
+        if not self._writable.poll(seconds * 1000):
+            raise _took_nothing(seconds)
 
     def stop_reading(self) -> None:
         """Wake the reader through an event of our own, since a pipe cannot be shut down."""
@@ -184,6 +196,18 @@ class StdioChannel(Channel):
             with contextlib.suppress(OSError):
                 os.set_blocking(descriptor, blocking)
                 os.close(descriptor)
+
+
+def _gone(error: OSError) -> PeerGoneError:
+    return PeerGoneError(f"the client is gone: {error.strerror}")
+
+
+def _silent_for(seconds: float) -> PeerStalledError:
+    return PeerStalledError(f"the client sent nothing within {seconds:g} s")
+
+
+def _took_nothing(seconds: float) -> PeerStalledError:
+    return PeerStalledError(f"the client took nothing for {seconds:g} s")
 
 
 def _unsent(buffers: Sequence[bytes | memoryview], sent: int) -> Sequence[bytes | memoryview]:
