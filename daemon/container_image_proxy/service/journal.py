@@ -47,6 +47,8 @@ def set_up_logging(level: int = logging.INFO, instance: str | None = None) -> No
 
     ``level`` is for our own records. Libraries may log warnings only, because their details may hold secrets.
     """
+    # Nothing shows a record's thread or process, and to find them out is half of what it takes to make one.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
