@@ -203,7 +203,12 @@ class Adapter(HTTPAdapter):
         ``origin`` is a URL without path; the trip carries the rest of the target. ``proxy`` is the URL of a proxy of
         HTTP. Raises one of ``FAILURES``.
         """
-        request = requests.Request(method, f"{origin}/", headers=headers, data=form).prepare()
+        # Piece by piece: preparing a whole Request would read the URL once more, and look for cookies.
+        request = requests.PreparedRequest()
+        request.prepare_method(method)
+        request.url = f"{origin}/"
+        request.prepare_headers(headers)
+        request.prepare_body(form, None)
         response = self.send(
             request,
             stream=True,

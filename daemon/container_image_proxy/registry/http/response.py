@@ -31,8 +31,8 @@ MAX_INTERIM_ANSWERS: Final = 1024
 _HTTP: Final = b"HTTP/"
 _NO_HTTP: Final = "its answer does not begin as HTTP/1 does"
 # Lenient where Go is: several spaces before the status, no reason phrase (RFC 9112 section 4).
-_STATUS_LINE: Final = re.compile(rb"HTTP/([0-9])\.([0-9]) +([0-9]{3})(?: (.*))?", re.DOTALL)
-_FIELD: Final = re.compile(rf"([{TCHAR} ]+):([\t\x20-\x7e\x80-\xff]*)".encode("latin-1"))
+_STATUS_LINE: Final = re.compile(r"HTTP/([0-9])\.([0-9]) +([0-9]{3})(?: (.*))?", re.DOTALL)
+_FIELD: Final = re.compile(rf"([{TCHAR} ]+):([\t\x20-\x7e\x80-\xff]*)")
 _LENGTH: Final = re.compile(r"[0-9]+")
 _MOST_DIGITS: Final = 20  # enough for 2**64; int() takes quadratic time, and refuses more than 4300
 _CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?\r?\n", re.DOTALL)
@@ -92,36 +92,37 @@ def read_head(stream: Lines) -> ResponseHead:
 
 def parse_head(lines: Iterable[bytes]) -> ResponseHead:
     """Read the lines of a head. Raises :class:`FramingError` for one that is no status line or no field."""
-    status_line, *field_lines = (line.removesuffix(b"\n").removesuffix(b"\r") for line in lines)
+    text = (line.decode("latin-1").removesuffix("\n").removesuffix("\r") for line in lines)
+    status_line, *field_lines = text
     match = _STATUS_LINE.fullmatch(status_line)
     if match is None:
         raise FramingError(_NO_HTTP)
     fields = []
     for line in _unfolded(field_lines):
         field = _FIELD.fullmatch(line)
-        if field is None or field[1].startswith(b" "):
+        if field is None or field[1].startswith(" "):
             raise FramingError("a header line of its answer is malformed")
         # A space in a name, above all before the colon, is how one parser is made to see a header that another does not
         # (RFC 9112 section 5.1). Such a field decides nothing.
-        if b" " not in field[1]:
-            fields.append((field[1].decode("latin-1"), field[2].strip(b" \t").decode("latin-1")))
+        if " " not in field[1]:
+            fields.append((field[1], field[2].strip(" \t")))
     return ResponseHead(
         version=(int(match[1]), int(match[2])),
         status=int(match[3]),
-        reason=(match[4] or b"").decode("latin-1").strip(),
+        reason=(match[4] or "").strip(),
         fields=tuple(fields),
     )
 
 
-def _unfolded(lines: Sequence[bytes]) -> list[bytes]:
+def _unfolded(lines: Sequence[str]) -> list[str]:
     """One line for each field: a line that begins with white space continues the one before it (section 5.2)."""
-    unfolded: list[list[bytes]] = []
+    unfolded: list[list[str]] = []
     for line in filter(None, lines):
-        if line[:1] in {b" ", b"\t"} and unfolded:
-            unfolded[-1].append(line.strip(b" \t"))
+        if line[:1] in {" ", "\t"} and unfolded:
+            unfolded[-1].append(line.strip(" \t"))
         else:
             unfolded.append([line])
-    return [b" ".join(parts) for parts in unfolded]
+    return [" ".join(parts) for parts in unfolded]
 
 
 def is_chunked(transfer_encodings: Sequence[str]) -> bool:
@@ -165,7 +166,7 @@ class FramedResponse(http.client.HTTPResponse):
         self.reason = head.reason
         self.headers = self.msg = http.client.HTTPMessage()
         for name, value in head.fields:
-            self.headers[name] = value
+            self.headers.set_raw(name, value)  # for parsers: __setitem__ asks a policy, which has no say here
         self.chunked = is_chunked(head.values("transfer-encoding"))
         self.chunk_left = None
         # Chunks win over a length beside them (RFC 9112 section 6.3).

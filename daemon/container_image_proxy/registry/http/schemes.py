@@ -95,4 +95,6 @@ def _could_not_connect(error: UpstreamError, request: Request, scheme: str) -> b
 
 def _over(scheme: str, target: Target) -> Target:
     """The same target over ``scheme``."""
+    if target.origin.scheme == scheme:
+        return target
     return parse_target(f"{scheme}:{target.url.partition(':')[2]}")
