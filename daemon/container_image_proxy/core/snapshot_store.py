@@ -105,7 +105,9 @@ class SnapshotStore:
 
     def _shelf(self, name: str) -> _Shelf:
         with self._lock:
-            return self._shelves.setdefault(name, _Shelf())
+            if name not in self._shelves:
+                self._shelves[name] = _Shelf()
+            return self._shelves[name]
 
     def _take_surplus(self, entries: list[_Entry]) -> Iterator[_Entry]:
         """Take the entries for which there is no room off the shelves."""

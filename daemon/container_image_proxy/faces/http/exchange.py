@@ -113,7 +113,7 @@ class Exchange:
         self.committed = False
         """Whether anything has been sent, so that no other answer is possible."""
         self._length: int | None = None
-        """The size of a body that h11 was told of at once, in bytes."""
+        """The size in bytes of a body that h11 is told of at its end."""
 
     def run(self, application: Application, peer: Peer, context: Context) -> None:
         """Call the application and send its answer. Raises what the application, h11 or the channel raise."""
@@ -125,8 +125,10 @@ class Exchange:
                 if self.head_only:
                     break
             buffers = [] if self.committed else self._encode_head()
-            if self._length not in {None, self.sent}:
-                raise RuntimeError("the application's answer is shorter than it said")
+            if self._length is not None:
+                if self.sent < self._length:
+                    raise RuntimeError("the application's answer is shorter than it said")
+                self._encode(h11.Data(data=cast("bytes", _Body(self._length))))
             self._send(buffers + self._encode(h11.EndOfMessage()))
         finally:
             close = getattr(body, "close", None)
@@ -157,26 +159,23 @@ class Exchange:
         self.sent += 0 if self.head_only else len(chunk)
 
     def _encode_head(self) -> list[bytes | memoryview]:
-        """The head, and with it a body of known length as far as h11 keeps count of it.
-
-        The chunks of such a body are sent without h11, whose events would cost more than everything else that is done
-        for a chunk.
+        """The head. The chunks of a body of known length are sent without h11, which is told of all of them at the end:
+        its events would cost more than everything else that is done for a chunk.
         """
         head = self._head
         if head is None:
             raise RuntimeError("the application has not called start_response")
-        length = next((int(value) for name, value in head.headers if name == b"content-length"), None)
+        fields = head.headers.raw_items()  # the headers themselves are slow to go through
+        length = next((int(value) for name, value in fields if name.lower() == b"content-length"), None)
         has_body = not (self.head_only or head.status_code in _BODILESS)
         if self._protocol.their_http_version == b"1.0" and has_body and length is None:
             # Without chunks a client could not tell a whole answer from a cut one.
             raise RefusedRequestError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, _NEEDS_CHUNKS)
-        encoded = self._encode(head)
-        if has_body and length is not None:
-            self._encode(h11.Data(data=cast("bytes", _Body(length))))
+        if has_body:
             self._length = length
-        return encoded
+        return [self._protocol.send(head) or b""]
 
-    def _encode(self, event: h11.Response | h11.Data | h11.EndOfMessage) -> list[bytes | memoryview]:
+    def _encode(self, event: h11.Data | h11.EndOfMessage) -> list[bytes | memoryview]:
         return list(self._protocol.send_with_data_passthrough(event) or ())
 
     def _send(self, buffers: list[bytes | memoryview]) -> None:

@@ -77,8 +77,7 @@ def document_answer(
 
 def is_known(request: ClientRequest, headers: tuple[tuple[str, str], ...]) -> bool:
     """Whether ``If-None-Match`` names the answer's entity tag (RFC 9110 section 13.1.2, weak comparison)."""
-    etag = dict(headers).get("ETag")
-    if request.if_none_match is None or etag is None:
+    if request.if_none_match is None or (etag := dict(headers).get("ETag")) is None:
         return False
     known = [tag.strip().removeprefix("W/") for tag in request.if_none_match.split(",")]
     return "*" in known or etag in known

@@ -57,14 +57,12 @@ class ClientRequest(Struct, frozen=True):
 
         Raises :class:`InvalidQueryError` or :class:`InvalidPlatformError`.
         """
+        if not self.query:
+            return None
         try:
-            parameters = parse_qsl(
-                self.query, keep_blank_values=True, strict_parsing=bool(self.query), max_num_fields=2
-            )
+            parameters = parse_qsl(self.query, keep_blank_values=True, strict_parsing=True, max_num_fields=2)
         except ValueError as error:
             raise InvalidQueryError("the query is not name=value") from error
-        if not parameters:
-            return None
         if [name for name, _ in parameters] != ["platform"]:
             raise InvalidQueryError("the query may say platform=os/architecture[/variant] once, and nothing else")
         return parse_platform(parameters[0][1])
