@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T", bound=Struct)
 _PRIVATE: Final = 0o600
+_WIDTH: Final = 80  # characters of a line of --help
 IMAGE_PROXY: Final = "experimental-image-proxy"
 """The command by which clients start skopeo's image proxy."""
 IMAGE_PROXY_FLAGS: Final = frozenset({
@@ -63,6 +64,13 @@ def names_image_proxy(arguments: Sequence[str]) -> bool:
     return False
 
 
+class _Formatter(argparse.HelpFormatter):
+    """Of a constant width: the parser makes a formatter for each option, and each would ask for the terminal's."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_WIDTH)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that raises :class:`UsageError` where ``argparse`` would end the process."""
 
@@ -77,6 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="container-image-proxy",
         description="Serve a verified container image, its manifest and blobs, over a socket.",
         allow_abbrev=False,
+        formatter_class=_Formatter,
         epilog="Without --port, --socket and --sockfd the one client is on standard input and output. "
         f"For programs that start skopeo's image proxy: container-image-proxy {IMAGE_PROXY} --help.",
     )

@@ -206,7 +206,8 @@ def _verify_without_login(
 
 def find_gpg(environ: Mapping[str, str]) -> Gpg:
     """gpg, with its homes in the runtime directory of the unit or the user: nobody else writes there, or cleans up."""
-    directories = [environ.get("RUNTIME_DIRECTORY", "").partition(":")[0], environ.get("XDG_RUNTIME_DIR", "")]
+    runtime = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    directories = [runtime, environ.get("XDG_RUNTIME_DIR", ""), environ.get("TMPDIR", "")]
     return Gpg(tuple(Path(directory) for directory in directories if directory.startswith("/")))
 
 

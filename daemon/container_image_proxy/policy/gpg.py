@@ -13,10 +13,8 @@ import errno
 import fcntl
 import logging
 import os
-import shutil
 import signal
 import stat
-import tempfile
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -35,6 +33,7 @@ _PREFIX: Final = "container-image-proxy-gpg-"
 PROGRAM: Final = "gpg"
 _PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 """PATH of gpg and of what it starts, whatever the environment of the daemon says."""
+_TEMPORARY: Final = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - a directory of our own is made there
 _BASE_SPACE: Final = 64 << 10
 """Bytes of disk for the files that gpg makes in each home directory, such as its trust database."""
 # gpg is given its home as the current directory: it derives paths of sockets from the home's path, and fails if one has
@@ -80,7 +79,7 @@ class Run(Struct, frozen=True):
 class Gpg(Struct, frozen=True):
     """The program. Its home directories are made in the first of ``places`` that is safe and has space.
 
-    The directory for temporary files is the last resort.
+    The directories for temporary files are the last resort.
     """
 
     places: tuple[Path, ...] = ()
@@ -112,11 +111,8 @@ class Gpg(Struct, frozen=True):
     def remove_leftovers(self) -> None:
         """Remove the home directories that killed daemons of this user left. Those in use are locked."""
         with contextlib.suppress(OSError):
-            for path in (path for place in self._candidates() for path in place.glob(f"{_PREFIX}*")):
+            for path in (path for place in (*self.places, *_TEMPORARY) for path in place.glob(f"{_PREFIX}*")):
                 _remove_abandoned(path)
-
-    def _candidates(self) -> tuple[Path, ...]:
-        return (*self.places, Path(tempfile.gettempdir()))
 
     @contextlib.contextmanager
     def _make_home(self, space: int) -> Iterator[Path]:
@@ -124,8 +120,10 @@ class Gpg(Struct, frozen=True):
 
         ``OSError`` if there is no such place.
         """
+        import shutil  # noqa: PLC0415 - the first answer must not wait for it where no signature is OpenPGP
+
         objections = []
-        for place in self._candidates():
+        for place in (*self.places, *_TEMPORARY):
             try:
                 _verify_safe(place)
                 _verify_space(place, space)
@@ -164,6 +162,8 @@ def _verify_space(place: Path, space: int) -> None:
 
 def _make_locked_directory(place: Path) -> tuple[Path, int]:
     """A new directory in ``place``, and the descriptor that holds its lock."""
+    import tempfile  # noqa: PLC0415 - as shutil
+
     # Another process that removes leftovers may take the new directory for one before it is locked: then try again.
     while True:
         path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
@@ -194,6 +194,8 @@ def _remove_abandoned(path: Path) -> None:
         lock = _open_directory(path)
         try:
             if os.fstat(lock).st_uid == os.geteuid() and _is_locked_and_there(lock, path):
+                import shutil  # noqa: PLC0415 - rare
+
                 shutil.rmtree(path)
                 _log.info("removed %s, which a daemon that was killed had left", path)
         finally:
@@ -206,7 +208,7 @@ def _memory_file() -> FileIO:
 
 def _run(command: tuple[str, ...], home: Path, stdin: FileIO, status: FileIO, budget: Budget) -> tuple[int, bytes]:
     """Exit code and standard output of the command. When the budget ends, it is killed with all that it started."""
-    import subprocess  # noqa: PLC0415 - the first answer must not wait for it where no signature is OpenPGP
+    import subprocess  # noqa: PLC0415 - as shutil
 
     budget.check()
     try:

@@ -17,12 +17,11 @@ import os
 import selectors
 import socket
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from concurrent.futures import Future
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 BACKLOG: Final = 4096
 """Connections that wait to be accepted, as many as possible: the kernel cuts it to net.core.somaxconn."""
@@ -116,6 +115,8 @@ class Listeners:
     def _ask_helper(self, listener: socket.socket) -> Future[None] | None:
         """Begin a turn of the second thread, which is made when it is first needed; None if there can be none."""
         if self._helper is None:
+            from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - few hosts ever need a second thread
+
             self._helper = ThreadPoolExecutor(1, "accept", initializer=take_precedence)
         try:
             return self._helper.submit(lambda: self._receive(self._accept(listener)))

@@ -18,6 +18,7 @@ from typing import NoReturn
 import pytest
 
 from container_image_proxy.concurrency.cancellation import Cancellation, CancelledError
+from container_image_proxy.core.assembly import find_gpg
 from container_image_proxy.errors import ConfigurationError, SignatureRejectedError, VerificationTimeoutError
 from container_image_proxy.policy import gpg as module
 from container_image_proxy.policy.budget import Budget
@@ -50,7 +51,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The directory for temporary files."""
     folder = tmp_path / "place"
     folder.mkdir(mode=0o700)
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setattr(module, "_TEMPORARY", (folder,))
     return folder
 
 
@@ -210,6 +211,12 @@ def test_a_place_that_is_full_is_passed_over(
 
     monkeypatch.setattr(os, "statvfs", with_one_block)
     assert home_of(Gpg((full,))) == place
+
+
+def test_homes_lie_where_the_environment_says() -> None:
+    environ = {"RUNTIME_DIRECTORY": "/run/unit:/run/more", "XDG_RUNTIME_DIR": "/run/user/1", "TMPDIR": "/scratch"}
+    assert find_gpg(environ).places == (Path("/run/unit"), Path("/run/user/1"), Path("/scratch"))
+    assert find_gpg({"TMPDIR": "relative"}).places == ()
 
 
 @needs_root

@@ -13,7 +13,6 @@ import logging
 import os
 import re
 import selectors
-import shutil
 import signal
 from typing import TYPE_CHECKING, Final
 
@@ -72,6 +71,8 @@ class CredentialHelpers(Confidential, frozen=True):
 
         Raises :class:`ConfigurationError` if no helper can have the name.
         """
+        import shutil  # noqa: PLC0415 - a client's first answer does not wait for it unless a helper is asked
+
         # The name is in auth.json, and becomes part of a path.
         if not _NAME.fullmatch(name):
             raise ConfigurationError(
@@ -130,7 +131,7 @@ class CredentialHelpers(Confidential, frozen=True):
 
 
 def _start(program: str, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    import subprocess  # noqa: PLC0415 - a client's first answer does not wait for it unless a helper is asked
+    import subprocess  # noqa: PLC0415 - as shutil
 
     kept = {
         name: value
@@ -171,7 +172,7 @@ def _converse(process: subprocess.Popen[bytes], server: str, context: Context) -
 
 def _wait(process: subprocess.Popen[bytes], context: Context) -> int:
     """The status with which it ended. Waits in slices, so that a client that leaves ends the wait."""
-    from subprocess import TimeoutExpired  # noqa: PLC0415 - as above
+    from subprocess import TimeoutExpired  # noqa: PLC0415 - as shutil
 
     while True:
         try:
