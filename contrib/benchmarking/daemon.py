@@ -18,6 +18,7 @@ from benchmarking.processes import Transfer, running
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_PROGRAM: Final = str(Path(sys.executable).with_name("container-image-proxy"))
 _INSTANCE: Final = "benchmark"
 _LISTEN: Final = 'LISTEN_PID=$$ exec "$@" 3<&0 0</dev/null'
 """For sh(1): what systemd does between fork and exec, with the listening socket as standard input."""
@@ -71,14 +72,16 @@ def serving_daemon(
     fresh_for: float = 1.0,
     registries_d: Path | None = None,
 ) -> Iterator[Daemon]:
-    """The daemon under this interpreter; it has been started, but need not be ready when this yields."""
+    """The daemon as installed beside this interpreter; it has been started, but need not be ready when this yields."""
     with tempfile.TemporaryDirectory() as name, socket.socket(socket.AF_UNIX) as listener:
         directory = Path(name)
         write_instance(directory, reference, policy, cert_dir, fresh_for=fresh_for, registries_d=registries_d)
         listener.bind(str(directory / "socket"))
         listener.listen()
-        program = [sys.executable, "-m", "container_image_proxy", "--instance", _INSTANCE, "--config-dir", name]
-        environ = os.environ | {"LISTEN_FDS": "1", "LISTEN_FDNAMES": _INSTANCE}
+        program = [_PROGRAM, "--instance", _INSTANCE, "--config-dir", name]
+        # A shell's PYTHONDONTWRITEBYTECODE would have it compile all modules at each start.
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        environ |= {"LISTEN_FDS": "1", "LISTEN_FDNAMES": _INSTANCE}
         started = time.perf_counter()
         command = ["/bin/sh", "-c", _LISTEN, "sh", *program]
         with (
@@ -94,7 +97,7 @@ def serving_port(reference: str, policy: Path) -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = int(probe.getsockname()[1])
     options = ["--port", str(port), "--policy", str(policy), "--tls-verify=false", "--no-creds", "--log-level=error"]
-    with running([sys.executable, "-m", "container_image_proxy", *options, reference]) as process:
+    with running([_PROGRAM, *options, reference]) as process:
         while process.poll() is None:
             try:
                 socket.create_connection(("127.0.0.1", port)).close()
