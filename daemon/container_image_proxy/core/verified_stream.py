@@ -38,8 +38,15 @@ FIRST_SIZE: Final = 64 * KIB
 _PRIVATE: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 _MOMENT: Final = 0.1
 """In seconds. A source that is too slow to fill half a ring in that time is passed on as it comes."""
-_MOST_HELPED: Final = len(os.sched_getaffinity(0))
+_PROCESSORS: Final = len(os.sched_getaffinity(0))
 """How many streams may run while each has a helper: with more, their own threads keep all processors busy."""
+_turns: Final[SimpleQueue[None]] = SimpleQueue()
+"""One for each processor, taken while a piece is hashed. If all of many streams hashed at once, the system would divide
+the processors between them, and each would find its ring out of the cache when it goes on. A turn waits for no other.
+(A queue, because threading.Semaphore costs as much time as there is to win.)
+"""
+for _ in range(_PROCESSORS):
+    _turns.put(None)
 _running: Final[set[VerifiedBlob]] = set()
 """All streams that are not closed. Adding, discarding and counting are one step each for the interpreter."""
 
@@ -137,7 +144,7 @@ class VerifiedBlob:
             self._is_first = False
             return self._ring[:FIRST_SIZE]
         start, size = 0, RING_SIZE
-        if self._digest.be_helped(wanted=len(_running) <= _MOST_HELPED):
+        if self._digest.be_helped(wanted=len(_running) <= _PROCESSORS):
             self._half ^= 1
             size //= 2
             start = self._half * size
@@ -213,7 +220,7 @@ class _RunningDigest:
     def finish(self, last_piece: memoryview) -> Digest:
         """The digest of everything, ``last_piece`` included."""
         self.close()
-        self._hash.update(last_piece)
+        self._hash_now(last_piece)
         return self._hash.digest()
 
     def confirm(self) -> None:
@@ -240,7 +247,7 @@ class _RunningDigest:
     def _wait(self, pieces: int) -> None:
         """Return when at most the last ``pieces`` are not hashed yet."""
         if self._unhashed is not None:
-            self._hash.update(self._unhashed)
+            self._hash_now(self._unhashed)
             self._unhashed = None
         while self._waiting > pieces:
             self._hashed.get()
@@ -256,5 +263,12 @@ class _RunningDigest:
 
     def _run(self) -> None:
         while (piece := self._pieces.get()) is not None:
-            self._hash.update(piece)
+            self._hash_now(piece)
             self._hashed.put(None)
+
+    def _hash_now(self, piece: memoryview) -> None:
+        _turns.get()
+        try:
+            self._hash.update(piece)
+        finally:
+            _turns.put(None)

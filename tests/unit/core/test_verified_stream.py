@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from itertools import count, repeat
+from queue import SimpleQueue
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from container_image_proxy.core import verified_stream as stream
+from container_image_proxy.core.checkpoints import BlobHash
 from container_image_proxy.core.verified_stream import VerifiedBlob
 from container_image_proxy.errors import DigestMismatchError, Error, IntegrityError, SizeMismatchError
 from container_image_proxy.image.digest import digest_of
@@ -152,7 +155,7 @@ def test_leaving_early_closes_the_reader_and_ends_the_hashing_thread() -> None:
 def many_streams() -> Iterator[None]:
     """More streams than are helped run until the block ends."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream, "_MOST_HELPED", 0)
+        patch.setattr(stream, "_PROCESSORS", 0)
         yield
 
 
@@ -169,7 +172,7 @@ def test_one_of_many_streams_hashes_in_its_own_thread_and_fills_its_ring() -> No
 
 
 def test_a_stream_is_one_of_many_as_long_as_others_run_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "_MOST_HELPED", 1)
+    monkeypatch.setattr(stream, "_PROCESSORS", 1)
     before = threading.active_count()
     first = VerifiedBlob(ScriptedReader([CONTENT]), describe(CONTENT))
     received = [bytes(next(first)) for _ in range(3)]
@@ -186,6 +189,38 @@ def test_a_stream_is_one_of_many_as_long_as_others_run_beside_it(monkeypatch: py
     assert threading.active_count() == before
 
 
+def test_no_more_pieces_are_hashed_at_once_than_there_are_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns, proceed = stream._turns.qsize(), threading.Event()
+    hashing: SimpleQueue[int] = SimpleQueue()
+    update = BlobHash.update
+
+    def slow_update(blob_hash: BlobHash, piece: memoryview) -> None:
+        hashing.put(stream._turns.qsize())
+        proceed.wait()
+        update(blob_hash, piece)
+
+    monkeypatch.setattr(BlobHash, "update", slow_update)
+    small = CONTENT[:RING_SIZE]
+    with ThreadPoolExecutor(turns + 2) as pool:
+        drained = [pool.submit(drain, [small], describe(small)) for _ in range(turns + 2)]
+        assert [hashing.get() for _ in range(turns)][-1] == 0
+        assert hashing.empty()
+        proceed.set()
+        assert [one.result() for one in drained] == [(small, None)] * (turns + 2)
+    assert stream._turns.qsize() == turns
+
+
+def test_a_hash_that_fails_gives_its_turn_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    turns = stream._turns.qsize()
+    monkeypatch.setattr(BlobHash, "update", fail)
+    with pytest.raises(MemoryError):
+        drain([CONTENT[:RING_SIZE]], describe(CONTENT[:RING_SIZE]))
+    assert stream._turns.qsize() == turns
+
+
 @given(st.lists(st.booleans(), min_size=1, max_size=400), st.sampled_from([CONTENT, WRONG]))
 def test_helpers_may_come_and_go_at_any_piece(helped: list[bool], content: bytes) -> None:
     received, turns = b"", iter(helped)
@@ -196,7 +231,7 @@ def test_helpers_may_come_and_go_at_any_piece(helped: list[bool], content: bytes
         try:
             for piece in blob:
                 received += piece
-                patch.setattr(stream, "_MOST_HELPED", 1000 if next(turns, True) else 0)
+                patch.setattr(stream, "_PROCESSORS", 1000 if next(turns, True) else 0)
         except DigestMismatchError:
             assert content == WRONG
             assert len(received) < len(CONTENT)
