@@ -16,7 +16,7 @@ import ssl
 import sys
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from tempfile import TemporaryDirectory
@@ -62,7 +62,8 @@ def _serve(client: socket.socket, port: int, context: ssl.SSLContext | None, rin
         if length is None:
             raise RuntimeError(f"the registry answered {head!r}")
         client.sendall(head)
-        (_relay_in_ring if ring else _relay)(upstream, client, head[end:], int(length[1]) - len(head) + end)
+        with suppress(BrokenPipeError):  # a client that has all that it measures does not wait for the rest
+            (_relay_in_ring if ring else _relay)(upstream, client, head[end:], int(length[1]) - len(head) + end)
 
 
 def _receive_head(sock: socket.socket) -> bytes:
