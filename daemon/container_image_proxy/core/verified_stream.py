@@ -39,7 +39,7 @@ _PRIVATE: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 _MOMENT: Final = 0.1
 """In seconds. A source that is too slow to fill half a ring in that time is passed on as it comes."""
 _PROCESSORS: Final = len(os.sched_getaffinity(0))
-"""How many streams may run while each has a helper: with more, their own threads keep all processors busy."""
+"""So many streams may run while each has a helper. With more, their own threads keep all processors busy."""
 _turns: Final[SimpleQueue[None]] = SimpleQueue()
 """One for each processor, taken while a piece is hashed. If all of many streams hashed at once, the system would divide
 the processors between them, and each would find its ring out of the cache when it goes on. A turn waits for no other.
