@@ -10,10 +10,11 @@ import pytest
 
 from container_image_proxy.errors import ConfigurationError, MalformedDocumentError
 from container_image_proxy.image.reference import parse_reference
-from container_image_proxy.policy.identity import parse_identity, verify_prefix
+from container_image_proxy.policy.identity import verify_prefix
 from container_image_proxy.policy.model import load_policy, parse_policy
 from container_image_proxy.policy.scope import verify_scope
 from tests.support.conformance import DIRECTORY, rows
+from tests.support.identities import parse_identity
 from tests.support.references import NamedImage
 
 

@@ -201,16 +201,6 @@ def test_names_of_docker_hub(row):
         assert [str(parse_reference(row["input"]).with_default_tag())] == row["candidates"]
 
 
-@rows("registries/short_name_resolve_locally", keep=is_about_registries)
-def test_short_names_in_local_storage(row, tmp_path):
-    registries = load_for(row, tmp_path)
-    if row["error"]:
-        with pytest.raises(Error):
-            short_names.local_names(registries, row["input"])
-    else:
-        assert [str(name) for name in short_names.local_names(registries, row["input"])] == row["candidates"]
-
-
 @rows("registries/short_name_resolve_locally", keep=is_about_docker_hub)
 def test_local_names_of_docker_hub(row):
     assert [str(parse_reference(row["input"]).with_default_tag())] == row["candidates"]

@@ -13,12 +13,12 @@ from container_image_proxy.image.reference import parse_reference
 from container_image_proxy.image.signature import UntrustedSignature, parse_signature_blob
 from container_image_proxy.policy.evaluator import Evaluator, Subject
 from container_image_proxy.policy.gpg import Gpg
-from container_image_proxy.policy.identity import parse_identity
 from container_image_proxy.policy.model import Policy, parse_policy
 from container_image_proxy.policy.openpgp import Keyring
 from container_image_proxy.policy.simple_signing import verify_claim, verify_simple_signature
 from tests.support.conformance import DIRECTORY, deviation, rows, to_bytes
 from tests.support.gpg import select_keys
+from tests.support.identities import parse_identity
 from tests.support.references import NamedImage
 from tests.support.verification import make_budget
 

@@ -6,7 +6,7 @@ in the wrong registry anybody may own an image of that name. Pure; ``registries_
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -15,8 +15,6 @@ from container_image_proxy.image.reference import Reference, names_domain, parse
 
 if TYPE_CHECKING:
     from container_image_proxy.config.registries import Registries
-
-_LOCAL: Final = "localhost"
 
 
 def parse_short_name(text: str) -> str:
@@ -77,20 +75,6 @@ def resolve_short_name(registries: Registries, text: str) -> tuple[Reference, ..
         choices = ", ".join(str(candidate) for candidate in _search(searched, text))
         raise InvalidReferenceError(f"{text!r} is ambiguous: say the registry, or add an alias; it may be {choices}")
     return _search(searched, text)
-
-
-def local_names(registries: Registries, text: str) -> tuple[Reference, ...]:
-    """The names that the image ``text`` may have in local storage, in order.
-
-    An ambiguous name is no error here: the storage has only images that somebody put there. Nothing in the daemon calls
-    this; the recorded tables of containers/image are compared with it.
-    """
-    typed = parse_reference(text)
-    if names_domain(text):
-        return (typed.with_default_tag(),)
-    alias = resolve_alias(registries, _strip(text))
-    aliased = () if alias is None else (_complete(alias, typed),)
-    return (*aliased, *_search((_LOCAL, *registries.unqualified_search_registries), text))
 
 
 def _strip(text: str) -> str:

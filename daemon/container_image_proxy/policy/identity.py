@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from msgspec import Struct
 
 from container_image_proxy.errors import InvalidReferenceError, MalformedDocumentError, shown
-from container_image_proxy.image.documents import Written, convert
+from container_image_proxy.image.documents import Written
 from container_image_proxy.image.reference import DOMAIN_NAME, PATH_COMPONENT, Reference, parse_reference
-
-if TYPE_CHECKING:
-    from container_image_proxy.errors import KeyPath
 
 Comparison: TypeAlias = Callable[[Reference, Reference], bool]
 
@@ -88,14 +85,6 @@ def _parse_claim(text: str) -> Reference | None:
         return parse_reference(text)
     except InvalidReferenceError:
         return None
-
-
-def parse_identity(value: object, path: KeyPath = ()) -> SignedIdentity:
-    """One identity requirement from parsed JSON that stands at ``path``.
-
-    :class:`MalformedDocumentError` if it is none.
-    """
-    return convert(value, WrittenIdentity, path).read()  # type: ignore[arg-type]  # a union is no type to mypy
 
 
 class _MatchExact(Written, frozen=True, tag_field="type", tag="matchExact"):

@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from container_image_proxy.config.registries import Registries
-from container_image_proxy.config.short_names import local_names, resolve_short_name
+from container_image_proxy.config.short_names import resolve_short_name
 from container_image_proxy.errors import InvalidReferenceError
 from container_image_proxy.image.reference import parse_reference
 
@@ -42,12 +42,3 @@ def test_what_names_its_registry_an_alias_or_a_single_registry_is_not_ambiguous(
 def test_a_name_that_nothing_explains_is_an_error():
     with pytest.raises(InvalidReferenceError, match="say the registry"):
         resolve_short_name(Registries(), "os")
-
-
-def test_local_storage_is_asked_for_the_alias_first_then_for_localhost():
-    assert [str(name) for name in local_names(TWO, "known")] == [
-        "c.example/x/known:latest",
-        "localhost/known:latest",
-        "a.example/known:latest",
-        "b.example/known:latest",
-    ]

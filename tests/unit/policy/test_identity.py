@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from container_image_proxy.errors import MalformedDocumentError
 from container_image_proxy.image.reference import parse_reference
-from container_image_proxy.policy.identity import parse_identity, verify_prefix
+from container_image_proxy.policy.identity import verify_prefix
+from tests.support.identities import parse_identity
 
 DIGEST = "sha256:" + "a" * 64
 OTHER_DIGEST = "sha256:" + "b" * 64

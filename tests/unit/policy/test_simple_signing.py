@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from container_image_proxy.errors import SignatureRejectedError
 from container_image_proxy.image.digest import digest_of
 from container_image_proxy.image.reference import parse_reference
-from container_image_proxy.policy.identity import parse_identity
 from container_image_proxy.policy.simple_signing import ATOMIC, COSIGN, Attestation, Claim, parse_claim, verify_claim
+from tests.support.identities import parse_identity
 
 MANIFEST = b'{"schemaVersion":2}'
 IMAGE = parse_reference("quay.io/example/os:1")
