@@ -96,11 +96,16 @@ def test_no_request_is_lost_between_idle_exits(make_instance: MakeInstance) -> N
             answers.append((answer.exit, answer.status))
         return answers
 
-    with ThreadPoolExecutor(4) as clients:
-        answers = [answer for done in clients.map(client, range(4)) for answer in done]
+    answers: list[tuple[int, int]] = []
+
+    def have_come_and_gone() -> bool:
+        with ThreadPoolExecutor(4) as clients:
+            answers.extend(answer for done in clients.map(client, range(4)) for answer in done)
+        return instance.starts() > 2
+
+    # On a busy machine the clients may be so slow that there is always one of them.
+    instance.machine.wait_until(have_come_and_gone, "a third start")
     assert set(answers) == {(0, 200)}
-    assert len(answers) == 32
-    assert instance.starts() > 2
 
 
 def test_the_journal_knows_who_asked_for_what(machine: Machine, make_instance: MakeInstance) -> None:
