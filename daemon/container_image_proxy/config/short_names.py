@@ -62,28 +62,17 @@ def resolve_short_name(registries: Registries, text: str) -> tuple[Reference, ..
     typed = parse_reference(text)
     if names_domain(text):
         return (typed.with_default_tag(),)
-    alias = resolve_alias(registries, _strip(text))
+    alias = resolve_alias(registries, text.partition("@")[0].partition(":")[0])  # without digest and tag
     if alias is not None:
-        return (_complete(alias, typed),)
+        return (replace(alias, tag=typed.tag, digest=typed.digest).with_default_tag(),)
     searched = registries.unqualified_search_registries
     if not searched:
         raise InvalidReferenceError(
             f"{text!r} has no alias and there are no unqualified-search-registries: say the registry"
         )
+    candidates = tuple(parse_reference(f"{registry}/{text}").with_default_tag() for registry in searched)
     # In the first registry that has the name, it may belong to a stranger: which one is meant is not guessed.
     if len(searched) > 1 and registries.short_name_mode != "disabled":
-        choices = ", ".join(str(candidate) for candidate in _search(searched, text))
+        choices = ", ".join(map(str, candidates))
         raise InvalidReferenceError(f"{text!r} is ambiguous: say the registry, or add an alias; it may be {choices}")
-    return _search(searched, text)
-
-
-def _strip(text: str) -> str:
-    return text.partition("@")[0].partition(":")[0]
-
-
-def _complete(repository: Reference, typed: Reference) -> Reference:
-    return replace(repository, tag=typed.tag, digest=typed.digest).with_default_tag()
-
-
-def _search(registries: tuple[str, ...], text: str) -> tuple[Reference, ...]:
-    return tuple(parse_reference(f"{registry}/{text}").with_default_tag() for registry in registries)
+    return candidates
