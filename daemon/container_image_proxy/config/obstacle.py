@@ -22,6 +22,8 @@ from container_image_proxy.errors import UnreadableFileError
 
 ABSENT: Final = (FileNotFoundError, NotADirectoryError)
 """What says that there is no such file. Below what is no directory there cannot be one, as where HOME is /dev/null."""
+PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.ESTALE})
+"""Errors of this process, or of a network file system, at the moment, and not of the file: they may pass."""
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 _HOMES: Final = frozenset({"/home", "/root", "/run/user"})  # hidden by ProtectHome=
 _TEMPORARY: Final = frozenset({"/tmp", "/var/tmp"})  # noqa: S108 - hidden by PrivateTmp=

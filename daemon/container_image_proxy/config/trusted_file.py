@@ -12,7 +12,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final
 
-from container_image_proxy.config.obstacle import ABSENT, find_dangling_link, unreadable
+from container_image_proxy.config.obstacle import ABSENT, PASSING, find_dangling_link, unreadable
 from container_image_proxy.config.once import warn_once
 from container_image_proxy.errors import ConfigurationError, UnreadableFileError
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 # O_NONBLOCK: opening a FIFO must not wait for its writer. O_NOCTTY: a terminal must not become the daemon's.
 _OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-# Errors that are about this process at the moment, and not about the file.
-_PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
 _DEV_NULL: Final = os.makedev(1, 3)
 _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 _READABLE_BY_OTHERS: Final = stat.S_IRGRP | stat.S_IROTH
@@ -94,7 +92,7 @@ def _load(path: Path, limit: int, refuse: bool, secret: bool) -> bytes:  # noqa:
 
 
 def _explained(path: Path, error: OSError) -> ConfigurationError:
-    if error.errno in _PASSING:
+    if error.errno in PASSING:
         return ConfigurationError(str(path), f"cannot be read: {error.strerror}")
     return unreadable(path, error)
 

@@ -13,7 +13,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from container_image_proxy.config.obstacle import find_obstacle
+from container_image_proxy.config.obstacle import PASSING, find_obstacle
 from container_image_proxy.errors import SourceError
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 FILE: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # O_NONBLOCK: opening a FIFO must not wait for its writer
-PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.ESTALE})
-"""Errors of this process, or of a network file system, at the moment, and not of the file: they may pass."""
 _DENIED: Final = frozenset({errno.EACCES, errno.EPERM})
 _LINK: Final = frozenset({errno.ELOOP, errno.ENOTDIR})  # open(2), O_NOFOLLOW, of a file and of a directory
 

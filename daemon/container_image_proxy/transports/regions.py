@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from container_image_proxy.config.obstacle import PASSING
 from container_image_proxy.errors import SourceError
-from container_image_proxy.transports.beneath import PASSING
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,5 +1,6 @@
 """One file, opened once and judged before it is believed."""
 
+import errno
 import logging
 import os
 import threading
@@ -8,7 +9,11 @@ from pathlib import Path
 import pytest
 
 from container_image_proxy.config.once import warn_once
-from container_image_proxy.config.trusted_file import load_trusted_file, load_trusted_file_if_present
+from container_image_proxy.config.trusted_file import (
+    load_trusted_file,
+    load_trusted_file_if_present,
+    load_trusted_file_if_readable,
+)
 from container_image_proxy.errors import ConfigurationError
 from tests.support.requirements import needs_root
 
@@ -32,6 +37,16 @@ def test_a_file_of_exactly_the_limit_is_read_and_one_byte_more_is_not(file):
     assert load_trusted_file(file, limit=7) == b"content"
     with pytest.raises(ConfigurationError, match=r"file\.conf: larger than 6 bytes"):
         load_trusted_file(file, limit=6)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ESTALE])
+def test_a_file_that_cannot_be_read_for_the_moment_does_not_count_as_absent(file, monkeypatch, number):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(ConfigurationError, match=f"cannot be read: {os.strerror(number)}"):
+        load_trusted_file_if_readable(file, limit=7, remedy="")
 
 
 def test_absent_is_an_error_unless_it_may_be_absent(tmp_path):
