@@ -191,11 +191,11 @@ def test_a_stream_is_one_of_many_as_long_as_others_run_beside_it(monkeypatch: py
 
 def test_no_more_pieces_are_hashed_at_once_than_there_are_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     turns, proceed = stream._turns.qsize(), threading.Event()
-    hashing: SimpleQueue[int] = SimpleQueue()
+    hashing: SimpleQueue[None] = SimpleQueue()
     update = BlobHash.update
 
     def slow_update(blob_hash: BlobHash, piece: memoryview) -> None:
-        hashing.put(stream._turns.qsize())
+        hashing.put(None)
         proceed.wait()
         update(blob_hash, piece)
 
@@ -203,9 +203,13 @@ def test_no_more_pieces_are_hashed_at_once_than_there_are_processors(monkeypatch
     small = CONTENT[:RING_SIZE]
     with ThreadPoolExecutor(turns + 2) as pool:
         drained = [pool.submit(drain, [small], describe(small)) for _ in range(turns + 2)]
-        assert [hashing.get() for _ in range(turns)][-1] == 0
-        assert hashing.empty()
-        proceed.set()
+        try:
+            for _ in range(turns):
+                hashing.get()
+            assert stream._turns.empty()
+            assert hashing.empty()
+        finally:
+            proceed.set()
         assert [one.result() for one in drained] == [(small, None)] * (turns + 2)
     assert stream._turns.qsize() == turns
 
