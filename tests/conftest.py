@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+import secrets
 import shutil
+import subprocess
 import tempfile
 import tomllib
 from collections.abc import Generator, Iterator
@@ -71,12 +73,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A test that failed by what the machine lacks is skipped; in CI every test runs."""
+    """A failed command's own words are shown. What the machine lacks skips a test; in CI every test runs."""
     report = yield
+    if call.excinfo and isinstance(call.excinfo.value, subprocess.CalledProcessError):
+        report.sections += _words_of(call.excinfo.value)
     if call.excinfo and (lack := lack_behind(call.excinfo.value)):
         path, line, _ = item.reportinfo()
         report.outcome, report.longrepr = "skipped", (str(path), (line or 0) + 1, f"Skipped: {lack}")
     return _without_skip_in_ci(report)
+
+
+def _words_of(error: subprocess.CalledProcessError) -> list[tuple[str, str]]:
+    """A report's section with what the command printed as its error, which the exception itself does not show."""
+    said = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else error.stderr
+    return [("what the command said", said)] if said else []
 
 
 @pytest.hookimpl(wrapper=True)
@@ -114,9 +124,17 @@ def nothing_left_behind() -> Iterator[None]:
 
 @pytest.fixture
 def disk() -> Iterator[Path]:
-    """A directory of a disk. ``tmp_path`` may be memory, as Debian 13 has it, into which the daemon unpacks nothing."""
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
-        yield Path(name)
+    """A directory of a disk. ``tmp_path`` may be memory, as Debian 13 has it, into which the daemon unpacks nothing.
+
+    Podman makes an image's name of the layout's path, and no part of a name may end in an underscore, as one in 37 of
+    tempfile's names does.
+    """
+    place = Path(f"/var/tmp/disk-{secrets.token_hex(8)}")
+    place.mkdir(mode=0o700)
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place)
 
 
 def _environment() -> dict[str, str]:

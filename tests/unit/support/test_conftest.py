@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
-from tests.conftest import _skips_allowed_in_ci, _without_skip_in_ci
+from tests.conftest import _skips_allowed_in_ci, _without_skip_in_ci, _words_of
 
 
 def _skipped(**attributes: object) -> pytest.TestReport:
@@ -36,3 +38,16 @@ def test_a_skip_that_is_listed_stays_one(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_every_listed_skip_says_why() -> None:
     assert all(part and why.strip() for part, why in _skips_allowed_in_ci().items())
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_what_a_failed_command_said_is_in_the_report(text: bool) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        subprocess.run(["sh", "-c", "echo no such image >&2; exit 125"], check=True, capture_output=True, text=text)
+    assert _words_of(caught.value) == [("what the command said", "no such image\n")]
+
+
+def test_a_command_that_said_nothing_has_no_section() -> None:
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        subprocess.run(["false"], check=True)
+    assert _words_of(caught.value) == []
