@@ -41,7 +41,7 @@ def test_every_listed_skip_says_why() -> None:
 
 
 @pytest.mark.parametrize("text", [False, True])
-def test_what_a_failed_command_said_is_in_the_report(text: bool) -> None:
+def test_what_a_failed_command_said_is_in_the_report(text: bool) -> None:  # noqa: FBT001 - a parameter
     with pytest.raises(subprocess.CalledProcessError) as caught:
         subprocess.run(["sh", "-c", "echo no such image >&2; exit 125"], check=True, capture_output=True, text=text)
     assert _words_of(caught.value) == [("what the command said", "no such image\n")]
