@@ -25,6 +25,11 @@ _DENIED: Final = frozenset({errno.EACCES, errno.EPERM})
 _LINK: Final = frozenset({errno.ELOOP, errno.ENOTDIR})  # open(2), O_NOFOLLOW, of a file and of a directory
 
 
+def failure_at(place: str, reason: str, error: OSError) -> SourceError:
+    """The error for a local image at ``place`` that cannot be read. It is retryable if what is in the way may pass."""
+    return SourceError(reason, endpoint=place, retryable=error.errno in PASSING)
+
+
 def open_place(path: str, place: str, flags: int, what: str) -> int:
     """A descriptor of what is at ``path``: of a regular file with the flags ``FILE``, else of a directory.
 
@@ -37,7 +42,7 @@ def open_place(path: str, place: str, flags: int, what: str) -> int:
         obstacle = find_obstacle(Path(path), error)
         remedy = f" ({obstacle.remedy})" if obstacle.remedy else ""
         reason = f"there is no {what} to be read at {path}: {obstacle.reason}{remedy}"
-        raise SourceError(reason, endpoint=place, retryable=error.errno in PASSING) from error
+        raise failure_at(place, reason, error) from error
     reason = ""
     if flags == FILE and not stat.S_ISREG(os.fstat(number).st_mode):
         reason = f"{path} is not a regular file"
@@ -105,4 +110,4 @@ def explain(
         reason = f"the {what} cannot be read: {place}: {obstacle.reason}" + (f" ({remedy})" if remedy else "")
     else:
         reason = f"the {what} is broken: {place}: {obstacle.reason}"
-    return SourceError(reason, endpoint=str(root), retryable=error.errno in PASSING)
+    return failure_at(str(root), reason, error)

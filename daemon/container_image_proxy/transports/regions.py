@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from container_image_proxy.config.obstacle import PASSING
-from container_image_proxy.errors import SourceError
+from container_image_proxy.transports.beneath import failure_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from container_image_proxy.errors import SourceError
 
 
 class Region(Struct, frozen=True):
@@ -74,4 +75,4 @@ class RegionReader:
 def unreadable(place: str, position: int, error: OSError) -> SourceError:
     """The error for a file that cannot be read at ``position``."""
     reason = f"{place} cannot be read at byte {position}: {error.strerror or error}"
-    return SourceError(reason, endpoint=place, retryable=error.errno in PASSING)
+    return failure_at(place, reason, error)

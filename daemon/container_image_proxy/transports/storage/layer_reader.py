@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 from typing import IO, TYPE_CHECKING
 
-from container_image_proxy.errors import IntegrityError, SourceError
+from container_image_proxy.errors import IntegrityError
+from container_image_proxy.transports.beneath import failure_at
 from container_image_proxy.transports.storage.tar_split import FileContent, read_entries, size_of
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class LayerReader:
                 elif not self._advance():
                     break
         except OSError as error:
-            raise SourceError(f"{self._where()}: {error.strerror or error}", endpoint=self.place) from error
+            raise failure_at(self.place, f"{self._where()}: {error.strerror or error}", error) from error
         self.offset += filled
         return filled
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from container_image_proxy.config.obstacle import find_obstacle
 from container_image_proxy.errors import SourceError, UnknownBlobError, shown
-from container_image_proxy.transports.beneath import DIRECTORY, FILE, explain, open_beneath, read_bounded
+from container_image_proxy.transports.beneath import DIRECTORY, FILE, explain, failure_at, open_beneath, read_bounded
 from container_image_proxy.transports.storage.layer_files import LayerFiles
 from container_image_proxy.transports.storage.layer_reader import LayerReader
 from container_image_proxy.transports.storage.lock import locked
@@ -87,7 +87,7 @@ class Store:
                 return
         assert missing is not None  # noqa: S101 - for mypy
         reason = find_obstacle(self._image_roots[0].joinpath(*images), missing).reason
-        raise SourceError(f"there is no store to be read at {root}: {reason}", endpoint=str(root)) from missing
+        raise failure_at(str(root), f"there is no store to be read at {root}: {reason}", missing) from missing
 
     def images(self, context: Context) -> Lists[Image]:
         """The images of each store, in the order in which they count."""
@@ -162,7 +162,7 @@ class Store:
             try:
                 return sum(map(size_of, read_entries(file, place)))
             except OSError as error:
-                raise SourceError(f"{place}: {error.strerror or error}", endpoint=place) from error
+                raise failure_at(place, f"{place}: {error.strerror or error}", error) from error
 
     def _files(self, layer: LayerRecord) -> tuple[str, ...]:
         return ("overlay", layer.id, "diff") if self._driver == "overlay" else ("vfs", "dir", layer.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import tarfile
@@ -113,6 +114,18 @@ def test_a_file_that_is_gone_ends_the_transfer(tmp_path: Path) -> None:
     (tmp_path / "layer/large").unlink()
     with pytest.raises(SourceError, match="layer x: 'large': No such file or directory"):
         read_all(reader)
+
+
+def test_what_passes_is_not_the_layers_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = reader_of(LAYER, tmp_path / "layer")
+
+    def failing(_: bytes) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(reader._files, "open", failing)
+    with pytest.raises(SourceError, match=os.strerror(errno.EMFILE)) as caught:
+        read_all(reader)
+    assert caught.value.retryable
 
 
 def test_a_file_that_becomes_shorter_meanwhile_ends_the_transfer(tmp_path: Path) -> None:
