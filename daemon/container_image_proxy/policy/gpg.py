@@ -24,7 +24,7 @@ from msgspec import Struct
 from container_image_proxy.errors import ConfigurationError, SignatureRejectedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from container_image_proxy.policy.budget import Budget
 
@@ -111,8 +111,11 @@ class Gpg(Struct, frozen=True):
     def remove_leftovers(self) -> None:
         """Remove the home directories that killed daemons of this user left. Those in use are locked."""
         with contextlib.suppress(OSError):
-            for path in (path for place in (*self.places, *_TEMPORARY) for path in place.glob(f"{_PREFIX}*")):
+            for path in (path for place in self._every_place() for path in place.glob(f"{_PREFIX}*")):
                 _remove_abandoned(path)
+
+    def _every_place(self) -> Iterable[Path]:
+        return dict.fromkeys((*self.places, *_TEMPORARY))  # each once: TMPDIR may name one of the last
 
     @contextlib.contextmanager
     def _make_home(self, space: int) -> Iterator[Path]:
@@ -123,7 +126,7 @@ class Gpg(Struct, frozen=True):
         import shutil  # noqa: PLC0415 - the first answer must not wait for it where no signature is OpenPGP
 
         objections = []
-        for place in (*self.places, *_TEMPORARY):
+        for place in self._every_place():
             try:
                 _verify_safe(place)
                 _verify_space(place, space)

@@ -196,6 +196,14 @@ def test_a_place_where_all_may_write_is_safe_if_they_can_only_remove_their_own(
         run(Gpg())
 
 
+def test_a_place_that_has_two_names_is_objected_to_once(program: Callable[[str], None], place: Path) -> None:
+    program("pwd")
+    place.chmod(0o777)
+    with pytest.raises(SignatureRejectedError) as caught:
+        run(Gpg((place,)))
+    assert str(caught.value).count(f"{place}: ") == 1
+
+
 @pytest.mark.demand("disk-full")
 def test_a_place_that_is_full_is_passed_over(
     program: Callable[[str], None], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
