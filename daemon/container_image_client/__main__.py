@@ -24,26 +24,44 @@ class _Terminated(BaseException):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
+    _open_closed_streams()
     options = build_parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGHUP, _terminate)
     try:
-        return run(options, os.environ)
+        code: int = run(options, os.environ)
+        sys.stdout.flush()
     except ImageClientError as error:
         code = exit_code_of(error)
         _tell(error, code, as_json=options.json)
-        return code
     except BrokenPipeError:
-        # Python would complain again when it flushes at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.NOBODY_READS
+        code = ExitCode.NOBODY_READS
     except OSError as error:
+        code = ExitCode.HERE
         print(f"cip: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
-        return ExitCode.HERE
     except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED
+        code = ExitCode.INTERRUPTED
     except _Terminated:
-        return ExitCode.TERMINATED
+        code = ExitCode.TERMINATED
+    try:
+        sys.stdout.flush()
+    except OSError:  # Python would try again at its end, and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+def _open_closed_streams() -> None:
+    """Open /dev/null in place of each standard stream that is closed (``2>&-`` in a shell).
+
+    Otherwise a file or a socket would get its number. What is printed on such a standard output is an error, while
+    nobody needs what is told on standard error.
+    """
+    if sys.stdin is None:
+        os.open(os.devnull, os.O_RDONLY)  # the lowest number that is free (open(2)): this one
+    if sys.stdout is None:
+        sys.stdout = open(os.open(os.devnull, os.O_RDONLY), "w", closefd=False)  # noqa: SIM115 - see above
+    if sys.stderr is None:
+        sys.stderr = open(os.open(os.devnull, os.O_WRONLY), "w", closefd=False)  # noqa: SIM115 - as above
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:

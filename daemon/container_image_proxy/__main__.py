@@ -57,6 +57,7 @@ _log = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon, or check its configuration. Returns the exit code; an error is one line of the log."""
+    activation.occupy_standard_descriptors()
     try:
         return _main(sys.argv[1:] if argv is None else argv)
     except Error as error:

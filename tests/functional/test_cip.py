@@ -637,6 +637,28 @@ def test_on_a_terminal_there_are_bars_with_rate_and_time_left(bench: Bench, tmp_
     assert b"B/s" in shown
 
 
+def test_without_standard_streams_it_does_what_needs_none(bench: Bench, tmp_path: Path) -> None:
+    for number, closed in enumerate(("<&-", "2>&-", "<&- 2>&-")):
+        line = [*command("--socket", bench.daemon.socket, "pull", f"oci:{tmp_path}/pulled{number}")]
+        assert ok(
+            subprocess.run(["sh", "-c", f'"$@" {closed}', "-", *line], capture_output=True, text=True, check=False)
+        )
+        assert (tmp_path / f"pulled{number}/index.json").exists()
+
+
+@pytest.mark.parametrize("arguments", [["manifest"], ["ls"], ["images"], ["blob", "CONFIG"], ["cat", "etc/motd"]])
+@pytest.mark.parametrize(
+    ("stdout", "reason"), [("&-", "Bad file descriptor"), ("/dev/full", "No space left on device")]
+)
+def test_output_that_cannot_be_written_is_an_error(
+    bench: Bench, arguments: list[str], stdout: str, reason: str
+) -> None:
+    line = command("--socket", bench.daemon.socket, "--quiet", *arguments)
+    line = [bench.image.config_digest if one == "CONFIG" else one for one in line]
+    done = subprocess.run(["sh", "-c", f'"$@" >{stdout}', "-", *line], stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, f"cip: {reason}\n")
+
+
 def test_a_reader_that_leaves_ends_it_quietly(bench: Bench) -> None:
     bench.layout.image([archive(*(entry(f"{number:05}") for number in range(20_000)))], name="1")
     process = subprocess.Popen(

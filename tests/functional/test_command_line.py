@@ -57,6 +57,17 @@ def test_a_stale_socket_is_replaced_and_a_served_one_is_not(tmp_path: Path, imag
         assert daemon.get("/manifest").status == 200
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_a_closed_standard_stream_is_no_file_or_socket_of_the_daemons(
+    tmp_path: Path, image: StoredImage, closed: str
+) -> None:
+    del image
+    line = ["sh", "-c", f'"$@" {closed}', "-", *command(*options(tmp_path))]
+    done = subprocess.run(line, input=REQUEST, capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert b"Traceback" not in done.stderr
+
+
 @pytest.mark.demand("HTTP-quit")
 @needs_root
 def test_quit_ends_a_stand_alone_daemon_for_its_owner_only(tmp_path: Path, image: StoredImage) -> None:

@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import stat
+import sys
 from typing import TYPE_CHECKING, Final
 
 from container_image_proxy.errors import ConfigurationError, Error
@@ -57,6 +58,18 @@ def _inherited(descriptor: int, name: str) -> socket.socket:
     remedy = "in the socket unit, ListenStream= or ListenSequentialPacket= with a path, and Accept=no"
     wrong = ConfigurationError(what, "it is not a listening Unix socket of streams or packets", remedy=remedy)
     return _adopt(descriptor, what, {socket.SOCK_STREAM, socket.SOCK_SEQPACKET}, wrong, unix_listens=True)
+
+
+def occupy_standard_descriptors() -> None:
+    """Open /dev/null in place of each standard stream that is closed (``<&-`` in a shell).
+
+    Otherwise a file or a socket would get its number, and what is meant for the stream would go there. Reading from
+    such a standard input fails, as does writing to such an output.
+    """
+    for stream, flags in ((sys.stdin, os.O_WRONLY), (sys.stdout, os.O_RDONLY), (sys.stderr, os.O_RDONLY)):
+        if stream is None:
+            descriptor = os.open(os.devnull, flags)  # the lowest number that is free (open(2)): the stream's
+            os.set_inheritable(descriptor, True)  # noqa: FBT003 - it takes no name
 
 
 def from_descriptor(descriptor: int) -> socket.socket:
