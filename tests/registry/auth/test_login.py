@@ -17,15 +17,22 @@ from tests.support.registry_client import FakeClock
 from tests.support.senders import Answer, ScriptedSender, answer, request_for, scripted
 
 URL = "https://registry.example/v2/some/os/manifests/1"
+OTHER = "https://registry.example/v2/some/os/manifests/2"
 REALM = 'Bearer realm="https://registry.example/token",service="r"'
 TOKEN = answer(200, b'{"token":"good"}')
 USER = Credentials("user", "password", origin="the test's file")
 BASIC = "Basic dXNlcjpwYXNzd29yZA=="
 
 
-def login_over(inner: ScriptedSender, credentials: Credentials | None = None, *, redirects: bool = False) -> Login:
+def login_over(
+    inner: ScriptedSender,
+    credentials: Credentials | None = None,
+    *,
+    redirects: bool = False,
+    clock: FakeClock | None = None,
+) -> Login:
     given = {"registry.example": credentials} if credentials else {}
-    clock, below = FakeClock(), Redirects(inner, Limits()) if redirects else inner
+    clock, below = clock or FakeClock(), Redirects(inner, Limits()) if redirects else inner
     return Login(below, Tokens(below, Limits(), clock=clock.now), Keychain(given=given), clock.now)
 
 
@@ -65,6 +72,45 @@ def test_the_second_request_is_logged_in_from_the_start() -> None:
         ask(login)
     assert authorizations(inner)[-1] == "Bearer good"
     assert len(inner.sent) == 4
+
+
+@pytest.mark.parametrize("status", [403, 404])
+@pytest.mark.parametrize(("age", "asked"), [(9.0, 1), (11.0, 2)])
+def test_what_is_denied_to_an_old_token_is_asked_for_with_a_new_one(status: int, age: float, asked: int) -> None:
+    """Not every registry answers 401 to a token that has expired, and a right may have been granted meanwhile."""
+    tokens = iter(("old", "new"))
+
+    def script(request: Request) -> Answer:
+        if request.target.request_target.startswith("/token"):
+            return answer(200, f'{{"token":"{next(tokens)}","expires_in":3600}}'.encode())
+        if request.authorization is None:
+            return answer(401, www_authenticate=REALM)
+        return answer(200 if request.authorization == "Bearer new" or request.target.url == OTHER else status)
+
+    clock, inner = FakeClock(), ScriptedSender(script)
+    login = login_over(inner, clock=clock)
+    login.send(request_for(OTHER, repository="some/os"), CONTEXT)
+    clock.time += age
+    if asked == 1 and status == 403:
+        with pytest.raises(RegistryAuthError):
+            ask(login)
+    else:
+        assert ask(login).status == (200 if asked == 2 else status)
+    for reply in inner.replies:
+        reply.close()
+    assert sum("/token" in url for url in inner.urls) == asked
+
+
+def test_a_denial_stays_one_if_there_is_no_other_token() -> None:
+    first = answer(200, b'{"token":"old","expires_in":3600}')
+    answers = (answer(401, www_authenticate=REALM), first, answer(200), answer(403), answer(500))
+    clock = FakeClock()
+    with scripted(*answers) as inner:
+        login = login_over(inner, clock=clock)
+        ask(login)
+        clock.time += 11
+        with pytest.raises(RegistryAuthError, match="denies access"):
+            ask(login)
 
 
 def test_a_challenge_that_is_not_in_the_answer_is_looked_for_at_the_door() -> None:

@@ -40,6 +40,11 @@ _log = logging.getLogger(__name__)
 _REFUSALS: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 # Some registries answer 404 for what exists and takes a login.
 _DISGUISES: Final = _REFUSALS | {HTTPStatus.NOT_FOUND}
+_YOUNG: Final = 10.0
+"""Seconds for which a token is believed to have all rights that its user has. What a registry denies to an older one is
+asked for once more with a new one: a right may have been granted meanwhile, and not every registry answers 401 to a
+token that has expired.
+"""
 _OPEN_FOR: Final = 600.0
 """Seconds for which a registry whose /v2/ wants no login is believed when it answers 404. Otherwise each request for
 something that it lacks, such as a signature, would cost a second one.
@@ -112,6 +117,7 @@ class _Conversation:
         self._memory = memory
         self._endpoint = request.endpoint
         self._authorization: str | None = None
+        self._recalled: Challenge | None = None  # by which the authorization was found, if that was before any answer
         self._scopes = [TokenScope("repository", request.repository, "pull")]
         self._failures: list[tuple[Challenge, UpstreamError]] = []  # challenges that led nowhere are not tried again
         self._offered: tuple[str, ...] = ()  # the schemes of the registry's last challenges, for messages
@@ -150,12 +156,14 @@ class _Conversation:
         if known is None:
             return None
         try:
-            return self._authorize(known, rejected=None)
+            authorization = self._authorize(known, rejected=None)
         except UpstreamError as error:
             _log.info("%s is asked for its challenge anew: %s", self._endpoint.domain, error)
             self._memory.challenges.pop(self._endpoint.authority, None)
             self._failures.append((known, error))
             return None
+        self._recalled = known
+        return authorization
 
     # --- the registry itself --------------------------------------------------------------------------------------
 
@@ -166,7 +174,8 @@ class _Conversation:
         if reply.request.withheld is not None and reply.status in _REFUSALS and not self._has_insisted:
             self._has_insisted = True
             return replace(reply.request, authorization=reply.request.withheld, withheld=None)
-        # Another Authorization may help in three cases: ours is for too few scopes, there is none yet, or it expired.
+        # Another Authorization may help in four cases: ours is for too few scopes, there is none yet, it expired, or it
+        # is of an earlier request.
         challenges = _challenges(reply)
         scope = missing_scope(challenges)
         if scope is not None and not self._has_widened and scope not in self._scopes:
@@ -174,12 +183,22 @@ class _Conversation:
             self._scopes.append(scope)
         elif not self._has_answered and (self._authorization is None or reply.status == HTTPStatus.UNAUTHORIZED):
             self._has_answered = True
+        elif self._recalled is not None and reply.status in _DISGUISES:
+            return self._ask_with_new_token(self._recalled)
         else:
             return None
-        authorization = self._find_authorization(reply, challenges)
+        return self._ask_with(self._find_authorization(reply, challenges))
+
+    def _ask_with_new_token(self, challenge: Challenge) -> Request | None:
+        with suppress(UpstreamError):  # the registry's denial says more than that there is no other token
+            return self._ask_with(self._authorize(challenge, rejected=self._authorization, unless_younger=_YOUNG))
+        return None
+
+    def _ask_with(self, authorization: str | None) -> Request | None:
+        """The request with this ``Authorization``; None if it had that already."""
         if authorization is None or authorization == self._authorization:
             return None
-        self._authorization = authorization
+        self._authorization, self._recalled = authorization, None
         return replace(self._request, authorization=authorization)
 
     def _find_authorization(self, reply: Reply, challenges: tuple[Challenge, ...]) -> str | None:
@@ -236,14 +255,15 @@ class _Conversation:
         self._memory.challenges[self._endpoint.authority] = challenge
         return authorization
 
-    def _authorize(self, challenge: Challenge, *, rejected: str | None) -> str | None:
+    def _authorize(self, challenge: Challenge, *, rejected: str | None, unless_younger: float = 0.0) -> str | None:
         """The ``Authorization`` for a challenge; None if it takes credentials and there are none."""
         credentials = self._credentials
         if challenge.scheme != "bearer":
             return basic_authorization(credentials) if credentials is not None else None
         if credentials is not None and credentials.registry_token:
             return f"Bearer {credentials.registry_token}"
-        return self._bearer(challenge, tuple(self._scopes), credentials, rejected=rejected)
+        scopes = tuple(self._scopes)
+        return self._bearer(challenge, scopes, credentials, rejected=rejected, unless_younger=unless_younger)
 
     # --- where the registry redirects to --------------------------------------------------------------------------
 
@@ -295,12 +315,13 @@ class _Conversation:
         credentials: Credentials | None,
         *,
         rejected: str | None,
+        unless_younger: float = 0.0,
     ) -> str:
-        """The ``Authorization`` with a token that ``challenge`` asks for, and that is not the ``rejected`` one."""
+        """The ``Authorization`` with a token that ``challenge`` asks for, and as :meth:`Tokens.get` gives it."""
         realm, service = challenge.parameters["realm"], challenge.parameters.get("service", "")
         wanted = TokenRequest(self._endpoint, realm, service, scopes, credentials)
         stale = rejected.removeprefix("Bearer ") if rejected is not None else None
-        return "Bearer " + self._tokens.get(self._context, wanted, rejected=stale)
+        return "Bearer " + self._tokens.get(self._context, wanted, rejected=stale, unless_younger=unless_younger)
 
 
 def _challenges(reply: Reply) -> tuple[Challenge, ...]:

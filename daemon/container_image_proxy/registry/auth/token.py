@@ -77,7 +77,8 @@ class TokenRequest(Struct, frozen=True):
 
 class _Token(Confidential, frozen=True):
     value: str
-    expires: float  # on the monotonic clock
+    asked: float  # both on the monotonic clock
+    expires: float
 
 
 class Tokens:
@@ -99,13 +100,15 @@ class Tokens:
         self._fetches: SingleFlight[_Token] = SingleFlight()
         self._lock = threading.Lock()
 
-    def get(self, context: Context, wanted: TokenRequest, *, rejected: str | None = None) -> str:
-        """A token that is still good, and is not the ``rejected`` one.
+    def get(
+        self, context: Context, wanted: TokenRequest, *, rejected: str | None = None, unless_younger: float = 0.0
+    ) -> str:
+        """A token that is still good, and is not the ``rejected`` one unless that is younger than so many seconds.
 
         Raises :class:`RegistryAuthError` if the service refuses it or must not be asked, and any other
         :class:`UpstreamError` if it cannot be had. All threads that wait for the same token get the same error.
         """
-        token = self._find(wanted, rejected)
+        token = self._find(wanted, rejected, unless_younger)
         if token is None:
             try:
                 # With the rejected one in the key: a request that others began before might bring that one again.
@@ -116,10 +119,13 @@ class Tokens:
                 raise wanted.fault(UpstreamTimeoutError, reason, retryable=True) from None
         return token.value
 
-    def _find(self, wanted: TokenRequest, rejected: str | None) -> _Token | None:
+    def _find(self, wanted: TokenRequest, rejected: str | None, unless_younger: float = 0.0) -> _Token | None:
         with self._lock:
             token = self._tokens.get(wanted)
-        return token if token is not None and token.expires > self._clock() and token.value != rejected else None
+        now = self._clock()
+        if token is None or token.expires <= now:
+            return None
+        return token if token.value != rejected or now - token.asked < unless_younger else None
 
     def _renew(self, context: Context, wanted: TokenRequest, rejected: str | None) -> _Token:
         # Another thread may have fetched it between the look before and the turn of this one.
@@ -137,7 +143,7 @@ class Tokens:
                 raise denied_by_token_service(reply, wanted)
             raise error
         value, life = _parse_token(reply.read_all(context, self._limits.token_size), reply)
-        token = _Token(value, asked + min(max(life, self._limits.minimum_token_lifetime), _LONGEST_LIFE))
+        token = _Token(value, asked, asked + min(max(life, self._limits.minimum_token_lifetime), _LONGEST_LIFE))
         now = self._clock()
         with self._lock:
             self._tokens.pop(wanted, None)  # so that the new one comes last, as the youngest
@@ -232,8 +238,10 @@ class _Answer(Confidential, frozen=True):
 def _parse_token(body: bytes | None, reply: Reply) -> tuple[str, float]:
     """The token, and its life in seconds (0 if not told). Raises :class:`RegistryError`, which shows nothing of it."""
     try:
-        # Not by strict_json, which refuses a number of too many digits: a long life does no harm to the token.
-        answer = convert(fold_keys(json.loads(body or b""), _Answer), _Answer)
+        # Not by strict_json, which refuses a number of too many digits: a long life does no harm to the token. Nor does
+        # a user's name that is no UTF-8.
+        text = (body or b"").decode("utf-8-sig", "replace")
+        answer = convert(fold_keys(json.loads(text), _Answer), _Answer)
     except (ValueError, RecursionError):
         answer = _Answer()
     token = text_of(answer.token or answer.access_token).strip()
