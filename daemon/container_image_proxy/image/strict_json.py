@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from container_image_proxy.errors import MalformedDocumentError, shown
 
@@ -28,6 +28,10 @@ _MAX_DIGITS: Final = 64
 """Digits of a whole number. Parsing takes time of the square of their number; numbers of 64 bits have 19 at most."""
 _OUT_OF_RANGE: Final = "a number that is out of range"
 _SURROGATE_ESCAPE: Final = re.compile(r"\\u[dD][89a-fA-F]")
+# A pair of surrogates, or a backslash that is one, is kept as it is; what is left is half a pair.
+_HALF_PAIR: Final = re.compile(
+    r"(\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
+)
 
 
 def parse_json(raw: bytes, what: str) -> object:
@@ -47,9 +51,10 @@ def parse_strict_json(raw: bytes, what: str) -> object:
 def parse_tolerant_json(raw: bytes, what: str) -> object:
     """As :func:`parse_json`, for documents that real registries send; repeated keys are left to :func:`verify_keys`.
 
-    Bytes that are not UTF-8 become U+FFFD, as in Go. They occur in strings that decide nothing.
+    Bytes that are not UTF-8 become U+FFFD, as in Go, and so does half a pair of surrogates. They occur in strings that
+    decide nothing, such as a description that was cut within a character.
     """
-    return _parse(raw, what, _noting_repeated, encoding_errors="replace")
+    return _parse(raw, what, _noting_repeated, is_tolerant=True)
 
 
 def verify_keys(value: object, keys: Collection[str], path: KeyPath = ()) -> None:
@@ -76,16 +81,18 @@ def _parse(
     what: str,
     make_object: Callable[[list[tuple[str, Any]]], dict[str, Any]],
     *,
-    encoding_errors: Literal["strict", "replace"] = "strict",
+    is_tolerant: bool = False,
 ) -> object:
     if raw.count(b",") + raw.count(b"[") + raw.count(b"{") > MAX_VALUES:
         raise MalformedDocumentError(f"{what} has more than {MAX_VALUES} values")
     try:
-        text = raw.decode("utf-8", encoding_errors)
+        text = raw.decode("utf-8", "replace" if is_tolerant else "strict")
+        if is_tolerant:
+            text = _HALF_PAIR.sub(lambda found: found[1] or r"\ufffd", text)
         value = json.loads(
             text, object_pairs_hook=make_object, parse_int=_int, parse_float=_finite, parse_constant=_finite
         )
-        if _SURROGATE_ESCAPE.search(text):
+        if not is_tolerant and _SURROGATE_ESCAPE.search(text):
             json.dumps(value, ensure_ascii=False).encode("utf-8")  # fails if there is half a surrogate pair
     # UnicodeError and JSONDecodeError are ValueErrors, so they come before it.
     except RecursionError as error:

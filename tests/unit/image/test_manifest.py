@@ -225,8 +225,9 @@ def test_a_repeated_key_that_decides_nothing_is_no_reason_to_refuse(more: str) -
     assert isinstance(parse_manifest(UntrustedManifest(raw, OCI_MANIFEST)), Manifest)
 
 
-def test_an_annotation_may_be_no_utf_8() -> None:
-    raw = json.dumps(oci_manifest(annotations={"a": "XX"})).encode().replace(b"XX", b"caf\xe9")
+@pytest.mark.parametrize("text", [b"caf\xe9", rb"cut \ud83d"])
+def test_an_annotation_may_be_no_text(text: bytes) -> None:
+    raw = json.dumps(oci_manifest(annotations={"a": "XX"})).encode().replace(b"XX", text)
     parsed = parse_manifest(UntrustedManifest(raw, OCI_MANIFEST))
     assert parsed.raw == raw
 

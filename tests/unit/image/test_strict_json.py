@@ -68,6 +68,28 @@ def test_a_pair_of_surrogates_is_a_character() -> None:
     assert parse_json(b'"\\ud83d\\ude00"', "it") == "\N{GRINNING FACE}"
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (r"cut \ud83d", "cut \ufffd"),
+        (r"\uDE00 low", "\ufffd low"),
+        (r"\ud83d\ud83d\ude00", "\ufffd\N{GRINNING FACE}"),
+        (r"\ude00\ud83d", "\ufffd\ufffd"),
+        (r"\ud83d\u0041", "\ufffdA"),
+        (r"\\ud83d \\\ud83d", "\\ud83d \\\ufffd"),
+        (r"\"\ud83d\"", '"\ufffd"'),
+    ],
+)
+def test_half_a_pair_of_surrogates_is_read_as_go_reads_it(written: str, read: str) -> None:
+    assert parse_tolerant_json(f'{{"a": "{written}"}}'.encode(), "it") == {"a": read}
+
+
+@given(st.text(alphabet=st.sampled_from('\\u"dD8cEabf0')))
+def test_tolerant_reading_gives_text_that_can_be_written_again(text: str) -> None:
+    with contextlib.suppress(MalformedDocumentError):
+        json.dumps(parse_tolerant_json(f'["{text}"]'.encode(), "it"), ensure_ascii=False).encode()
+
+
 def test_tolerant_reading_lets_the_last_of_repeated_keys_count() -> None:
     assert parse_json(b'{"a": 1, "a": 2}', "it") == {"a": 2}
 
