@@ -137,7 +137,8 @@ def is_digest(value: object) -> TypeGuard[str]:
 
 def _object(raw: bytes, what: str) -> dict[str, Any]:
     try:
-        value = json.loads(raw)
+        # A configuration may have a history that is no UTF-8.
+        value = json.loads(raw.decode(errors="replace"))
     except ValueError as error:
         raise UnexpectedAnswerError(f"{what} is no JSON") from error
     if not isinstance(value, dict):

@@ -88,6 +88,16 @@ def snapshot(directory: Path) -> dict[str, bytes]:
     return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
+def test_a_configuration_may_have_a_history_that_is_no_utf_8(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "layout")
+    made = layout.image([LOWER], config={"history": [{"created_by": "XX"}]})
+    config = made.config.replace(b"XX", b"caf\xe9")
+    named = layout.blob(config, json.loads(made.manifest)["config"]["mediaType"])
+    layout.manifest(json.loads(made.manifest) | {"config": named}, config, made.layers, name="1")
+    with stand_alone(tmp_path / "run", ["--policy", str(write_policy(tmp_path)), f"oci:{layout.path}:1"]) as daemon:
+        assert "motd" in ok(run_cip("--socket", daemon.socket, "--quiet", "ls", "etc"))
+
+
 # --- documents --------------------------------------------------------------------------------------------------------
 
 

@@ -257,9 +257,17 @@ def test_garbage_for_a_token_fails_closed(world: World, body: bytes) -> None:
         assert not any("authorization" in request.headers for request in registry.requests)
 
 
-def test_an_old_token_service_says_access_token(world: World) -> None:
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b'{"access_token": "good"}', id="the name that old services know"),
+        pytest.param(b'{"token": "good", "user": "Andr\xe9"}', id="with a name that is no UTF-8"),
+        pytest.param(b'\xef\xbb\xbf{"token": "good"}', id="with a byte order mark"),
+    ],
+)
+def test_a_token_is_found(world: World, body: bytes) -> None:
     with Upstream(answering(500), host="127.0.0.2") as registry:
-        with_token_service(world, registry, answering(200, b'{"access_token": "good"}'))
+        with_token_service(world, registry, answering(200, body))
         with registry_client() as client:
             assert client.fetch_manifest(CONTEXT, at(registry, REGISTRY)) is not None
 

@@ -76,6 +76,8 @@ def test_only_known_codes_get_into_a_message() -> None:
         b'{"errors":{"code":"TOOMANYREQUESTS"}}',
         b'{"code":"TOOMANYREQUESTS"}',
         b" toomanyrequests: Rate exceeded",
+        b'{"errors":[{"code":"TOOMANYREQUESTS","message":"d\xe9pass\xe9"}]}',
+        b'\xef\xbb\xbf{"errors":[{"code":"TOOMANYREQUESTS"}]}',
     ],
 )
 def test_forms_of_a_rate_limit(body: bytes) -> None:

@@ -102,7 +102,7 @@ def parse_error_codes(body: bytes) -> tuple[str, ...]:
     Some registries send a lone error without the list around it, a code in lower case, or a rate limit as plain text.
     """
     try:
-        document = json.loads(body)
+        document = json.loads(body.decode("utf-8-sig", "replace"))  # a message may be in any encoding
     except (ValueError, RecursionError):
         return (_RATE_LIMIT,) if body.lstrip()[: len(_RATE_LIMIT)].upper() == _RATE_LIMIT.encode() else ()
     errors = document.get("errors", document) if isinstance(document, dict) else ()
