@@ -454,3 +454,44 @@ def test_the_environment_of_requests_changes_nothing(
             client.fetch_manifest(CONTEXT, reference_at(upstream))
         with registry_client(certificates=certificates, tls_verify=None) as client:
             assert client.fetch_manifest(CONTEXT, reference_at(upstream)) is not None
+
+
+# --- files that were replaced -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ca.crt", "another.crt"])
+def test_an_authority_that_was_put_there_meanwhile_counts_at_once(
+    stored: StoredImage, authority: Authority, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "new").mkdir()
+    renewed = Authority(tmp_path / "new", "the renewed one")
+    with Upstream(by_path(image(stored)), tls=renewed.issue("127.0.0.1").server_context()) as upstream:
+        certificates = trust(tmp_path, authority, upstream.authority)
+        with registry_client(certificates=certificates, tls_verify=None) as client:
+            with pytest.raises(RegistryError, match="not trusted"):
+                client.fetch_manifest(CONTEXT, reference_at(upstream))
+            (certificates / upstream.authority / name).write_bytes(renewed.certificate.read_bytes())
+            assert client.fetch_manifest(CONTEXT, reference_at(upstream)) is not None
+
+
+def test_a_client_certificate_that_was_renewed_meanwhile_counts_at_once(
+    stored: StoredImage, authority: Authority, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    stranger = Authority(tmp_path / "other", "nobody knows it")
+    tls = authority.issue("127.0.0.1").server_context(clients=authority.certificate)
+    with Upstream(by_path(image(stored)), tls=tls) as upstream:
+        certificates = trust(tmp_path, authority, upstream.authority)
+        place = certificates / upstream.authority
+
+        def hand_out(issuer: Authority) -> None:
+            issued = issuer.issue("client")
+            (place / "client.cert").write_bytes(issued.certificate.read_bytes())
+            (place / "client.key").write_bytes(issued.key.read_bytes())
+
+        hand_out(stranger)
+        with registry_client(certificates=certificates, tls_verify=None) as client:
+            with pytest.raises(RegistryError, match="certificate"):
+                client.fetch_manifest(CONTEXT, reference_at(upstream))
+            hand_out(authority)
+            assert client.fetch_manifest(CONTEXT, reference_at(upstream)) is not None

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from container_image_proxy import __version__
 from container_image_proxy.concurrency.context import AddressPolicy
 from container_image_proxy.config.certificates import TlsFiles
-from container_image_proxy.errors import InvalidReferenceError
+from container_image_proxy.errors import InvalidReferenceError, UpstreamError
 from container_image_proxy.registry.http.address_policy import is_private, verify_address
 from container_image_proxy.registry.http.connect import resolve
 from container_image_proxy.registry.http.failures import error_for_exception
@@ -26,7 +26,7 @@ from container_image_proxy.registry.http.reply import Reply
 from container_image_proxy.registry.http.request import Request
 from container_image_proxy.registry.http.socks import parse_socks_proxy
 from container_image_proxy.registry.http.target import parse_target
-from container_image_proxy.registry.http.tls import client_context
+from container_image_proxy.registry.http.tls import client_context, fingerprint
 
 if TYPE_CHECKING:
     from container_image_proxy.concurrency.context import Context
@@ -48,6 +48,13 @@ class _Profile(Struct, frozen=True):
     socks: SocksProxy | None
 
 
+class _Trusting(Struct, frozen=True):
+    """An adapter, and the fingerprint of the TLS files that it was made with."""
+
+    adapter: Adapter
+    fingerprint: tuple[object, ...]
+
+
 class Connections:
     """Connections to all registries, kept for reuse. Thread-safe."""
 
@@ -58,9 +65,10 @@ class Connections:
         self._certificates = certificates
         self._proxies = proxies
         self._user_agent = " ".join(filter(None, (user_agent_prefix, _USER_AGENT)))
-        self._adapters: dict[_Profile, Adapter] = {}
+        self._adapters: dict[_Profile, _Trusting] = {}
         self._files: dict[str, TlsFiles] = {}
         self._private: dict[str, bool] = {}
+        self._generation = 0  # of the TLS files
         self._lock = threading.Lock()
 
     def prepare(self, endpoint: Endpoint) -> None:
@@ -77,6 +85,17 @@ class Connections:
         Raises :class:`UpstreamError` if there is none, among them :class:`RegistryError` if the target may not be
         connected to, and :class:`ConfigurationError` if a TLS file cannot be used.
         """
+        generation = self._generation
+        try:
+            return self._send(request, context)
+        except UpstreamError:
+            # The authority or the client certificate may be a new one, which somebody has put there meanwhile.
+            self._forget_replaced_files()
+            if generation == self._generation:
+                raise
+        return self._send(request, context)
+
+    def _send(self, request: Request, context: Context) -> Reply:
         target, limits = request.target, self._limits
         profile = self._profile(request, self._addresses(request, context))
         proxy = self._proxies.proxy_for(target.origin)
@@ -170,13 +189,25 @@ class Connections:
         # Under the lock, so that many first requests load the trust store once.
         with self._lock:
             if profile not in self._adapters:
+                before = fingerprint(profile.files)
                 context = client_context(profile.files, verify=profile.verify)
-                self._adapters[profile] = Adapter(context, self._limits.connections)
-            return self._adapters[profile]
+                adapter = Adapter(context, self._limits.connections)
+                self._adapters[profile] = _Trusting(adapter, before)
+            return self._adapters[profile].adapter
+
+    def _forget_replaced_files(self) -> None:
+        """Have all TLS files read anew if some are not those any more with which connections are made."""
+        with self._lock:
+            has_others = any(files != self._files_for(domain) for domain, files in list(self._files.items()))
+            if not has_others and all(one.fingerprint == fingerprint(key.files) for key, one in self._adapters.items()):
+                return
+            self._files.clear()
+            self._generation += 1
+        self.close()
 
     def close(self) -> None:
         """Close the connections that are kept; those in use close with their replies."""
         with self._lock:
-            for adapter in self._adapters.values():
-                adapter.close()
+            for one in self._adapters.values():
+                one.adapter.close()
             self._adapters.clear()

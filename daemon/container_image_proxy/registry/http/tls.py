@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 from container_image_proxy.config.once import warn_once
@@ -15,8 +16,6 @@ from container_image_proxy.errors import ConfigurationError
 from container_image_proxy.registry.http.sockets import PunctualTLSSocket
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from container_image_proxy.config.certificates import TlsFiles
 
 _MAX_FILE: Final = 16 << 20  # a system's whole trust store has 0.3 MiB
@@ -64,6 +63,22 @@ def client_context(files: TlsFiles, *, verify: bool) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def fingerprint(files: TlsFiles) -> tuple[tuple[int, int, int] | None, ...]:
+    """What is another one when any file that :func:`client_context` reads was replaced, or the system's store was."""
+    system = ssl.get_default_verify_paths()
+    clients = (path for client in files.client for path in (client.certificate, client.key))
+    theirs = (Path(place) for place in (system.cafile, system.capath) if place)
+    return tuple(map(_fingerprint, (*theirs, *files.authorities, *clients)))
+
+
+def _fingerprint(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino, status.st_size
 
 
 def _verify_readable(path: Path, if_denied: str = "") -> None:
