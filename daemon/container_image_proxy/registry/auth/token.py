@@ -157,7 +157,7 @@ class Tokens:
         try:
             target = parse_target(wanted.realm)
         except RegistryError:
-            raise untrusted_realm(wanted, "what is no http or https URL") from None
+            raise untrusted_realm(wanted, "an address that is no http or https URL") from None
         realm = target.origin
         remedy = f" (if it may have the credentials: token-realms or --token-realms, with {realm.authority})"
         if realm.scheme != "https" and not endpoint.insecure:
