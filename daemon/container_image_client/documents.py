@@ -138,7 +138,7 @@ def is_digest(value: object) -> TypeGuard[str]:
 def _object(raw: bytes, what: str) -> dict[str, Any]:
     try:
         # A configuration may have a history that is no UTF-8.
-        value = json.loads(raw.decode(errors="replace"))
+        value = json.loads(raw.decode("utf-8-sig", "replace"))
     except ValueError as error:
         raise UnexpectedAnswerError(f"{what} is no JSON") from error
     if not isinstance(value, dict):
