@@ -24,8 +24,9 @@ from tests.support.requirements import SkipWithoutSystemd, lack_behind
 # With CI=true a skipped test fails, except for what this file lists: part of the skip's reason = why that is all right.
 _SKIPS_ALLOWED_IN_CI = Path(__file__).with_name("skips-allowed-in-ci.toml")
 
-# How long an example takes is the machine's business, and what else runs there.
-settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# How long an example takes is the machine's business, and what else runs there. The examples are the same everywhere,
+# so that a fault fails where it is made. contrib/fuzz looks for others.
+settings.register_profile("any-machine", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any-machine")
 
 pytest_plugins = ["tests.support.gpg", "tests.support.machine"]

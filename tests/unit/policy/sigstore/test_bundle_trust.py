@@ -431,7 +431,8 @@ def test_any_bytes_are_refused_and_nothing_worse(raw: bytes) -> None:
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), st.lists))
 def test_any_value_in_any_place_is_refused_and_nothing_worse(value: Any) -> None:
     for path in (("verificationMaterial",), ("dsseEnvelope",), ("mediaType",), (*ENTRY, "logIndex"), ENTRY):
-        rejection(keyed(KEY, logs=(LOG,)), changed(LOGGED, *path, to=value))
+        if (made := changed(LOGGED, *path, to=value)) != LOGGED:
+            rejection(keyed(KEY, logs=(LOG,)), made)
 
 
 CERTIFIED = json.dumps(certified()).encode()
