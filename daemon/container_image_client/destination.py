@@ -177,9 +177,11 @@ class NewFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.file.close()
-        if self._temporary:
-            self._temporary.unlink(missing_ok=True)
+        try:
+            self.file.close()
+        finally:  # it may not be able to write what is left
+            if self._temporary:
+                self._temporary.unlink(missing_ok=True)
 
     def commit(self) -> None:
         """Give the file its name."""

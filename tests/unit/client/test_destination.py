@@ -1,12 +1,13 @@
-"""What is said when a new directory is in place and the old one cannot be removed."""
+"""What is left, and what is said, when a new file or directory cannot be made or put in place as a whole."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
-from container_image_client.destination import NewDirectory
+from container_image_client.destination import NewDirectory, NewFile
 from container_image_client.errors import DestinationError
 from tests.support.privilege import ORDINARY_UID, needs_root, ordinary_user, public_directory
 
@@ -25,3 +26,14 @@ def test_the_new_directory_is_in_place_and_the_error_says_so() -> None:
         assert caught.value.remedy.startswith(f"remove {place}/.rootfs.cip ")
         assert [path.name for path in rootfs.iterdir()] == ["new"]
         assert (place / ".rootfs.cip/of-root/within").is_dir()
+
+
+def test_of_a_file_that_cannot_be_closed_nothing_is_left(tmp_path: Path) -> None:
+    def write() -> None:
+        with NewFile(tmp_path / "new") as new:
+            new.file.write(b"still in the buffer")
+            os.close(new.file.fileno())
+
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        write()
+    assert list(tmp_path.iterdir()) == []
