@@ -71,8 +71,7 @@ class Walk:
         """
         if path == self._path:
             return self._levels[-1].descriptor if self._levels else self._root
-        if len(path) > _MAX_DEPTH:
-            raise WrongContentError(f"a path in the image is {len(path)} directories deep; {_MAX_DEPTH} are allowed")
+        verify_depth(path)
         common = 0
         for level, name in zip(self._levels, path, strict=False):
             if level.name != name:
@@ -120,6 +119,12 @@ class Walk:
             if error.errno in (errno.ENOTDIR, errno.ELOOP):
                 raise NotADirectoryHereError(depth) from None
             raise
+
+
+def verify_depth(path: Sequence[bytes]) -> None:
+    """Raise :class:`WrongContentError` for the path of a directory that lies too deep."""
+    if len(path) > _MAX_DEPTH:
+        raise WrongContentError(f"a path in the image is {len(path)} directories deep; {_MAX_DEPTH} are allowed")
 
 
 def open_directory(parent: int, name: bytes) -> int:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import IO, Final
 
 from container_image_client import tar
+from container_image_client.directories import verify_depth
 from container_image_client.documents import Layer
 from container_image_client.errors import PathInImageError, WrongContentError
 from container_image_client.layers import LayerReader
@@ -59,6 +60,7 @@ class _Index:
         """Enter a member, as unpacking applies it."""
         path = path_of(member.name)
         parents = path[:-1]
+        verify_depth(parents)  # each of them becomes an entry with its whole path
         if path and is_whiteout(path[-1]):
             self._hide(parents, hidden_by(path[-1]))
             return
@@ -200,6 +202,8 @@ class Tree:
                     if member.kind is tar.FILE and b"/".join(path_of(member.name)) == entry.path:
                         copy.seek(0)
                         copy.truncate()
+                        if member.size > _IN_MEMORY:  # before a hole is written, which would be made in memory
+                            copy.rollover()
                         copy_content(member, archive, copy)
             copy.seek(0)
             shutil.copyfileobj(copy, output, _IN_MEMORY)
@@ -220,5 +224,4 @@ def copy_content(member: Member, archive: TarReader, file: IO[bytes]) -> None:
         file.seek(offset)
         file.write(view)
     if file.seek(0, os.SEEK_END) < member.size:
-        file.seek(member.size - 1)
-        file.write(b"\0")
+        file.truncate(member.size)

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.daemon import stand_alone, write_policy
 from tests.support.layouts import Layout
+from tests.unit.client.test_unpack import archive, directory, entry
 
 MOST = 64 << 10  # KiB
 
@@ -43,16 +44,37 @@ def layers() -> list[bytes]:
     return tars
 
 
+def run(place: Path, *arguments: str) -> tuple[int, int, bytes]:
+    """cip with the layout in ``place``: its exit status, its memory in KiB, and what it printed."""
+    policy = write_policy(place)
+    with stand_alone(place / "daemon", ["--policy", str(policy), f"oci:{place}/layout:1"]) as daemon:
+        command = [sys.executable, "-c", MEASURED, "--socket", str(daemon.socket), "--quiet", *arguments]
+        done = subprocess.run(command, cwd=place, capture_output=True, check=False)
+    return done.returncode, int(done.stderr.split()[-1]), done.stdout
+
+
 @pytest.mark.parametrize("arguments", [["unpack", "root"], ["pull", "oci:pulled"], ["cat", "usr/large-lower"]])
 def test_memory_stays_below_64_mib(arguments: list[str], layers: list[bytes], tmp_path: Path) -> None:
     Layout(tmp_path / "layout").image(layers, name="1", compression="")
-    policy = write_policy(tmp_path)
-    with stand_alone(tmp_path / "daemon", ["--policy", str(policy), f"oci:{tmp_path}/layout:1"]) as daemon:
-        command = [sys.executable, "-c", MEASURED, "--socket", str(daemon.socket), "--quiet", *arguments]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
-    used = int(done.stderr.split()[-1])
+    status, used, _ = run(tmp_path, *arguments)
+    assert status == 0
     print(f"{arguments[0]}: {used // 1024} MiB")  # pytest -rP shows it
     assert used < MOST
     if arguments[0] == "unpack":
         assert sum(path.is_file() for path in (tmp_path / "root").rglob("*")) == 40_002
+
+
+def test_a_hole_takes_none(tmp_path: Path) -> None:
+    size = 2 * MOST * 1024
+    sparse = {"GNU.sparse.map": f"{size - 1},1", "GNU.sparse.size": str(size), "GNU.sparse.name": "sparse"}
+    Layout(tmp_path / "layout").image([archive(entry("sparse", b"x", pax_headers=sparse))], name="1")
+    status, used, content = run(tmp_path, "cat", "sparse")
+    assert (status, len(content), content[-1:]) == (0, size, b"x")
+    assert used < MOST
+
+
+def test_a_path_of_any_depth_takes_none(tmp_path: Path) -> None:
+    Layout(tmp_path / "layout").image([archive(directory("d/" * 20_000))], name="1")
+    status, used, _ = run(tmp_path, "ls", "-R")
+    assert status == 9
+    assert used < MOST
