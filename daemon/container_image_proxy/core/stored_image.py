@@ -31,6 +31,8 @@ MAX_HEADER_SIZE: Final = 16 << 20
 """Bytes of the first line, which is held in memory. The annotations of signatures can be half of this before JSON
 escapes what is in them.
 """
+_MOST: Final = 16 << 20
+"""Bytes that are read at once. A manifest, a signature and a source's state have less."""
 _PER_DESCRIPTOR: Final = 512
 """Bytes of memory that a descriptor takes, measured."""
 
@@ -174,7 +176,7 @@ def decode(file: IO[bytes]) -> StoredImage:
 
 
 def _read(file: IO[bytes], size: int) -> bytes:
-    data = file.read(max(0, size))
+    data = file.read(min(max(0, size), _MOST))
     if len(data) != size:
         raise MalformedDocumentError("a snapshot that ends early")
     return data

@@ -242,6 +242,6 @@ def _parse_state(raw: bytes) -> _State | None:
     """Read the state of an earlier source; None for anything else, because state is untrusted."""
     try:
         state = msgspec.json.decode(raw, type=_State)
-    except msgspec.DecodeError:
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return None
     return state if IMAGE_ID.fullmatch(state.image_id) else None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, ClassVar, Final, Self
@@ -23,6 +24,7 @@ from container_image_proxy.config.instances import host_platform
 from container_image_proxy.errors import (
     InvalidDigestError,
     InvalidReferenceError,
+    SourceError,
     UnknownBlobError,
     UnknownManifestError,
     located,
@@ -203,6 +205,11 @@ class TarballSource(Unsigned):
         whole = file.open()
         identity = file.identity
         assert identity is not None  # noqa: S101 - for mypy
+        try:
+            _time(identity.mtime)
+        except (ValueError, OverflowError, OSError) as error:
+            reason = f"{file.place}: its modification time is outside of the years 1 to 9999, which images have"
+            raise SourceError(f"{reason} (touch {shlex.quote(file.place)})") from error
         compression = detect_compression(read_fully(whole.number, 0, MAGIC_SIZE, file.place))
         if compression in OCI_LAYER_OF_COMPRESSION:
             layer = self._known.get(identity) or _examine(context, whole, compression, identity, file.place)
@@ -226,7 +233,7 @@ def _parse_state(state: bytes) -> dict[Identity, _Layer]:
         for layer in layers:
             parse_digest(layer.digest)
             parse_digest(layer.diff_id)
-    except (msgspec.MsgspecError, InvalidDigestError):
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, InvalidDigestError):
         return {}
     types = frozenset(OCI_LAYER_OF_COMPRESSION.values())
     return {one.identity: one for one in layers if one.media_type in types and one.size == one.identity.size}

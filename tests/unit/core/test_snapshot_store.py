@@ -116,6 +116,15 @@ def test_any_other_bytes_are_no_stored_image_or_one(data: st.DataObject) -> None
         assert isinstance(decode(io.BytesIO(changed)), StoredImage)
 
 
+def test_a_size_that_no_file_has_takes_no_memory(tmp_path: Path) -> None:
+    header, _, rest = b"".join(encode(stored(1, 5))).partition(b"\n")
+    changed = json.loads(header)
+    changed["state"] = 1 << 62
+    (tmp_path / "changed").write_bytes(json.dumps(changed).encode() + b"\n" + rest)
+    with (tmp_path / "changed").open("rb") as file, pytest.raises(Error, match="ends early"):
+        decode(file)
+
+
 def make_fifo(path: Path) -> None:
     os.mkfifo(path)
 

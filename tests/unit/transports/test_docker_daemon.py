@@ -8,7 +8,7 @@ import pytest
 
 from container_image_proxy.config.engine import load_engine_address, parse_engine_host
 from container_image_proxy.errors import ConfigurationError, InvalidReferenceError
-from container_image_proxy.transports.docker_daemon import DockerDaemonReference
+from container_image_proxy.transports.docker_daemon import DockerDaemonReference, _parse_state
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 
@@ -84,3 +84,8 @@ def test_half_of_a_client_certificate_is_an_error(tmp_path: Path) -> None:
         parse_engine_host("tcp://host", tmp_path)
     (tmp_path / "key.pem").touch()
     assert parse_engine_host("tcp://host", tmp_path).tls
+
+
+@pytest.mark.parametrize("state", [b"", b"x", b"[]", b"[" * 100_000, b'{"image_id": "\xff"}', b'{"image_id": 1}'])
+def test_a_state_that_is_none_of_ours_is_passed_over(state: bytes) -> None:
+    assert _parse_state(state) is None

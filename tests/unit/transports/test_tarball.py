@@ -98,7 +98,9 @@ def test_files_that_have_not_changed_are_read_once_and_their_manifest_is_the_sam
         assert manifest_of(later).digest == digest
 
 
-@pytest.mark.parametrize("state", [b"", b"x", b"[1]", b"[]", b'[{"identity": null}]'])
+@pytest.mark.parametrize(
+    "state", [b"", b"x", b"[1]", b"[]", b'[{"identity": null}]', b'[{"digest": "\xff"}]', b"[" * 100_000]
+)
 def test_a_state_that_is_none_of_ours_is_passed_over(tmp_path: Path, state: bytes) -> None:
     with closing(files(tmp_path, TAR).open_source(ACCESS, state=state)) as source:
         assert manifest_of(source).layers[0].digest == digest_of(TAR)
@@ -169,6 +171,17 @@ def test_what_is_no_file_is_named(tmp_path: Path, make: object, reason: str) -> 
     assert f"{tmp_path}/0.tar" in str(told.value)
     with pytest.raises(SourceError, match=reason):
         reference.verify_place()
+
+
+def test_a_file_of_a_time_that_no_image_can_have_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = files(tmp_path, TAR)
+
+    def fail(_: int) -> str:  # few file systems keep such a time
+        raise ValueError("year 10000 is out of range")
+
+    monkeypatch.setattr(tarball, "_time", fail)
+    with closing(reference.open_source(ACCESS)) as source, pytest.raises(SourceError, match="modification time"):
+        source.fetch_manifest(CONTEXT)
 
 
 def test_a_damaged_file_is_named_with_the_place_in_it(tmp_path: Path) -> None:
