@@ -12,11 +12,13 @@ from container_image_client.errors import WrongContentError
 
 _WHITEOUT: Final = b".wh."
 _OPAQUE: Final = b".wh..wh..opq"
+_LONGEST: Final = 4095  # PATH_MAX of linux/limits.h, without the NUL
 _OF_AUFS: Final = b".wh..wh."  # further names that mean nothing to anybody else
 
 
 def path_of(name: bytes) -> list[bytes]:
     """A member's path below the root, as podman reads it: a leading slash means the root, and ".." may not lead out."""
+    verify_length(name)
     path: list[bytes] = []
     for component in name.split(b"/"):
         if component == b"..":
@@ -26,6 +28,12 @@ def path_of(name: bytes) -> list[bytes]:
         elif component and component != b".":
             path.append(component)
     return path
+
+
+def verify_length(name: bytes) -> None:
+    """Raise :class:`WrongContentError` for a name, or a link's text, that no system call takes."""
+    if len(name) > _LONGEST:
+        raise WrongContentError(f"a name in a layer has {len(name)} bytes; {_LONGEST} are allowed: {shown(name)}")
 
 
 def is_whiteout(name: bytes) -> bool:

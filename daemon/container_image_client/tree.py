@@ -20,7 +20,7 @@ from container_image_client.directories import verify_depth
 from container_image_client.documents import Layer
 from container_image_client.errors import PathInImageError, WrongContentError
 from container_image_client.layers import LayerReader
-from container_image_client.names import hidden_by, is_whiteout, path_of, shown
+from container_image_client.names import hidden_by, is_whiteout, path_of, shown, verify_length
 from container_image_client.tar import Member, TarReader
 
 _MAX_LINKS: Final = 40  # as path_resolution(7) has it
@@ -60,6 +60,7 @@ class _Index:
         """Enter a member, as unpacking applies it."""
         path = path_of(member.name)
         parents = path[:-1]
+        verify_length(member.target)
         verify_depth(parents)  # each of them becomes an entry with its whole path
         if path and is_whiteout(path[-1]):
             self._hide(parents, hidden_by(path[-1]))

@@ -42,6 +42,7 @@ class Unpacker:
         # Paths that the layer at hand has, and the directories on the way to them. The first layer needs none: there is
         # nothing that its whiteouts could hide.
         self._of_this_layer: set[bytes] | None = None
+        self._emptied: set[bytes] = set()  # directories of which this layer has hidden all that was there
         self._layers = 0
         self._makers: dict[str, Callable[[Member, TarReader, bytes, int], None]] = {
             tar.FILE: self._make_file,
@@ -61,6 +62,7 @@ class Unpacker:
     def apply(self, archive: TarReader) -> None:
         """One layer."""
         self._of_this_layer = set() if self._layers else None
+        self._emptied.clear()
         self._layers += 1
         try:
             for member in archive:
@@ -134,7 +136,9 @@ class Unpacker:
         except (FileNotFoundError, NotADirectoryHereError):
             return  # there is nothing below it
         if not hidden:
-            self._hide_lower(parents)
+            if (directory := b"/".join(parents)) not in self._emptied:  # after that there is nothing of lower layers
+                self._emptied.add(directory)
+                self._hide_lower(parents)
         elif b"/".join([*parents, hidden]) not in self._of_this_layer:
             remove(parent, hidden)
         elif _is_directory(parent, hidden):

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from container_image_client import unpack as unpacking
 from container_image_client.attributes import DEVICES, OWNERS, SETUID, XATTRS
+from container_image_client.directories import names_in
 from container_image_client.errors import WrongContentError
 from container_image_client.tar import TarReader
 from container_image_client.unpack import Unpacker
@@ -314,8 +316,26 @@ def test_a_path_of_any_depth_ends_with_an_error_and_uses_no_more_descriptors_tha
     root: Path, unpack: Unpack
 ) -> None:
     unpack([directory("d/" * 400)])
-    with pytest.raises(WrongContentError, match="deep"):
+    with pytest.raises(WrongContentError, match="999 directories deep; 500 are allowed"):
+        unpack([directory("e/" * 1000)])
+    with pytest.raises(WrongContentError, match="has 200000 bytes; 4095 are allowed"):
         unpack([directory("e/" * 100_000)])
+
+
+def test_a_directory_is_emptied_of_lower_layers_once(
+    root: Path, unpack: Unpack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+
+    def look(directory: int) -> list[bytes]:
+        looked.append(directory)
+        return names_in(directory)
+
+    monkeypatch.setattr(unpacking, "names_in", look)
+    opaque = entry("a/.wh..wh..opq")
+    unpack([entry("a/lower")], [opaque, entry("a/own"), opaque, opaque], [opaque])
+    assert list((root / "a").iterdir()) == []
+    assert len(looked) == 2
 
 
 # --- what only root can keep ------------------------------------------------------------------------------------------
