@@ -12,8 +12,8 @@ from container_image_client.errors import WrongContentError
 
 _WHITEOUT: Final = b".wh."
 _OPAQUE: Final = b".wh..wh..opq"
-_LONGEST: Final = 4095  # PATH_MAX of linux/limits.h, without the NUL
 _OF_AUFS: Final = b".wh..wh."  # further names that mean nothing to anybody else
+_LONGEST: Final = 4095  # PATH_MAX of linux/limits.h, without the NUL
 
 
 def path_of(name: bytes) -> list[bytes]:

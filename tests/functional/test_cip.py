@@ -88,6 +88,9 @@ def snapshot(directory: Path) -> dict[str, bytes]:
     return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
+# --- documents --------------------------------------------------------------------------------------------------------
+
+
 def test_a_configuration_may_have_a_history_that_is_no_utf_8(tmp_path: Path) -> None:
     layout = Layout(tmp_path / "layout")
     made = layout.image([LOWER], config={"history": [{"created_by": "XX"}]})
@@ -96,9 +99,6 @@ def test_a_configuration_may_have_a_history_that_is_no_utf_8(tmp_path: Path) -> 
     layout.manifest(json.loads(made.manifest) | {"config": named}, config, made.layers, name="1")
     with stand_alone(tmp_path / "run", ["--policy", str(write_policy(tmp_path)), f"oci:{layout.path}:1"]) as daemon:
         assert "motd" in ok(run_cip("--socket", daemon.socket, "--quiet", "ls", "etc"))
-
-
-# --- documents --------------------------------------------------------------------------------------------------------
 
 
 def test_manifest_and_config_are_printed_byte_for_byte(bench: Bench) -> None:
@@ -649,7 +649,7 @@ def test_on_a_terminal_there_are_bars_with_rate_and_time_left(bench: Bench, tmp_
 
 def test_without_standard_streams_it_does_what_needs_none(bench: Bench, tmp_path: Path) -> None:
     for number, closed in enumerate(("<&-", "2>&-", "<&- 2>&-")):
-        line = [*command("--socket", bench.daemon.socket, "pull", f"oci:{tmp_path}/pulled{number}")]
+        line = command("--socket", bench.daemon.socket, "pull", f"oci:{tmp_path}/pulled{number}")
         assert ok(
             subprocess.run(["sh", "-c", f'"$@" {closed}', "-", *line], capture_output=True, text=True, check=False)
         )

@@ -28,7 +28,7 @@ _MAX_DIGITS: Final = 64
 """Digits of a whole number. Parsing takes time of the square of their number; numbers of 64 bits have 19 at most."""
 _OUT_OF_RANGE: Final = "a number that is out of range"
 _SURROGATE_ESCAPE: Final = re.compile(r"\\u[dD][89a-fA-F]")
-# A pair of surrogates, or a backslash that is one, is kept as it is; what is left is half a pair.
+# The group is what stays: an escaped backslash, or a whole pair. What else matches is half a pair.
 _HALF_PAIR: Final = re.compile(
     r"(\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
 )

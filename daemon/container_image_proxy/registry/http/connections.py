@@ -170,9 +170,9 @@ class Connections:
         authority. A client certificate goes only to the host whose directory it is in, and to no stranger.
         """
         domain = request.endpoint.domain
-        if domain not in self._files:  # only configured places are remembered: upstream can name any number of others
-            self._files[domain] = self._files_for(domain)
-        own = self._files[domain]
+        own = self._files.get(domain)
+        if own is None:  # only configured places are remembered: upstream can name any number of others
+            own = self._files[domain] = self._files_for(domain)
         if request.endpoint.is_at(request.target.origin):
             return own
         theirs = self._files_for(request.target.origin.authority)
@@ -198,16 +198,20 @@ class Connections:
     def _forget_replaced_files(self) -> None:
         """Have all TLS files read anew if some are not those any more with which connections are made."""
         with self._lock:
-            has_others = any(files != self._files_for(domain) for domain, files in list(self._files.items()))
+            known = list(self._files.items())  # other threads add to it without the lock
+            has_others = any(files != self._files_for(domain) for domain, files in known)
             if not has_others and all(one.fingerprint == fingerprint(key.files) for key, one in self._adapters.items()):
                 return
             self._files.clear()
+            self._close_adapters()
             self._generation += 1
-        self.close()
 
     def close(self) -> None:
         """Close the connections that are kept; those in use close with their replies."""
         with self._lock:
-            for one in self._adapters.values():
-                one.adapter.close()
-            self._adapters.clear()
+            self._close_adapters()
+
+    def _close_adapters(self) -> None:
+        for one in self._adapters.values():
+            one.adapter.close()
+        self._adapters.clear()
