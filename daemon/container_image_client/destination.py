@@ -31,7 +31,7 @@ class NewDirectory:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, replace: bool = False, sync: bool = False) -> None:
-        self._path = Path(os.path.realpath(path))
+        self._path = _resolved(Path(path))
         self._replace = replace
         self._sync = sync
         self._temporary = f".{self._path.name}.cip"
@@ -161,7 +161,7 @@ class NewFile:
 
     def __init__(self, path: str | os.PathLike[str], *, sync: bool = False) -> None:
         self._sync = sync
-        self._path = Path(os.path.realpath(path))
+        self._path = _resolved(Path(path))
         self._temporary: Path | None = None
         self.file: BinaryIO
 
@@ -218,6 +218,34 @@ def write_all(descriptor: int, view: memoryview) -> None:
     """Write all of it, which one write(2) need not do."""
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+def _resolved(path: Path) -> Path:
+    """The path with its links followed by the kernel.
+
+    Where all may write, as in /tmp, the kernel follows no link that another user has planted (proc_sys_fs(5),
+    protected_symlinks). Links that are read and followed here would not be judged by it.
+    """
+    try:
+        try:
+            return _opened(path)
+        except FileNotFoundError:
+            if path.is_symlink():
+                raise DestinationError(f"{path} is a link that leads nowhere", remedy="name another one") from None
+            return _opened(path.parent) / path.name
+    except OSError as error:
+        raise DestinationError(f"{path} cannot be reached: {error.strerror}") from error
+
+
+def _opened(path: Path) -> Path:
+    """Where an existing path leads; the path itself if that is neither a file nor a directory, and may have no name."""
+    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        has_name = stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+        return Path(f"/proc/self/fd/{descriptor}").readlink() if has_name else path
+    finally:
+        os.close(descriptor)
 
 
 def _sync_file_system(descriptor: int) -> None:
