@@ -100,8 +100,8 @@ def _covers(rule: str, origin: Origin) -> bool:
         return _address(rule) == address
     name, colon, port = rule.rpartition(":")
     if colon and port.isdecimal():
-        return port.lstrip("0") == str(origin.port) and _covers(name, origin)
-    # A name covers the domains below it as well; with a dot in front, those alone.
-    suffix = rule.removeprefix("*")
+        return name != "*" and port == str(origin.port) and _covers(name, origin)
+    # A name covers the domains below it as well; with a dot in front, those alone. No other asterisk means anything.
+    suffix = rule[1:] if rule.startswith("*.") else rule
     is_parent = origin.host.endswith(suffix if suffix.startswith(".") else f".{suffix}")
     return is_parent or origin.host == suffix
